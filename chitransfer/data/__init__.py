@@ -1,0 +1,1 @@
+"""Reading, fetching, checking and splitting the three tables."""

@@ -1,0 +1,1 @@
+"""Does the search help on polymers it never saw?"""

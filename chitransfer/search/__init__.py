@@ -1,0 +1,1 @@
+"""The transfer search; the only package that knows Optuna and Dask."""
