@@ -1,4 +1,4 @@
-"""The errors a user may meet: each says what must hold, what came, and where. The command line turns them into exit code 2."""
+"""The errors a user may meet: each says what must hold, what came, and where; the command line exits 2 on them."""
 
 
 class ChitransferError(Exception):

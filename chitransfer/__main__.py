@@ -1,0 +1,6 @@
+"""`python -m chitransfer` is the command line."""
+
+from chitransfer.cli import main
+
+if __name__ == "__main__":
+    main()

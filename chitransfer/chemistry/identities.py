@@ -1,0 +1,98 @@
+"""Identities of many polymers at once: each distinct SMILES worked out once, in parallel, remembered on disk.
+
+Called by `data.tables`; one polymer alone is `polymers.polymer_identity`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from joblib import Parallel, delayed
+
+from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+from chitransfer.files import write_atomically
+
+IDENTITY_VERSION = 1
+CHUNK = 500
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Identified:
+    """The canonical key of a repeat unit, or ``None`` and the reason why it has none."""
+
+    key: str | None
+    reason: str = ""
+
+
+def identify_polymers(
+    smiles: Sequence[str],
+    *,
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Identified]:
+    """Polymer identity of every SMILES, in order; unusable ones carry their reason instead of raising.
+
+    Parameters
+    ----------
+    smiles
+        Repeat units as written, (n,); repeats cost nothing.
+    cache_folder
+        Where results are remembered under the hash of the distinct SMILES; ``None`` remembers nothing.
+    n_jobs
+        Processes for more than `CHUNK` distinct structures.
+    progress
+        Called with (done, total) distinct structures.
+    """
+    distinct = sorted(set(smiles))
+    fingerprint = hashlib.sha256(f"{IDENTITY_VERSION}\n".encode() + "\n".join(distinct).encode()).hexdigest()
+    path = None if cache_folder is None else cache_folder / f"identities-{fingerprint[:32]}.json.z"
+    known = None if path is None else _load(path, len(distinct))
+    if known is None:
+        known = _identify(distinct, n_jobs, progress)
+        if path is not None and len(distinct) > CHUNK:
+            packed = json.dumps([[found.key, found.reason] for found in known]).encode()
+            write_atomically(path, zlib.compress(packed))
+    by_smiles = dict(zip(distinct, known, strict=True))
+    return [by_smiles[text] for text in smiles]
+
+
+def _identify(distinct: Sequence[str], n_jobs: int, progress: Callable[[int, int], None] | None) -> list[Identified]:
+    chunks = [distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK)]
+    found: list[Identified] = []
+    jobs = n_jobs if len(chunks) > 1 else 1
+    for part in Parallel(n_jobs=jobs, return_as="generator")(delayed(_identify_chunk)(chunk) for chunk in chunks):
+        found.extend(part)
+        if progress is not None:
+            progress(len(found), len(distinct))
+    return found
+
+
+def _identify_chunk(smiles: Sequence[str]) -> list[Identified]:
+    found = []
+    for text in smiles:
+        try:
+            found.append(Identified(polymer_identity(text)))
+        except PolymerError as error:
+            found.append(Identified(None, str(error)))
+    return found
+
+
+def _load(path: Path, n: int) -> list[Identified] | None:
+    try:
+        pairs = json.loads(zlib.decompress(path.read_bytes()))
+        if len(pairs) == n:
+            return [Identified(key, reason) for key, reason in pairs]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, zlib.error):
+        pass
+    logger.warning("%s is damaged and is made again", path)
+    return None

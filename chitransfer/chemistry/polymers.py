@@ -1,0 +1,185 @@
+"""Repeat units and polymer identity: one key for every way to cut the same chain.
+
+Called by `chemistry.identities`, `chemistry.features`, `chemistry.groups` and wherever a repeat unit is read.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from rdkit import Chem, rdBase
+
+LONGEST_SMILES = 2000
+LEFT, RIGHT = 1, 2
+
+
+class PolymerError(ValueError):
+    """Why a text is no repeat unit, and what would make it one."""
+
+
+@lru_cache(maxsize=4096)
+def _parse(smiles: str) -> Chem.Mol:
+    if len(smiles) > LONGEST_SMILES:
+        raise PolymerError(f"longer than {LONGEST_SMILES} characters; give one repeat unit")
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles) if smiles.strip() else None
+    if molecule is None or molecule.GetNumAtoms() == 0:
+        raise PolymerError("RDKit cannot read this SMILES; check brackets, rings and valences")
+    stars = [atom for atom in molecule.GetAtoms() if atom.GetAtomicNum() == 0]
+    if len(stars) != 2:
+        counted = {0: "no *", 1: "one *"}.get(len(stars), f"{len(stars)} *")
+        raise PolymerError(f"a repeat unit needs exactly two * for its two chain ends, this has {counted}")
+    if len(Chem.GetMolFrags(molecule)) > 1:
+        raise PolymerError("more than one molecule; leave counter-ions and solvents out")
+    for star in stars:
+        if star.GetDegree() != 1:
+            raise PolymerError("a * must be bonded once, to the atom at its chain end")
+        star.SetIsotope(0)
+        star.SetAtomMapNum(0)
+        star.SetFormalCharge(0)
+        star.SetNumExplicitHs(0)
+        star.SetNoImplicit(True)
+    first, second = (star.GetBonds()[0] for star in stars)
+    if first.GetIdx() == second.GetIdx():
+        raise PolymerError("nothing stands between the two *")
+    if first.GetBondType() != second.GetBondType():
+        raise PolymerError("the two * are bonded by bonds of different order; both ends of a unit must match")
+    return molecule
+
+
+def parse_repeat_unit(smiles: str) -> Chem.Mol:
+    """A sanitised molecule with two plain ``*`` atoms.
+
+    Raises
+    ------
+    PolymerError
+        The text is unreadable, or does not have exactly two once-bonded ``*`` in one molecule.
+    """
+    return Chem.Mol(_parse(smiles))
+
+
+@lru_cache(maxsize=200_000)
+def polymer_identity(smiles: str) -> str:
+    """The canonical repeat unit of a polymer, equal for every cut of the same chain.
+
+    The chain is cut at every single bond that separates its two ends, which gives a cyclic word of blocks; the key is
+    built from the least rotation of its primitive root, read in either direction. Double bonds are never cut, so E/Z
+    survives; blocks are compared with their stereo centres.
+
+    Raises
+    ------
+    PolymerError
+        As `parse_repeat_unit`, or the backbone has no single bond to cut.
+
+    >>> {polymer_identity(cut) for cut in ("*CCO*", "*OCC*", "*COC*", "*CCOCCO*")}
+    {'*CCO*'}
+    """
+    forward = _blocks(parse_repeat_unit(smiles))
+    root = forward[: _period(forward)]
+    backward = [_turn(block) for block in reversed(root)]
+    key = min(_least_rotation(root), _least_rotation(backward))
+    return _join(list(key))
+
+
+def _blocks(molecule: Chem.Mol) -> list[str]:
+    """The chain's period as canonical block SMILES, each with ends labelled [1*] (left) and [2*] (right)."""
+    unit = _label_ends(molecule)
+    cuts = _backbone_cuts(unit)
+    junction = next(atom for atom in unit.GetAtoms() if atom.GetIsotope() == LEFT).GetBonds()[0]
+    is_single = junction.GetBondType() == Chem.BondType.SINGLE
+    if not is_single:
+        if not cuts:
+            raise PolymerError("the backbone has no single bond at which the chain could be cut")
+        # Move the cut: the part after the first inner bond comes first, joined by the unit's own junction.
+        left, right = _split(unit, cuts[:1])
+        unit = _zip(right, left)
+        cuts = _backbone_cuts(unit)
+    return [Chem.MolToSmiles(part) for part in _split(unit, cuts)]
+
+
+def _label_ends(molecule: Chem.Mol) -> Chem.Mol:
+    labelled = Chem.Mol(molecule)
+    stars = [atom for atom in labelled.GetAtoms() if atom.GetAtomicNum() == 0]
+    for star, label in zip(stars, (LEFT, RIGHT), strict=True):
+        star.SetIsotope(label)
+    return labelled
+
+
+def _backbone_cuts(unit: Chem.Mol) -> list[int]:
+    """Single bonds between the two ends whose breaking separates them, from left to right."""
+    ends = {atom.GetIsotope(): atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() == 0}
+    path = Chem.GetShortestPath(unit, ends[LEFT], ends[RIGHT])
+    cuts = []
+    for begin, end in zip(path[1:], path[2:-1], strict=False):
+        bond = unit.GetBondBetweenAtoms(begin, end)
+        # A bond on the path separates the ends exactly when it is in no ring.
+        if bond.GetBondType() == Chem.BondType.SINGLE and not bond.IsInRing():
+            cuts.append(bond.GetIdx())
+    return cuts
+
+
+def _split(unit: Chem.Mol, cuts: list[int]) -> list[Chem.Mol]:
+    """Cut at the given bonds; the parts from left to right, with ends labelled."""
+    if not cuts:
+        return [unit]
+    ends = {atom.GetIsotope(): atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() == 0}
+    path = list(Chem.GetShortestPath(unit, ends[LEFT], ends[RIGHT]))
+    place = {index: position for position, index in enumerate(path)}
+    labels = []
+    for cut in cuts:
+        bond = unit.GetBondWithIdx(cut)
+        is_forward = place[bond.GetBeginAtomIdx()] < place[bond.GetEndAtomIdx()]
+        # FragmentOnBonds labels the dummy that replaces the begin atom first; begin is what the end's part has lost.
+        labels.append((LEFT, RIGHT) if is_forward else (RIGHT, LEFT))
+    pieces = Chem.FragmentOnBonds(unit, cuts, dummyLabels=labels)
+    mapping: list[tuple[int, ...]] = []
+    parts = Chem.GetMolFrags(pieces, asMols=True, sanitizeFrags=False, fragsMolAtomMapping=mapping)
+    order = sorted(range(len(parts)), key=lambda k: min(place.get(index, len(path)) for index in mapping[k]))
+    sanitised = []
+    for k in order:
+        part = parts[k]
+        Chem.SanitizeMol(part)
+        sanitised.append(part)
+    return sanitised
+
+
+def _zip(first: Chem.Mol, second: Chem.Mol) -> Chem.Mol:
+    """Join first's right end to second's left end."""
+    first, second = Chem.Mol(first), Chem.Mol(second)
+    for molecule, label in ((first, RIGHT), (second, LEFT)):
+        for atom in molecule.GetAtoms():
+            if atom.GetAtomicNum() == 0 and atom.GetIsotope() == label:
+                atom.SetIsotope(0)
+                atom.SetAtomMapNum(1)
+    joined = Chem.molzip(first, second)
+    Chem.SanitizeMol(joined)
+    return joined
+
+
+def _period(word: list[str]) -> int:
+    n = len(word)
+    return next(p for p in range(1, n + 1) if n % p == 0 and word == word[:p] * (n // p))
+
+
+def _least_rotation(word: list[str]) -> tuple[str, ...]:
+    return min(tuple(word[start:] + word[:start]) for start in range(len(word)))
+
+
+@lru_cache(maxsize=50_000)
+def _turn(block: str) -> str:
+    """A block read from the other end."""
+    molecule = Chem.MolFromSmiles(block)
+    for atom in molecule.GetAtoms():
+        if atom.GetAtomicNum() == 0:
+            atom.SetIsotope(LEFT + RIGHT - atom.GetIsotope())
+    return Chem.MolToSmiles(molecule)
+
+
+def _join(blocks: list[str]) -> str:
+    chain = Chem.MolFromSmiles(blocks[0])
+    for block in blocks[1:]:
+        chain = _zip(chain, Chem.MolFromSmiles(block))
+    for atom in chain.GetAtoms():
+        if atom.GetAtomicNum() == 0:
+            atom.SetIsotope(0)
+    return Chem.MolToSmiles(chain)

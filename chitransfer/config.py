@@ -1,0 +1,424 @@
+"""YAML to typed settings: every unknown key, wrong type and impossible value is reported at once by dotted path.
+
+Entry points (`load_config`, `override_config`) are called by the command line; the parts below take plain parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+from chitransfer.errors import ConfigError
+
+
+def parse_hidden_dims(value: object) -> object:
+    """Turn the guide's ``"512_256"`` into ``[512, 256]``; anything else is left for validation to judge."""
+    if isinstance(value, str) and value and all(part.isdigit() for part in value.split("_")):
+        return [int(part) for part in value.split("_")]
+    return value
+
+
+Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+HiddenDims = Annotated[list[Count], BeforeValidator(parse_hidden_dims), Field(min_length=1)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, types are not guessed, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PathSettings(Section):
+    """Where the three tables are read from and where results go."""
+
+    dft_chi_csv: str = "builtin:computed_chi"
+    exp_chi_csv: str | None = "builtin:experimental_chi"
+    solubility_csv: str | None = "builtin:water_solubility"
+    results_dir: str = "results"
+    cache_dir: str | None = None
+
+
+class DataSettings(Section):
+    """What to do with rows that cannot be used."""
+
+    on_bad_rows: Literal["error", "skip"] = "error"
+    on_contradictory_labels: Literal["error", "drop", "majority"] = "error"
+
+
+class ChemistrySettings(Section):
+    """How a polymer becomes a vector."""
+
+    representation: Literal["periodic", "repeat_unit"] = "periodic"
+    fingerprint_bits: Annotated[int, Field(ge=64, le=65536)] = 2048
+    fingerprint_radius: Annotated[int, Field(ge=0, le=6)] = 2
+
+
+class ModelSettings(Section):
+    """Encoder, χ head and solubility head."""
+
+    encoder_latent_dim: Count = 128
+    encoder_hidden_dims: HiddenDims = [512, 256]
+    encoder_dropout: Dropout = 0.2
+    use_batchnorm: bool = False
+    chi_head_hidden_dim: Count = 64
+    chi_head_dropout: Dropout = 0.1
+    solubility_head_hidden_dim: Count = 64
+    solubility_head_dropout: Dropout = 0.1
+
+
+class TrainingSettings(Section):
+    """Optimisation of both stages."""
+
+    device: Device = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    num_threads: Annotated[int, Field(ge=0)] = 0
+    lr_pretrain: Positive = 1e-3
+    weight_decay: NotNegative = 1e-4
+    batch_size_dft: Count = 256
+    num_epochs_pretrain: Count = 200
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    early_stopping_patience: Count = 20
+    lr_schedule_patience: Count = 5
+    lr_schedule_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    grad_clip_norm: Positive = 1.0
+    batch_size_exp: Count = 64
+    stage2_epochs: Count = 20
+    num_epochs_finetune: Count = 200
+    lr_finetune: Positive = 1e-3
+    lr_encoder: Positive = 1e-4
+    weight_decay_finetune: NotNegative = 1e-4
+    freeze_encoder_stage2: bool = True
+    lambda_exp: NotNegative = 3.0
+    lambda_sol: NotNegative = 1.0
+    class_weight_pos: Positive = 5.0
+
+
+class CrossValidationSettings(Section):
+    """Grouped k-fold cross-validation of quick Stage 2."""
+
+    n_cv_folds: Annotated[int, Field(ge=2)] = 5
+    n_cv_repeats: Count = 3
+
+
+class SolubilitySettings(Section):
+    """Which class F1, recall and precision speak of."""
+
+    positive: Literal["soluble", "insoluble", "minority"] = "soluble"
+
+
+class ObjectiveSettings(Section):
+    """Weights of the transfer objective; errors enter as they are, scores as 1 − score. Minimised."""
+
+    exp_mae: NotNegative = 1.5
+    sol_f1: NotNegative = 2.0
+    sol_recall: NotNegative = 1.5
+    stage1_mae: NotNegative = 0.1
+    exp_rmse: NotNegative = 0.0
+    exp_r2: NotNegative = 0.0
+    sol_auc: NotNegative = 0.0
+    sol_balanced_accuracy: NotNegative = 0.0
+    sol_mcc: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _need_a_weight(self) -> ObjectiveSettings:
+        if not any(weight > 0 for weight in self.model_dump().values()):
+            raise ValueError("at least one weight must be above zero")
+        return self
+
+
+class SpaceParameter(Section):
+    """One searched hyperparameter: which key it sets and the values it may take."""
+
+    key: Annotated[str, Field(pattern=r"^(model|training)\.\w+$")]
+    type: Literal["categorical", "int", "float", "log"]
+    choices: list[bool | int | float | str] | None = None
+    low: float | None = None
+    high: float | None = None
+    step: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check_range(self) -> SpaceParameter:
+        if self.type == "categorical":
+            if not self.choices:
+                raise ValueError("a categorical parameter needs a list of choices with at least one value")
+            if self.low is not None or self.high is not None or self.step is not None:
+                raise ValueError("a categorical parameter takes choices, not low, high or step")
+            if len({repr(choice) for choice in self.choices}) < len(self.choices):
+                raise ValueError(f"choices must differ from each other, got {self.choices}")
+            return self
+        if self.choices is not None:
+            raise ValueError(f"choices belong to type categorical, not to type {self.type}")
+        if self.low is None or self.high is None:
+            raise ValueError(f"type {self.type} needs low and high")
+        if not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low > self.high:
+            raise ValueError(f"low must be at most high and both finite, got low {self.low}, high {self.high}")
+        if self.type == "log" and self.low <= 0:
+            raise ValueError(f"a log range must stay above zero, got low {self.low}")
+        if self.type == "log" and self.step is not None:
+            raise ValueError("a log range takes no step")
+        if self.type == "int" and any(v is not None and v != int(v) for v in (self.low, self.high, self.step)):
+            raise ValueError(f"type int needs whole numbers, got low {self.low}, high {self.high}, step {self.step}")
+        return self
+
+    def ends(self) -> list[Any]:
+        """The values that must be acceptable for the key: every choice, or both ends of the range."""
+        if self.choices is not None:
+            return list(self.choices)
+        cast = int if self.type == "int" else float
+        return [cast(self.low or 0.0), cast(self.high or 0.0)]
+
+
+def guide_space() -> dict[str, SpaceParameter]:
+    """The six Stage 1 hyperparameters of the guide, with its names and ranges."""
+    return {
+        "latent_dim": SpaceParameter(key="model.encoder_latent_dim", type="categorical", choices=[64, 128, 256]),
+        "encoder_hidden": SpaceParameter(
+            key="model.encoder_hidden_dims", type="categorical", choices=["512_256", "1024_512_256", "256_128"]
+        ),
+        "encoder_dropout": SpaceParameter(key="model.encoder_dropout", type="float", low=0.15, high=0.35),
+        "chi_head_dropout": SpaceParameter(key="model.chi_head_dropout", type="float", low=0.05, high=0.25),
+        "lr_pretrain": SpaceParameter(key="training.lr_pretrain", type="log", low=5e-4, high=2e-3),
+        "weight_decay": SpaceParameter(key="training.weight_decay", type="log", low=1e-5, high=1e-3),
+    }
+
+
+class SearchSettings(Section):
+    """Budget, sampler, pruner and space of the search."""
+
+    n_trials: Count = 50
+    timeout_hours: Positive = 48.0
+    study_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")] | None = None
+    sampler: Literal["tpe", "random", "cmaes", "gp", "qmc"] = "tpe"
+    n_startup_trials: Annotated[int, Field(ge=1)] = 10
+    pruner: Literal["none", "median", "hyperband", "asha"] = "none"
+    rungs: list[Count] = []
+    n_pretrain_seeds: Count = 1
+    enqueue_default: bool = True
+    max_consecutive_failures: Count = 5
+    space: Annotated[dict[str, SpaceParameter], Field(min_length=1)] = Field(default_factory=guide_space)
+
+    @model_validator(mode="after")
+    def _check_rungs(self) -> SearchSettings:
+        if self.rungs != sorted(set(self.rungs)):
+            raise ValueError(f"rungs must be Stage 1 epochs in rising order, got {self.rungs}")
+        keys = [parameter.key for parameter in self.space.values()]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"two parameters of the space set the same key: {sorted(keys)}")
+        return self
+
+
+class Config(Section):
+    """The whole configuration; `chitransfer` reads nothing that is not in here."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    T_ref_K: Annotated[float, Field(ge=150.0, le=1000.0)] = 298.15
+    paths: PathSettings = PathSettings()
+    data: DataSettings = DataSettings()
+    chem: ChemistrySettings = ChemistrySettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    cv: CrossValidationSettings = CrossValidationSettings()
+    solubility: SolubilitySettings = SolubilitySettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    search: SearchSettings = SearchSettings()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def load_config(path: Path | None, overrides: Mapping[str, object] | None = None) -> Config:
+    """Read a configuration file and lay overrides over it.
+
+    Parameters
+    ----------
+    path
+        A YAML file; ``None`` takes every default.
+    overrides
+        Dotted path to value, as from ``--set a.b=c`` and the flags; they win over the file.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or it holds unknown keys, wrong types or impossible values: all of them, each with its
+        dotted path and line.
+    """
+    values, lines = ({}, {}) if path is None else _read_yaml(path)
+    for dotted, value in (overrides or {}).items():
+        _set_dotted(values, dotted, value)
+        lines = {known: line for known, line in lines.items() if known != dotted and not known.startswith(f"{dotted}.")}
+    return _validate(values, lines, "the defaults" if path is None else str(path))
+
+
+def override_config(config: Config, overrides: Mapping[str, object]) -> Config:
+    """A copy of `config` with some dotted keys replaced; raises ConfigError as `load_config` does."""
+    values = config.model_dump()
+    for dotted, value in overrides.items():
+        _set_dotted(values, dotted, value)
+    return _validate(values, {}, "the configuration")
+
+
+def parse_set_options(options: Sequence[str]) -> dict[str, object]:
+    """Turn ``["a.b=c", …]`` into ``{"a.b": c}``; values are read as YAML, so ``[1, 2]``, ``true``, ``null`` work."""
+    overrides: dict[str, object] = {}
+    for option in options:
+        dotted, equals, text = option.partition("=")
+        if not equals or not dotted.strip():
+            raise ConfigError(f"--set needs the form key.path=value, got {option!r}")
+        try:
+            overrides[dotted.strip()] = _yaml().load(text) if text.strip() else None
+        except YAMLError as error:
+            raise ConfigError(f"--set {option}: the value is not valid YAML ({_first_line(error)})") from error
+    return overrides
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML text that `load_config` reads back to an equal object."""
+    stream = io.StringIO()
+    yaml = _yaml()
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    values = config.model_dump()
+    values["search"]["space"] = {
+        name: {key: value for key, value in parameter.items() if value is not None}
+        for name, parameter in values["search"]["space"].items()
+    }
+    yaml.dump(values, stream)
+    return stream.getvalue()
+
+
+class _PlainConstructor(SafeConstructor):
+    """YAML's safe types, except that ``512_256`` stays the guide's text instead of becoming the number 512256."""
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        """An integer, or the text of a number written with underscores."""
+        return node.value if "_" in node.value else super().construct_yaml_int(node)
+
+
+_PlainConstructor.add_constructor("tag:yaml.org,2002:int", _PlainConstructor.construct_yaml_int)
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _PlainConstructor
+    return yaml
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such configuration file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: the configuration file cannot be read ({error})") from error
+    try:
+        values = _yaml().load(text)
+        node = _yaml().compose(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({_first_line(error)})") from error
+    if values is None:
+        return {}, {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a configuration is a list of `key: value` lines, got {type(values).__name__}")
+    return values, dict(_node_lines(node, ""))
+
+
+def _first_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark is not None else ""
+    return f"{getattr(error, 'problem', None) or str(error).strip().splitlines()[0]}{where}"
+
+
+def _node_lines(node: Node | None, prefix: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            dotted = f"{prefix}.{key.value}" if prefix else str(key.value)
+            yield dotted, key.start_mark.line + 1
+            yield from _node_lines(value, dotted)
+    elif isinstance(node, SequenceNode):
+        for position, value in enumerate(node.value):
+            yield f"{prefix}.{position}", value.start_mark.line + 1
+            yield from _node_lines(value, f"{prefix}.{position}")
+
+
+def _set_dotted(values: dict[str, Any], dotted: str, value: object) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{dotted}: {parent} is a single value and has no key {last!r}")
+        values = inner
+    values[last] = value
+
+
+def _validate(values: dict[str, Any], lines: Mapping[str, int], source: str) -> Config:
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(detail, lines) for detail in error.errors(include_url=False)]
+    else:
+        problems = [
+            f"{f'line {lines[dotted]}: ' if dotted in lines else ''}{dotted}: {reason}"
+            for dotted, reason in _unusable_space_values(config)
+        ]
+        if not problems:
+            return config
+    listed = "\n".join(f"  {problem}" for problem in dict.fromkeys(problems))
+    raise ConfigError(f"{source}: {len(set(problems))} setting(s) cannot be used\n{listed}")
+
+
+def _describe(detail: Any, lines: Mapping[str, int]) -> str:
+    # Union branches add their own names to the location; only the part that names keys helps the reader.
+    parts = [str(part) for part in detail["loc"]]
+    while parts and ("[" in parts[-1] or (parts[-1] in {"bool", "int", "float", "str"} and len(parts) > 1)):
+        parts.pop()
+    dotted = ".".join(parts)
+    known = next((lines[".".join(parts[:n])] for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in lines), None)
+    where = f"line {known}: " if known is not None else ""
+    if detail["type"] == "extra_forbidden":
+        return f"{where}{dotted}: unknown key{_suggest(parts)}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    value = "" if detail["type"] in {"missing", "value_error"} else f", got {detail['input']!r}"
+    return f"{where}{dotted}: {message[:1].lower()}{message[1:]}{value}"
+
+
+def _suggest(parts: Sequence[str]) -> str:
+    model: Any = Config
+    for part in parts[:-1]:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        model = field.annotation if field is not None else None
+    known = list(getattr(model, "model_fields", {}))
+    close = difflib.get_close_matches(parts[-1], known, n=1)
+    if close:
+        return f" (did you mean {close[0]}?)"
+    return f" (known here: {', '.join(known)})" if known else ""
+
+
+def _unusable_space_values(config: Config) -> Iterator[tuple[str, str]]:
+    for name, parameter in config.search.space.items():
+        section, key = parameter.key.split(".")
+        settings: Section = getattr(config, section)
+        dotted = f"search.space.{name}"
+        if key not in type(settings).model_fields:
+            yield f"{dotted}.key", f"{parameter.key} is no key of the configuration{_suggest([section, key])}"
+            continue
+        for value in parameter.ends():
+            try:
+                type(settings).model_validate({**settings.model_dump(), key: value})
+            except ValidationError as error:
+                yield dotted, f"{value!r} is no value for {parameter.key}: {error.errors()[0]['msg'].lower()}"

@@ -1,0 +1,237 @@
+"""From three tables to the arrays training reads: distinct structures once, rows as indices into them.
+
+`load_dataset` is called by the search, by full training and by the evidence commands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from chitransfer.chemistry.features import FeatureCache, FeatureRecipe, default_cache_folder, featurise_solvents
+from chitransfer.data.splits import assign_folds
+from chitransfer.data.tables import (
+    WATER,
+    BadRows,
+    Contradictions,
+    Table,
+    read_chi_table,
+    read_solubility_table,
+    read_stage1_table,
+)
+from chitransfer.errors import DataError
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one table as indices into the structures of a `Dataset`.
+
+    Attributes
+    ----------
+    structure, solvent
+        Row of `Dataset.polymer_features` and `Dataset.solvent_features`, (n_rows,) int64.
+    polymer
+        Polymer identity as an index into `Dataset.polymers`, (n_rows,) int64; the unit of every split.
+    temperature
+        Kelvin, (n_rows,) float64; 298.15 throughout for solubility.
+    value
+        χ (dimensionless) or the label 0/1, (n_rows,) float64.
+    table
+        Where the rows came from, in the same order.
+    """
+
+    structure: np.ndarray
+    solvent: np.ndarray
+    polymer: np.ndarray
+    temperature: np.ndarray
+    value: np.ndarray
+    table: Table
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything a search or a training run reads, in memory once.
+
+    Attributes
+    ----------
+    recipe
+        How the features were made.
+    polymers
+        Distinct polymer identities over all tables.
+    solvents
+        Distinct solvents over all tables (canonical SMILES).
+    polymer_features
+        (n_structures, n_polymer_features) float32.
+    solvent_features
+        (n_solvents, n_solvent_features) float32; no columns when every row is in water.
+    stage1, chi, solubility
+        The tables' rows; a Stage 2 table that was left out is ``None``.
+    """
+
+    recipe: FeatureRecipe
+    polymers: tuple[str, ...]
+    solvents: tuple[str, ...]
+    polymer_features: np.ndarray
+    solvent_features: np.ndarray
+    stage1: Rows
+    chi: Rows | None
+    solubility: Rows | None
+
+    def digest(self) -> str:
+        """SHA-256 over the contents of the tables and the feature recipe: what a study may not change under."""
+        tables = [rows.table for rows in (self.stage1, self.chi, self.solubility) if rows is not None]
+        parts = [f"{table.kind}:{table.digest}:{len(table)}" for table in tables]
+        return hashlib.sha256("\n".join([*parts, self.recipe.digest()]).encode()).hexdigest()
+
+    def measured_polymers(self) -> np.ndarray:
+        """Indices of the polymers with at least one Stage 2 row, sorted, (n_measured,) int64."""
+        present = [rows.polymer for rows in (self.chi, self.solubility) if rows is not None]
+        return np.unique(np.concatenate(present))
+
+    def fold_of_polymers(self, n_folds: int, random_state: int, among: np.ndarray | None = None) -> np.ndarray:
+        """Fold of every polymer under one shuffle, (n_polymers,) int64; −1 for polymers that are not split.
+
+        The folds are joint over the χ and solubility tables. `among` limits them to some polymers (default: all with a
+        Stage 2 row).
+        """
+        chosen = self.measured_polymers() if among is None else among
+        loads = np.zeros((len(self.polymers), 3))
+        if self.chi is not None:
+            np.add.at(loads[:, 0], self.chi.polymer, 1.0)
+        if self.solubility is not None:
+            for label in (0, 1):
+                np.add.at(loads[:, 1 + label], self.solubility.polymer[self.solubility.value == label], 1.0)
+        folds = np.full(len(self.polymers), -1, dtype=np.int64)
+        folds[chosen] = assign_folds([self.polymers[i] for i in chosen], loads[chosen], n_folds, random_state)
+        return folds
+
+
+def load_dataset(
+    stage1_source: str,
+    chi_source: str | None,
+    solubility_source: str | None,
+    *,
+    representation: str = "periodic",
+    fingerprint_bits: int = 2048,
+    fingerprint_radius: int = 2,
+    on_bad_rows: BadRows = "error",
+    on_contradictory_labels: Contradictions = "error",
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Read the tables, work out identities and features (cached), and index the rows.
+
+    Parameters
+    ----------
+    stage1_source, chi_source, solubility_source
+        Paths or ``builtin:`` names; one Stage 2 table may be ``None``.
+    progress
+        Called with (what, done, total).
+
+    Raises
+    ------
+    DataError
+        A table cannot be used (every problem of every table is in the message), or both Stage 2 tables are missing.
+    """
+    if chi_source is None and solubility_source is None:
+        raise DataError("Stage 2 needs measured data: set paths.exp_chi_csv or paths.solubility_csv")
+    folder = default_cache_folder() if cache_folder is None else cache_folder
+    options = {"on_bad_rows": on_bad_rows, "cache_folder": folder, "n_jobs": n_jobs}
+    tables: dict[str, Table] = {}
+    problems: list[str] = []
+    readers: list[tuple[str, str | None, Callable[..., Table], dict[str, object]]] = [
+        ("Stage 1 table", stage1_source, read_stage1_table, {}),
+        ("experimental χ", chi_source, read_chi_table, {}),
+        ("solubility", solubility_source, read_solubility_table, {"on_contradictory_labels": on_contradictory_labels}),
+    ]
+    for what, source, read, extra in readers:
+        if source is None:
+            continue
+        try:
+            tables[what] = read(source, **options, **extra, progress=_named(progress, f"reading the {what}"))
+        except DataError as error:
+            problems.append(str(error))
+    solubility_table = tables.get("solubility")
+    if solubility_table is not None:
+        problems.extend(_missing_class(solubility_table))
+    if problems:
+        raise DataError("\n\n".join(problems))
+    return _index(list(tables.values()), representation, fingerprint_bits, fingerprint_radius, folder, n_jobs, progress)
+
+
+def _missing_class(table: Table) -> list[str]:
+    counts = table.rows["soluble"].value_counts()
+    return [
+        f"{table.source}: no row has soluble = {label}; F1, recall and AUC need both classes. "
+        "Add such polymers, or set paths.solubility_csv to null to search on χ alone."
+        for label in (0, 1)
+        if counts.get(label, 0) == 0
+    ]
+
+
+def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(what, done, total)
+
+
+def _index(
+    tables: list[Table],
+    representation: str,
+    fingerprint_bits: int,
+    fingerprint_radius: int,
+    folder: Path,
+    n_jobs: int,
+    progress: Progress | None,
+) -> Dataset:
+    every = pd.concat([table.rows[["SMILES", "polymer", "solvent"]] for table in tables], ignore_index=True)
+    with_solvent = bool((every["solvent"] != WATER).any())
+    recipe = FeatureRecipe(
+        representation=representation,
+        fingerprint_bits=fingerprint_bits,
+        fingerprint_radius=fingerprint_radius,
+        with_solvent=with_solvent,
+    )
+    cache = FeatureCache(folder)
+    written = every["polymer" if representation == "periodic" else "SMILES"].tolist()
+    polymer_features, structure = cache.polymer_features(
+        written, recipe, n_jobs=n_jobs, progress=_named(progress, "polymer features")
+    )
+    polymers, polymer = np.unique(every["polymer"].to_numpy(dtype=object), return_inverse=True)
+    solvents, solvent = np.unique(every["solvent"].to_numpy(dtype=object), return_inverse=True)
+    if with_solvent:
+        solvent_features = featurise_solvents(solvents.tolist(), recipe)
+    else:
+        solvent_features = np.zeros((len(solvents), 0), dtype=np.float32)
+    ends = np.cumsum([len(table) for table in tables])
+    rows: dict[str, Rows] = {}
+    for table, end in zip(tables, ends, strict=True):
+        part = slice(end - len(table), end)
+        is_label = table.kind == "solubility"
+        rows[table.kind] = Rows(
+            structure=structure[part],
+            solvent=solvent[part],
+            polymer=polymer[part],
+            temperature=np.full(len(table), 298.15) if is_label else table.rows["temp"].to_numpy(dtype=np.float64),
+            value=table.rows["soluble" if is_label else "chi"].to_numpy(dtype=np.float64),
+            table=table,
+        )
+    return Dataset(
+        recipe=recipe,
+        polymers=tuple(polymers),
+        solvents=tuple(solvents),
+        polymer_features=polymer_features,
+        solvent_features=solvent_features,
+        stage1=rows["stage1"],
+        chi=rows.get("chi"),
+        solubility=rows.get("solubility"),
+    )

@@ -1,0 +1,82 @@
+"""Grouped splits: a polymer's rows are never on both sides, across the χ and solubility tables alike.
+
+Called by `data.assemble` (Stage 1 validation), `search.objective`, `training.stage2` and `evidence`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from chitransfer.errors import DataError
+
+
+def assign_folds(polymers: Sequence[str], loads: np.ndarray, n_folds: int, random_state: int) -> np.ndarray:
+    """Assign whole polymers to folds of about equal load.
+
+    Polymers come in random order; each goes to the fold that stays most balanced, so every shuffle differs.
+
+    Parameters
+    ----------
+    polymers
+        Distinct polymer identities, (n_polymers,).
+    loads
+        Rows of each kind a polymer brings, (n_polymers, n_kinds): χ rows, soluble rows, insoluble rows.
+    n_folds
+        At least 2 and at most n_polymers.
+    random_state
+        Seed of the shuffle.
+
+    Returns
+    -------
+    numpy.ndarray
+        The fold of each polymer, (n_polymers,) int64 in 0 … n_folds − 1.
+
+    Raises
+    ------
+    DataError
+        There are fewer polymers than folds.
+    """
+    n_polymers = len(polymers)
+    if n_polymers < n_folds:
+        raise DataError(
+            f"cross-validation over whole polymers needs at least {n_folds} polymers for {n_folds} folds, "
+            f"got {n_polymers}; lower cv.n_cv_folds or bring more polymers"
+        )
+    # Sorting by identity first makes the folds independent of the order of the rows in the files.
+    order = np.random.default_rng(random_state).permutation(n_polymers)
+    order = np.argsort(np.asarray(polymers, dtype=object))[order]
+    totals = loads.sum(axis=0)
+    shares = loads[:, totals > 0] / totals[totals > 0]  # (polymer, kind)
+    shares = np.hstack([shares, np.full((n_polymers, 1), 1.0 / n_polymers)])
+    filled = np.zeros((n_folds, shares.shape[1]))  # (fold, kind)
+    folds = np.empty(n_polymers, dtype=np.int64)
+    sizes = np.zeros(n_folds, dtype=np.int64)
+    for position, polymer in enumerate(order):
+        # Σ(f + s)² over folds differs between the choices only by 2 f·s: the best fold has the smallest f·s.
+        cost = filled @ shares[polymer]
+        if n_polymers - position <= int((sizes == 0).sum()):
+            cost = np.where(sizes == 0, cost, np.inf)
+        best = int(np.argmin(cost))
+        folds[polymer] = best
+        filled[best] += shares[polymer]
+        sizes[best] += 1
+    return folds
+
+
+def hold_out_polymers(polymers: Sequence[str], fraction: float, random_state: int) -> np.ndarray:
+    """Choose a random fraction of distinct polymers, at least one and never all.
+
+    Returns
+    -------
+    numpy.ndarray
+        True for held-out rows, (n_rows,); `polymers` may repeat, all rows of a polymer share its side.
+    """
+    distinct, inverse = np.unique(np.asarray(polymers, dtype=object), return_inverse=True)
+    if len(distinct) < 2:
+        raise DataError(f"holding out a share of polymers needs at least 2 polymers, got {len(distinct)}")
+    n_out = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
+    chosen = np.zeros(len(distinct), dtype=bool)
+    chosen[np.random.default_rng(random_state).permutation(len(distinct))[:n_out]] = True
+    return chosen[inverse]

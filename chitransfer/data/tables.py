@@ -1,0 +1,350 @@
+"""Reading the three tables: computed χ, experimental χ, solubility; every row that cannot be used is named at once.
+
+`read_stage1_table`, `read_chi_table` and `read_solubility_table` are called by `data.assemble` and `data.check`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from rdkit import Chem, rdBase
+
+from chitransfer.chemistry.identities import identify_polymers
+from chitransfer.errors import DataError
+
+BUILTIN_PREFIX = "builtin:"
+BUILTIN_TABLES = {
+    "computed_chi": "computed_chi.csv.gz",
+    "experimental_chi": "experimental_chi.csv",
+    "water_solubility": "water_solubility.csv",
+}
+WATER = "O"
+DEFAULT_TEMPERATURE_K = 298.15
+COLDEST_K, HOTTEST_K = 150.0, 1000.0
+LARGEST_CHI = 1000.0
+SHOWN_ROWS = 20
+LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
+
+BadRows = Literal["error", "skip"]
+Contradictions = Literal["error", "drop", "majority"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the program uses it, in the order of its file.
+
+    Attributes
+    ----------
+    kind
+        ``stage1``, ``chi`` or ``solubility``.
+    source
+        The path or ``builtin:`` name it was read from.
+    rows
+        ``line`` (int, in the file), ``SMILES`` (as written), ``polymer`` (identity), ``solvent`` (canonical SMILES),
+        then ``temp`` (K) and ``chi`` (dimensionless), or ``soluble`` (0 or 1).
+    rejected
+        ``line``, ``value``, ``reason`` of the rows left out.
+    digest
+        SHA-256 of the file's decompressed content.
+    n_repeated
+        Rows that share polymer, solvent and temperature (solubility: polymer and solvent) with an earlier row.
+    """
+
+    kind: str
+    source: str
+    rows: pd.DataFrame
+    rejected: pd.DataFrame
+    digest: str
+    n_repeated: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A value column; an optional one that is missing or empty takes the default temperature."""
+
+    name: str
+    required: bool
+
+
+def read_stage1_table(source: str, **options: object) -> Table:
+    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; `options` as for `read_chi_table`."""
+    return _read("stage1", source, [_Column("chi", True), _Column("temp", False)], **options)  # type: ignore[arg-type]
+
+
+def read_chi_table(source: str, **options: object) -> Table:
+    """Read experimental χ: ``SMILES, chi, temp[, solvent]``.
+
+    Parameters
+    ----------
+    source
+        A path (``.csv`` or ``.csv.gz``) or a ``builtin:`` name.
+    options
+        ``on_bad_rows``, ``cache_folder`` (for polymer identities), ``n_jobs``, ``progress(done, total)``.
+
+    Raises
+    ------
+    DataError
+        The file is missing or empty, a column is missing, or (unless ``on_bad_rows="skip"``) rows cannot be used.
+    """
+    return _read("chi", source, [_Column("chi", True), _Column("temp", True)], **options)  # type: ignore[arg-type]
+
+
+def read_solubility_table(
+    source: str, *, on_contradictory_labels: Contradictions = "error", **options: object
+) -> Table:
+    """Read solubility: ``SMILES, soluble[, solvent]`` with labels 1 (soluble) and 0; `options` as for `read_chi_table`.
+
+    `on_contradictory_labels` says what happens when one polymer–solvent pair carries both labels: ``error``, ``drop``
+    all of its rows, or keep the ``majority`` (a tie drops them).
+    """
+    table = _read("solubility", source, [_Column("soluble", True)], **options)  # type: ignore[arg-type]
+    return _settle_contradictions(table, on_contradictory_labels)
+
+
+def read_source(source: str) -> tuple[bytes, str]:
+    """The decompressed bytes of a path or ``builtin:`` name, and the name used in messages."""
+    if source.startswith(BUILTIN_PREFIX):
+        name = source.removeprefix(BUILTIN_PREFIX)
+        if name not in BUILTIN_TABLES:
+            raise DataError(f"{source}: there is no such built-in table; known: {', '.join(BUILTIN_TABLES)}")
+        raw = resources.files("chitransfer.data").joinpath("builtin", BUILTIN_TABLES[name]).read_bytes()
+        return (gzip.decompress(raw) if BUILTIN_TABLES[name].endswith(".gz") else raw), source
+    path = Path(source)
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw), str(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file (paths are read from the current folder)") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: is a folder; give the CSV file inside it") from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+@lru_cache(maxsize=200_000)
+def canonical_solvent(smiles: str) -> str:
+    """The canonical SMILES of a solvent molecule; raises ValueError with the reason when it is none."""
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles) if smiles else None
+    if molecule is None or molecule.GetNumAtoms() == 0:
+        raise ValueError("the solvent is not a SMILES that RDKit can read (water is O)")
+    if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
+        raise ValueError("the solvent holds a *; a solvent is a whole molecule")
+    return Chem.MolToSmiles(molecule)
+
+
+def _read(
+    kind: str,
+    source: str,
+    columns: Sequence[_Column],
+    *,
+    on_bad_rows: BadRows = "error",
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> Table:
+    content, name = read_source(source)
+    header, records = _parse_csv(content, name)
+    positions = _find_columns(header, columns, name)
+    smiles = [record[positions["SMILES"]].strip() for _, record in records]
+    identities = identify_polymers(smiles, cache_folder=cache_folder, n_jobs=n_jobs, progress=progress)
+    kept: list[tuple[object, ...]] = []
+    rejected: list[tuple[int, str, str]] = []
+    value_names = [column.name for column in columns]
+    for (line, record), text, identity in zip(records, smiles, identities, strict=True):
+        cells = {column: record[position].strip() for column, position in positions.items()}
+        problem = (text, identity.reason) if identity.key is None else None
+        values: list[object] = []
+        solvent = WATER
+        if problem is None:
+            try:
+                solvent = canonical_solvent(cells["solvent"]) if cells.get("solvent") else WATER
+            except ValueError as error:
+                problem = (cells["solvent"], str(error))
+        for column in columns:
+            if problem is not None:
+                break
+            try:
+                values.append(_read_cell(column, cells.get(column.name, "")))
+            except ValueError as error:
+                problem = (f"{column.name} = {cells.get(column.name, '')!r}", str(error))
+        if problem is None:
+            kept.append((line, text, identity.key, solvent, *values))
+        else:
+            rejected.append((line, *problem))
+    if rejected and on_bad_rows == "error":
+        raise DataError(_describe_rejected(name, rejected, len(records)))
+    if not kept:
+        raise DataError(f"{name}: no row can be used ({len(rejected)} rejected; first: {rejected[0][2]})")
+    rows = pd.DataFrame(kept, columns=["line", "SMILES", "polymer", "solvent", *value_names])
+    if "temp" in value_names:
+        rows = rows[["line", "SMILES", "polymer", "solvent", "temp", "chi"]]
+    keys = ["polymer", "solvent"] + (["temp"] if "temp" in value_names else [])
+    return Table(
+        kind=kind,
+        source=source,
+        rows=rows,
+        rejected=pd.DataFrame(rejected, columns=["line", "value", "reason"]),
+        digest=hashlib.sha256(content).hexdigest(),
+        n_repeated=int(rows.duplicated(keys).sum()),
+    )
+
+
+def _parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{name}, line {line}: not UTF-8 text; save the table as CSV in UTF-8") from error
+    if "\0" in text:
+        raise DataError(f"{name}: holds NUL bytes, so it is no CSV text; save the table as CSV in UTF-8")
+    reader = csv.reader(io.StringIO(text, newline=""))
+    rows: list[tuple[int, list[str]]] = []
+    header: list[str] | None = None
+    last_line = 0
+    try:
+        for record in reader:
+            line, last_line = last_line + 1, reader.line_num
+            if not any(cell.strip() for cell in record):
+                continue
+            if header is None:
+                header = [cell.strip() for cell in record]
+            elif len(record) != len(header):
+                raise DataError(
+                    f"{name}, line {line}: {len(record)} cells where the header names {len(header)} columns "
+                    f"({', '.join(header)}); quote cells that hold commas"
+                )
+            else:
+                rows.append((line, record))
+    except csv.Error as error:
+        raise DataError(f"{name}, line {last_line + 1}: not readable as CSV ({error})") from error
+    if header is None:
+        raise DataError(f"{name}: the file is empty; it needs a header line and at least one row")
+    if not rows:
+        raise DataError(f"{name}: has a header ({', '.join(header)}) but no rows")
+    return header, rows
+
+
+def _find_columns(header: list[str], columns: Sequence[_Column], name: str) -> dict[str, int]:
+    wanted = [_Column("SMILES", True), *columns, _Column("solvent", False)]
+    lowered = [cell.lower() for cell in header]
+    positions: dict[str, int] = {}
+    missing = []
+    for column in wanted:
+        found = [position for position, cell in enumerate(lowered) if cell == column.name.lower()]
+        if len(found) > 1:
+            raise DataError(f"{name}, line 1: the column {column.name} is there {len(found)} times; keep one")
+        if found:
+            positions[column.name] = found[0]
+        elif column.required:
+            missing.append(column.name)
+    if missing:
+        hint = "; the cells look separated by ';', save with commas" if len(header) == 1 and ";" in header[0] else ""
+        raise DataError(
+            f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)} "
+            f"(names may be in any case, in any order){hint}"
+        )
+    return positions
+
+
+def _read_number(text: str, what: str) -> float:
+    if not text:
+        raise ValueError(f"{what} is missing")
+    try:
+        value = float(text)
+    except ValueError:
+        hint = " (use a point, not a comma)" if "," in text else ""
+        raise ValueError(f"{what} is not a number{hint}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{what} must be a finite number")
+    return value
+
+
+def _read_chi(text: str) -> float:
+    value = _read_number(text, "chi")
+    if abs(value) > LARGEST_CHI:
+        raise ValueError(f"|chi| is above {LARGEST_CHI:g}; chi is dimensionless and rarely leaves -5 to 20")
+    return value
+
+
+def _read_temperature(text: str) -> float:
+    value = _read_number(text, "temp")
+    if value < COLDEST_K:
+        raise ValueError(f"temp must be in kelvin; below {COLDEST_K:g} it looks like °C: add 273.15")
+    if value > HOTTEST_K:
+        raise ValueError(f"temp must be in kelvin and at most {HOTTEST_K:g}")
+    return value
+
+
+def _read_label(text: str) -> int:
+    label = LABELS.get(text.lower())
+    if label is None:
+        raise ValueError("soluble must be 1 (soluble) or 0 (insoluble)")
+    return label
+
+
+_READERS: dict[str, Callable[[str], object]] = {"chi": _read_chi, "temp": _read_temperature, "soluble": _read_label}
+
+
+def _read_cell(column: _Column, text: str) -> object:
+    if not text and not column.required:
+        return DEFAULT_TEMPERATURE_K
+    return _READERS[column.name](text)
+
+
+def _describe_rejected(name: str, rejected: list[tuple[int, str, str]], n_rows: int) -> str:
+    shown = [f"  line {line}: {value}: {reason}" for line, value, reason in rejected[:SHOWN_ROWS]]
+    if len(rejected) > SHOWN_ROWS:
+        shown.append(f"  … and {len(rejected) - SHOWN_ROWS} more")
+    return (
+        f"{name}: {len(rejected)} of {n_rows} rows cannot be used\n"
+        + "\n".join(shown)
+        + "\nCorrect them, or leave such rows out with --set data.on_bad_rows=skip."
+    )
+
+
+def _settle_contradictions(table: Table, rule: Contradictions) -> Table:
+    rows = table.rows
+    pairs = rows.groupby(["polymer", "solvent"], sort=False)["soluble"]
+    share = pairs.transform("mean")
+    mixed = (share > 0) & (share < 1)
+    if not mixed.any():
+        return table
+    if rule == "error":
+        described = [
+            f"  lines {', '.join(map(str, group['line']))}: {group['SMILES'].iloc[0]} in {solvent}: labels "
+            f"{', '.join(map(str, group['soluble']))}"
+            for (_, solvent), group in rows[mixed].groupby(["polymer", "solvent"], sort=False)
+        ]
+        more = [f"  … and {len(described) - SHOWN_ROWS} more"] if len(described) > SHOWN_ROWS else []
+        raise DataError(
+            f"{table.source}: {len(described)} polymer–solvent pair(s) are called both soluble and insoluble\n"
+            + "\n".join(described[:SHOWN_ROWS] + more)
+            + "\nCorrect them, or set data.on_contradictory_labels to drop or majority."
+        )
+    keep = ~mixed if rule == "drop" else ~mixed | ((share != 0.5) & (rows["soluble"] == (share > 0.5)))
+    reason = "contradicts another row of the same polymer and solvent"
+    dropped = pd.DataFrame({"line": rows.loc[~keep, "line"], "value": rows.loc[~keep, "SMILES"], "reason": reason})
+    return Table(
+        kind=table.kind,
+        source=table.source,
+        rows=rows[keep].reset_index(drop=True),
+        rejected=pd.concat([table.rejected, dropped], ignore_index=True),
+        digest=table.digest,
+        n_repeated=int(rows[keep].duplicated(["polymer", "solvent"]).sum()),
+    )

@@ -1,0 +1,78 @@
+"""Writing files so that a reader never meets half of one: a temporary name in the same folder, then `os.replace`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write `content` to `path`, replacing what was there in one step; folders are made."""
+    replace_atomically(path, lambda temporary: temporary.write_bytes(_as_bytes(content)))
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write `values` as indented JSON; NaN and infinity become ``null`` so that any JSON reader can load it."""
+    write_atomically(path, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table as CSV without its index; floats keep every digit needed to read them back unchanged.
+
+    Text that a spreadsheet would take for a formula gets a leading apostrophe.
+    """
+    texts = frame.select_dtypes(include=["object", "string"]).columns
+    write_atomically(
+        path, frame.assign(**{column: frame[column].map(_as_cell) for column in texts}).to_csv(index=False)
+    )
+
+
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path` (same ending), then move it into place and to disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; results are shared like any other file of the user's.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _as_cell(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _as_bytes(content: bytes | str) -> bytes:
+    return content.encode("utf-8") if isinstance(content, str) else content
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if hasattr(value, "item") and not isinstance(value, str | bytes):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

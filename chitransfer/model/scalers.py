@@ -1,0 +1,70 @@
+"""Scalers of features and χ, fitted on training rows alone and kept in the checkpoint.
+
+Fitted by `training.stage1`; applied wherever features or χ enter or leave the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# A structure far outside the training range must not drive the network by one runaway descriptor.
+LARGEST_SCALED_DESCRIPTOR = 8.0
+
+
+@dataclass(frozen=True)
+class FeatureScaler:
+    """Standardises descriptors; fingerprint counts stay as they are, so zeros stay zeros.
+
+    Attributes
+    ----------
+    n_fingerprint
+        Leading columns that are left alone.
+    mean, scale
+        Of the remaining columns, (n_descriptors,) float32; a constant column has scale 1.
+    """
+
+    n_fingerprint: int
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray, n_fingerprint: int) -> FeatureScaler:
+        """Fit on training rows (n_rows, n_features); repeats of a structure weigh as often as they occur."""
+        descriptors = features[:, n_fingerprint:].astype(np.float64)
+        if descriptors.size == 0:
+            n_descriptors = descriptors.shape[1]
+            return cls(n_fingerprint, np.zeros(n_descriptors, np.float32), np.ones(n_descriptors, np.float32))
+        scale = descriptors.std(axis=0)
+        scale[scale < 1e-9] = 1.0
+        return cls(n_fingerprint, descriptors.mean(axis=0).astype(np.float32), scale.astype(np.float32))
+
+    def transform(self, features: np.ndarray) -> np.ndarray:
+        """A scaled copy of features (n_rows, n_features), float32."""
+        scaled = features.astype(np.float32, copy=True)
+        descriptors = (scaled[:, self.n_fingerprint :] - self.mean) / self.scale
+        scaled[:, self.n_fingerprint :] = descriptors.clip(-LARGEST_SCALED_DESCRIPTOR, LARGEST_SCALED_DESCRIPTOR)
+        return scaled
+
+
+@dataclass(frozen=True)
+class ChiScaler:
+    """Mean and standard deviation of χ over training rows."""
+
+    mean: float
+    scale: float
+
+    @classmethod
+    def fit(cls, chi: np.ndarray) -> ChiScaler:
+        """Fit on the χ of training rows, (n_rows,)."""
+        scale = float(np.std(chi))
+        return cls(float(np.mean(chi)), scale if scale > 1e-9 else 1.0)
+
+    def transform(self, chi: np.ndarray) -> np.ndarray:
+        """Standardised χ, float32."""
+        return ((chi - self.mean) / self.scale).astype(np.float32)
+
+    def inverse(self, standardised: np.ndarray) -> np.ndarray:
+        """χ from standardised χ, float64."""
+        return standardised.astype(np.float64) * self.scale + self.mean

@@ -1,0 +1,258 @@
+"""The four figures of a study: the numbers first (`…_series`), then the drawing.
+
+`draw_study` is called at the end of a search and by `chitransfer report`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.importance import get_param_importances
+from optuna.trial import FrozenTrial
+
+from chitransfer.config import ObjectiveSettings
+from chitransfer.files import replace_atomically
+from chitransfer.search.results import read_standing, trivial_objective
+from chitransfer.search.study import CONTRACT, StudyFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRIAL, BEST, DEFAULT, TRIVIAL = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a"
+OBJECTIVE = "transfer objective (lower is better)"
+
+
+@dataclass(frozen=True)
+class HistorySeries:
+    """Objective by trial number, its running minimum, and the two points of reference."""
+
+    number: np.ndarray
+    value: np.ndarray
+    running_best: np.ndarray
+    default: tuple[int, float] | None
+    trivial: float | None
+
+
+@dataclass(frozen=True)
+class ParameterSeries:
+    """One searched parameter over the complete trials: positions on an axis, and what the ticks say."""
+
+    name: str
+    position: np.ndarray
+    ticks: list[float]
+    labels: list[str]
+    is_log: bool
+
+
+def history_series(study: optuna.Study, reference: Mapping[str, float]) -> HistorySeries:
+    """The optimisation history of the complete trials, in order of number."""
+    standing = read_standing(study)
+    trials = sorted(standing.ranked, key=lambda trial: trial.number)
+    value = np.array([trial.values[0] for trial in trials])
+    default, best = standing.default, standing.best
+    weights = study.user_attrs.get(CONTRACT, {}).get("objective")
+    trivial = None
+    if best is not None and weights is not None:
+        trivial = trivial_objective(reference, best.user_attrs["stage1_mae"], ObjectiveSettings(**weights))
+    return HistorySeries(
+        number=np.array([trial.number for trial in trials]),
+        value=value,
+        running_best=np.minimum.accumulate(value) if len(value) else value,
+        default=None if default is None else (default.number, default.values[0]),
+        trivial=trivial,
+    )
+
+
+def importance_series(study: optuna.Study) -> dict[str, float]:
+    """Optuna's parameter importances, most important first; empty when the trials do not allow an estimate."""
+    trials = read_standing(study).ranked
+    if len(trials) < 4 or len({trial.values[0] for trial in trials}) < 2:
+        return {}
+    names = [name for name in trials[0].params if len({str(trial.params[name]) for trial in trials}) > 1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = get_param_importances(study, params=names) if names else {}
+        except (RuntimeError, ValueError):
+            return {}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def parameter_series(trials: list[FrozenTrial], name: str) -> ParameterSeries:
+    """Axis positions of one parameter: numbers as they are (log where searched so), choices in their given order."""
+    distribution = trials[0].distributions[name]
+    values = [trial.params[name] for trial in trials]
+    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+        choices = list(distribution.choices)
+        places = [float(choices.index(value)) for value in values]
+        return ParameterSeries(
+            name, np.array(places), list(map(float, range(len(choices)))), [str(choice) for choice in choices], False
+        )
+    low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
+    is_log = bool(distribution.log)  # type: ignore[attr-defined]
+    ticks = np.geomspace(low, high, 3) if is_log else np.linspace(low, high, 3)
+    return ParameterSeries(
+        name, np.array(values, dtype=float), ticks.tolist(), [f"{tick:.3g}" for tick in ticks], is_log
+    )
+
+
+def draw_study(study: optuna.Study, reference: Mapping[str, float], folder: StudyFolder) -> None:
+    """Write the four PNGs of a study with at least one complete trial into its ``figures/``.
+
+    Parameters
+    ----------
+    reference
+        Mean scores of the trivial predictor.
+    """
+    standing = read_standing(study)
+    trials = sorted(standing.ranked, key=lambda trial: trial.number)
+    drawings: dict[str, Callable[[], Figure]] = {
+        "optimization_history.png": lambda: _draw_history(history_series(study, reference)),
+        "param_importances.png": lambda: _draw_importances(importance_series(study), len(trials)),
+        "parallel_coordinate.png": lambda: _draw_parallel(trials, standing.best, standing.default),
+        "slice_plot.png": lambda: _draw_slices(trials, standing.best, standing.default),
+    }
+    for name, draw in drawings.items():
+        save_figure(draw(), folder.figures / name)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG without a display, atomically."""
+    replace_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that no window system knows of, with the project's look."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain_axes(axes: Axes) -> Axes:
+    """Take away the box, leave a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def _draw_history(series: HistorySeries) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(8, 4.5)
+    axes = plain_axes(figure.subplots())
+    axes.scatter(series.number, series.value, s=28, color=TRIAL, alpha=0.75, label="trial")
+    axes.step(series.number, series.running_best, where="post", color=BEST, lw=2, label="best so far")
+    if series.default is not None:
+        number, value = series.default
+        axes.axhline(value, color=DEFAULT, lw=1.2, ls="--")
+        axes.scatter([number], [value], marker="D", s=70, color=DEFAULT, edgecolor="k", zorder=4)
+        axes.scatter([], [], marker="D", s=50, color=DEFAULT, edgecolor="k", label=f"default configuration {value:.3f}")
+    if series.trivial is not None:
+        axes.axhline(series.trivial, color=TRIVIAL, lw=1.2, ls=":", label=f"trivial predictor {series.trivial:.3f}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="trial", ylabel=OBJECTIVE, title="Optimization history")
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _draw_importances(importances: Mapping[str, float], n_trials: int) -> Figure:
+    figure = new_figure(7, 0.5 * max(len(importances), 3) + 1.4)
+    axes = plain_axes(figure.subplots())
+    axes.set(title=f"Which hyperparameters matter ({n_trials} trials)", xlabel="share of importance for the objective")
+    if not importances:
+        axes.text(0.5, 0.5, "not enough different trials to tell", ha="center", transform=axes.transAxes)
+        axes.set_yticks([])
+        return figure
+    names = list(importances)[::-1]
+    bars = axes.barh(names, [importances[name] for name in names], color=TRIAL)
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set_xlim(0, max(importances.values()) * 1.15 or 1)
+    return figure
+
+
+def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default: FrozenTrial | None) -> Figure:
+    series = [parameter_series(trials, name) for name in trials[0].params]
+    values = np.array([trial.values[0] for trial in trials])
+    columns = [_to_unit(values, float(values.min()), float(values.max()))]
+    columns += [_unit_positions(one) for one in series]
+    heights = np.column_stack(columns)  # (trial, axis)
+    figure = new_figure(max(8.0, 1.7 * len(columns)), 5)
+    axes = figure.subplots()
+    from matplotlib import colormaps
+
+    for trial, line in sorted(zip(trials, heights, strict=True), key=lambda pair: -pair[0].values[0]):
+        shade = colormaps["viridis"](float(line[0]))
+        axes.plot(range(len(columns)), line, color=shade, lw=1.0, alpha=0.55)
+        for special, color, label in ((default, DEFAULT, "default configuration"), (best, BEST, "best trial")):
+            if special is not None and trial.number == special.number:
+                axes.plot(range(len(columns)), line, color=color, lw=2.8, zorder=5, label=label)
+    for place, one in enumerate(series, start=1):
+        axes.axvline(place, color="k", lw=0.8)
+        for tick, label in zip(_unit_ticks(one), one.labels, strict=True):
+            axes.text(place + 0.03, tick, label, fontsize=8, va="center")
+    axes.axvline(0, color="k", lw=0.8)
+    for height, value in ((0.0, values.min()), (1.0, values.max())):
+        axes.text(-0.03, height, f"{value:.3f}", fontsize=8, ha="right", va="center")
+    axes.set_xticks(range(len(columns)), ["objective", *(one.name for one in series)], fontsize=9)
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_xlim(-0.35, len(columns) - 0.55)
+    axes.set_title("Parallel coordinates (dark lines: low objective)")
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2)
+    return figure
+
+
+def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: FrozenTrial | None) -> Figure:
+    names = list(trials[0].params)
+    n_columns = min(3, len(names))
+    n_rows = -(-len(names) // n_columns)
+    figure = new_figure(4 * n_columns, 3.2 * n_rows)
+    grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
+    values = np.array([trial.values[0] for trial in trials])
+    numbers = np.array([trial.number for trial in trials])
+    dots: Any = None
+    for axes, name in zip(grid, names, strict=False):
+        plain_axes(axes)
+        series = parameter_series(trials, name)
+        dots = axes.scatter(series.position, values, c=numbers, cmap="Blues", s=28, edgecolor="#33507a", linewidth=0.5)
+        for special, color, label in ((default, DEFAULT, "default configuration"), (best, BEST, "best trial")):
+            if special is not None:
+                at = numbers == special.number
+                axes.scatter(series.position[at], values[at], marker="D", s=70, color=color, edgecolor="k", label=label)
+        if series.is_log:
+            axes.set_xscale("log")
+        elif len(series.ticks) == len(series.labels) and series.labels[0] != f"{series.ticks[0]:.3g}":
+            axes.set_xticks(series.ticks, series.labels)
+        axes.set_xlabel(name)
+    for axes in grid[::n_columns]:
+        axes.set_ylabel("objective")
+    for axes in grid[len(names) :]:
+        axes.set_visible(False)
+    figure.colorbar(dots, ax=grid.tolist(), label="trial", shrink=0.8)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.suptitle("Objective against each hyperparameter")
+    return figure
+
+
+def _to_unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    return (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
+
+
+def _unit_positions(series: ParameterSeries) -> np.ndarray:
+    position, ticks = series.position, np.array(series.ticks)
+    if series.is_log:
+        position, ticks = np.log(position), np.log(ticks)
+    return _to_unit(position, float(ticks.min()), float(ticks.max()))
+
+
+def _unit_ticks(series: ParameterSeries) -> np.ndarray:
+    return _unit_positions(ParameterSeries(series.name, np.array(series.ticks), series.ticks, [], series.is_log))

@@ -1,0 +1,183 @@
+"""The driver: the only process that touches the study. Asks Optuna, sends rungs to workers, reports, prunes, tells.
+
+`run_search` is called by the command line; everything it needs comes in as arguments.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from chitransfer.config import Config
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import StudyError
+from chitransfer.search.objective import RungResult, RungTask
+from chitransfer.search.records import SavedRung, load_rung, save_rung, trial_attributes
+from chitransfer.search.space import default_params, make_sampler, rung_epochs, suggest_params, to_overrides
+from chitransfer.search.study import StudyFolder
+from chitransfer.search.workers import Workers
+
+POLL_SECONDS = 0.2
+StopReason = Literal["finished", "timeout", "interrupt", "terminate"]
+logger = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """What wants to know how the search goes: a progress display."""
+
+    def trial_started(self, number: int) -> None:
+        """A trial's first rung was sent to a worker."""
+
+    def trial_ended(self, trial: FrozenTrial) -> None:
+        """A trial reached its final state."""
+
+
+@dataclass
+class _ActiveTrial:
+    trial: optuna.Trial
+    params: dict[str, Any]
+    rungs: list[int]
+
+
+class SearchDriver:
+    """One search over one study.
+
+    Parameters
+    ----------
+    stop_requested
+        Asked several times a second; a reason ends the search after what is done has been written.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        study: optuna.Study,
+        folder: StudyFolder,
+        workers: Workers,
+        watcher: Watcher,
+        stop_requested: Callable[[], StopReason | None],
+    ) -> None:
+        self.config, self.dataset, self.study, self.folder = config, dataset, study, folder
+        self.workers, self.watcher = workers, watcher
+        self._stop_requested = stop_requested
+        self._rungs = rung_epochs(config.search, config.training.num_epochs_pretrain)
+        self._active: dict[Future[RungResult], _ActiveTrial] = {}
+        self._interrupted = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        self._n_asked = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+        self._failures: list[str] = []
+
+    def run(self) -> StopReason:
+        """Search until the budget of `search.n_trials` trials in all is spent, or a stop is requested.
+
+        Raises
+        ------
+        StudyError
+            `search.max_consecutive_failures` trials failed in a row.
+        """
+        deadline = time.monotonic() + self.config.search.timeout_hours * 3600
+        while True:
+            while len(self._active) < self.workers.capacity and self._start_next():
+                pass
+            if not self._active:
+                return "finished"
+            for future in self.workers.wait(list(self._active), POLL_SECONDS):
+                active = self._active.pop(future)
+                self._receive(active, future.result())
+            reason = self._stop_requested() or ("timeout" if time.monotonic() > deadline else None)
+            if reason is not None:
+                return reason
+
+    def _start_next(self) -> bool:
+        """Send the first rung of another trial: an interrupted one before a new one."""
+        if self._interrupted:
+            number = self._interrupted.pop(0)
+            trial = self._trial(self.study.get_trials(deepcopy=False)[number])
+            saved = load_rung(self.folder.trial(number))
+        elif self._n_asked < self.config.search.n_trials:
+            trial, saved = self._ask(), None
+        else:
+            return False
+        params = suggest_params(self.study, trial, self.config.search, self.config.seed)
+        active = _ActiveTrial(trial, params, list(self._rungs))
+        self.watcher.trial_started(trial.number)
+        if saved is None:
+            self._send(active, None)
+            return True
+        active.rungs = [epoch for epoch in self._rungs if epoch > saved.epoch]
+        self._judge(active, saved)
+        return True
+
+    def _ask(self) -> optuna.Trial:
+        number = self._n_asked
+        if number == 0 and self.config.search.enqueue_default and not self.study.get_trials(deepcopy=False):
+            params, outside = default_params(self.config)
+            if outside:
+                logger.warning("the default configuration lies outside the search space (%s)", ", ".join(outside))
+            self.study.enqueue_trial(params, user_attrs={"is_default": not outside})
+        self.study.sampler = make_sampler(self.config.search, self.config.seed, number)
+        self._n_asked += 1
+        return self.study.ask()
+
+    def _trial(self, frozen: FrozenTrial) -> optuna.Trial:
+        self.study.sampler = make_sampler(self.config.search, self.config.seed, frozen.number)
+        return optuna.Trial(self.study, frozen._trial_id)
+
+    def _send(self, active: _ActiveTrial, state: bytes | None) -> None:
+        task = RungTask(
+            number=active.trial.number,
+            overrides=to_overrides(active.params, self.config.search.space),
+            epoch=active.rungs.pop(0),
+            state=state,
+        )
+        self._active[self.workers.submit(task)] = active
+
+    def _receive(self, active: _ActiveTrial, result: RungResult) -> None:
+        if result.failure:
+            self._fail(active.trial, result.failure)
+            return
+        save_rung(self.folder.trial(result.number), result, active.params, self.dataset)
+        saved = SavedRung(result.epoch, result.finished, result.value, trial_attributes(result), result.state)
+        self._judge(active, saved)
+
+    def _judge(self, active: _ActiveTrial, saved: SavedRung) -> None:
+        """Report a finished rung; then prune, go on, or tell."""
+        trial = active.trial
+        for name, value in saved.attributes.items():
+            trial.set_user_attr(name, value)
+        if saved.epoch not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
+            trial.report(saved.value, step=saved.epoch)
+        if saved.finished or not active.rungs:
+            self._tell(trial, TrialState.COMPLETE, saved.value)
+        elif trial.should_prune():
+            self._tell(trial, TrialState.PRUNED, None)
+        else:
+            self._send(active, saved.state)
+
+    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
+        self.study.tell(trial, value, state=state)
+        self._failures.clear()
+        self.watcher.trial_ended(self.study.get_trials(deepcopy=False)[trial.number])
+
+    def _fail(self, trial: optuna.Trial, reason: str) -> None:
+        trial.set_user_attr("failure_reason", reason)
+        self.study.tell(trial, state=TrialState.FAIL)
+        logger.error("trial %d FAILED: %s", trial.number, reason)
+        self.watcher.trial_ended(self.study.get_trials(deepcopy=False)[trial.number])
+        self._failures.append(reason)
+        if len(self._failures) >= self.config.search.max_consecutive_failures:
+            common, count = Counter(self._failures).most_common(1)[0]
+            raise StudyError(
+                f"{len(self._failures)} trials in a row failed; the search stops. {count} of them: {common}\n"
+                "Try a lower training.lr_pretrain range, training.precision=fp32, or look into "
+                f"{self.folder.path.parent / 'logs'} for the whole story; --n-trials 1 runs a single trial. "
+                f"Then resume with --resume {self.folder.database}"
+            )

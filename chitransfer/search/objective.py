@@ -1,0 +1,269 @@
+"""One rung of one trial: train Stage 1 a little further, score it by quick Stage 2, hand back scores and state.
+
+`TrialRunner` lives in a worker; `search.driver` sends it `RungTask`s and gets `RungResult`s.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import resource
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from chitransfer.config import Config, ObjectiveSettings, override_config
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import TrainingError
+from chitransfer.seeds import derive_seed
+from chitransfer.training.crossval import OutOfFold, Scores, cross_validate, make_folds
+from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
+from chitransfer.training.stage1 import Stage1Data, Stage1Run
+from chitransfer.training.stage2 import Stage2Data, resolve_positive_label
+
+ERRORS = ("exp_mae", "exp_rmse", "stage1_mae")
+# Reasons a trial may fail without the study being at fault: a numerical blow-up, or memory.
+TRIAL_FAILURES = (TrainingError, MemoryError, torch.OutOfMemoryError, ArithmeticError)
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RungTask:
+    """What a worker needs to carry a trial to its next rung.
+
+    Attributes
+    ----------
+    number
+        The trial's number; with the study seed it fixes every random choice.
+    overrides
+        Dotted configuration keys the trial sets.
+    epoch
+        Stage 1 epoch to train to.
+    state
+        Bytes of the previous rung's `RungResult`, ``None`` for a fresh trial.
+    """
+
+    number: int
+    overrides: Mapping[str, object]
+    epoch: int
+    state: bytes | None
+
+
+@dataclass(frozen=True)
+class RungResult:
+    """Scores and state of a trial at a rung, or why it failed.
+
+    Attributes
+    ----------
+    epoch
+        Stage 1 epochs done (fewer than asked when early stopping ended Stage 1).
+    finished
+        Stage 1 will not go further.
+    components, spread
+        Metrics by name, mean and standard deviation over repeats and pretraining seeds.
+    value
+        The transfer objective.
+    replicates
+        Per pretraining seed: scores, out-of-fold predictions, Stage 1 history.
+    state
+        To go on from; plain tensors, loadable with ``weights_only``.
+    failure
+        The reason, empty when the rung succeeded.
+    """
+
+    number: int
+    epoch: int
+    finished: bool
+    components: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, float] = field(default_factory=dict)
+    value: float = float("nan")
+    replicates: tuple[ReplicateResult, ...] = ()
+    state: bytes = b""
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_mb: float = 0.0
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class ReplicateResult:
+    """One pretraining seed of a trial."""
+
+    seed: int
+    best_epoch: int
+    scores: Scores
+    out_of_fold: OutOfFold
+    history: list[dict[str, float]]
+
+
+def objective_terms(components: Mapping[str, float], weights: ObjectiveSettings) -> dict[str, float]:
+    """The weighted terms of the transfer objective: errors as they are, scores as 1 − score; absent tasks left out."""
+    terms = {}
+    for name, weight in weights.model_dump().items():
+        if weight > 0 and name in components:
+            terms[name] = weight * (components[name] if name in ERRORS else 1.0 - components[name])
+    return terms
+
+
+def transfer_objective(components: Mapping[str, float], weights: ObjectiveSettings) -> float:
+    """1.5·exp_mae + 2·(1 − sol_f1) + 1.5·(1 − sol_recall) + 0.1·stage1_mae with the guide's weights; minimised.
+
+    Raises
+    ------
+    TrainingError
+        A weighted component is NaN or infinite.
+    """
+    terms = objective_terms(components, weights)
+    bad = [name for name, value in terms.items() if not np.isfinite(value)]
+    if bad:
+        raise TrainingError(f"the objective is not finite because of {', '.join(bad)}")
+    return float(sum(terms.values()))
+
+
+class TrialRunner:
+    """Holds a study's data on a device and runs rungs of its trials.
+
+    Parameters
+    ----------
+    config
+        The study's configuration; a trial lays its overrides over it.
+    stop_requested
+        Asked after every Stage 1 epoch; when it answers True the rung is given up (`Cancelled`).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        *,
+        device: str | None = None,
+        n_threads: int = 0,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
+        if n_threads > 0:
+            torch.set_num_threads(n_threads)
+        self.config, self.dataset = config, dataset
+        self.device = resolve_device(device or config.training.device)
+        self.positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
+        self.folds = make_folds(
+            dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds")
+        )
+        self.stage1_data = Stage1Data.build(
+            dataset,
+            validation_fraction=config.training.validation_fraction,
+            random_state=derive_seed(config.seed, "stage1 validation"),
+            T_ref=config.T_ref_K,
+            device=self.device,
+        )
+        self.stage2_data = Stage2Data.build(
+            dataset,
+            self.stage1_data.features,
+            self.stage1_data.chi_scaler,
+            positive_label=self.positive_label,
+            T_ref=config.T_ref_K,
+        )
+        self._stop_requested = stop_requested
+
+    def run(self, task: RungTask) -> RungResult:
+        """Carry a trial to `task.epoch`; one that cannot go on comes back with its reason instead of raising.
+
+        Raises
+        ------
+        Cancelled
+            A stop was requested meanwhile.
+        """
+        try:
+            return self._run(task)
+        except TRIAL_FAILURES as error:
+            logger.debug("trial %d failed", task.number, exc_info=True)
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                reason = f"out of memory ({reason}); lower training.batch_size_dft or training.batch_size_exp"
+            return RungResult(number=task.number, epoch=0, finished=True, failure=reason)
+
+    def _run(self, task: RungTask) -> RungResult:
+        config = override_config(self.config, task.overrides)
+        n_seeds = config.search.n_pretrain_seeds
+        states: list[dict[str, Any]] = [] if task.state is None else unpack_state(task.state)
+        seconds = {"stage1": 0.0, "stage2": 0.0}
+        replicates, networks_mae, new_states, epochs = [], [], [], []
+        finished = True
+        for replicate in range(n_seeds):
+            seed = derive_seed(config.seed, "pretrain", task.number, replicate)
+            started = time.perf_counter()
+            run = Stage1Run(
+                self.stage1_data,
+                network_shape(config, self.stage1_data.features.n_features),
+                stage1_settings(config),
+                seed,
+            )
+            if states:
+                run.load_state_dict(states[replicate])
+            while not run.finished and run.epoch < task.epoch:
+                run.train_to(run.epoch + 1)
+                if self._stop_requested():
+                    raise Cancelled
+            seconds["stage1"] += time.perf_counter() - started
+            started = time.perf_counter()
+            out_of_fold, scores = cross_validate(
+                run.best_network(),
+                self.stage2_data,
+                self.dataset,
+                self.folds,
+                stage2_settings(config, config.training.stage2_epochs),
+                derive_seed(config.seed, "quick stage2", task.number, replicate),
+            )
+            seconds["stage2"] += time.perf_counter() - started
+            replicates.append(ReplicateResult(seed, run.best_epoch, scores, out_of_fold, run.history))
+            networks_mae.append(run.best_mae)
+            new_states.append(run.state_dict())
+            epochs.append(run.epoch)
+            finished &= run.finished
+        components, spread = _pool(replicates)
+        components["stage1_mae"], spread["stage1_mae"] = float(np.mean(networks_mae)), float(np.std(networks_mae))
+        return RungResult(
+            number=task.number,
+            epoch=max(epochs),
+            finished=finished,
+            components=components,
+            spread=spread,
+            value=transfer_objective(components, config.objective),
+            replicates=tuple(replicates),
+            state=b"" if finished else pack_state(new_states),
+            seconds=seconds,
+            peak_memory_mb=self._peak_memory_mb(),
+        )
+
+    def _peak_memory_mb(self) -> float:
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
+    """A rung was given up because the search is stopping."""
+
+
+def _pool(replicates: list[ReplicateResult]) -> tuple[dict[str, float], dict[str, float]]:
+    names = replicates[0].scores.per_repeat
+    values = {name: np.concatenate([r.scores.per_repeat[name] for r in replicates]) for name in names}
+    return (
+        {name: float(np.mean(value)) for name, value in values.items()},
+        {name: float(np.std(value)) for name, value in values.items()},
+    )
+
+
+def pack_state(states: list[dict[str, Any]]) -> bytes:
+    """Stage 1 states of a trial's pretraining seeds as bytes."""
+    stream = io.BytesIO()
+    torch.save(states, stream)
+    return stream.getvalue()
+
+
+def unpack_state(state: bytes) -> list[dict[str, Any]]:
+    """The inverse of `pack_state`; executes nothing it reads."""
+    states: list[dict[str, Any]] = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
+    return states

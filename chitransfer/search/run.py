@@ -1,0 +1,212 @@
+"""A whole search as one call: read the data, open or create the study, drive it, write results, say what came out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import optuna
+import pandas as pd
+import torch
+from rich.console import Console
+
+from chitransfer.config import Config, dump_config
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import ChitransferError, StudyError
+from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.search.driver import SearchDriver, StopReason
+from chitransfer.search.results import read_standing, write_results
+from chitransfer.search.space import make_pruner
+from chitransfer.search.study import (
+    StudyFolder,
+    create_study,
+    drive_alone,
+    make_contract,
+    new_study_name,
+    resume_study,
+)
+from chitransfer.search.summary import describe_data, describe_outcome
+from chitransfer.search.watch import SearchDisplay, show_progress
+from chitransfer.search.workers import InProcessWorkers
+from chitransfer.seeds import derive_seed
+from chitransfer.training.crossval import make_folds
+from chitransfer.training.settings import read_dataset
+from chitransfer.training.stage2 import resolve_positive_label
+from chitransfer.training.trivial import score_trivial_predictor
+
+EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
+PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-fingerprints", "scikit-learn", "torch")
+logger = logging.getLogger("chitransfer")
+
+
+def run_search(
+    config: Config,
+    console: Console,
+    *,
+    resume: StudyFolder | None = None,
+    draw: Callable[[optuna.Study, Mapping[str, float], StudyFolder], None],
+) -> int:
+    """Search, from tables to results.
+
+    Parameters
+    ----------
+    config
+        Everything, flags included.
+    resume
+        The study to go on with; ``None`` starts a new one under ``results_dir/hparam_search/``.
+    draw
+        Draws the figures of a study with at least one complete trial; called last.
+
+    Returns
+    -------
+    int
+        The exit code: 0 finished or out of time, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises
+    ------
+    ChitransferError
+        Configuration, data or study cannot be used; nothing already computed is lost.
+    """
+    folder = resume or _new_folder(config)
+    with drive_alone(folder), _log_to(folder.log):
+        try:
+            return _search(config, console, folder, resume is not None, draw)
+        except ChitransferError as error:
+            logger.error("%s", error)
+            raise
+
+
+def _new_folder(config: Config) -> StudyFolder:
+    root = Path(config.paths.results_dir) / "hparam_search"
+    folder = StudyFolder((root / (config.search.study_name or new_study_name())).resolve())
+    if folder.database.exists():
+        raise StudyError(
+            f"{folder.path}: there is a study of that name; go on with it by --resume {folder.database}, "
+            "or choose another --study-name"
+        )
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{folder.path}: the results folder cannot be written ({error.strerror})") from error
+    return folder
+
+
+def _search(
+    config: Config,
+    console: Console,
+    folder: StudyFolder,
+    is_resumed: bool,
+    draw: Callable[[optuna.Study, Mapping[str, float], StudyFolder], None],
+) -> int:
+    console.print(f"study {folder.name}", highlight=False)
+    with show_progress(console) as progress:
+        dataset = read_dataset(config, progress)
+    for line in describe_data(dataset, config):
+        console.print(line, markup=False, highlight=False)
+        logger.info("%s", line)
+    _write_rejected(folder, dataset)
+    contract = make_contract(config, dataset)
+    pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
+    study = resume_study(folder, contract, pruner) if is_resumed else create_study(folder, contract, pruner)
+    write_atomically(folder.config, dump_config(config))
+    write_json(folder.path / "environment.json", describe_environment())
+    reference = _score_reference(folder, config, dataset)
+    standing = read_standing(study)
+    n_done = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
+    workers = InProcessWorkers(config, dataset)
+    try:
+        display = SearchDisplay(console, config.search.n_trials, n_done, standing.best)
+        with _listen_for_stop() as stop, display:
+            driver = SearchDriver(config, dataset, study, folder, workers, display, stop.reason)
+            reason = driver.run()
+    finally:
+        workers.close()
+        write_results(folder, study)
+    if read_standing(study).best is not None:
+        draw(study, reference, folder)
+    for line in describe_outcome(study, folder, config, reference, reason):
+        console.print(line, markup=False, highlight=False)
+        logger.info("%s", line)
+    return EXIT_CODES[reason]
+
+
+def _score_reference(folder: StudyFolder, config: Config, dataset: Dataset) -> dict[str, float]:
+    folds = make_folds(dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"))
+    positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
+    scores = score_trivial_predictor(dataset, folds, positive)
+    write_json(folder.reference, {"trivial_predictor": {"mean": scores.mean, "std": scores.std}})
+    return scores.mean
+
+
+def _write_rejected(folder: StudyFolder, dataset: Dataset) -> None:
+    tables = [rows.table for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
+    rejected = [table.rejected.assign(table=table.source) for table in tables if len(table.rejected)]
+    if rejected:
+        write_csv(folder.path / "rejected_rows.csv", pd.concat(rejected, ignore_index=True))
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions and machine, for `environment.json`."""
+    return {
+        "chitransfer": version("chitransfer"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "n_cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: version(name) for name in PACKAGES},
+        "command": sys.argv,
+    }
+
+
+class _Stop:
+    """Remembers the first signal; the driver asks for it."""
+
+    def __init__(self) -> None:
+        self._reason: StopReason | None = None
+
+    def reason(self) -> StopReason | None:
+        """Why to stop, ``None`` to go on."""
+        return self._reason
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler; a second Ctrl-C ends the process at once."""
+        if self._reason is not None:
+            raise KeyboardInterrupt
+        self._reason = "interrupt" if number == signal.SIGINT else "terminate"
+
+
+@contextmanager
+def _listen_for_stop() -> Iterator[_Stop]:
+    stop = _Stop()
+    previous = {number: signal.signal(number, stop.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    optuna.logging.disable_default_handler()
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,130 @@
+"""The search space: from configuration to Optuna suggestions, and from suggestions back to configuration keys."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+
+from chitransfer.config import Config, SearchSettings, SpaceParameter, parse_hidden_dims
+from chitransfer.seeds import derive_seed
+
+
+def to_distribution(parameter: SpaceParameter) -> BaseDistribution:
+    """Optuna's distribution of one parameter."""
+    if parameter.choices is not None:
+        return CategoricalDistribution(parameter.choices)
+    low, high = parameter.ends()
+    if parameter.type == "int":
+        return IntDistribution(low, high, step=int(parameter.step or 1))
+    return FloatDistribution(low, high, step=parameter.step, log=parameter.type == "log")
+
+
+def to_overrides(params: Mapping[str, Any], space: Mapping[str, SpaceParameter]) -> dict[str, object]:
+    """Dotted configuration keys and their values, for `override_config`."""
+    return {space[name].key: value for name, value in params.items()}
+
+
+def default_params(config: Config) -> tuple[dict[str, Any], list[str]]:
+    """The configuration's own values as a point of the space, and the parameters whose value lies outside it."""
+    params: dict[str, Any] = {}
+    outside = []
+    for name, parameter in config.search.space.items():
+        section, key = parameter.key.split(".")
+        value = getattr(getattr(config, section), key)
+        if parameter.choices is not None:
+            same = [choice for choice in parameter.choices if parse_hidden_dims(choice) == value]
+            if same:
+                params[name] = same[0]
+                continue
+        elif to_distribution(parameter)._contains(value):
+            params[name] = value
+            continue
+        outside.append(f"{parameter.key} = {value}")
+    return params, outside
+
+
+def make_sampler(settings: SearchSettings, study_seed: int, number: int, position: int = 0) -> BaseSampler:
+    """A sampler for one suggestion of one trial.
+
+    Samplers are made anew for every trial from (study seed, trial number), and for every parameter drawn on its own, so
+    that a resumed search suggests what an uninterrupted one would have suggested.
+    """
+    seed = derive_seed(study_seed, "sampler", number, position)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if settings.sampler == "random":
+            return RandomSampler(seed=seed)
+        if settings.sampler == "cmaes":
+            # Categorical parameters are beyond CMA-ES; TPE draws them.
+            return CmaEsSampler(
+                seed=seed,
+                n_startup_trials=settings.n_startup_trials,
+                warn_independent_sampling=False,
+                independent_sampler=_make_tpe(settings, seed),
+            )
+        if settings.sampler == "gp":
+            return GPSampler(seed=seed, n_startup_trials=settings.n_startup_trials, deterministic_objective=False)
+        if settings.sampler == "qmc":
+            # The scrambled sequence itself must be one and the same for the whole study.
+            return QMCSampler(
+                scramble=True,
+                seed=derive_seed(study_seed, "qmc"),
+                independent_sampler=RandomSampler(seed=seed),
+                warn_independent_sampling=False,
+            )
+        return _make_tpe(settings, seed)
+
+
+def _make_tpe(settings: SearchSettings, seed: int) -> TPESampler:
+    return TPESampler(seed=seed, n_startup_trials=settings.n_startup_trials, multivariate=True, constant_liar=True)
+
+
+def make_pruner(settings: SearchSettings, n_epochs: int) -> BasePruner:
+    """The pruner that decides at rungs; its resource is the Stage 1 epoch."""
+    if settings.pruner == "median":
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=0)
+    if settings.pruner == "asha":
+        return SuccessiveHalvingPruner(min_resource=rung_epochs(settings, n_epochs)[0], reduction_factor=3)
+    if settings.pruner == "hyperband":
+        return HyperbandPruner(
+            min_resource=rung_epochs(settings, n_epochs)[0], max_resource=n_epochs, reduction_factor=3
+        )
+    return NopPruner()
+
+
+def rung_epochs(settings: SearchSettings, n_epochs: int) -> list[int]:
+    """Stage 1 epochs at which a trial is scored; the last is always the full number.
+
+    Without `search.rungs`, pruners get E/9, E/3 and E epochs and an unpruned search only E.
+    """
+    chosen = [epoch for epoch in settings.rungs if epoch < n_epochs]
+    if not settings.rungs and settings.pruner != "none":
+        chosen = sorted({max(1, n_epochs // 9), max(1, n_epochs // 3)} - {n_epochs})
+    return [*chosen, n_epochs]
+
+
+def suggest_params(study: optuna.Study, trial: optuna.Trial, settings: SearchSettings, seed: int) -> dict[str, Any]:
+    """Draw (or, for a resumed trial, read back) the parameters of a trial, in the order of the space."""
+    # Optuna 5 draws jointly sampled parameters on first use; they must come from the trial's own sampler.
+    _ = getattr(trial, "relative_params", None)
+    params: dict[str, Any] = {}
+    for position, (name, parameter) in enumerate(settings.space.items()):
+        study.sampler = make_sampler(settings, seed, trial.number, position + 1)
+        params[name] = _suggest(trial, name, parameter)
+    return params
+
+
+def _suggest(trial: optuna.Trial, name: str, parameter: SpaceParameter) -> Any:
+    if parameter.choices is not None:
+        return trial.suggest_categorical(name, parameter.choices)
+    low, high = parameter.ends()
+    if parameter.type == "int":
+        return trial.suggest_int(name, low, high, step=int(parameter.step or 1))
+    return trial.suggest_float(name, low, high, step=parameter.step, log=parameter.type == "log")

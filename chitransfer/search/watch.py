@@ -1,0 +1,125 @@
+"""Progress of a search: a live panel in a terminal, plain lines elsewhere; the same lines go to the log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+logger = logging.getLogger(__name__)
+
+
+def format_seconds(seconds: float) -> str:
+    """``47 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def describe_components(attributes: dict[str, object]) -> str:
+    """``exp MAE 0.291, F1 0.83, recall 0.95, Stage 1 MAE 0.12`` of what a trial has."""
+    names = {"exp_mae": "exp MAE", "sol_f1": "F1", "sol_recall": "recall", "stage1_mae": "Stage 1 MAE"}
+    values = [f"{title} {attributes[name]:.3f}" for name, title in names.items() if attributes.get(name) is not None]
+    return ", ".join(values)
+
+
+class SearchDisplay:
+    """Shows trials done, the best so far with its components, and the time left.
+
+    Parameters
+    ----------
+    n_trials
+        The total budget.
+    n_done
+        Trials already in their final state.
+    best
+        The best trial so far, of an earlier run.
+    """
+
+    def __init__(self, console: Console, n_trials: int, n_done: int, best: FrozenTrial | None) -> None:
+        self._n_trials, self._n_done, self._n_before = n_trials, n_done, n_done
+        self._best = best
+        self._started = time.monotonic()
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("trials"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task("starting", total=n_trials, completed=n_done)
+
+    def __enter__(self) -> SearchDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._progress.stop()
+
+    def trial_started(self, number: int) -> None:
+        """Note a trial's start in the log."""
+        logger.debug("trial %d started", number)
+
+    def trial_ended(self, trial: FrozenTrial) -> None:
+        """Count a trial, keep the best, and say both."""
+        self._n_done += 1
+        if trial.state == TrialState.COMPLETE:
+            value = trial.values[0]
+            is_best = self._best is None or value < self._best.values[0]
+            if is_best:
+                self._best = trial
+            note = " (default configuration)" if trial.user_attrs.get("is_default") else ""
+            what = f"objective {value:.4f}{' *best*' if is_best else ''}{note}; {describe_components(trial.user_attrs)}"
+        elif trial.state == TrialState.PRUNED:
+            what = "pruned"
+        else:
+            what = f"FAILED: {trial.user_attrs.get('failure_reason', 'no reason given')}"
+        left = self._time_left()
+        line = f"trial {trial.number:>3}: {what}"
+        logger.info("%s [%d/%d, %s left]", line, self._n_done, self._n_trials, left)
+        self._console.print(f"[{self._n_done}/{self._n_trials}] {line}; {left} left", markup=False, highlight=False)
+        best = "" if self._best is None else f"best {self._best.values[0]:.4f} (trial {self._best.number}), "
+        self._progress.update(self._bar, completed=self._n_done, description=f"{best}{left} left")
+
+    def _time_left(self) -> str:
+        done_now = self._n_done - self._n_before
+        return format_seconds((time.monotonic() - self._started) / done_now * max(0, self._n_trials - self._n_done))
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A ``(what, done, total)`` callback for reading tables: bars in a terminal, a line per finished step elsewhere."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        bars = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+            if done == total and total > 1000 and not console.is_terminal:
+                console.print(f"{what}: {total} structures", highlight=False)
+
+        yield update
+
+
+def make_console(quiet: bool = False) -> Console:
+    """The console of a command; wide enough for whole lines when the output goes to a file."""
+    return Console(quiet=quiet, width=None if sys.stdout.isatty() else 200)

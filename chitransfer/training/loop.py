@@ -1,0 +1,71 @@
+"""The only epoch loop: Stage 1, quick Stage 2 and full fine-tuning are settings of it, not copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from chitransfer.errors import TrainingError
+
+Batch = TypeVar("Batch")
+
+
+def train_epochs(
+    *,
+    first_epoch: int,
+    last_epoch: int,
+    batches: Callable[[int], Iterable[Batch]],
+    compute_loss: Callable[[Batch], Tensor],
+    optimizer: torch.optim.Optimizer,
+    clip_gradients: Callable[[], None],
+    end_epoch: Callable[[int, float], bool],
+    what: str,
+) -> int:
+    """Train from `first_epoch` to `last_epoch`, both counted from 1 and included.
+
+    Parameters
+    ----------
+    batches
+        The batches of an epoch.
+    compute_loss
+        Scalar loss of a batch.
+    clip_gradients
+        Called between backward and step.
+    end_epoch
+        Called with (epoch, mean loss); returns True to stop.
+    what
+        Names the stage in errors.
+
+    Returns
+    -------
+    int
+        The last epoch trained.
+
+    Raises
+    ------
+    TrainingError
+        The mean loss of an epoch is NaN or infinite.
+    """
+    for epoch in range(first_epoch, last_epoch + 1):
+        # Summed on the device: asking for the value each step would wait for the device each step.
+        total: Tensor | None = None
+        n_batches = 0
+        for batch in batches(epoch):
+            loss = compute_loss(batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            clip_gradients()
+            optimizer.step()
+            total = loss.detach() if total is None else total + loss.detach()
+            n_batches += 1
+        mean_loss = 0.0 if total is None else float(total) / n_batches
+        if not torch.isfinite(torch.tensor(mean_loss)):
+            raise TrainingError(
+                f"{what}: the loss became {mean_loss} in epoch {epoch}; a lower learning rate usually helps"
+            )
+        if end_epoch(epoch, mean_loss):
+            return epoch
+    return last_epoch

@@ -1,0 +1,24 @@
+"""Losses over padded batches: each task is averaged over its own labels, an absent task counts nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def masked_mean(values: Tensor, mask: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Mean of `values` where `mask` is true, over `dim`; zero where nothing is true."""
+    return (values * mask).sum(dim) / mask.sum(dim).clamp(min=1)
+
+
+def chi_loss(predicted: Tensor, target: Tensor, mask: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
+    """Mean squared error of standardised χ over the rows in `mask`."""
+    return masked_mean((predicted - target) ** 2, mask, dim)
+
+
+def solubility_loss(logit: Tensor, label: Tensor, mask: Tensor, class_weight_pos: float, dim: int = -1) -> Tensor:
+    """Binary cross-entropy over the rows in `mask`; positive rows weigh `class_weight_pos` times."""
+    weight = torch.tensor(class_weight_pos, dtype=logit.dtype, device=logit.device)
+    values = functional.binary_cross_entropy_with_logits(logit, label, pos_weight=weight, reduction="none")
+    return masked_mean(values, mask, dim)

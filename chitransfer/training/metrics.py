@@ -1,0 +1,82 @@
+"""Metrics of χ and solubility predictions, from scikit-learn, and the choice of a decision threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn import metrics as sk
+
+CHI_METRICS = ("exp_mae", "exp_rmse", "exp_r2", "exp_spearman")
+SOLUBILITY_METRICS = (
+    "sol_f1",
+    "sol_recall",
+    "sol_precision",
+    "sol_balanced_accuracy",
+    "sol_mcc",
+    "sol_auc",
+    "sol_pr_auc",
+    "sol_brier",
+)
+
+
+def chi_metrics(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """MAE, RMSE, R² and Spearman's ρ of χ, both (n_rows,) in χ's own units; what needs two different values is NaN."""
+    varies = len(measured) > 1 and float(np.ptp(measured)) > 0
+    ranks = varies and float(np.ptp(predicted)) > 0
+    return {
+        "exp_mae": float(sk.mean_absolute_error(measured, predicted)),
+        "exp_rmse": float(sk.root_mean_squared_error(measured, predicted)),
+        "exp_r2": float(sk.r2_score(measured, predicted)) if varies else float("nan"),
+        "exp_spearman": float(spearmanr(measured, predicted).statistic) if ranks else float("nan"),
+    }
+
+
+def solubility_metrics(positive: np.ndarray, probability: np.ndarray, called: np.ndarray) -> dict[str, float]:
+    """Scores of a classifier for the positive class.
+
+    Parameters
+    ----------
+    positive
+        True where the row is of the positive class, (n_rows,) bool.
+    probability
+        Predicted probability of the positive class, (n_rows,) in 0 … 1.
+    called
+        True where the row was called positive, (n_rows,) bool.
+
+    Returns
+    -------
+    dict
+        The `SOLUBILITY_METRICS`; AUCs are NaN when only one class is present.
+    """
+    both = bool(positive.any() and not positive.all())
+    return {
+        "sol_f1": float(sk.f1_score(positive, called, zero_division=0.0)),
+        "sol_recall": float(sk.recall_score(positive, called, zero_division=0.0)),
+        "sol_precision": float(sk.precision_score(positive, called, zero_division=0.0)),
+        "sol_balanced_accuracy": float(sk.balanced_accuracy_score(positive, called)) if both else float("nan"),
+        "sol_mcc": float(sk.matthews_corrcoef(positive, called)) if both else float("nan"),
+        "sol_auc": float(sk.roc_auc_score(positive, probability)) if both else float("nan"),
+        "sol_pr_auc": float(sk.average_precision_score(positive, probability)) if both else float("nan"),
+        "sol_brier": float(np.mean((probability - positive) ** 2)),
+    }
+
+
+def best_f1_threshold(positive: np.ndarray, probability: np.ndarray) -> float:
+    """The threshold with the best F1 on the rows given; `probability >= threshold` calls a row positive.
+
+    Thresholds lie halfway between neighbouring probabilities; of equally good ones the nearest to 0.5 is taken. Without
+    a positive row the threshold is 0.5.
+    """
+    n_positive = int(positive.sum())
+    if n_positive == 0:
+        return 0.5
+    order = np.argsort(-probability, kind="stable")
+    ranked = probability[order].astype(np.float64)
+    true_positives = np.cumsum(positive[order])
+    called = np.arange(1, len(ranked) + 1)
+    f1 = 2.0 * true_positives / (called + n_positive)
+    is_cut = np.append(ranked[1:] < ranked[:-1], True)
+    cuts = np.append((ranked[1:] + ranked[:-1]) / 2.0, ranked[-1] / 2.0)
+    best = f1[is_cut].max()
+    candidates = cuts[is_cut & (f1 >= best - 1e-12)]
+    return float(candidates[np.argmin(np.abs(candidates - 0.5))])

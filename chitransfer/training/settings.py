@@ -1,0 +1,101 @@
+"""From the configuration to the plain parameters of the training code; nothing below this file sees a `Config`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from chitransfer.config import Config
+from chitransfer.data.assemble import Dataset, load_dataset
+from chitransfer.errors import ConfigError
+from chitransfer.model.network import NetworkShape
+from chitransfer.training.stage1 import Stage1Settings
+from chitransfer.training.stage2 import Stage2Settings
+
+
+def read_dataset(config: Config, progress: Callable[[str, int, int], None] | None = None) -> Dataset:
+    """Load the three tables of a configuration; raises DataError as `load_dataset` does."""
+    return load_dataset(
+        config.paths.dft_chi_csv,
+        config.paths.exp_chi_csv,
+        config.paths.solubility_csv,
+        representation=config.chem.representation,
+        fingerprint_bits=config.chem.fingerprint_bits,
+        fingerprint_radius=config.chem.fingerprint_radius,
+        on_bad_rows=config.data.on_bad_rows,
+        on_contradictory_labels=config.data.on_contradictory_labels,
+        cache_folder=None if config.paths.cache_dir is None else Path(config.paths.cache_dir),
+        n_jobs=os.cpu_count() or 1,
+        progress=progress,
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device a configuration asks for; ``auto`` takes CUDA when it is there.
+
+    Raises
+    ------
+    ConfigError
+        A CUDA device is asked for that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"training.device: {name} is not on this machine ({torch.cuda.device_count()} CUDA device(s) found); "
+            "use cpu or auto"
+        )
+    return device
+
+
+def network_shape(config: Config, n_features: int) -> NetworkShape:
+    """Sizes and dropouts of `config.model` for inputs of width `n_features`."""
+    model = config.model
+    return NetworkShape(
+        n_features=n_features,
+        hidden_dims=tuple(model.encoder_hidden_dims),
+        latent_dim=model.encoder_latent_dim,
+        encoder_dropout=model.encoder_dropout,
+        use_batchnorm=model.use_batchnorm,
+        chi_head_hidden_dim=model.chi_head_hidden_dim,
+        chi_head_dropout=model.chi_head_dropout,
+        solubility_head_hidden_dim=model.solubility_head_hidden_dim,
+        solubility_head_dropout=model.solubility_head_dropout,
+    )
+
+
+def stage1_settings(config: Config) -> Stage1Settings:
+    """The Stage 1 part of `config.training`."""
+    training = config.training
+    return Stage1Settings(
+        lr=training.lr_pretrain,
+        weight_decay=training.weight_decay,
+        batch_size=training.batch_size_dft,
+        n_epochs=training.num_epochs_pretrain,
+        early_stopping_patience=training.early_stopping_patience,
+        lr_schedule_patience=training.lr_schedule_patience,
+        lr_schedule_factor=training.lr_schedule_factor,
+        grad_clip_norm=training.grad_clip_norm,
+        precision="bf16" if training.precision == "bf16" else "fp32",
+    )
+
+
+def stage2_settings(config: Config, n_epochs: int) -> Stage2Settings:
+    """The Stage 2 part of `config.training`, for a quick or a full run of `n_epochs`."""
+    training = config.training
+    return Stage2Settings(
+        lr=training.lr_finetune,
+        lr_encoder=training.lr_encoder,
+        weight_decay=training.weight_decay_finetune,
+        batch_size=training.batch_size_exp,
+        n_epochs=n_epochs,
+        lambda_exp=training.lambda_exp,
+        lambda_sol=training.lambda_sol,
+        class_weight_pos=training.class_weight_pos,
+        freeze_encoder=training.freeze_encoder_stage2,
+        grad_clip_norm=training.grad_clip_norm,
+    )

@@ -1,0 +1,246 @@
+"""Stage 1: encoder and χ head learn computed χ, with early stopping on polymers held out; resumable at any epoch.
+
+`Stage1Run` is driven rung by rung by `search.objective` and in one go by `training.pretrain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chitransfer.data.assemble import Dataset
+from chitransfer.data.splits import hold_out_polymers
+from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
+from chitransfer.model.scalers import ChiScaler
+from chitransfer.training.inputs import FeatureTensors, PairTable, group_by_pair, scale_features
+from chitransfer.training.loop import train_epochs
+from chitransfer.training.losses import chi_loss
+
+
+@dataclass(frozen=True)
+class Stage1Settings:
+    """How Stage 1 is optimised, in plain numbers (see `configs/config.yaml` for their meaning)."""
+
+    lr: float
+    weight_decay: float
+    batch_size: int
+    n_epochs: int
+    early_stopping_patience: int
+    lr_schedule_patience: int
+    lr_schedule_factor: float
+    grad_clip_norm: float
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class Stage1Data:
+    """Stage 1 rows on a device, split into training and validation polymers; the scalers saw training rows only."""
+
+    features: FeatureTensors
+    chi_scaler: ChiScaler
+    train: PairTable
+    validation: PairTable
+    validation_rows: np.ndarray
+    T_ref: float
+
+    @classmethod
+    def build(
+        cls,
+        dataset: Dataset,
+        *,
+        validation_fraction: float,
+        random_state: int,
+        T_ref: float,
+        device: torch.device,
+        excluded_polymers: np.ndarray | None = None,
+    ) -> Stage1Data:
+        """Hold out a random share of polymers for validation and put everything on the device.
+
+        Parameters
+        ----------
+        excluded_polymers
+            Indices of polymers Stage 1 must not see at all (the *new chemistry* protocol); default none.
+        """
+        rows = dataset.stage1
+        usable = np.ones(len(rows), dtype=bool)
+        if excluded_polymers is not None:
+            usable &= ~np.isin(rows.polymer, excluded_polymers)
+        held_out = np.zeros(len(rows), dtype=bool)
+        names = np.asarray(dataset.polymers, dtype=object)[rows.polymer[usable]]
+        held_out[usable] = hold_out_polymers(names, validation_fraction, random_state)
+        training = usable & ~held_out
+        chi_scaler = ChiScaler.fit(rows.value[training])
+        return cls(
+            features=scale_features(dataset, training, rows, device),
+            chi_scaler=chi_scaler,
+            train=group_by_pair(rows, training, chi_scaler, T_ref, device),
+            validation=group_by_pair(rows, held_out, chi_scaler, T_ref, device),
+            validation_rows=held_out,
+            T_ref=T_ref,
+        )
+
+
+class Stage1Run:
+    """One pretraining, stoppable and resumable at the end of any epoch.
+
+    Parameters
+    ----------
+    seed
+        Fixes initial weights, batch order and dropout; the same seed on the same machine gives the same weights.
+    """
+
+    def __init__(self, data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int) -> None:
+        self.data = data
+        self.settings = settings
+        self.device = data.train.tau.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = TransferNetwork(shape).to(self.device)
+            self._random_state = torch.get_rng_state()
+        self._shuffle = torch.Generator().manual_seed(seed)
+        self._optimizer = torch.optim.AdamW(
+            self._trained_parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        )
+        self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self._optimizer, factor=settings.lr_schedule_factor, patience=settings.lr_schedule_patience
+        )
+        self.epoch = 0
+        self.best_epoch = 0
+        self.best_mae = float("inf")
+        self.history: list[dict[str, float]] = []
+        self._best_weights = self._copy_weights()
+
+    @property
+    def finished(self) -> bool:
+        """True when all epochs are done or validation stopped improving."""
+        return self.epoch >= self.settings.n_epochs or self._is_stale()
+
+    def train_to(self, epoch: int) -> None:
+        """Train until `epoch` epochs are done in all, or early stopping.
+
+        Raises
+        ------
+        TrainingError
+            The loss became NaN or infinite; the message names the epoch.
+        """
+        if self.finished or epoch <= self.epoch:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._random_state)
+            train_epochs(
+                first_epoch=self.epoch + 1,
+                last_epoch=min(epoch, self.settings.n_epochs),
+                batches=self._batches,
+                compute_loss=self._loss,
+                optimizer=self._optimizer,
+                clip_gradients=self._clip,
+                end_epoch=self._end_epoch,
+                what="Stage 1",
+            )
+            self._random_state = torch.get_rng_state()
+
+    def best_network(self) -> TransferNetwork:
+        """A copy of the network with the weights of the best validation epoch, in eval mode."""
+        network = TransferNetwork(self.network.shape).to(self.device)
+        network.load_state_dict(self._best_weights)
+        return network.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs to go on as if never stopped: tensors and plain values only."""
+        return {
+            "weights": self._copy_weights(),
+            "best_weights": self._best_weights,
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": {
+                key: value
+                for key, value in self._schedule.state_dict().items()
+                if isinstance(value, int | float | str | bool | list)
+            },
+            "random_state": self._random_state,
+            "shuffle_state": self._shuffle.get_state(),
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_mae": self.best_mae,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state saved by `state_dict` of a run with the same data, shape, settings and seed."""
+        self.network.load_state_dict(state["weights"])
+        self._best_weights = dict(state["best_weights"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._random_state = state["random_state"].cpu()
+        self._shuffle.set_state(state["shuffle_state"].cpu())
+        self.epoch = state["epoch"]
+        self.best_epoch = state["best_epoch"]
+        self.best_mae = state["best_mae"]
+        self.history = list(state["history"])
+
+    def _trained_parameters(self) -> list[Tensor]:
+        # The solubility head has no Stage 1 labels; weight decay must not wear it down meanwhile.
+        return [*self.network.encoder.parameters(), *self.network.heads.chi.parameters()]
+
+    def _batches(self, epoch: int) -> Iterator[Tensor]:
+        order = torch.randperm(len(self.data.train), generator=self._shuffle).to(self.device)
+        self.network.train()
+        yield from order.split(self.settings.batch_size)
+
+    def _loss(self, pairs: Tensor) -> Tensor:
+        train = self.data.train
+        inputs = self.data.features.gather(train.structure[pairs], train.solvent[pairs])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            coefficients = self.network.heads.chi(self.network.encoder(inputs))
+        predicted = chi_at(coefficients.float().unsqueeze(-2), train.tau[pairs])  # (pair, temperature)
+        return chi_loss(predicted, train.target[pairs], train.mask[pairs], dim=(-2, -1))
+
+    def _clip(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self._trained_parameters(), self.settings.grad_clip_norm)
+
+    def _end_epoch(self, epoch: int, mean_loss: float) -> bool:
+        mae = stage1_mae(self.network, self.data, self.data.validation)
+        self.epoch = epoch
+        self._schedule.step(mae)
+        self.history.append(
+            {
+                "epoch": epoch,
+                "train_loss": mean_loss,
+                "validation_mae": mae,
+                "lr": float(self._optimizer.param_groups[0]["lr"]),
+            }
+        )
+        if mae < self.best_mae:
+            self.best_mae, self.best_epoch = mae, epoch
+            self._best_weights = self._copy_weights()
+        return self._is_stale()
+
+    def _is_stale(self) -> bool:
+        return self.epoch - self.best_epoch >= self.settings.early_stopping_patience
+
+    def _copy_weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+
+
+@torch.no_grad()
+def predict_coefficients(
+    network: TransferNetwork, features: FeatureTensors, structure: Tensor, solvent: Tensor, batch_size: int = 4096
+) -> Tensor:
+    """Coefficients of standardised χ(T) for pairs given by index, (n_pairs, 2), in eval mode."""
+    network.eval()
+    parts = [
+        network.heads.chi(network.encoder(features.gather(s, v)))
+        for s, v in zip(structure.split(batch_size), solvent.split(batch_size), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def stage1_mae(network: TransferNetwork, data: Stage1Data, pairs: PairTable) -> float:
+    """Mean absolute error of χ over the rows of `pairs`, in χ's own units."""
+    coefficients = predict_coefficients(network, data.features, pairs.structure, pairs.solvent)
+    error = (chi_at(coefficients.unsqueeze(-2), pairs.tau) - pairs.target).abs() * pairs.mask
+    return float(error.sum() / pairs.mask.sum()) * data.chi_scaler.scale

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The transfer-aware hyperparameter search: sets up what is missing, then runs it.
+#   bash scripts/run_hparam_search.sh [--n_trials 50] [--timeout_hours 48] [--n_cv_folds 5] [--stage2_epochs 20]
+#       [--study_name NAME] [--config FILE] [--resume PATH/study.db] [--set key.path=value] …   (--help lists all)
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$ROOT/scripts/environment.sh"
+
+prepare_environment ""
+config=(--config "$ROOT/configs/config_hparam_search.yaml")
+for word in "$@"; do
+    case $word in --config | --config=* | --resume | --resume=*) config=() ;; esac
+done
+exec "$PYTHON" -m chitransfer search "${config[@]}" "$@"
