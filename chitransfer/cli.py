@@ -1,14 +1,16 @@
-"""`chitransfer <verb>`: parse, call, print. Every import that costs time waits until its command runs."""
+"""`chitransfer <verb>`: the commands put together; user errors become one message and exit code 2.
+
+The commands live in `chitransfer.commands`; every import that costs time waits until its command runs.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any
 
 import typer
 
+from chitransfer.commands.search import search, status
 from chitransfer.errors import ChitransferError
 
 app = typer.Typer(
@@ -19,11 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ConfigOption = Annotated[Path | None, typer.Option(help="YAML configuration; without it, the defaults.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any configuration key; repeatable.")
-]
+for command in (search, status):
+    app.command()(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,73 +54,6 @@ def _hyphenate(word: str) -> str:
         return word
     name, equals, value = word.partition("=")
     return name.replace("_", "-") + equals + value
-
-
-def _overrides(flags: dict[str, Any], settings: list[str] | None) -> dict[str, object]:
-    from chitransfer.config import parse_set_options
-
-    return {key: value for key, value in flags.items() if value is not None} | parse_set_options(settings or [])
-
-
-@app.command()
-def search(
-    config: ConfigOption = None,
-    n_trials: Annotated[int | None, typer.Option(help="Trials in all, those of a resumed study included.")] = None,
-    timeout_hours: Annotated[float | None, typer.Option(help="Stop after this many hours.")] = None,
-    n_cv_folds: Annotated[int | None, typer.Option(help="Folds of quick Stage 2.")] = None,
-    n_cv_repeats: Annotated[int | None, typer.Option(help="Shuffles of the folds.")] = None,
-    stage2_epochs: Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.")] = None,
-    study_name: Annotated[str | None, typer.Option(help="Default: transfer_aware_YYYYMMDD_HHMMSS.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with a study: its folder or its study.db.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, random, cmaes, gp or qmc.")] = None,
-    pruner: Annotated[str | None, typer.Option(help="none, median, hyperband or asha.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Study seed.")] = None,
-    results_dir: Annotated[str | None, typer.Option(help="Where studies are kept.")] = None,
-    settings: SetOption = None,
-    quiet: Annotated[bool, typer.Option(help="Print nothing but errors; the log has everything.")] = False,
-) -> int:
-    """Search Stage 1 hyperparameters by their Stage 2 result."""
-    from chitransfer.config import load_config
-    from chitransfer.report.figures import draw_study
-    from chitransfer.search.run import run_search
-    from chitransfer.search.study import load_study_config, locate_study
-    from chitransfer.search.watch import make_console
-
-    overrides = _overrides(
-        {
-            "search.n_trials": n_trials,
-            "search.timeout_hours": timeout_hours,
-            "cv.n_cv_folds": n_cv_folds,
-            "cv.n_cv_repeats": n_cv_repeats,
-            "training.stage2_epochs": stage2_epochs,
-            "search.study_name": study_name,
-            "search.sampler": sampler,
-            "search.pruner": pruner,
-            "training.device": device,
-            "seed": seed,
-            "paths.results_dir": results_dir,
-        },
-        settings,
-    )
-    folder = None if resume is None else locate_study(resume)
-    if folder is not None and config is None:
-        resolved = load_study_config(folder, overrides)
-    else:
-        resolved = load_config(config, overrides)
-    return run_search(resolved, make_console(quiet), resume=folder, draw=draw_study)
-
-
-@app.command()
-def status(study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")]) -> None:
-    """Show how a running or finished study stands."""
-    from chitransfer.search.study import load_study_config, locate_study, read_study
-    from chitransfer.search.summary import describe_status
-
-    folder = locate_study(study)
-    n_trials = load_study_config(folder, {}).search.n_trials
-    for line in describe_status(read_study(folder), folder, n_trials):
-        print(line)
 
 
 def main_verb(verb: str) -> None:

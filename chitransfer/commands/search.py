@@ -1,0 +1,69 @@
+"""`chitransfer search` and `chitransfer status`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chitransfer.commands.options import ConfigOption, SetOption, collect_overrides
+
+
+def search(
+    config: ConfigOption = None,
+    n_trials: Annotated[int | None, typer.Option(help="Trials in all, those of a resumed study included.")] = None,
+    timeout_hours: Annotated[float | None, typer.Option(help="Stop after this many hours.")] = None,
+    n_cv_folds: Annotated[int | None, typer.Option(help="Folds of quick Stage 2.")] = None,
+    n_cv_repeats: Annotated[int | None, typer.Option(help="Shuffles of the folds.")] = None,
+    stage2_epochs: Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.")] = None,
+    study_name: Annotated[str | None, typer.Option(help="Default: transfer_aware_YYYYMMDD_HHMMSS.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with a study: its folder or its study.db.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, random, cmaes, gp or qmc.")] = None,
+    pruner: Annotated[str | None, typer.Option(help="none, median, hyperband or asha.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Study seed.")] = None,
+    results_dir: Annotated[str | None, typer.Option(help="Where studies are kept.")] = None,
+    settings: SetOption = None,
+    quiet: Annotated[bool, typer.Option(help="Print nothing but errors; the log has everything.")] = False,
+) -> int:
+    """Search Stage 1 hyperparameters by their Stage 2 result."""
+    from chitransfer.config import load_config
+    from chitransfer.report.figures import draw_study
+    from chitransfer.search.run import run_search
+    from chitransfer.search.study import load_study_config, locate_study
+    from chitransfer.search.watch import make_console
+
+    overrides = collect_overrides(
+        {
+            "search.n_trials": n_trials,
+            "search.timeout_hours": timeout_hours,
+            "cv.n_cv_folds": n_cv_folds,
+            "cv.n_cv_repeats": n_cv_repeats,
+            "training.stage2_epochs": stage2_epochs,
+            "search.study_name": study_name,
+            "search.sampler": sampler,
+            "search.pruner": pruner,
+            "training.device": device,
+            "seed": seed,
+            "paths.results_dir": results_dir,
+        },
+        settings,
+    )
+    folder = None if resume is None else locate_study(resume)
+    if folder is not None and config is None:
+        resolved = load_study_config(folder, overrides)
+    else:
+        resolved = load_config(config, overrides)
+    return run_search(resolved, make_console(quiet), resume=folder, draw=draw_study)
+
+
+def status(study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")]) -> None:
+    """Show how a running or finished study stands."""
+    from chitransfer.search.study import load_study_config, locate_study, read_study
+    from chitransfer.search.summary import describe_status
+
+    folder = locate_study(study)
+    n_trials = load_study_config(folder, {}).search.n_trials
+    for line in describe_status(read_study(folder), folder, n_trials):
+        print(line)
