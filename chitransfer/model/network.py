@@ -54,7 +54,7 @@ class Encoder(nn.Sequential):
                 layers.append(nn.BatchNorm1d(hidden))
             layers += [nn.ReLU(), nn.Dropout(dropout)]
             width = hidden
-        super().__init__(*layers, nn.Linear(width, latent_dim), nn.ReLU())
+        super().__init__(*layers, nn.Linear(width, latent_dim))
 
 
 class ChiHead(nn.Sequential):
