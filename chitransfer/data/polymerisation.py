@@ -1,0 +1,362 @@
+"""Repeat units from monomers: one rule per way of polymerising, each either sure of its answer or silent.
+
+Called by `data.public_tables` for entries that name a monomer; `data.structure_names` reads those that name the unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rdkit import Chem, rdBase
+
+from chitransfer.chemistry.polymers import polymer_identity
+
+
+@dataclass(frozen=True)
+class RepeatUnit:
+    """A repeat unit, canonical SMILES with two ``*``, and the name of the rule that made it."""
+
+    smiles: str
+    rule: str
+
+
+def vinyl_repeat_unit(monomer: str) -> str | None:
+    """``CH2=CXY`` to ``*CC(*)(X)Y`` when the monomer's only aliphatic C=C is that one; ``None`` otherwise.
+
+    The strict rule of the widely used vinyl subset of PolySol. A cumulated CH2=C=X passes too, and wrongly so:
+    `polymerise` asks for more.
+    """
+    molecule = _parse(monomer)
+    if molecule is None or len(_matches(molecule, "C=C")) != 1:
+        return None
+    found = _matches(molecule, "[CH2]=[C]")
+    return _open_double_bond(molecule, found[0][0], found[0][1]) if len(found) == 1 else None
+
+
+def polymerise(monomer: str) -> RepeatUnit | str:
+    """The repeat unit a monomer gives when only one answer is possible, else the reason why there is none.
+
+    Rules, in order of preference: α-amino and α,ω-hydroxy acids (polycondensation); 2-oxazolines, lactams, lactones and
+    cyclic diesters, cyclic carbonates, epoxides, aziridines, thiiranes, cyclic ethers and acetals, cyclosiloxanes
+    (ring opening); isocyanates, carbodiimides, aldehydes and acetone (addition over C=N and C=O); terminal acetylenes;
+    acyclic and cyclic 1,3-dienes (1,4-addition); vinyl and vinylidene monomers, fluorinated ethenes, 1,2-disubstituted
+    and cyclic ethenes that cannot open their ring (1,2-addition); anilines (head to tail, para).
+
+    Parameters
+    ----------
+    monomer
+        SMILES of one molecule.
+
+    Returns
+    -------
+    RepeatUnit or str
+        The unit with its rule, or a sentence that says why the monomer was left.
+
+    Examples
+    --------
+    >>> polymerise("O=C1CCCCCN1").smiles
+    '*CCCCCC(=O)N*'
+    """
+    molecule = _parse(monomer)
+    if molecule is None:
+        return "RDKit cannot read the monomer"
+    if any(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms()) or "[C]" in monomer:
+        return "the structure has open valences, so it is no monomer"
+    if _matches(molecule, "[#6]=[#6]=[#6,#7,#8,#15,#16]"):
+        return "cumulated double bonds polymerise in more than one way"
+    for name, rule in _RULES:
+        units = rule(molecule)
+        if units is None:
+            continue
+        if isinstance(units, str):
+            return units
+        distinct = {polymer_identity(unit) for unit in units}
+        if len(distinct) == 1:
+            return RepeatUnit(units[0], name)
+        if len(distinct) > 1:
+            return f"the {name} rule gives {len(distinct)} different repeat units"
+    return "no polymerisation rule fits the monomer"
+
+
+def _parse(smiles: str) -> Chem.Mol | None:
+    with rdBase.BlockLogs():
+        return Chem.MolFromSmiles(smiles)
+
+
+def _matches(molecule: Chem.Mol, smarts: str) -> list[tuple[int, ...]]:
+    return [tuple(match) for match in molecule.GetSubstructMatches(Chem.MolFromSmarts(smarts))]
+
+
+def _finish(molecule: Chem.RWMol, ends: tuple[int, ...]) -> str | None:
+    """Put a star on each end and write the canonical SMILES; ``None`` when an end has no room for it."""
+    for end in ends:
+        molecule.AddBond(end, molecule.AddAtom(Chem.Atom(0)), Chem.BondType.SINGLE)
+    try:
+        with rdBase.BlockLogs():
+            Chem.SanitizeMol(molecule)
+    except (Chem.AtomValenceException, Chem.KekulizeException, Chem.AtomKekulizeException):
+        return None
+    Chem.AssignStereochemistry(molecule, cleanIt=True, force=True)
+    return str(Chem.MolToSmiles(Chem.MolFromSmiles(Chem.MolToSmiles(molecule))))
+
+
+def _open_double_bond(molecule: Chem.Mol, first: int, second: int) -> str | None:
+    """A=B to *A–B*."""
+    opened = Chem.RWMol(molecule)
+    opened.GetBondBetweenAtoms(first, second).SetBondType(Chem.BondType.SINGLE)
+    opened.GetBondBetweenAtoms(first, second).SetStereo(Chem.BondStereo.STEREONONE)
+    return _finish(opened, (first, second))
+
+
+def _open_ring(molecule: Chem.Mol, first: int, second: int) -> str | None:
+    """Cut the ring bond A–B; both sides become chain ends."""
+    opened = Chem.RWMol(molecule)
+    opened.RemoveBond(first, second)
+    return _finish(opened, (first, second))
+
+
+def _kept(units: list[str | None]) -> list[str] | None:
+    return [unit for unit in units if unit is not None] or None
+
+
+Rule = Callable[[Chem.Mol], "list[str] | str | None"]
+
+
+def _condense(nucleophile: str, name: str) -> Rule:
+    """A-B monomers: lose water between the nucleophile and the acid."""
+
+    def rule(molecule: Chem.Mol) -> list[str] | str | None:
+        acids, donors = _matches(molecule, "[CX3](=O)[OX2H1]"), _matches(molecule, nucleophile)
+        if not acids or not donors:
+            return None
+        if len(acids) > 1 or len(donors) > 1:
+            return f"{len(acids)} acid and {len(donors)} {name} groups can condense in more than one way"
+        condensed = Chem.RWMol(molecule)
+        carbon, hydroxyl, donor = acids[0][0], acids[0][2], donors[0][0]
+        condensed.AddBond(carbon, condensed.AddAtom(Chem.Atom(0)), Chem.BondType.SINGLE)
+        condensed.AddBond(donor, condensed.AddAtom(Chem.Atom(0)), Chem.BondType.SINGLE)
+        condensed.RemoveAtom(hydroxyl)
+        return _kept([_finish(condensed, ())])
+
+    return rule
+
+
+def _ring_opening(bond: str, *, ring: str = "", at_most: int = 1) -> Rule:
+    """Cut the matched ring bond (the pattern's first two atoms) of a monomer with one such ring.
+
+    `at_most` groups may sit in that ring (a cyclic diester has two); each cut must then give the same polymer.
+    """
+
+    def rule(molecule: Chem.Mol) -> list[str] | str | None:
+        found = [match for match in _matches(molecule, bond) if not ring or _matches(molecule, ring)]
+        if not found:
+            return None
+        rings = [set(atoms) for atoms in molecule.GetRingInfo().AtomRings()]
+        homes = [index for index, atoms in enumerate(rings) if {found[0][0], found[0][1]} <= atoms]
+        if len(homes) != 1 or len(found) > at_most or not all(set(match[:2]) <= rings[homes[0]] for match in found):
+            return None
+        if _polymerisable_double_bonds(molecule, rings[homes[0]]):
+            return None
+        return _kept([_open_ring(molecule, match[0], match[1]) for match in found])
+
+    return rule
+
+
+def _polymerisable_double_bonds(molecule: Chem.Mol, home: set[int]) -> bool:
+    """Whether a vinyl group beside the ring competes; a lactone opens its ring all the same."""
+    vinyl = _matches(molecule, "[CH2]=[C]")
+    return bool(vinyl) and not _matches(molecule, "[O;R][C;R](=O)")
+
+
+def _cyclic_ether(molecule: Chem.Mol) -> list[str] | str | None:
+    rings = molecule.GetRingInfo().AtomRings()
+    if len(rings) != 1 or _matches(molecule, "[CH2]=[C]") or _matches(molecule, "[#6]=[#8]"):
+        return None
+    ring = rings[0]
+    symbols = [molecule.GetAtomWithIdx(index).GetSymbol() for index in ring]
+    oxygens = [index for index in ring if molecule.GetAtomWithIdx(index).GetSymbol() == "O"]
+    if set(symbols) != {"C", "O"} or any(molecule.GetAtomWithIdx(index).GetIsAromatic() for index in ring):
+        return None
+    if len(ring) == 6 and len(oxygens) == 1:
+        return "a six-membered cyclic ether does not polymerise"
+    if any(bond.GetBondType() != Chem.BondType.SINGLE for bond in molecule.GetBonds()):
+        return None
+    bonds = [
+        (oxygen, neighbour.GetIdx())
+        for oxygen in oxygens
+        for neighbour in molecule.GetAtomWithIdx(oxygen).GetNeighbors()
+    ]
+    if len(oxygens) > 1:
+        # An acetal opens between its oxygen and the carbon that carries both oxygens.
+        bonds = [(oxygen, carbon) for oxygen, carbon in bonds if _n_oxygens(molecule, carbon) == 2]
+    return _kept([_open_ring(molecule, first, second) for first, second in bonds])
+
+
+def _n_oxygens(molecule: Chem.Mol, atom: int) -> int:
+    return sum(neighbour.GetSymbol() == "O" for neighbour in molecule.GetAtomWithIdx(atom).GetNeighbors())
+
+
+def _three_ring(atom: str) -> Rule:
+    """Epoxides, aziridines, thiiranes: either bond to the heteroatom gives the same chain, read from the other end."""
+
+    def rule(molecule: Chem.Mol) -> list[str] | str | None:
+        found = _matches(molecule, f"[{atom}]1[CX4][CX4]1")
+        if len(found) != 1 or _matches(molecule, "[CH2]=[C]"):
+            return None
+        hetero, first, second = found[0]
+        return _kept([_open_ring(molecule, hetero, first), _open_ring(molecule, hetero, second)])
+
+    return rule
+
+
+def _oxazoline(molecule: Chem.Mol) -> list[str] | str | None:
+    found = _matches(molecule, "[#6;R]1=[#7;R][#6;R][#6;R][#8;R]1")
+    if len(found) != 1:
+        return None
+    carbon, nitrogen, _, far, oxygen = found[0]
+    opened = Chem.RWMol(molecule)
+    opened.RemoveBond(oxygen, far)
+    opened.GetBondBetweenAtoms(carbon, nitrogen).SetBondType(Chem.BondType.SINGLE)
+    opened.GetBondBetweenAtoms(carbon, oxygen).SetBondType(Chem.BondType.DOUBLE)
+    return _kept([_finish(opened, (nitrogen, far))])
+
+
+def _cyclosiloxane(molecule: Chem.Mol) -> list[str] | str | None:
+    rings = molecule.GetRingInfo().AtomRings()
+    if len(rings) != 1 or {molecule.GetAtomWithIdx(index).GetSymbol() for index in rings[0]} != {"Si", "O"}:
+        return None
+    ring = set(rings[0])
+    units = []
+    for match in _matches(molecule, "[Si;R][O;R]"):
+        silicon, oxygen = match
+        other = next(
+            neighbour.GetIdx()
+            for neighbour in molecule.GetAtomWithIdx(oxygen).GetNeighbors()
+            if neighbour.GetIdx() != silicon
+        )
+        before = next(
+            neighbour.GetIdx()
+            for neighbour in molecule.GetAtomWithIdx(silicon).GetNeighbors()
+            if neighbour.GetIdx() in ring and neighbour.GetIdx() != oxygen
+        )
+        cut = Chem.FragmentOnBonds(
+            molecule,
+            [
+                molecule.GetBondBetweenAtoms(oxygen, other).GetIdx(),
+                molecule.GetBondBetweenAtoms(before, silicon).GetIdx(),
+            ],
+            dummyLabels=[(0, 0), (0, 0)],
+        )
+        for atoms, fragment in zip(
+            Chem.GetMolFrags(cut), Chem.GetMolFrags(cut, asMols=True, sanitizeFrags=True), strict=True
+        ):
+            if silicon in atoms:
+                units.append(Chem.MolToSmiles(fragment))
+    return units or None
+
+
+def _addition(pattern: str, *, alone: str = "") -> Rule:
+    """Open the double bond between the pattern's first two atoms; `alone` may match only once in the monomer."""
+
+    def rule(molecule: Chem.Mol) -> list[str] | str | None:
+        found = _matches(molecule, pattern)
+        if not found:
+            return None
+        if len(found) > 1:
+            return f"{len(found)} groups can polymerise"
+        if alone and len(_matches(molecule, alone)) > 1:
+            return f"{len(_matches(molecule, alone))} groups can polymerise"
+        return _kept([_open_double_bond(molecule, found[0][0], found[0][1])])
+
+    return rule
+
+
+def _carbodiimide(molecule: Chem.Mol) -> list[str] | str | None:
+    found = _matches(molecule, "[NX2]=[CX2]=[NX2]")
+    if len(found) != 1:
+        return None
+    first, carbon, second = found[0]
+    return _kept([_open_double_bond(molecule, first, carbon), _open_double_bond(molecule, second, carbon)])
+
+
+def _acetylene(molecule: Chem.Mol) -> list[str] | str | None:
+    found = _matches(molecule, "[CX2H1]#[CX2]")
+    if not found:
+        return None
+    if len({frozenset(match) for match in found}) > 1 or _matches(molecule, "[CH2]=[C]"):
+        return "more than one group can polymerise"
+    opened = Chem.RWMol(molecule)
+    opened.GetBondBetweenAtoms(found[0][0], found[0][1]).SetBondType(Chem.BondType.DOUBLE)
+    return _kept([_finish(opened, (found[0][0], found[0][1]))])
+
+
+def _diene(molecule: Chem.Mol) -> list[str] | str | None:
+    found = _matches(molecule, "[C;!$(C=*=*)]=[C;!$(C=*=*)]-[C;!$(C=*=*)]=[C;!$(C=*=*)]")
+    chains = {frozenset(match): match for match in found}
+    if not chains:
+        return None
+    if len(chains) > 1 or len(_matches(molecule, "C=C")) > 2:
+        return "more than two conjugated double bonds can polymerise in more than one way"
+    outer, near, far, end = next(iter(chains.values()))
+    opened = Chem.RWMol(molecule)
+    for pair, order in (
+        ((outer, near), Chem.BondType.SINGLE),
+        ((near, far), Chem.BondType.DOUBLE),
+        ((far, end), Chem.BondType.SINGLE),
+    ):
+        bond = opened.GetBondBetweenAtoms(*pair)
+        bond.SetBondType(order)
+        bond.SetStereo(Chem.BondStereo.STEREONONE)
+        bond.SetBondDir(Chem.BondDir.NONE)
+    return _kept([_finish(opened, (outer, end))])
+
+
+def _ethene(molecule: Chem.Mol) -> list[str] | str | None:
+    """One C=C between carbons: CH2=CXY, CF2=CFX, XCH=CHY, or in a ring that opening would not relieve."""
+    vinyl, every = _matches(molecule, "[CH2]=[C]"), _matches(molecule, "C=C")
+    if not every:
+        return None
+    if len({frozenset(match) for match in vinyl}) == 1:
+        spectators = [match for match in every if set(match) != set(vinyl[0])]
+        if any(not molecule.GetBondBetweenAtoms(*match).IsInRing() for match in spectators):
+            return "more than one C=C can polymerise"
+        return _kept([_open_double_bond(molecule, vinyl[0][0], vinyl[0][1])])
+    if len(every) > 1:
+        return "more than one C=C can polymerise"
+    first, second = every[0]
+    bond = molecule.GetBondBetweenAtoms(first, second)
+    if bond.IsInRing() and not _matches(molecule, "[C;R]=[C;R]-[c,$(C=O)]"):
+        return "a cyclic olefin may keep its ring or open it"
+    return _kept([_open_double_bond(molecule, first, second)])
+
+
+def _aniline(molecule: Chem.Mol) -> list[str] | str | None:
+    found = _matches(molecule, "[NX3H2]-c1cc[cH]cc1")
+    if len(_matches(molecule, "[NX3;H2,H1]")) != 1 or not found or len(_matches(molecule, "[NX3H2]-c")) != 1:
+        return None
+    opened = Chem.RWMol(molecule)
+    return _kept([_finish(opened, (found[0][0], found[0][4]))])
+
+
+_RULES: tuple[tuple[str, Rule], ...] = (
+    ("amino acid", _condense("[NX3;H2,H1;!$(NC=O)]", "amine")),
+    ("hydroxy acid", _condense("[OX2H1;!$(OC=O)]", "hydroxyl")),
+    ("2-oxazoline", _oxazoline),
+    ("lactam", _ring_opening("[NX3;R]-[CX3;R]=[OX1]")),
+    ("cyclic carbonate", _ring_opening("[OX2;R]-[CX3;R](=[OX1])-[OX2;R]", at_most=2)),
+    ("lactone", _ring_opening("[OX2;R]-[CX3;R](=[OX1])-[#6]", at_most=2)),
+    ("epoxide", _three_ring("OX2")),
+    ("aziridine", _three_ring("NX3")),
+    ("thiirane", _three_ring("SX2")),
+    ("cyclic ether", _cyclic_ether),
+    ("cyclosiloxane", _cyclosiloxane),
+    ("isocyanate", _addition("[NX2]=[CX2]=[OX1]")),
+    ("carbodiimide", _carbodiimide),
+    ("acetylene", _acetylene),
+    ("diene 1,4", _diene),
+    ("ethene", _ethene),
+    ("aldehyde", _addition("[OX1]=[CX3;H1,H2;!$(C(=O)[#7,#8,#16])]", alone="[OX1]=[CX3]")),
+    ("acetone", _addition("[OX1]=[CX3]([CH3])[CH3]")),
+    ("aniline", _aniline),
+)

@@ -1,0 +1,329 @@
+"""Public tables by name: fetched from a pinned address, checked, converted, and stored with their licence.
+
+Called by ``chitransfer data fetch``; what the files become is `data.public_tables`' part.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from chitransfer import __version__
+from chitransfer.data.corrections import KINDS, Correction
+from chitransfer.data.published import RemoteFile, Source, find_source
+from chitransfer.errors import DataError
+from chitransfer.files import write_atomically, write_csv, write_json
+
+TIMEOUT_S = 30
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FetchedTable:
+    """A public table on disk, converted, and what was done to it.
+
+    Attributes
+    ----------
+    source
+        What was fetched.
+    table, licence, corrections, left_out, provenance
+        The files written; the table is ready for ``paths.dft_chi_csv``, ``exp_chi_csv`` or ``solubility_csv``.
+    n_published, n_rows, n_polymers, n_solvents, n_left_out, n_duplicates
+        Rows in the published file; rows, distinct repeat units and solvents in the table; rows left out, and why not
+        counted as such, repeated.
+    applied
+        Corrections that met rows, each with their number.
+    from_cache
+        No file had to be transferred.
+    """
+
+    source: Source
+    table: Path
+    licence: Path
+    corrections: Path
+    left_out: Path
+    provenance: Path
+    n_published: int
+    n_rows: int
+    n_polymers: int
+    n_solvents: int
+    n_left_out: int
+    n_duplicates: int
+    applied: tuple[tuple[Correction, int], ...] = field(default=())
+    from_cache: bool = False
+
+    def describe(self) -> str:
+        """What a user wants to read after fetching: licence, counts, corrections, files."""
+        lines = [
+            f"{self.source.name}: {self.source.description}",
+            f"  cite: {self.source.citation}",
+            "",
+            self.source.licence.rstrip(),
+            "",
+            f"{self.n_rows:,} rows of {self.n_published:,} published: {self.n_polymers:,} repeat units in "
+            f"{self.n_solvents:,} solvents; {self.n_left_out:,} left out, {self.n_duplicates:,} repeated",
+        ]
+        for kind, meaning in KINDS.items():
+            met = [(correction, count) for correction, count in self.applied if correction.kind == kind]
+            if met:
+                lines.append(f"  {len(met)} known errors where {meaning} ({sum(count for _, count in met)} rows)")
+        lines += [
+            f"table:       {self.table}",
+            f"licence:     {self.licence}",
+            f"corrections: {self.corrections}",
+            f"left out:    {self.left_out}",
+        ]
+        return "\n".join(lines)
+
+
+def fetch_table(
+    name: str,
+    *,
+    output_folder: Path,
+    base_url: str | None = None,
+    cache_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> FetchedTable:
+    """Fetch a public table, convert it, and write it with its licence, corrections and left-out rows.
+
+    Parameters
+    ----------
+    name
+        One of `published.list_sources`.
+    output_folder
+        Where ``NAME.csv``, ``NAME.LICENSE.txt``, ``NAME.corrections.csv``, ``NAME.left_out.csv`` and ``NAME.json`` go;
+        each is moved into place only after everything was converted.
+    base_url
+        A mirror for closed networks: an ``http(s)://`` address or a folder that holds the files, either under their
+        plain names or in the pinned layout ``owner/name/commit/path``. Their SHA-256 is checked all the same.
+    cache_folder
+        Where the published files are kept; default ``$CHITRANSFER_CACHE`` or the user's cache folder.
+    progress
+        Called with (bytes so far, bytes in all or 0).
+
+    Raises
+    ------
+    DataError
+        The name is unknown; the file cannot be reached; what came has another SHA-256, is cut short or is a web page;
+        or the content is not in the format this version knows.
+    """
+    from chitransfer.data import public_tables
+
+    source = find_source(name)
+    cache = (cache_folder or default_cache_folder()) / "sources"
+    contents, fetched = {}, False
+    for file in source.files:
+        path, transferred = _fetch_file(file, cache, base_url, progress)
+        contents[file.name] = path.read_bytes()
+        fetched = fetched or transferred
+    converted = getattr(public_tables, source.conversion)(contents)
+    paths = {
+        "table": output_folder / f"{name}.csv",
+        "licence": output_folder / f"{name}.LICENSE.txt",
+        "corrections": output_folder / f"{name}.corrections.csv",
+        "left_out": output_folder / f"{name}.left_out.csv",
+        "provenance": output_folder / f"{name}.json",
+    }
+    result = FetchedTable(
+        source,
+        **paths,
+        n_published=converted.n_published,
+        n_rows=len(converted.table),
+        n_polymers=int(converted.table["SMILES"].nunique()),
+        n_solvents=int(converted.table["solvent"].nunique()),
+        n_left_out=len(converted.left_out),
+        n_duplicates=converted.n_duplicates,
+        applied=tuple(converted.applied),
+        from_cache=not fetched,
+    )
+    _write(result, converted.table, converted.left_out)
+    return result
+
+
+def default_cache_folder() -> Path:
+    """``$CHITRANSFER_CACHE``, or the user's cache folder of this platform."""
+    import pooch
+
+    return Path(os.environ.get("CHITRANSFER_CACHE") or pooch.os_cache("chitransfer"))
+
+
+def _write(result: FetchedTable, table: pd.DataFrame, left_out: pd.DataFrame) -> None:
+    # The table comes last: where it is, everything that belongs to it is.
+    write_atomically(result.licence, f"{result.source.licence}\nPlease cite: {result.source.citation}\n")
+    applied = [
+        (c.kind, KINDS[c.kind], count, c.entry, c.solvent, c.given, c.corrected, c.reason)
+        for c, count in result.applied
+    ]
+    columns = ["kind", "meaning", "rows", "entry", "solvent", "given", "corrected", "reason"]
+    write_csv(result.corrections, pd.DataFrame(applied, columns=columns))
+    write_csv(result.left_out, left_out)
+    write_json(
+        result.provenance,
+        {
+            "name": result.source.name,
+            "kind": result.source.kind,
+            "citation": result.source.citation,
+            "chitransfer": __version__,
+            "files": [
+                {"address": file.addresses(None)[0], "sha256": file.sha256, "size": file.size}
+                for file in result.source.files
+            ],
+            "n_published": result.n_published,
+            "n_rows": result.n_rows,
+            "n_left_out": result.n_left_out,
+            "n_duplicates": result.n_duplicates,
+            "n_corrections": len(result.applied),
+        },
+    )
+    write_csv(result.table, table)
+
+
+def _fetch_file(file: RemoteFile, cache: Path, base_url: str | None, progress: Progress | None) -> tuple[Path, bool]:
+    """The published file in the cache, checked; True beside it when it had to be transferred."""
+    import pooch
+
+    downloader = _Downloader(file, base_url, progress)
+    with _quiet_pooch():
+        path = pooch.retrieve(
+            url=file.addresses(base_url)[0],
+            known_hash=f"sha256:{file.sha256}",
+            fname=f"{file.sha256[:12]}-{file.name}",
+            path=cache,
+            downloader=downloader,
+        )
+    return Path(path), downloader.used
+
+
+class _Downloader:
+    """Transfers one file for pooch and says what is wrong with it before pooch compares hashes."""
+
+    def __init__(self, file: RemoteFile, base_url: str | None, progress: Progress | None) -> None:
+        self.file = file
+        self.base_url = base_url
+        self.progress = progress
+        self.used = False
+
+    def __call__(self, url: str, output_file: str, pooch: object) -> None:
+        self.used = True
+        if self.base_url is not None and "://" not in self.base_url:
+            self._copy(Path(output_file))
+        else:
+            self._download(output_file)
+        self._check(Path(output_file))
+
+    def _copy(self, target: Path) -> None:
+        candidates = [Path(address) for address in self.file.addresses(self.base_url)]
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is None:
+            raise DataError(
+                f"{self.file.name} is not in the mirror folder {self.base_url}; looked for "
+                + " and ".join(str(path) for path in candidates)
+            )
+        try:
+            shutil.copyfile(found, target)
+        except OSError as error:
+            raise DataError(f"{found}: cannot be read ({error})") from error
+
+    def _download(self, output_file: str) -> None:
+        import requests
+        from pooch import HTTPDownloader
+
+        bar = _Bar(self.progress) if self.progress is not None else False
+        addresses = self.file.addresses(self.base_url)
+        for position, address in enumerate(addresses):
+            try:
+                HTTPDownloader(progressbar=bar, timeout=TIMEOUT_S)(address, output_file, None)
+            except requests.HTTPError as error:
+                missing = error.response is not None and error.response.status_code == requests.codes.not_found
+                if missing and position + 1 < len(addresses):
+                    continue
+                raise DataError(self._unreachable(address, str(error))) from error
+            except requests.RequestException as error:
+                raise DataError(self._unreachable(address, _plain(error))) from error
+            except OSError as error:
+                raise DataError(f"{output_file}: cannot be written ({error})") from error
+            return
+
+    def _unreachable(self, address: str, why: str) -> str:
+        return (
+            f"{self.file.name} could not be fetched from {address} ({why}). Without a network, put the file in a "
+            "folder and give that folder with --base-url; its SHA-256 is checked all the same. Nothing was written."
+        )
+
+    def _check(self, path: Path) -> None:
+        import pooch
+
+        if pooch.file_hash(str(path)) == self.file.sha256:
+            return
+        with path.open("rb") as stream:
+            size, head = path.stat().st_size, stream.read(512).lstrip().lower()
+        if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+            raise DataError(
+                f"{self.file.name}: a web page came instead of the file (a login or a proxy in between?). Open the "
+                f"address in a browser to see it: {self.file.addresses(self.base_url)[0]}. Nothing was written."
+            )
+        if self.file.size is not None and size < self.file.size:
+            raise DataError(
+                f"{self.file.name}: the transfer was cut short, {size:,} of {self.file.size:,} bytes came. Try again. "
+                "Nothing was written."
+            )
+        raise DataError(
+            f"{self.file.name}: SHA-256 must be {self.file.sha256}, but {pooch.file_hash(str(path))} came "
+            f"({size:,} bytes). The mirror holds another version, or the file was changed on the way. "
+            "Nothing was written."
+        )
+
+
+class _Bar:
+    """The part of a progress bar that pooch uses, passed on to a (done, total) callback."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.total = 0
+        self.done = 0
+
+    def reset(self) -> None:
+        self.done = 0
+
+    def update(self, count: int) -> None:
+        self.done += count
+        self.progress(self.done, int(self.total or 0))
+
+    def close(self) -> None:
+        pass
+
+
+def _plain(error: Exception) -> str:
+    """The innermost cause, without the library's object addresses."""
+    text = str(error)
+    for sign, meaning in (
+        ("NameResolutionError", "the name cannot be resolved: offline?"),
+        ("Connection refused", "connection refused"),
+        ("timed out", f"no answer within {TIMEOUT_S} s"),
+        ("CERTIFICATE_VERIFY_FAILED", "the certificate cannot be verified"),
+        ("IncompleteRead", "the connection broke off"),
+    ):
+        if sign in text:
+            return meaning
+    return f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def _quiet_pooch() -> Iterator[None]:
+    """Keep pooch's own notes off the terminal; the program says what it fetches."""
+    import pooch
+
+    logger = pooch.get_logger()
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
