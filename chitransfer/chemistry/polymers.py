@@ -6,6 +6,7 @@ Called by `chemistry.identities`, `chemistry.features`, `chemistry.groups` and w
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 from rdkit import Chem, rdBase
 
@@ -81,20 +82,87 @@ def polymer_identity(smiles: str) -> str:
     return _join(list(key))
 
 
+def oligomer(smiles: str, n_units: int, cap: Literal["H", "C"] = "H") -> Chem.Mol:
+    """An open chain of `n_units` ≥ 1 units whose ends carry hydrogen or a methyl group.
+
+    Raises
+    ------
+    PolymerError
+        As `polymer_identity`.
+    """
+    chain = _chain(smiles, n_units)
+    ends = sorted((atom.GetIdx() for atom in chain.GetAtoms() if atom.GetAtomicNum() == 0), reverse=True)
+    for end in ends:
+        if cap == "C":
+            atom = chain.GetAtomWithIdx(end)
+            atom.SetAtomicNum(6)
+            atom.SetIsotope(0)
+            atom.SetNoImplicit(False)
+        else:
+            _replace_by_hydrogen(chain, end)
+    capped = chain.GetMol()
+    Chem.SanitizeMol(capped)
+    return capped
+
+
+def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
+    """A ring of `n_units` units: the infinite chain seen from any of its atoms, when the ring is large enough.
+
+    Rings must have at least three atoms along the chain. Aromatic atoms are those of the open chain, so that a large
+    conjugated ring is not taken for an aromatic one.
+
+    Raises
+    ------
+    PolymerError
+        As `polymer_identity`.
+    """
+    chain = _chain(smiles, n_units)
+    ends = {atom.GetIsotope(): atom for atom in chain.GetAtoms() if atom.GetAtomicNum() == 0}
+    first, last = (ends[label].GetNeighbors()[0].GetIdx() for label in (LEFT, RIGHT))
+    dummies = sorted((atom.GetIdx() for atom in ends.values()), reverse=True)
+    chain.AddBond(last, first, Chem.BondType.SINGLE)
+    for dummy in dummies:
+        chain.RemoveAtom(dummy)
+    ring = chain.GetMol()
+    kept = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_SETAROMATICITY
+    Chem.SanitizeMol(ring, kept ^ Chem.SanitizeFlags.SANITIZE_KEKULIZE)
+    return ring
+
+
+def _chain(smiles: str, n_units: int) -> Chem.RWMol:
+    """`n_units` units in a row with labelled ends, cut at single bonds."""
+    unit = _single_bonded_unit(parse_repeat_unit(smiles))
+    chain = Chem.Mol(unit)
+    for _ in range(n_units - 1):
+        chain = _zip(chain, unit)
+    return Chem.RWMol(chain)
+
+
+def _replace_by_hydrogen(chain: Chem.RWMol, end: int) -> None:
+    neighbour = chain.GetAtomWithIdx(end).GetNeighbors()[0]
+    if neighbour.GetNoImplicit() or neighbour.GetIsAromatic():
+        neighbour.SetNumExplicitHs(neighbour.GetNumExplicitHs() + 1)
+    chain.RemoveAtom(end)
+
+
 def _blocks(molecule: Chem.Mol) -> list[str]:
     """The chain's period as canonical block SMILES, each with ends labelled [1*] (left) and [2*] (right)."""
+    unit = _single_bonded_unit(molecule)
+    return [Chem.MolToSmiles(part) for part in _split(unit, _backbone_cuts(unit))]
+
+
+def _single_bonded_unit(molecule: Chem.Mol) -> Chem.Mol:
+    """The unit with labelled ends, cut at a single bond of the chain whatever bond it was written with."""
     unit = _label_ends(molecule)
-    cuts = _backbone_cuts(unit)
     junction = next(atom for atom in unit.GetAtoms() if atom.GetIsotope() == LEFT).GetBonds()[0]
-    is_single = junction.GetBondType() == Chem.BondType.SINGLE
-    if not is_single:
-        if not cuts:
-            raise PolymerError("the backbone has no single bond at which the chain could be cut")
-        # Move the cut: the part after the first inner bond comes first, joined by the unit's own junction.
-        left, right = _split(unit, cuts[:1])
-        unit = _zip(right, left)
-        cuts = _backbone_cuts(unit)
-    return [Chem.MolToSmiles(part) for part in _split(unit, cuts)]
+    if junction.GetBondType() == Chem.BondType.SINGLE:
+        return unit
+    cuts = _backbone_cuts(unit)
+    if not cuts:
+        raise PolymerError("the backbone has no single bond at which the chain could be cut")
+    # The part after the first inner bond comes first, joined by the unit's own junction.
+    left, right = _split(unit, cuts[:1])
+    return _zip(right, left)
 
 
 def _label_ends(molecule: Chem.Mol) -> Chem.Mol:
