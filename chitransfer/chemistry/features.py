@@ -155,6 +155,11 @@ class FeatureCache:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features of the distinct structures, and which of them each input is.
 
+        Parameters
+        ----------
+        smiles
+            Repeat units, (n,); give polymer identities where different cuts of a chain should count once.
+
         Returns
         -------
         features
@@ -167,19 +172,14 @@ class FeatureCache:
         DataError
             As `featurise_polymers`.
         """
-        written, inverse = np.unique(np.asarray(smiles, dtype=object), return_inverse=True)
-        if recipe.representation == "periodic":
-            keys = [_identity(text) for text in written]
-        else:
-            keys = written.tolist()
-        distinct, position = np.unique(np.asarray(keys, dtype=object), return_inverse=True)
+        distinct, index = np.unique(np.asarray(smiles, dtype=object), return_inverse=True)
         features = np.empty((len(distinct), recipe.n_structure_features), dtype=np.float32)
         for start in range(0, len(distinct), CHUNK):
             chunk = distinct[start : start + CHUNK].tolist()
             features[start : start + len(chunk)] = self._chunk(chunk, recipe, n_jobs)
             if progress is not None:
                 progress(start + len(chunk), len(distinct))
-        return features, position[inverse].astype(np.int64)
+        return features, index.astype(np.int64)
 
     def _chunk(self, smiles: list[str], recipe: FeatureRecipe, n_jobs: int) -> np.ndarray:
         if self._folder is None:
@@ -220,13 +220,6 @@ def _load_chunk(path: Path, shape: tuple[int, int], n_fingerprint: int) -> np.nd
     except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s is damaged (%s) and is made again", path, error)
         return None
-
-
-def _identity(smiles: str) -> str:
-    try:
-        return polymer_identity(smiles)
-    except PolymerError as error:
-        raise DataError(f"{smiles}: {error}") from error
 
 
 def _featurise(

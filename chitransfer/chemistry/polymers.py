@@ -6,12 +6,14 @@ Called by `chemistry.identities`, `chemistry.features`, `chemistry.groups` and w
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 from rdkit import Chem, rdBase
 
 LONGEST_SMILES = 2000
 LEFT, RIGHT = 1, 2
+_LEFT_END, _RIGHT_END = Chem.MolFromSmarts("[1#0]"), Chem.MolFromSmarts("[2#0]")
 
 
 class PolymerError(ValueError):
@@ -83,30 +85,32 @@ def polymer_identity(smiles: str) -> str:
 
 
 def oligomer(smiles: str, n_units: int, cap: Literal["H", "C"] = "H") -> Chem.Mol:
-    """An open chain of `n_units` ≥ 1 units whose ends carry hydrogen or a methyl group.
+    """An open chain of `n_units` ≥ 1 units, without stereo, whose ends carry hydrogen or a methyl group.
 
     Raises
     ------
     PolymerError
         As `polymer_identity`.
     """
-    chain = _chain(smiles, n_units)
-    ends = sorted((atom.GetIdx() for atom in chain.GetAtoms() if atom.GetAtomicNum() == 0), reverse=True)
-    for end in ends:
+    chain, ends = _chain(smiles, n_units)
+    for end in sorted(ends, reverse=True):
         if cap == "C":
             atom = chain.GetAtomWithIdx(end)
             atom.SetAtomicNum(6)
             atom.SetIsotope(0)
             atom.SetNoImplicit(False)
         else:
-            _replace_by_hydrogen(chain, end)
+            neighbour = chain.GetAtomWithIdx(end).GetNeighbors()[0]
+            if neighbour.GetNoImplicit() or neighbour.GetIsAromatic():
+                neighbour.SetNumExplicitHs(neighbour.GetNumExplicitHs() + 1)
+            chain.RemoveAtom(end)
     capped = chain.GetMol()
     Chem.SanitizeMol(capped)
     return capped
 
 
 def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
-    """A ring of `n_units` units: the infinite chain seen from any of its atoms, when the ring is large enough.
+    """A ring of `n_units` units, without stereo: the endless chain seen from any of its atoms, if the ring is large.
 
     Rings must have at least three atoms along the chain. Aromatic atoms are those of the open chain, so that a large
     conjugated ring is not taken for an aromatic one.
@@ -116,33 +120,43 @@ def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
     PolymerError
         As `polymer_identity`.
     """
-    chain = _chain(smiles, n_units)
-    ends = {atom.GetIsotope(): atom for atom in chain.GetAtoms() if atom.GetAtomicNum() == 0}
-    first, last = (ends[label].GetNeighbors()[0].GetIdx() for label in (LEFT, RIGHT))
-    dummies = sorted((atom.GetIdx() for atom in ends.values()), reverse=True)
+    chain, (left, right) = _chain(smiles, n_units)
+    first, last = (chain.GetAtomWithIdx(end).GetNeighbors()[0].GetIdx() for end in (left, right))
     chain.AddBond(last, first, Chem.BondType.SINGLE)
-    for dummy in dummies:
-        chain.RemoveAtom(dummy)
+    for end in sorted((left, right), reverse=True):
+        chain.RemoveAtom(end)
     ring = chain.GetMol()
-    kept = Chem.SanitizeFlags.SANITIZE_ALL ^ Chem.SanitizeFlags.SANITIZE_SETAROMATICITY
-    Chem.SanitizeMol(ring, kept ^ Chem.SanitizeFlags.SANITIZE_KEKULIZE)
+    flags = Chem.SanitizeFlags
+    Chem.SanitizeMol(ring, flags.SANITIZE_ALL ^ flags.SANITIZE_SETAROMATICITY ^ flags.SANITIZE_KEKULIZE)
     return ring
 
 
-def _chain(smiles: str, n_units: int) -> Chem.RWMol:
-    """`n_units` units in a row with labelled ends, cut at single bonds."""
+def _chain(smiles: str, n_units: int) -> tuple[Chem.RWMol, tuple[int, int]]:
+    """`n_units` units in a row, cut at single bonds, and the indices of its left and right ``*``."""
     unit = _single_bonded_unit(parse_repeat_unit(smiles))
-    chain = Chem.Mol(unit)
+    Chem.RemoveStereochemistry(unit)
+    left, right = _ends(unit)
+    first, last = (unit.GetAtomWithIdx(end).GetNeighbors()[0].GetIdx() for end in (left, right))
+    n_atoms = unit.GetNumAtoms()
+    chain = Chem.RWMol(unit)
     for _ in range(n_units - 1):
-        chain = _zip(chain, unit)
-    return Chem.RWMol(chain)
+        chain.InsertMol(unit)
+    inner = []
+    for offset in range(n_atoms, n_units * n_atoms, n_atoms):
+        chain.AddBond(offset - n_atoms + last, offset + first, Chem.BondType.SINGLE)
+        inner += [offset - n_atoms + right, offset + left]
+    chain.BeginBatchEdit()
+    for dummy in inner:
+        chain.RemoveAtom(dummy)
+    chain.CommitBatchEdit()
+    end = (n_units - 1) * n_atoms + right
+    return chain, (left - sum(dummy < left for dummy in inner), end - sum(dummy < end for dummy in inner))
 
 
-def _replace_by_hydrogen(chain: Chem.RWMol, end: int) -> None:
-    neighbour = chain.GetAtomWithIdx(end).GetNeighbors()[0]
-    if neighbour.GetNoImplicit() or neighbour.GetIsAromatic():
-        neighbour.SetNumExplicitHs(neighbour.GetNumExplicitHs() + 1)
-    chain.RemoveAtom(end)
+def _ends(unit: Chem.Mol) -> tuple[int, int]:
+    """Indices of the left and right ``*`` of a unit with labelled ends."""
+    left, right = (unit.GetSubstructMatch(pattern)[0] for pattern in (_LEFT_END, _RIGHT_END))
+    return left, right
 
 
 def _blocks(molecule: Chem.Mol) -> list[str]:
@@ -154,7 +168,7 @@ def _blocks(molecule: Chem.Mol) -> list[str]:
 def _single_bonded_unit(molecule: Chem.Mol) -> Chem.Mol:
     """The unit with labelled ends, cut at a single bond of the chain whatever bond it was written with."""
     unit = _label_ends(molecule)
-    junction = next(atom for atom in unit.GetAtoms() if atom.GetIsotope() == LEFT).GetBonds()[0]
+    junction = unit.GetAtomWithIdx(_ends(unit)[0]).GetBonds()[0]
     if junction.GetBondType() == Chem.BondType.SINGLE:
         return unit
     cuts = _backbone_cuts(unit)
@@ -175,10 +189,9 @@ def _label_ends(molecule: Chem.Mol) -> Chem.Mol:
 
 def _backbone_cuts(unit: Chem.Mol) -> list[int]:
     """Single bonds between the two ends whose breaking separates them, from left to right."""
-    ends = {atom.GetIsotope(): atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() == 0}
-    path = Chem.GetShortestPath(unit, ends[LEFT], ends[RIGHT])
+    path = Chem.GetShortestPath(unit, *_ends(unit))
     cuts = []
-    for begin, end in zip(path[1:], path[2:-1], strict=False):
+    for begin, end in pairwise(path[1:-1]):
         bond = unit.GetBondBetweenAtoms(begin, end)
         # A bond on the path separates the ends exactly when it is in no ring.
         if bond.GetBondType() == Chem.BondType.SINGLE and not bond.IsInRing():
@@ -190,8 +203,7 @@ def _split(unit: Chem.Mol, cuts: list[int]) -> list[Chem.Mol]:
     """Cut at the given bonds; the parts from left to right, with ends labelled."""
     if not cuts:
         return [unit]
-    ends = {atom.GetIsotope(): atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() == 0}
-    path = list(Chem.GetShortestPath(unit, ends[LEFT], ends[RIGHT]))
+    path = list(Chem.GetShortestPath(unit, *_ends(unit)))
     place = {index: position for position, index in enumerate(path)}
     labels = []
     for cut in cuts:
