@@ -1,0 +1,229 @@
+"""Repeat units from monomers: SMiPoly's polymerisation rules, and four of our own, over the project's monomer list.
+
+Called by `data.build`; the list is `data/builtin/monomers.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdChemReactions
+
+from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+from chitransfer.errors import DataError
+
+CARBON_MONOXIDE = "[C-]#[O+]"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way to polymerise.
+
+    Attributes
+    ----------
+    polymer_class
+        What the product is called.
+    families
+        Monomer families of each reactant (one or two reactants), names of `monomers.csv`.
+    smipoly
+        SMiPoly's polymer class and the monomer class of each reactant, or ``None`` for a rule of our own.
+    smarts
+        Reaction SMARTS of a rule of our own.
+    """
+
+    polymer_class: str
+    families: tuple[tuple[str, ...], ...]
+    smipoly: tuple[str, tuple[str, ...]] | None = None
+    smarts: str = ""
+
+
+HYDROXY = ("diol", "bisphenol")
+RULES: tuple[Rule, ...] = (
+    Rule("vinyl", (("vinyl",),), ("polyolefin", ("vinyl", "none"))),
+    Rule("vinyl", (("vinyl", "cyclic_olefin"),), ("polyolefin", ("cOle", "none"))),
+    # 1,4-addition; SMiPoly's own dienes are units of copolymers only
+    Rule("diene", (("diene",),), smarts="[CX3:1]=[CX3:2]-[CX3:3]=[CX3:4]>>*-[C:1]-[C:2]=[C:3]-[C:4]-*"),
+    Rule("polyester", (("hydroxy_acid",),), ("polyester", ("hydCOOH", "none"))),
+    Rule("polyester", (("lactone",),), ("polyester", ("lactone", "none"))),
+    Rule("polyester", (("diacid",), HYDROXY), ("polyester", ("diCOOH", "diol"))),
+    Rule("polyester", (("cyclic_anhydride",), ("epoxide",)), ("polyester", ("cAnhyd", "epo"))),
+    Rule("polycarbonate", (HYDROXY, ("carbon_monoxide",)), ("polyester", ("diol", "CO"))),
+    Rule("polyether", (("epoxide",),), ("polyether", ("epo", "none"))),
+    Rule("polyether", (("cyclic_ether",),), smarts="[CX4;r4,r5,r7,r8:1]@[OX2;r4,r5,r7,r8:2]>>(*-[C:1].[O:2]-*)"),
+    Rule("polyether", (("dihalide",), ("bisphenol",)), ("polyether", ("sfonediX", "diol_b"))),
+    Rule("polyether", (("dihalide",), ("bisphenol",)), ("polyether", ("BzodiF", "diol_b"))),
+    Rule("polyamide", (("lactam",),), ("polyamide", ("lactam", "none"))),
+    Rule("polyamide", (("amino_acid",),), ("polyamide", ("aminCOOH", "none"))),
+    Rule("polyamide", (("diacid",), ("diamine",)), ("polyamide", ("diCOOH", "diamin"))),
+    Rule("polyimide", (("dianhydride",), ("diamine",)), ("polyimide", ("dicAnhyd", "diamin"))),
+    Rule("polyurethane", (("diisocyanate",), HYDROXY), ("polyurethane", ("diNCO", "diol"))),
+    Rule(
+        "polyurea",
+        (("diisocyanate",), ("diamine",)),
+        smarts="([NX2:1]=[CX2:2]=[OX1:3].[NX2:4]=[CX2:5]=[OX1:6])"
+        ".([NX3;H2,H1;!$(N[C,S]=*):7].[NX3;H2,H1;!$(N[C,S]=*):8])"
+        ">>(*-[C:2](=[O:3])[N:1].[N:4][C:5](=[O:6])[N:7].[N:8]-*)",
+    ),
+    Rule("polysiloxane", (("silanediol",),), smarts="([OX2H:1]-[Si:2].[OX2H:3]-[Si:4])>>([*:5]-[Si:2].[Si:4]-[O:3]-*)"),
+)
+# A single silicon carries both hydroxyls of the usual silanediol, which needs a pattern of its own.
+GEMINAL_SILANEDIOL = "[Si:2]([OX2H:1])[OX2H:3]>>*-[Si:2]-[O:3]-*"
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """One polymerisation to try: the index of its rule and the SMILES of its monomers."""
+
+    rule: int
+    monomers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RepeatUnit:
+    """A repeat unit by its polymer identity, its class, and the monomers it came from."""
+
+    identity: str
+    polymer_class: str
+    monomers: tuple[str, ...]
+
+
+def read_monomers(path: Path | None = None) -> dict[str, list[str]]:
+    """Monomers by family from a CSV with columns ``family, SMILES``; ``None`` reads the project's own list."""
+    source = path or Path(__file__).parents[1] / "data" / "builtin" / "monomers.csv"
+    families: dict[str, list[str]] = {}
+    with source.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if reader.fieldnames is None or not {"family", "SMILES"} <= set(reader.fieldnames):
+            raise DataError(f"{source}: a monomer list needs the columns family and SMILES, got {reader.fieldnames}")
+        for row in reader:
+            with rdBase.BlockLogs():
+                molecule = Chem.MolFromSmiles(row["SMILES"])
+            if molecule is None:
+                raise DataError(f"{source}, line {reader.line_num}: {row['SMILES']!r} is not a readable SMILES")
+            families.setdefault(row["family"], []).append(Chem.MolToSmiles(molecule))
+    return families
+
+
+def list_reactions(families: dict[str, list[str]], seed: int) -> Iterator[Reaction]:
+    """All polymerisations of the monomers, in an order fixed by `seed`: one of each polymer class in turn.
+
+    Small classes are exhausted first and the large ones fill the rest, so that any beginning of the list is as varied
+    as it can be.
+    """
+    allowed = _smipoly_classes(families)
+    streams: dict[str, list[Reaction]] = {}
+    for index, rule in enumerate(RULES):
+        pools = [_pool(rule, place, families, allowed) for place in range(len(rule.families))]
+        if len(pools) == 1:
+            reactions = [Reaction(index, (monomer,)) for monomer in pools[0]]
+        else:
+            reactions = [Reaction(index, (first, second)) for first in pools[0] for second in pools[1]]
+        streams.setdefault(rule.polymer_class, []).extend(reactions)
+    generator = np.random.default_rng(seed)
+    queues = [[stream[place] for place in generator.permutation(len(stream))] for stream in streams.values()]
+    for turn in range(max((len(queue) for queue in queues), default=0)):
+        for queue in queues:
+            if turn < len(queue):
+                yield queue[turn]
+
+
+def run_reaction(reaction: Reaction) -> RepeatUnit | None:
+    """The repeat unit of a polymerisation, ``None`` when the rule does not apply or gives no linear chain.
+
+    Where the rule gives several regio-isomers (a diol that is not symmetric), the one with the least identity stands
+    for all of them.
+    """
+    rule = RULES[reaction.rule]
+    identities = set()
+    with rdBase.BlockLogs():
+        reactants = [Chem.MolFromSmiles(smiles) for smiles in reaction.monomers]
+        for transformation in _transformations(reaction.rule):
+            for products in transformation.RunReactants(reactants, 50):
+                identity = _identity(products[0])
+                if identity is not None:
+                    identities.add(identity)
+    if not identities:
+        return None
+    return RepeatUnit(min(identities), rule.polymer_class, reaction.monomers)
+
+
+def _identity(product: Chem.Mol) -> str | None:
+    try:
+        Chem.SanitizeMol(product)
+    except (Chem.KekulizeException, Chem.AtomValenceException, Chem.MolSanitizeException):
+        return None
+    smiles = Chem.MolToSmiles(product, isomericSmiles=False)
+    if smiles.count("*") != 2 or "." in smiles:
+        return None
+    try:
+        return polymer_identity(smiles)
+    except PolymerError:
+        return None
+
+
+def _pool(rule: Rule, place: int, families: dict[str, list[str]], allowed: dict[str, set[str]]) -> list[str]:
+    if rule.families[place] == ("carbon_monoxide",):
+        return [CARBON_MONOXIDE]
+    members = [monomer for family in rule.families[place] for monomer in families.get(family, [])]
+    if rule.smipoly is None:
+        return members
+    return [monomer for monomer in members if monomer in allowed[rule.smipoly[1][place]]]
+
+
+def _smipoly_classes(families: dict[str, list[str]]) -> dict[str, set[str]]:
+    """Which monomers SMiPoly admits to each of its monomer classes."""
+    import pandas as pd
+    from smipoly.smip.monc import moncls
+
+    monomers = sorted({monomer for members in families.values() for monomer in members})
+    wanted = {name for rule in RULES if rule.smipoly is not None for name in rule.smipoly[1]} - {"none"}
+    with rdBase.BlockLogs():
+        table = moncls(pd.DataFrame({"SMILES": monomers}), "SMILES")
+    return {name: set(table.loc[table[name], "smip_cand_mons"]) for name in wanted}
+
+
+@lru_cache(maxsize=64)
+def _transformations(rule_index: int) -> tuple[Any, ...]:
+    rule = RULES[rule_index]
+    if rule.smipoly is not None:
+        from smipoly.smip.polg import Ps_GenL
+
+        polymer_class, monomer_classes = rule.smipoly
+        wanted = (*monomer_classes, "none")[:2]
+        return tuple(entry[2] for entry in Ps_GenL[polymer_class] if (entry[0], entry[1]) == wanted)
+    own = [rule.smarts, GEMINAL_SILANEDIOL] if rule.polymer_class == "polysiloxane" else [rule.smarts]
+    return tuple(rdChemReactions.ReactionFromSmarts(smarts) for smarts in own)
+
+
+def run_reactions(reactions: Iterable[Reaction]) -> list[RepeatUnit | None]:
+    """`run_reaction` for several, in order."""
+    return [run_reaction(reaction) for reaction in reactions]
+
+
+def count_reactions(families: dict[str, list[str]]) -> dict[str, int]:
+    """Number of polymerisations on offer by polymer class."""
+    counts: dict[str, int] = {}
+    for reaction in list_reactions(families, seed=0):
+        name = RULES[reaction.rule].polymer_class
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+__all__: Sequence[str] = (
+    "RULES",
+    "Reaction",
+    "RepeatUnit",
+    "Rule",
+    "count_reactions",
+    "list_reactions",
+    "read_monomers",
+    "run_reaction",
+    "run_reactions",
+)

@@ -1,0 +1,362 @@
+"""UNIFAC groups of repeat units and solvents: which subgroups there are, and an exact cover of a structure by them.
+
+Called by `chemistry.unifac` (which turns counts into χ) and `data.build`; the rules are explained in docs/physics.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from rdkit import Chem, rdBase
+
+from chitransfer.chemistry.cover import Candidate, cheapest_covers
+from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+
+# A subgroup's SMARTS never looks further than this many bonds beyond the atoms it covers.
+PATTERN_REACH = 4
+# Backbone atoms that the longest subgroup spans.
+LONGEST_MATCH = 6
+
+
+class FragmentationError(ValueError):
+    """A structure cannot be written in UNIFAC groups; the text is the reason a user reads."""
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """One UNIFAC subgroup.
+
+    Attributes
+    ----------
+    name, main_group
+        Name and main-group number of the original UNIFAC list; interactions go by main group.
+    R, Q
+        Van der Waals volume and surface, dimensionless (relative to Bondi's standard segment).
+    derived
+        False for a published subgroup, True for one assembled here from published ones.
+    """
+
+    name: str
+    main_group: int
+    R: float
+    Q: float
+    derived: bool
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Counts of subgroups in one repeat unit or one molecule: pairs (index into `subgroups()`, count)."""
+
+    counts: tuple[tuple[int, int], ...]
+
+    @property
+    def derived(self) -> bool:
+        """Whether any of the subgroups is a derived one."""
+        return any(subgroups()[index].derived for index, _ in self.counts)
+
+    def by_name(self) -> dict[str, int]:
+        """Counts by subgroup name, for reading and printing."""
+        return {subgroups()[index].name: count for index, count in self.counts}
+
+
+# Subgroups that the published list lacks, each in a published main group. R and Q are sums of published values (that is
+# how Bondi's increments add up), e.g. the amide group of N-isopropylacrylamide is AMHCH2 with CH2 replaced by CH. The
+# last column is the SMARTS. NIST's revisions of UNIFAC list several of them with the same R and Q (tests compare).
+DERIVED_SUBGROUPS: tuple[tuple[str, str, str, str], ...] = (
+    # name, subgroup whose main group it joins, R and Q, SMARTS
+    ("CHCO", "CH2CO", "CH2CO - CH2 + CH", "[CX4H][CX3H0]=O"),
+    ("CCO", "CH2CO", "CH2CO - CH2 + C", "[CX4H0][CX3H0]=O"),
+    ("CO", "CH2CO", "CH2CO - CH2", "[CX3H0,cX3H0]=O"),
+    ("C-O", "CH2O", "CH2O - CH2 + C", "[CX4H0][OX2H0]"),
+    ("O", "CH2O", "CH2O - CH2", "[OX2H0,oX2]"),
+    ("CNH2", "CH2NH2", "CH2NH2 - CH2 + C", "[CX4H0][NX3H2]"),
+    ("NH2", "CH2NH2", "CH2NH2 - CH2", "[NX3H2]"),
+    ("CNH", "CH2NH", "CH2NH - CH2 + C", "[CX4H0][NX3H]"),
+    ("NH", "CH2NH", "CH2NH - CH2", "[NX3H]"),
+    ("CHN", "CH2N", "CH2N - CH2 + CH", "[CX4H][NX3H0]"),
+    ("CN", "CH2N", "CH2N - CH2 + C", "[CX4H0][NX3H0]"),
+    ("N", "CH2N", "CH2N - CH2", "[NX3H0]"),
+    ("ACNH", "ACNH2", "AC + CH2NH - CH2", "[cH0][NX3H]"),
+    ("ACN", "ACNH2", "AC + CH2N - CH2", "[cH0][NX3H0]"),
+    ("anH", "ACNH2", "CH2NH - CH2", "[nX3H]"),
+    ("an", "ACNH2", "CH2N - CH2", "[nX3H0]"),
+    ("pyN", "C5H5N", "C5H5N - 5 ACH", "[nX2]"),
+    ("CHCN", "CH2CN", "CH2CN - CH2 + CH", "[CX4H]C#N"),
+    ("CCN", "CH2CN", "CH2CN - CH2 + C", "[CX4H0]C#N"),
+    ("C#N", "CH2CN", "CH2CN - CH2", "[CX2H0]#[NX1]"),
+    ("NO2", "CHNO2", "CHNO2 - CH", "[$([NX3]([!O])(=O)=O),$([NX3+]([!O])(=O)[O-])](~[OX1])~[OX1]"),
+    ("CHSH", "CH2SH", "CH2SH - CH2 + CH", "[CX4H][SX2H]"),
+    ("CSH", "CH2SH", "CH2SH - CH2 + C", "[CX4H0][SX2H]"),
+    ("SH", "CH2SH", "CH2SH - CH2", "[SX2H]"),
+    ("SO", "DMSO", "DMSO - 2 CH3", "[$([SX3]=O),$([SX3+][O-])]~[OX1]"),
+    ("CH3CL", "CH2CL", "CH2CL - CH2 + CH3", "[CX4H3]Cl"),
+    ("CH2F", "CF2", "CF - C + CH2", "[CX4H2]F"),
+    ("CHF", "CF2", "CF - C + CH", "[CX4H]F"),
+    ("CHF2", "CF2", "CF2 - C + CH", "[CX4H](F)F"),
+    ("F", "CF2", "CF - C", "[FX1]"),
+    ("ANHYDRIDE", "COO", "COO + CH2CO - CH2", "[CX3H0](=O)[OX2][CX3H0]=O"),
+    ("C-S", "CH2S", "CH2S - CH2 + C", "[CX4H0][SX2H0]"),
+    ("S", "CH2S", "CH2S - CH2", "[SX2H0,sX2]"),
+    ("CH2SU", "(CH2)2SU", "(CH2)2SU - CH2", "[CX4H2][SX4](=O)=O"),
+    ("CHSU", "(CH2)2SU", "(CH2)2SU - 2 CH2 + CH", "[CX4H][SX4](=O)=O"),
+    ("SU", "(CH2)2SU", "(CH2)2SU - 2 CH2", "[SX4](=O)=O"),
+    ("HCONH2", "HCON(CH2)2", "HCON(CH2)2 - CH2 + CH2NH2 - CH2N - CH2", "[CX3H](=O)[NX3H2]"),
+    ("HCONH", "HCON(CH2)2", "HCON(CH2)2 - 2 CH2 + CH2NH - CH2N", "[CX3H](=O)[NX3H]"),
+    ("HCON", "HCON(CH2)2", "HCON(CH2)2 - 2 CH2", "[CX3H](=O)[NX3H0]"),
+    ("AMHCH", "AMHCH2", "AMHCH2 - CH2 + CH", "[CX3H0](=O)[NX3H][CX4H]"),
+    ("AMHC", "AMHCH2", "AMHCH2 - CH2 + C", "[CX3H0](=O)[NX3H][CX4H0]"),
+    ("AMH", "AMHCH2", "AMHCH2 - CH2", "[CX3H0](=O)[NX3H]"),
+    ("AMCH3CH", "AMCH3CH2", "AMCH3CH2 - CH2 + CH", "[CX3H0](=O)[NX3H0]([CX4H3])[CX4H]"),
+    ("AMCH2CH", "AM(CH2)2", "AM(CH2)2 - CH2 + CH", "[CX3H0](=O)[NX3H0]([CX4H2])[CX4H]"),
+    ("AM(CH)2", "AM(CH2)2", "AM(CH2)2 - 2 CH2 + 2 CH", "[CX3H0](=O)[NX3H0]([CX4H])[CX4H]"),
+    ("AMCH3", "AM(CH2)2", "AM(CH2)2 - 2 CH2 + CH3", "[CX3H0](=O)[NX3H0][CX4H3]"),
+    ("AMCH2", "AM(CH2)2", "AM(CH2)2 - CH2", "[CX3H0](=O)[NX3H0][CX4H2]"),
+    ("AMCH", "AM(CH2)2", "AM(CH2)2 - 2 CH2 + CH", "[CX3H0](=O)[NX3H0][CX4H]"),
+    ("AM", "AM(CH2)2", "AM(CH2)2 - 2 CH2", "[CX3H0](=O)[NX3H0]"),
+    ("IMIDE", "AM(CH2)2", "AM(CH2)2 - 2 CH2 + CH2CO - CH2", "[CX3H0](=O)[NX3H0][CX3H0]=O"),
+    ("IMIDEH", "AMHCH2", "AMHCH2 - CH2 + CH2CO - CH2", "[CX3H0](=O)[NX3H][CX3H0]=O"),
+    ("UREAH3", "AMH2", "AMH2 + CH2NH - CH2", "[NX3H2][CX3H0](=O)[NX3H]"),
+    ("UREAH2", "AMHCH2", "AMHCH2 - CH2 + CH2NH - CH2", "[NX3H][CX3H0](=O)[NX3H]"),
+    ("UREAH", "AMHCH2", "AMHCH2 - CH2 + CH2N - CH2", "[NX3H][CX3H0](=O)[NX3H0]"),
+    ("UREA", "AM(CH2)2", "AM(CH2)2 - 3 CH2 + CH2N", "[NX3H0][CX3H0](=O)[NX3H0]"),
+)
+
+# Published patterns read as text match more than the chemistry their parameters were fitted to. An atom of the first
+# kind keeps every subgroup of these main groups off itself.
+VETOES: tuple[tuple[str, frozenset[int]], ...] = (
+    # the carbonyl of an ester, acid or amide is no ketone
+    ("[CX3]([O,N])=O", frozenset({9})),
+    # the carbonyl of an amide, urethane or urea is no ester
+    ("[CX3](N)=O", frozenset({11, 12, 41})),
+    # the nitrogen beside a carbonyl, and one with a multiple bond, is no amine
+    ("[$([NX3][CX3]=[O,S]),$([NX3](=O)=O),$([NX3+](=O)[O-]),$([NX2]),$([NX1])]", frozenset({14, 15, 16, 17})),
+)
+# Names that ugropy and thermo spell differently; thermo calls both the aldehyde and the CH-O ether group CHO.
+THERMO_NAMES = {"HCO": ("CHO", 10), "CHO": ("CHO", 13)}
+
+
+@lru_cache(maxsize=1)
+def subgroups() -> tuple[Subgroup, ...]:
+    """All subgroups: those of original UNIFAC (R, Q and main group from `thermo`), then the derived ones."""
+    from thermo.unifac import UFSG
+    from ugropy import unifac as published
+
+    by_name: dict[str, list[Any]] = {}
+    for entry in UFSG.values():
+        by_name.setdefault(entry.group.upper().replace(" ", ""), []).append(entry)
+    found: dict[str, Subgroup] = {}
+    for name in published.subgroups.index:
+        thermo_name, main = THERMO_NAMES.get(name, (name.upper().replace(" ", ""), None))
+        entry = next(item for item in by_name[thermo_name] if main in (None, item.main_group_id))
+        found[name] = Subgroup(name, int(entry.main_group_id), float(entry.R), float(entry.Q), derived=False)
+    for name, joins, formula, _smarts in DERIVED_SUBGROUPS:
+        R, Q = _sum_of(formula, found)
+        found[name] = Subgroup(name, found[joins].main_group, R, Q, derived=True)
+    return tuple(found.values())
+
+
+@lru_cache(maxsize=65536)
+def repeat_unit_groups(smiles: str) -> Groups:
+    """Subgroups of one repeat unit inside an endless chain.
+
+    The unit's atoms are covered exactly once by subgroup matches that are taken modulo the translation of the chain,
+    which is what an oligomer gains in groups when it grows by one unit, without the ends' arbitrariness.
+
+    Raises
+    ------
+    FragmentationError
+        With the reason: no repeat unit, an ion, an element or an atom environment without a UNIFAC group.
+    """
+    try:
+        identity = polymer_identity(smiles)
+    except PolymerError as error:
+        raise FragmentationError(str(error)) from error
+    return _unit_groups(identity)
+
+
+@lru_cache(maxsize=4096)
+def molecule_groups(smiles: str) -> Groups:
+    """Subgroups of a whole molecule (a solvent); raises `FragmentationError` as `repeat_unit_groups` does."""
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        raise FragmentationError(f"{smiles!r} is not a readable SMILES")
+    atoms = range(molecule.GetNumAtoms())
+    _refuse_foreign_atoms(molecule, atoms)
+    candidates = [(index, tuple(match)) for index, match in _matches(molecule)]
+    return _best_groups(molecule, list(atoms), {}, candidates)
+
+
+def count_matrix(groups: Sequence[Groups]) -> np.ndarray:
+    """Counts as a matrix (n, len(subgroups())), float64."""
+    matrix = np.zeros((len(groups), len(subgroups())))
+    for row, found in enumerate(groups):
+        for index, count in found.counts:
+            matrix[row, index] = count
+    return matrix
+
+
+@lru_cache(maxsize=65536)
+def _unit_groups(identity: str) -> Groups:
+    with rdBase.BlockLogs():
+        unit = Chem.MolFromSmiles(identity)
+    stars = [atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() == 0]
+    inner = [atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() != 0]
+    _refuse_foreign_atoms(unit, inner)
+    oligomer, position, shown = _oligomer_for_matching(unit, stars[0], stars[1])
+    candidates = []
+    for index, match in _matches(oligomer):
+        covered = tuple(position[atom] for atom in match)
+        # Both ends of the oligomer are foreign to the endless chain; every match has a translate away from them.
+        if all(shown[atom] for atom in match) and len(set(covered)) == len(covered):
+            candidates.append((index, covered))
+    names = {atom: index for index, atom in enumerate(position) if shown[index]}
+    return _best_groups(oligomer, inner, names, candidates)
+
+
+def _oligomer_for_matching(unit: Chem.Mol, head: int, tail: int) -> tuple[Chem.Mol, list[int], list[bool]]:
+    """Chain of enough units, each atom's index in the unit, and whether it is out of sight of both ends."""
+    size = unit.GetNumAtoms()
+    length = len(Chem.GetShortestPath(unit, head, tail)) - 2
+    copies = 1 + -(-(2 * PATTERN_REACH + LONGEST_MATCH) // length)
+    before = unit.GetAtomWithIdx(tail).GetNeighbors()[0].GetIdx()
+    after = unit.GetAtomWithIdx(head).GetNeighbors()[0].GetIdx()
+    chain = Chem.RWMol(unit)
+    for _ in range(copies - 1):
+        chain.InsertMol(unit)
+    for copy in range(copies - 1):
+        chain.AddBond(before + copy * size, after + (copy + 1) * size, Chem.BondType.SINGLE)
+    chain.BeginBatchEdit()
+    for copy in range(copies):
+        if copy > 0:
+            chain.RemoveAtom(head + copy * size)
+        if copy < copies - 1:
+            chain.RemoveAtom(tail + copy * size)
+    chain.CommitBatchEdit()
+    kept = [
+        atom
+        for copy in range(copies)
+        for atom in range(size)
+        if not (atom == head and copy > 0) and not (atom == tail and copy < copies - 1)
+    ]
+    for bond in chain.GetBonds():
+        bond.SetStereo(Chem.BondStereo.STEREONONE)
+        bond.SetBondDir(Chem.BondDir.NONE)
+    for atom in chain.GetAtoms():
+        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+    molecule = chain.GetMol()
+    with rdBase.BlockLogs():
+        Chem.SanitizeMol(molecule)
+    ends = [index for index, atom in enumerate(kept) if atom in (head, tail)]
+    near = _within(molecule, ends, PATTERN_REACH)
+    return molecule, kept, [index not in near for index in range(len(kept))]
+
+
+def _within(molecule: Chem.Mol, start: Iterable[int], radius: int) -> set[int]:
+    reached = set(start)
+    edge = set(reached)
+    for _ in range(radius):
+        edge = {
+            neighbour.GetIdx() for index in edge for neighbour in molecule.GetAtomWithIdx(index).GetNeighbors()
+        } - reached
+        reached |= edge
+    return reached
+
+
+def _matches(molecule: Chem.Mol) -> list[tuple[int, tuple[int, ...]]]:
+    elements = {atom.GetAtomicNum() for atom in molecule.GetAtoms()}
+    banned: dict[int, set[int]] = {}
+    for pattern, mains in _veto_patterns():
+        for match in molecule.GetSubstructMatches(pattern):
+            for main in mains:
+                banned.setdefault(main, set()).add(match[0])
+    found = []
+    for index, pattern, needed in _patterns():
+        if needed <= elements:
+            barred = banned.get(subgroups()[index].main_group, set())
+            for match in molecule.GetSubstructMatches(pattern, maxMatches=100_000):
+                if barred.isdisjoint(match):
+                    found.append((index, match))
+    return found
+
+
+def _best_groups(
+    molecule: Chem.Mol, universe: list[int], names: dict[int, int], matches: list[tuple[int, tuple[int, ...]]]
+) -> Groups:
+    """The cover with fewest derived subgroups, then fewest subgroups, then the largest polar surface, then by name."""
+    table = subgroups()
+    candidates = {Candidate(index, frozenset(covered), (int(table[index].derived), 1)) for index, covered in matches}
+    solutions = cheapest_covers(universe, candidates)
+    if not solutions:
+        covered_atoms = {atom for candidate in candidates for atom in candidate.atoms}
+        bare = [names.get(atom, atom) for atom in universe if atom not in covered_atoms]
+        raise FragmentationError(_why_uncovered(molecule, bare))
+    counted = {tuple(sorted(Counter(solution).items())) for solution in solutions}
+
+    def preference(counts: tuple[tuple[int, int], ...]) -> tuple[float, list[tuple[str, int]]]:
+        polar = sum(table[index].Q * count for index, count in counts if table[index].main_group > 4)
+        return -round(polar, 6), sorted((table[index].name, count) for index, count in counts)
+
+    return Groups(min(counted, key=preference))
+
+
+def _refuse_foreign_atoms(molecule: Chem.Mol, atoms: Iterable[int]) -> None:
+    for index in atoms:
+        atom = molecule.GetAtomWithIdx(index)
+        symbol = atom.GetSymbol()
+        if symbol not in {"C", "N", "O", "S", "F", "Cl", "Br", "I", "Si", "H"}:
+            raise FragmentationError(f"UNIFAC has no group with the element {symbol}")
+        opposite = any(n.GetFormalCharge() == -atom.GetFormalCharge() for n in atom.GetNeighbors())
+        if atom.GetFormalCharge() != 0 and not opposite:
+            raise FragmentationError(f"UNIFAC has no group for the ion {symbol}{atom.GetFormalCharge():+d}")
+
+
+def _why_uncovered(molecule: Chem.Mol, atoms: list[int]) -> str:
+    if not atoms:
+        return "no set of UNIFAC groups covers every atom exactly once"
+    surroundings = Chem.MolFragmentToSmiles(molecule, sorted(_within(molecule, atoms[:1], 1)), canonical=True)
+    symbol = molecule.GetAtomWithIdx(atoms[0]).GetSymbol()
+    return f"no UNIFAC group for the {symbol} atom in {surroundings}"
+
+
+def _sum_of(formula: str, known: dict[str, Subgroup]) -> tuple[float, float]:
+    R = Q = 0.0
+    sign, factor = 1, 1
+    for word in formula.split():
+        if word in "+-":
+            sign = 1 if word == "+" else -1
+        elif word.isdigit():
+            factor = int(word)
+        else:
+            R += sign * factor * known[word].R
+            Q += sign * factor * known[word].Q
+            sign, factor = 1, 1
+    return R, Q
+
+
+@lru_cache(maxsize=1)
+def _patterns() -> tuple[tuple[int, Chem.Mol, frozenset[int]], ...]:
+    """Index of the subgroup, its SMARTS, and the elements without which it cannot match."""
+    from ugropy import unifac as published
+
+    smarts = dict(published.subgroups["smarts"]) | {name: text for name, _, _, text in DERIVED_SUBGROUPS}
+    patterns = []
+    for index, subgroup in enumerate(subgroups()):
+        pattern = Chem.MolFromSmarts(smarts[subgroup.name])
+        needed = frozenset(
+            atom.GetAtomicNum()
+            for atom in pattern.GetAtoms()
+            if atom.GetAtomicNum() > 1 and "," not in atom.GetSmarts()
+        )
+        patterns.append((index, pattern, needed))
+    return tuple(patterns)
+
+
+@lru_cache(maxsize=1)
+def _veto_patterns() -> tuple[tuple[Chem.Mol, frozenset[int]], ...]:
+    return tuple((Chem.MolFromSmarts(smarts), mains) for smarts, mains in VETOES)

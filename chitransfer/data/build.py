@@ -1,0 +1,361 @@
+"""Building a Stage 1 table from nothing: repeat units from monomers, their χ(T) from UNIFAC, resumable and reproducible.
+
+Called by `chitransfer data build`; the built-in table `computed_chi.csv.gz` is its output (docs/builtin_data.md).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import shutil
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from chitransfer import __version__
+from chitransfer.chemistry.enumerate import Reaction, list_reactions, read_monomers, run_reaction
+from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_groups, repeat_unit_groups
+from chitransfer.chemistry.unifac import (
+    DEFAULT_TEMPERATURES,
+    VOLUME_FRACTION,
+    chi_of_groups,
+    default_parameters,
+    method_name,
+)
+from chitransfer.data.tables import COLDEST_K, HOTTEST_K, canonical_solvent
+from chitransfer.errors import DataError
+from chitransfer.files import replace_atomically, write_atomically, write_json
+
+# Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
+BUILD_VERSION = 1
+CHUNK = 250
+COLUMNS = ("SMILES", "chi", "temp", "solvent", "method")
+SOFTWARE = ("rdkit", "smipoly", "ugropy", "thermo", "numpy")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What `build_table` made.
+
+    Attributes
+    ----------
+    output, provenance
+        The table and the JSON beside it.
+    n_polymers, n_requested, n_rows
+        Distinct polymers written and asked for, rows written.
+    n_reactions, n_without_product, n_duplicates
+        Polymerisations tried, those without a linear product, products seen before.
+    polymer_classes, methods
+        Polymers by class, polymer–solvent pairs by the model that gave their values.
+    without_groups
+        Polymers left out, by the reason why they have no χ.
+    seconds
+        Wall time.
+    """
+
+    output: Path
+    provenance: Path
+    n_polymers: int
+    n_requested: int
+    n_rows: int
+    n_reactions: int
+    n_without_product: int
+    n_duplicates: int
+    polymer_classes: dict[str, int]
+    methods: dict[str, int]
+    without_groups: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Unit:
+    identity: str
+    polymer_class: str
+    groups: Groups | None
+    reason: str
+
+
+def build_table(
+    n: int,
+    output: Path,
+    *,
+    solvents: Sequence[str] = ("O",),
+    temperatures: Sequence[float] = DEFAULT_TEMPERATURES,
+    seed: int = 0,
+    n_jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    monomers: Path | None = None,
+) -> BuildSummary:
+    """Write a Stage 1 table of `n` distinct polymers: ``SMILES, chi, temp, solvent, method``.
+
+    An interrupted build goes on where it stopped when it is started again with the same output: finished parts lie in
+    ``<output>.parts`` until the table is whole. The table depends on `n`, `solvents`, `temperatures`, `seed` and the
+    monomers alone, byte for byte, and not on `n_jobs`.
+
+    Parameters
+    ----------
+    n
+        Polymers, at least 1. The monomer list may offer fewer; the summary then says so.
+    output
+        ``.csv`` or ``.csv.gz``; replaced in one step when the table is whole.
+    solvents
+        SMILES; every polymer gets a row per solvent and temperature.
+    temperatures
+        Kelvin, 150 to 1000.
+    seed
+        Which of the possible polymers, and their order.
+    n_jobs
+        Processes.
+    progress
+        Called with (polymers ready, n).
+    monomers
+        Another monomer list (columns ``family, SMILES``); ``None`` takes the project's own.
+
+    Raises
+    ------
+    DataError
+        An argument out of range, a solvent without UNIFAC groups, an unreadable monomer list.
+    """
+    started = time.perf_counter()
+    if n < 1:
+        raise DataError(f"the number of polymers must be at least 1, got {n}")
+    if not output.name.endswith((".csv", ".csv.gz")):
+        raise DataError(f"{output}: the table is a CSV; end its name with .csv or .csv.gz")
+    kelvin = _checked_temperatures(temperatures)
+    solvent_names, solvent_groups = _checked_solvents(solvents)
+    families = read_monomers(monomers)
+    inputs = _input_digest(families, seed)
+    parts = output.with_name(output.name + ".parts")
+    units: list[_Unit] = []
+    seen: set[str] = set()
+    reasons: Counter[str] = Counter()
+    n_reactions = n_empty = n_duplicates = 0
+    for found in _units_in_order(list_reactions(families, seed), parts, inputs, n, n_jobs):
+        if len(units) == n:
+            break
+        n_reactions += 1
+        if found is None:
+            n_empty += 1
+        elif found.identity in seen:
+            n_duplicates += 1
+        else:
+            seen.add(found.identity)
+            if found.groups is None:
+                reasons[found.reason] += 1
+            else:
+                units.append(found)
+                if progress is not None and (len(units) % CHUNK == 0 or len(units) == n):
+                    progress(len(units), n)
+    if not units:
+        raise DataError("the monomer list gives no polymer with UNIFAC groups; check its families and SMILES")
+    if len(units) < n:
+        logger.warning("the monomer list gives %d distinct polymers, fewer than the %d asked for", len(units), n)
+    methods = _write_rows(output, units, solvent_names, solvent_groups, kelvin)
+    summary = BuildSummary(
+        output=output,
+        provenance=_provenance_path(output),
+        n_polymers=len(units),
+        n_requested=n,
+        n_rows=len(units) * len(solvent_names) * len(kelvin),
+        n_reactions=n_reactions,
+        n_without_product=n_empty,
+        n_duplicates=n_duplicates,
+        polymer_classes=dict(Counter(unit.polymer_class for unit in units)),
+        methods=methods,
+        without_groups=dict(reasons.most_common()),
+        seconds=time.perf_counter() - started,
+    )
+    _write_provenance(summary, solvent_names, solvent_groups, kelvin, seed, families)
+    shutil.rmtree(parts, ignore_errors=True)
+    return summary
+
+
+def _units_in_order(
+    reactions: Iterator[Reaction], parts: Path, inputs: str, n: int, n_jobs: int
+) -> Iterator[_Unit | None]:
+    """Units of the reactions in order; chunks are worked out ahead in parallel and kept in `parts` until all is done."""
+    number = 0
+    # The first wave is what `n` polymers need if nearly every reaction gives a new one; later waves make up the rest.
+    wave = -(-(n + n // 20) // CHUNK)
+    while True:
+        chunks = [chunk for chunk in (list(islice(reactions, CHUNK)) for _ in range(wave)) if chunk]
+        if not chunks:
+            return
+        numbered = list(enumerate(chunks, start=number))
+        jobs = n_jobs if len(chunks) > 1 else 1
+        for lines in Parallel(n_jobs=jobs, return_as="generator")(
+            delayed(_expand_chunk)(chunk, parts / f"{inputs}-{place:06d}.json.z") for place, chunk in numbered
+        ):
+            for line in lines:
+                yield None if line is None else _unit_from_line(line)
+        number += len(chunks)
+        wave = max(1, wave // 10)
+
+
+def _expand_chunk(reactions: list[Reaction], path: Path) -> list[list | None]:
+    """Identity, class, group counts and reason of each reaction's product; read back when it was done before."""
+    known = _read_part(path, len(reactions))
+    if known is not None:
+        return known
+    lines: list[list | None] = []
+    for reaction in reactions:
+        unit = run_reaction(reaction)
+        if unit is None:
+            lines.append(None)
+            continue
+        try:
+            counts, reason = list(repeat_unit_groups(unit.identity).counts), ""
+        except FragmentationError as error:
+            counts, reason = [], str(error)
+        lines.append([unit.identity, unit.polymer_class, counts, reason])
+    write_atomically(path, zlib.compress(json.dumps(lines).encode()))
+    return lines
+
+
+def _read_part(path: Path, n: int) -> list[list | None] | None:
+    try:
+        lines = json.loads(zlib.decompress(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, zlib.error):
+        logger.warning("%s is damaged and is made again", path)
+        return None
+    return lines if isinstance(lines, list) and len(lines) == n else None
+
+
+def _unit_from_line(line: list) -> _Unit:
+    identity, polymer_class, counts, reason = line
+    groups = Groups(tuple((int(index), int(count)) for index, count in counts)) if not reason else None
+    return _Unit(identity, polymer_class, groups, reason)
+
+
+def _write_rows(
+    output: Path, units: list[_Unit], solvents: list[str], solvent_groups: list[Groups], temperatures: np.ndarray
+) -> dict[str, int]:
+    chains = [unit.groups for unit in units if unit.groups is not None]
+    methods: Counter[str] = Counter()
+    written_temperatures = [f"{value:.10g}" for value in temperatures]
+
+    def write(path: Path) -> None:
+        # No time and no file name in the gzip header: the same table is the same bytes.
+        with path.open("wb") as raw:
+            stream = gzip.GzipFile("", "wb", 9, raw, mtime=0) if output.name.endswith(".gz") else raw
+            stream.write((",".join(COLUMNS) + "\n").encode())
+            for start in range(0, len(units), 2000):
+                block = slice(start, start + 2000)
+                chi = chi_of_groups(chains[block], solvent_groups, temperatures)
+                for unit, groups, values in zip(units[block], chains[block], chi, strict=True):
+                    for place, solvent in enumerate(solvents):
+                        method = method_name(groups, solvent_groups[place])
+                        methods[method] += 1
+                        stream.write(
+                            "".join(
+                                f"{unit.identity},{value:.4f},{temperature},{solvent},{method}\n"
+                                for value, temperature in zip(values[place], written_temperatures, strict=True)
+                            ).encode()
+                        )
+            if stream is not raw:
+                stream.close()
+
+    replace_atomically(output, write)
+    return dict(methods)
+
+
+def _write_provenance(
+    summary: BuildSummary,
+    solvents: list[str],
+    solvent_groups: list[Groups],
+    temperatures: np.ndarray,
+    seed: int,
+    families: dict[str, list[str]],
+) -> None:
+    write_json(
+        summary.provenance,
+        {
+            "made_by": f"chitransfer {__version__} data build",
+            "table": summary.output.name,
+            "sha256": hashlib.sha256(summary.output.read_bytes()).hexdigest(),
+            "arguments": {
+                "n": summary.n_requested,
+                "solvents": solvents,
+                "temperatures_K": [float(value) for value in temperatures],
+                "seed": seed,
+            },
+            "counts": {
+                "polymers": summary.n_polymers,
+                "rows": summary.n_rows,
+                "reactions_tried": summary.n_reactions,
+                "reactions_without_linear_product": summary.n_without_product,
+                "duplicates": summary.n_duplicates,
+                "polymer_classes": summary.polymer_classes,
+                "methods": summary.methods,
+                "polymers_without_groups": summary.without_groups,
+            },
+            "model": {
+                "parameters": {
+                    name: default_parameters(groups) for name, groups in zip(solvents, solvent_groups, strict=True)
+                },
+                "polymer_volume_fraction": VOLUME_FRACTION,
+                "description": "docs/physics.md",
+            },
+            "monomers": {
+                "sha256": _monomer_digest(families),
+                "families": {family: len(members) for family, members in families.items()},
+            },
+            "software": {name: metadata.version(name) for name in SOFTWARE},
+        },
+    )
+
+
+def _checked_temperatures(temperatures: Sequence[float]) -> np.ndarray:
+    kelvin = np.asarray(temperatures, dtype=float)
+    wrong = [float(value) for value in kelvin if not COLDEST_K <= value <= HOTTEST_K]
+    if kelvin.size == 0 or wrong:
+        raise DataError(
+            f"temperatures must be {COLDEST_K:g} to {HOTTEST_K:g} K, at least one, got {wrong or 'none'} (°C + 273.15 = K)"
+        )
+    if len(set(kelvin.tolist())) < kelvin.size:
+        raise DataError(f"temperatures must differ from each other, got {kelvin.tolist()}")
+    return kelvin
+
+
+def _checked_solvents(solvents: Sequence[str]) -> tuple[list[str], list[Groups]]:
+    names, groups = [], []
+    for smiles in solvents:
+        try:
+            name = canonical_solvent(smiles)
+            found = molecule_groups(name)
+        except ValueError as error:
+            raise DataError(f"solvent {smiles!r}: {error}") from error
+        if name not in names:
+            names.append(name)
+            groups.append(found)
+    if not names:
+        raise DataError("give at least one solvent as a SMILES (water is O)")
+    return names, groups
+
+
+def _monomer_digest(families: dict[str, list[str]]) -> str:
+    return hashlib.sha256(json.dumps(families, sort_keys=True).encode()).hexdigest()
+
+
+def _input_digest(families: dict[str, list[str]], seed: int) -> str:
+    versions = [metadata.version(name) for name in SOFTWARE]
+    text = json.dumps([BUILD_VERSION, CHUNK, _monomer_digest(families), seed, versions])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _provenance_path(output: Path) -> Path:
+    stem = output.name.removesuffix(".gz").removesuffix(".csv")
+    return output.with_name(f"{stem}.provenance.json")
