@@ -6,7 +6,6 @@ Called by ``chitransfer data fetch``; what the files become is `data.public_tabl
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,6 +113,7 @@ def fetch_table(
         The name is unknown; the file cannot be reached; what came has another SHA-256, is cut short or is a web page;
         or the content is not in the format this version knows.
     """
+    from chitransfer.chemistry.features import default_cache_folder
     from chitransfer.data import public_tables
 
     source = find_source(name)
@@ -145,13 +145,6 @@ def fetch_table(
     )
     _write(result, converted.table, converted.left_out)
     return result
-
-
-def default_cache_folder() -> Path:
-    """``$CHITRANSFER_CACHE``, or the user's cache folder of this platform."""
-    import pooch
-
-    return Path(os.environ.get("CHITRANSFER_CACHE") or pooch.os_cache("chitransfer"))
 
 
 def _write(result: FetchedTable, table: pd.DataFrame, left_out: pd.DataFrame) -> None:

@@ -96,7 +96,8 @@ def test_smipoly_agrees():
 
     monomers = [
         "C=Cc1ccccc1", "C=C(C)C(=O)OC", "FC(F)=C(F)F", "C1=Cc2ccccc2C1", "C1CO1", "CC1CO1", "O=C1CCCCCO1",
-        "CC1CC(=O)O1", "O=C1CCCCCN1", "O=C1CCCN1", "OCCCCCC(=O)O", "CC(O)C(=O)O", "NCCCCCC(=O)O", "C=CC#N", "C=COC(C)=O",
+        "CC1CC(=O)O1", "O=C1CCCCCN1", "O=C1CCCN1", "OCCCCCC(=O)O", "CC(O)C(=O)O", "NCCCCCC(=O)O", "C=CC#N",
+        "C=COC(C)=O",
     ]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

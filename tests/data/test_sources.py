@@ -159,9 +159,10 @@ def test_progress_counts_the_bytes(tmp_path, mirror, serve):
     assert seen[-1] == (size, size)
 
 
-def test_cache_folder_comes_from_the_environment(tmp_path, monkeypatch):
+def test_cache_folder_comes_from_the_environment(tmp_path, mirror, monkeypatch):
     monkeypatch.setenv("CHITRANSFER_CACHE", str(tmp_path / "elsewhere"))
-    assert sources.default_cache_folder() == tmp_path / "elsewhere"
+    fetch_table("polysol", output_folder=tmp_path / "out", base_url=str(mirror))
+    assert len(files_in(tmp_path / "elsewhere")) == 1
 
 
 @pytest.mark.parametrize(

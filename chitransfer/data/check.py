@@ -1,0 +1,380 @@
+"""What the three tables can and cannot support, found out before an hour is spent on them.
+
+Called by ``chitransfer data check``; `report.check_page` turns the report into a page and a figure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
+from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, Table
+
+SAME_TEMPERATURE_K = 0.05
+ENOUGH_SPAN_K = 20.0
+SIMILAR = 0.5
+FAR = 0.3
+SHOWN = 5
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """One table by itself.
+
+    Attributes
+    ----------
+    kind, source
+        ``stage1``, ``chi`` or ``solubility``, and where it was read from.
+    n_rows, n_rejected, n_polymers, n_solvents
+        Rows used and not used; distinct polymer identities and solvents.
+    n_duplicates
+        Rows that say exactly what an earlier row says.
+    n_repeats
+        Rows that measure again what an earlier row measured (same polymer, solvent, temperature), with another value.
+    value_range, temperature_range
+        Smallest, median and largest; K. ``None`` where the table has no such column.
+    largest_share
+        Share of the rows that one polymer holds, and that polymer.
+    """
+
+    kind: str
+    source: str
+    n_rows: int
+    n_rejected: int
+    n_polymers: int
+    n_solvents: int
+    n_duplicates: int
+    n_repeats: int
+    value_range: tuple[float, float, float] | None
+    temperature_range: tuple[float, float, float] | None
+    largest_share: tuple[float, str]
+
+
+@dataclass(frozen=True)
+class TemperatureFacts:
+    """Whether χ(T) = A/T + B can be told apart into A and B.
+
+    Attributes
+    ----------
+    n_pairs, n_several
+        Polymer–solvent pairs; those at two or more temperatures.
+    median_span
+        Of those, between their coldest and hottest row, K.
+    residual
+        Root mean square distance of the rows from their pair's own A/T + B, pairs with three temperatures or more.
+    """
+
+    n_pairs: int
+    n_several: int
+    median_span: float
+    residual: float | None
+
+
+@dataclass(frozen=True)
+class NoiseFacts:
+    """Spread of measurements of the same thing: no model can be expected to do better than this.
+
+    Attributes
+    ----------
+    n_groups, n_rows
+        Sets of rows with the same polymer, solvent and temperature, and the rows in them.
+    standard_deviation
+        Pooled over the sets.
+    mae
+        Of a perfect predictor of the mean, for normal noise: σ·√(2/π).
+    """
+
+    n_groups: int
+    n_rows: int
+    standard_deviation: float | None
+    mae: float | None
+
+
+@dataclass(frozen=True)
+class CoverageFacts:
+    """How far the measured polymers are from those of Stage 1.
+
+    Attributes
+    ----------
+    kind
+        ``chi`` or ``solubility``.
+    n_polymers, n_in_stage1
+        Distinct polymers, and those that are in the Stage 1 table themselves.
+    similarity
+        Tanimoto similarity of each polymer's periodic Morgan fingerprint (presence of bits) to its nearest neighbour in
+        Stage 1, in the order of `polymers`.
+    polymers
+        Their identities.
+    n_solvents_unseen, share_rows_unseen
+        Solvents that Stage 1 has not, and the share of rows in them.
+    """
+
+    kind: str
+    n_polymers: int
+    n_in_stage1: int
+    similarity: tuple[float, ...]
+    polymers: tuple[str, ...]
+    n_solvents_unseen: int
+    share_rows_unseen: float
+
+    @property
+    def farthest(self) -> list[tuple[str, float]]:
+        """The polymers with the lowest similarity."""
+        order = np.argsort(self.similarity)[:SHOWN]
+        return [(self.polymers[i], self.similarity[i]) for i in order]
+
+
+@dataclass(frozen=True)
+class AgreementFacts:
+    """Stage 1 beside the measurement, where both have the same polymer and solvent (nearest temperature)."""
+
+    n_pairs: int
+    n_polymers: int
+    spearman: float | None
+    computed: tuple[float, ...]
+    measured: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Everything `check_tables` found; `to_dict` is what ``--json`` prints."""
+
+    tables: tuple[TableFacts, ...]
+    shared_polymers: dict[str, int]
+    stage1_temperatures: TemperatureFacts
+    chi_temperatures: TemperatureFacts | None
+    noise: NoiseFacts | None
+    soluble_share: float | None
+    contradictions: tuple[str, ...]
+    coverage: tuple[CoverageFacts, ...]
+    agreement: AgreementFacts | None
+    warnings: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def check_tables(
+    stage1: Table,
+    chi: Table | None,
+    solubility: Table | None,
+    *,
+    n_folds: int = 5,
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Look at the three tables the way training and scoring will use them.
+
+    Parameters
+    ----------
+    stage1, chi, solubility
+        As `data.tables` read them, best with ``on_bad_rows="skip"`` and ``on_contradictory_labels="drop"`` so that
+        everything can be reported at once; either Stage 2 table may be missing.
+    n_folds
+        Folds of cross-validation, for the warning about too few polymers.
+    cache_folder
+        For the fingerprints, which a search reuses; ``None`` keeps nothing.
+    progress
+        Called with (what, done, total).
+
+    Returns
+    -------
+    CheckReport
+        Facts, and warnings in plain words.
+    """
+    tables = [table for table in (stage1, chi, solubility) if table is not None]
+    facts = tuple(_table_facts(table) for table in tables)
+    polymers = {table.kind: set(table.rows["polymer"]) for table in tables}
+    shared = {
+        f"{first}+{second}": len(polymers[first] & polymers[second])
+        for first, second in (("stage1", "chi"), ("stage1", "solubility"), ("chi", "solubility"))
+        if first in polymers and second in polymers
+    }
+    measured = [table for table in (chi, solubility) if table is not None]
+    report = CheckReport(
+        tables=facts,
+        shared_polymers=shared,
+        stage1_temperatures=_temperature_facts(stage1.rows),
+        chi_temperatures=None if chi is None else _temperature_facts(chi.rows),
+        noise=None if chi is None else _noise_facts(chi.rows),
+        soluble_share=None if solubility is None else float(solubility.rows["soluble"].mean()),
+        contradictions=_contradictions(chi, solubility),
+        coverage=_coverage(stage1, measured, cache_folder, n_jobs, progress),
+        agreement=None if chi is None else _agreement(stage1.rows, chi.rows),
+    )
+    from chitransfer.data.check_warnings import find_warnings
+
+    return CheckReport(**{**report.__dict__, "warnings": tuple(find_warnings(report, n_folds))})
+
+
+def _table_facts(table: Table) -> TableFacts:
+    rows = table.rows
+    value = "soluble" if table.kind == "solubility" else "chi"
+    keys = ["polymer", "solvent"] + ([] if value == "soluble" else ["temp"])
+    counts = rows["polymer"].value_counts()
+    exact = rows.duplicated([*keys, value])
+    return TableFacts(
+        kind=table.kind,
+        source=table.source,
+        n_rows=len(rows),
+        n_rejected=len(table.rejected),
+        n_polymers=len(counts),
+        n_solvents=int(rows["solvent"].nunique()),
+        n_duplicates=int(exact.sum()),
+        n_repeats=int(rows[~exact].duplicated(keys).sum()),
+        value_range=None if value == "soluble" else _range(rows["chi"]),
+        temperature_range=None if value == "soluble" else _range(rows["temp"]),
+        largest_share=(float(counts.iloc[0] / len(rows)), str(counts.index[0])),
+    )
+
+
+def _range(values: pd.Series) -> tuple[float, float, float]:
+    return float(values.min()), float(values.median()), float(values.max())
+
+
+def _temperature_facts(rows: pd.DataFrame) -> TemperatureFacts:
+    pairs = rows.groupby(["polymer", "solvent"], sort=False)["temp"]
+    n_temperatures, span = pairs.transform("nunique"), pairs.agg(lambda values: values.max() - values.min())
+    several = span[span > SAME_TEMPERATURE_K]
+    squares, freedom = 0.0, 0
+    for _, group in rows[n_temperatures >= 3].groupby(["polymer", "solvent"], sort=False):
+        inverse = 1.0 / group["temp"].to_numpy()
+        design = np.column_stack([inverse - inverse.mean(), np.ones(len(inverse))])
+        left = group["chi"].to_numpy() - design @ np.linalg.lstsq(design, group["chi"].to_numpy(), rcond=None)[0]
+        squares, freedom = squares + float(left @ left), freedom + len(group) - 2
+    return TemperatureFacts(
+        n_pairs=len(span),
+        n_several=len(several),
+        median_span=float(several.median()) if len(several) else 0.0,
+        residual=math.sqrt(squares / freedom) if freedom else None,
+    )
+
+
+def _noise_facts(rows: pd.DataFrame) -> NoiseFacts:
+    """Pooled variance within sets of rows that measure the same thing; exact copies are one measurement."""
+    distinct = rows.assign(at=(rows["temp"] / SAME_TEMPERATURE_K).round()).drop_duplicates(
+        ["polymer", "solvent", "at", "chi"]
+    )
+    squares, freedom, n_groups, n_rows = 0.0, 0, 0, 0
+    for _, group in distinct.groupby(["polymer", "solvent", "at"], sort=False)["chi"]:
+        if len(group) > 1:
+            squares += float(((group - group.mean()) ** 2).sum())
+            freedom += len(group) - 1
+            n_groups, n_rows = n_groups + 1, n_rows + len(group)
+    deviation = math.sqrt(squares / freedom) if freedom else None
+    return NoiseFacts(n_groups, n_rows, deviation, None if deviation is None else deviation * math.sqrt(2 / math.pi))
+
+
+def _contradictions(chi: Table | None, solubility: Table | None) -> tuple[str, ...]:
+    """Pairs called both soluble and insoluble, and labels that a measured χ near room temperature speaks against."""
+    found: list[str] = []
+    if solubility is not None:
+        against = solubility.rejected[solubility.rejected["reason"].str.startswith("contradicts")]
+        found += [
+            f"solubility line {line}: {value} {reason}"
+            for line, value, reason in against[["line", "value", "reason"]].to_numpy()
+        ]
+    if chi is None or solubility is None:
+        return tuple(found)
+    near = chi.rows[(chi.rows["temp"] - DEFAULT_TEMPERATURE_K).abs() <= ENOUGH_SPAN_K]
+    mean_chi = near.groupby(["polymer", "solvent"])["chi"].mean().rename("mean_chi")
+    both = solubility.rows.join(mean_chi, on=["polymer", "solvent"], how="inner")
+    odd = both[
+        ((both["soluble"] == 1) & (both["mean_chi"] > 1.0)) | ((both["soluble"] == 0) & (both["mean_chi"] < 0.3))
+    ]
+    for line, unit, solvent, label, value in odd[["line", "SMILES", "solvent", "soluble", "mean_chi"]].to_numpy():
+        word = "soluble" if label else "insoluble"
+        found.append(
+            f"solubility line {line}: {unit} in {solvent} is called {word}, but its measured chi is {value:.2f}"
+        )
+    return tuple(found)
+
+
+def _coverage(
+    stage1: Table, measured: Sequence[Table], cache_folder: Path | None, n_jobs: int, progress: Progress | None
+) -> tuple[CoverageFacts, ...]:
+    cache, recipe = FeatureCache(cache_folder), FeatureRecipe()
+
+    def bits(polymers: Sequence[str], what: str) -> np.ndarray:
+        features, _ = cache.polymer_features(
+            polymers, recipe, n_jobs=n_jobs, progress=None if progress is None else _named(progress, what)
+        )
+        return (features[:, : recipe.fingerprint_bits] > 0).astype(np.float32)
+
+    known = sorted(set(stage1.rows["polymer"]))
+    known_bits = bits(known, "fingerprints of the Stage 1 polymers")
+    facts = []
+    for table in measured:
+        polymers = sorted(set(table.rows["polymer"]))
+        unseen = ~table.rows["solvent"].isin(set(stage1.rows["solvent"]))
+        facts.append(
+            CoverageFacts(
+                kind=table.kind,
+                n_polymers=len(polymers),
+                n_in_stage1=len(set(polymers) & set(known)),
+                similarity=tuple(
+                    float(value) for value in nearest_similarity(bits(polymers, "measured polymers"), known_bits)
+                ),
+                polymers=tuple(polymers),
+                n_solvents_unseen=int(table.rows.loc[unseen, "solvent"].nunique()),
+                share_rows_unseen=float(unseen.mean()),
+            )
+        )
+    return tuple(facts)
+
+
+def nearest_similarity(queries: np.ndarray, known: np.ndarray, chunk: int = 4096) -> np.ndarray:
+    """Largest Tanimoto similarity of each query to any known fingerprint.
+
+    Parameters
+    ----------
+    queries, known
+        (n_queries, n_bits) and (n_known, n_bits) float32 of zeros and ones.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n_queries,) in [0, 1]: |a∧b| / |a∨b|, 1 for two empty fingerprints.
+    """
+    best = np.zeros(len(queries))
+    own = queries.sum(axis=1)
+    for start in range(0, len(known), chunk):
+        part = known[start : start + chunk]
+        common = queries @ part.T  # (n_queries, chunk)
+        either = own[:, None] + part.sum(axis=1)[None, :] - common
+        similarity = np.divide(common, either, out=np.ones_like(common), where=either > 0)
+        best = np.maximum(best, similarity.max(axis=1))
+    return best
+
+
+def _named(progress: Progress, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(what, done, total)
+
+
+def _agreement(stage1: pd.DataFrame, chi: pd.DataFrame) -> AgreementFacts:
+    """Each measured row with the Stage 1 row of its polymer and solvent that is nearest in temperature."""
+    both = chi.reset_index(drop=True).rename_axis("row").reset_index()
+    joined = both.merge(stage1, on=["polymer", "solvent"], suffixes=("", "_computed"))
+    if joined.empty:
+        return AgreementFacts(0, 0, None, (), ())
+    joined["apart"] = (joined["temp"] - joined["temp_computed"]).abs()
+    nearest = joined.loc[joined.groupby("row")["apart"].idxmin()]
+    computed, values = nearest["chi_computed"], nearest["chi"]
+    varied = computed.nunique() > 1 and values.nunique() > 1 and len(nearest) > 2
+    return AgreementFacts(
+        n_pairs=len(nearest),
+        n_polymers=int(nearest["polymer"].nunique()),
+        spearman=float(computed.rank().corr(values.rank())) if varied else None,
+        computed=tuple(float(value) for value in computed),
+        measured=tuple(float(value) for value in values),
+    )

@@ -1,0 +1,180 @@
+"""From facts about the tables to sentences a user can act on.
+
+Called by `data.check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from chitransfer.data.check import CheckReport, CoverageFacts, TableFacts
+
+FEW_STAGE1_POLYMERS = 500
+FEW_PER_FOLD = 3
+DOMINANT_SHARE = 0.3
+LOPSIDED_SHARE = 0.65
+FEW_OF_A_CLASS = 20
+POOR_RANKING = 0.3
+NAMES = {"stage1": "Stage 1", "chi": "experimental chi", "solubility": "solubility"}
+
+
+def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
+    """Warnings in plain words, the gravest first; each says what follows and what to do."""
+    for facts in report.tables:
+        yield from _about_table(facts, n_folds)
+    yield from _about_contradictions(report)
+    yield from _about_temperatures(report)
+    for coverage in report.coverage:
+        yield from _about_coverage(coverage)
+    yield from _about_labels(report)
+    yield from _about_noise(report)
+    yield from _about_agreement(report)
+
+
+def _about_table(facts: TableFacts, n_folds: int) -> Iterator[str]:
+    name = NAMES[facts.kind]
+    if facts.n_rejected:
+        yield (
+            f"{name}: {facts.n_rejected} rows cannot be used and are left out; the reasons are in the table of "
+            "rejected rows."
+        )
+    if facts.kind == "stage1" and facts.n_polymers < FEW_STAGE1_POLYMERS:
+        yield (
+            f"{name}: only {facts.n_polymers} polymers. Pretraining has little to teach; `chitransfer data build` "
+            "makes thousands in minutes."
+        )
+    if facts.kind != "stage1" and facts.n_polymers < FEW_PER_FOLD * n_folds:
+        yield (
+            f"{name}: {facts.n_polymers} polymers in {n_folds} folds leave fewer than {FEW_PER_FOLD} to score per "
+            "fold; scores will jump with the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats "
+            "(cv.n_cv_repeats)."
+        )
+    share, polymer = facts.largest_share
+    if share > DOMINANT_SHARE and facts.n_polymers > 1:
+        yield f"{name}: {share:.0%} of the rows are one polymer, {polymer}; its fold decides the score."
+    if facts.n_duplicates:
+        yield f"{name}: {facts.n_duplicates} rows repeat an earlier one exactly and count twice."
+
+
+def _about_contradictions(report: CheckReport) -> Iterator[str]:
+    if report.contradictions:
+        yield (
+            f"{len(report.contradictions)} solubility labels are contradicted by another label or by a measured chi; "
+            f"first: {report.contradictions[0]}"
+        )
+
+
+def _about_temperatures(report: CheckReport) -> Iterator[str]:
+    from chitransfer.data.check import ENOUGH_SPAN_K
+
+    stage1, chi = report.stage1_temperatures, report.chi_temperatures
+    if stage1.n_several == 0:
+        yield (
+            "Stage 1 has one temperature for every polymer and solvent: A and B of chi(T) = A/T + B cannot be told "
+            "apart, and predictions away from that temperature are guesses. Add temperatures."
+        )
+    elif stage1.n_several < 0.5 * stage1.n_pairs:
+        yield (
+            f"Stage 1 has several temperatures for {stage1.n_several} of {stage1.n_pairs} polymer-solvent pairs only; "
+            "A and B rest on those."
+        )
+    if stage1.n_several and stage1.median_span < ENOUGH_SPAN_K:
+        yield (
+            f"Stage 1 temperatures span {stage1.median_span:.0f} K per pair (median): too little to tell A from B "
+            "well; 50 K or more is better."
+        )
+    if chi is not None and chi.n_several == 0:
+        yield (
+            "Experimental chi has one temperature per polymer and solvent: its temperature dependence comes from "
+            "Stage 1 alone."
+        )
+    ranges = {facts.kind: facts.temperature_range for facts in report.tables}
+    computed, measured = ranges.get("stage1"), ranges.get("chi")
+    if (
+        computed
+        and measured
+        and (measured[0] < computed[0] - ENOUGH_SPAN_K or measured[2] > computed[2] + ENOUGH_SPAN_K)
+    ):
+        yield (
+            f"Measured temperatures ({measured[0]:.0f} to {measured[2]:.0f} K) reach beyond those of Stage 1 "
+            f"({computed[0]:.0f} to {computed[2]:.0f} K)."
+        )
+
+
+def _about_coverage(coverage: CoverageFacts) -> Iterator[str]:
+    from chitransfer.data.check import FAR
+
+    name = NAMES[coverage.kind]
+    far = int((np.asarray(coverage.similarity) < FAR).sum())
+    if far > 0.1 * coverage.n_polymers:
+        polymer, similarity = coverage.farthest[0]
+        yield (
+            f"{name}: {far} of {coverage.n_polymers} polymers have nothing like them in Stage 1 (similarity below "
+            f"{FAR:g}; least: {polymer}, {similarity:.2f}). What Stage 1 teaches may not reach them."
+        )
+    if coverage.n_in_stage1 > 0.5 * coverage.n_polymers:
+        yield (
+            f"{name}: {coverage.n_in_stage1} of {coverage.n_polymers} polymers are in Stage 1 too. Cross-validation "
+            "hides their measured rows, not their computed ones: scores speak of polymers you can compute, not of new "
+            "chemistry."
+        )
+    if coverage.n_solvents_unseen:
+        yield (
+            f"{name}: {coverage.n_solvents_unseen} solvents ({coverage.share_rows_unseen:.0%} of the rows) are not in "
+            "Stage 1."
+        )
+
+
+def _about_labels(report: CheckReport) -> Iterator[str]:
+    share = report.soluble_share
+    if share is None:
+        return
+    n_rows = next(facts.n_rows for facts in report.tables if facts.kind == "solubility")
+    smaller = min(share, 1 - share)
+    if share > LOPSIDED_SHARE:
+        yield (
+            f"Solubility: {share:.0%} are soluble, so calling everything soluble has F1 {2 * share / (1 + share):.2f} "
+            "and recall 1. Set solubility.positive to insoluble, or give sol_auc a weight in the objective."
+        )
+    elif share < 1 - LOPSIDED_SHARE:
+        yield (
+            f"Solubility: {share:.0%} are soluble. Calling everything insoluble is right {1 - share:.0%} of the time; "
+            "look at sol_auc and sol_balanced_accuracy too."
+        )
+    if smaller * n_rows < FEW_OF_A_CLASS:
+        yield (
+            f"Solubility: {round(smaller * n_rows)} rows of the rarer class; F1 and recall will be coarse and noisy. "
+            "More repeats help (cv.n_cv_repeats), more rows help more."
+        )
+
+
+def _about_noise(report: CheckReport) -> Iterator[str]:
+    noise = report.noise
+    if noise is None:
+        return
+    if noise.standard_deviation is not None and noise.mae is not None:
+        yield (
+            f"Experimental chi: repeated measurements differ by {noise.standard_deviation:.2f} (standard deviation, "
+            f"{noise.n_groups} sets); no model can be expected below an MAE of about {noise.mae:.2f}."
+        )
+        return
+    residual = None if report.chi_temperatures is None else report.chi_temperatures.residual
+    scatter = (
+        ""
+        if residual is None
+        else f" The rows scatter by {residual:.2f} around their own A/T + B, which bounds it from above for this model."
+    )
+    yield f"Experimental chi: nothing was measured twice, so the noise floor is not known.{scatter}"
+
+
+def _about_agreement(report: CheckReport) -> Iterator[str]:
+    agreement = report.agreement
+    if agreement is not None and agreement.spearman is not None and agreement.spearman < POOR_RANKING:
+        yield (
+            f"Stage 1 ranks the {agreement.n_pairs} measured rows it shares badly (Spearman {agreement.spearman:.2f}): "
+            "what it teaches may not help. Another method or solvent model may."
+        )

@@ -1,0 +1,166 @@
+"""The page and the figure of ``chitransfer data check``: facts first, warnings last, where the eye ends.
+
+Called by the command; everything shown is in `data.check.CheckReport`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chitransfer.data.check import FAR, SIMILAR, CheckReport, TemperatureFacts
+from chitransfer.files import replace_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TITLES = {"stage1": "Stage 1 (computed chi)", "chi": "experimental chi", "solubility": "solubility"}
+COLOURS = {"stage1": "#7a7a7a", "chi": "#4c78a8", "solubility": "#f2a541"}
+
+
+def describe_check(report: CheckReport) -> str:
+    """One page of text about the tables, ending with the warnings."""
+    lines = ["", f"{'':26}{'rows':>9}{'polymers':>10}{'solvents':>10}{'repeats':>9}  range"]
+    for facts in report.tables:
+        lines.append(
+            f"{TITLES[facts.kind]:26}{facts.n_rows:>9,}{facts.n_polymers:>10,}{facts.n_solvents:>10,}"
+            f"{facts.n_repeats:>9,}  {_ranges(facts.value_range, facts.temperature_range, report.soluble_share)}"
+        )
+    lines += ["", "Polymers in two tables: " + ", ".join(
+        f"{pair.replace('+', ' and ')} {count:,}" for pair, count in report.shared_polymers.items()
+    )]  # fmt: skip
+    lines.append(f"Temperatures of Stage 1: {_temperatures(report.stage1_temperatures)}")
+    if report.chi_temperatures is not None:
+        lines.append(f"Temperatures of experimental chi: {_temperatures(report.chi_temperatures)}")
+    for coverage in report.coverage:
+        similarity = np.asarray(coverage.similarity)
+        lines.append(
+            f"Nearest Stage 1 polymer of {TITLES[coverage.kind]}: median similarity {np.median(similarity):.2f}, "
+            f"{(similarity >= SIMILAR).mean():.0%} at {SIMILAR:g} or more, "
+            f"{(similarity < FAR).mean():.0%} below {FAR:g}"
+        )
+        far = [f"{polymer} ({value:.2f})" for polymer, value in coverage.farthest if value < SIMILAR]
+        if far:
+            lines.append("  farthest: " + ", ".join(far))
+    if report.agreement is not None and report.agreement.spearman is not None:
+        lines.append(
+            f"Stage 1 against {report.agreement.n_pairs:,} measured rows it shares ({report.agreement.n_polymers} "
+            f"polymers): Spearman {report.agreement.spearman:.2f}"
+        )
+    for contradiction in report.contradictions[:5]:
+        lines.append(f"  {contradiction}")
+    lines += ["", "Warnings" if report.warnings else "No warnings."]
+    lines += [f"  {number}. {warning}" for number, warning in enumerate(report.warnings, start=1)]
+    return "\n".join(lines) + "\n"
+
+
+def _ranges(
+    value: tuple[float, float, float] | None,
+    temperature: tuple[float, float, float] | None,
+    soluble_share: float | None,
+) -> str:
+    if value is None or temperature is None:
+        return f"{soluble_share:.0%} soluble" if soluble_share is not None else ""
+    return (
+        f"chi {value[0]:.2f} to {value[2]:.2f} (median {value[1]:.2f}), {temperature[0]:.0f} to {temperature[2]:.0f} K"
+    )
+
+
+def _temperatures(facts: TemperatureFacts) -> str:
+    text = f"{facts.n_several:,} of {facts.n_pairs:,} polymer-solvent pairs have several"
+    if facts.n_several:
+        text += f", spanning {facts.median_span:.0f} K (median)"
+    if facts.residual is not None:
+        text += f"; rows scatter {facts.residual:.3f} around their pair's A/T + B"
+    return text
+
+
+def draw_check(report: CheckReport, path: Path) -> None:
+    """Four panels: chi of both tables, similarity to Stage 1, Stage 1 against measurement, labels.
+
+    Parameters
+    ----------
+    path
+        A file ending in ``.png``, ``.svg`` or ``.pdf``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2)
+    _draw_rows(panels[0, 0], report)
+    _draw_similarity(panels[0, 1], report)
+    _draw_agreement(panels[1, 0], report)
+    _draw_labels(panels[1, 1], report)
+    replace_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
+
+
+def _draw_rows(axes: Axes, report: CheckReport) -> None:
+    names = [TITLES[facts.kind] for facts in report.tables]
+    position = np.arange(len(names))
+    bars = (("rows", 0.27), ("polymers", 0.0), ("solvents", -0.27))
+    for what, shift in bars:
+        counts = [getattr(facts, f"n_{what}") for facts in report.tables]
+        axes.barh(position + shift, counts, height=0.25, label=what)
+        for place, count in zip(position + shift, counts, strict=True):
+            axes.text(count, place, f" {count:,}", va="center", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(left=0.8, right=20 * max(facts.n_rows for facts in report.tables))
+    axes.set_yticks(position, names)
+    axes.invert_yaxis()
+    axes.set_xlabel("count")
+    axes.set_title("What is there")
+    axes.legend(fontsize=8)
+
+
+def _draw_similarity(axes: Axes, report: CheckReport) -> None:
+    for coverage in report.coverage:
+        values = np.sort(np.asarray(coverage.similarity))
+        axes.step(
+            values,
+            np.arange(1, len(values) + 1) / len(values),
+            where="post",
+            color=COLOURS[coverage.kind],
+            label=f"{TITLES[coverage.kind]}, {coverage.n_polymers} polymers",
+        )
+    axes.axvspan(0, FAR, color="#d1495b", alpha=0.1, label="nothing alike")
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("Tanimoto similarity to the nearest Stage 1 polymer")
+    axes.set_ylabel("share of polymers at or below")
+    axes.set_title("Does Stage 1 know this chemistry?")
+    axes.legend(fontsize=8, loc="upper left")
+
+
+def _draw_agreement(axes: Axes, report: CheckReport) -> None:
+    axes.set_title("Stage 1 against measurement")
+    axes.set_xlabel("computed chi")
+    axes.set_ylabel("measured chi")
+    agreement = report.agreement
+    if agreement is None or not agreement.n_pairs:
+        axes.text(0.5, 0.5, "no polymer and solvent in both tables", ha="center", transform=axes.transAxes)
+        return
+    axes.scatter(agreement.computed, agreement.measured, s=8, alpha=0.5, color=COLOURS["chi"])
+    low, high = min(agreement.measured), max(agreement.measured)
+    axes.plot([low, high], [low, high], color=COLOURS["stage1"], linewidth=1, label="equal")
+    axes.axhline(0.5, color="#d1495b", linewidth=0.8, linestyle=":", label="chi = 0.5")
+    spearman = "" if agreement.spearman is None else f", Spearman {agreement.spearman:.2f}"
+    axes.set_title(f"Stage 1 against measurement ({agreement.n_pairs:,} rows{spearman})", fontsize=10)
+    axes.legend(fontsize=8)
+
+
+def _draw_labels(axes: Axes, report: CheckReport) -> None:
+    axes.set_title("Solubility labels")
+    if report.soluble_share is None:
+        axes.text(0.5, 0.5, "no solubility table", ha="center", transform=axes.transAxes)
+        return
+    n_rows = next(facts.n_rows for facts in report.tables if facts.kind == "solubility")
+    counts = [round(report.soluble_share * n_rows), round((1 - report.soluble_share) * n_rows)]
+    axes.bar(["soluble", "insoluble"], counts, color=[COLOURS["chi"], COLOURS["solubility"]])
+    for place, count in enumerate(counts):
+        axes.text(place, count, f"{count:,} ({count / n_rows:.0%})", ha="center", va="bottom")
+    axes.set_ylim(top=1.15 * max(counts))
+    axes.set_ylabel("rows")

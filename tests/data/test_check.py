@@ -1,0 +1,205 @@
+"""The check of the three tables: facts against small tables worked out by hand, warnings, page and figure."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import DataStructs
+from scipy.stats import spearmanr
+
+from chitransfer.data.check import CheckReport, check_tables, nearest_similarity
+from chitransfer.data.tables import Table, read_chi_table, read_solubility_table, read_stage1_table
+from chitransfer.report.check_page import describe_check, draw_check
+
+STAGE1 = """SMILES,chi,temp,solvent
+*CCO*,0.60,280,O
+*CCO*,0.50,300,O
+*CCO*,0.45,360,O
+*CC(*)c1ccccc1,3.0,280,O
+*CC(*)c1ccccc1,2.9,300,O
+*CC(*)C(=O)OC,1.5,300,O
+"""
+CHI = """SMILES,chi,temp,solvent
+*OCC*,0.40,298.15,O
+*CCO*,0.50,298.15,O
+*CCO*,0.60,298.15,O
+*CC(*)c1ccccc1,4.0,298.15,O
+*CC(*)c1ccccc1,4.4,298.15,O
+*CC(*)c1ccccc1,4.4,298.15,O
+*CC(*)Cl,1.2,298.15,CC(C)=O
+"""
+SOLUBILITY = """SMILES,soluble,solvent
+*CCO*,1,O
+*CC(*)c1ccccc1,1,O
+*CC(*)Cl,0,O
+*CC(*)C#N,0,O
+*CC(*)O,1,O
+*CC(*)O,0,CO
+*CC(*)O,1,CO
+"""
+
+
+def tables(
+    folder: Path, stage1: str = STAGE1, chi: str = CHI, solubility: str = SOLUBILITY
+) -> tuple[Table, Table, Table]:
+    paths = []
+    for name, text in (("stage1", stage1), ("chi", chi), ("solubility", solubility)):
+        paths.append(folder / f"{name}.csv")
+        paths[-1].write_text(text)
+    return (
+        read_stage1_table(str(paths[0]), on_bad_rows="skip"),
+        read_chi_table(str(paths[1]), on_bad_rows="skip"),
+        read_solubility_table(str(paths[2]), on_bad_rows="skip", on_contradictory_labels="drop"),
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
+    return check_tables(*tables(tmp_path_factory.mktemp("check")))
+
+
+def warned(report: CheckReport, words: str) -> bool:
+    return any(words in warning for warning in report.warnings)
+
+
+def test_counts_are_those_of_the_tables(report):
+    stage1, chi, solubility = report.tables
+    assert (stage1.n_rows, stage1.n_polymers, stage1.n_solvents) == (6, 3, 1)
+    # The two cuts of the ethylene oxide chain are one polymer.
+    assert (chi.n_rows, chi.n_polymers, chi.n_solvents) == (7, 3, 2)
+    assert (chi.n_duplicates, chi.n_repeats) == (1, 3)
+    assert (solubility.n_rows, solubility.n_rejected) == (5, 2)
+    assert report.shared_polymers == {"stage1+chi": 2, "stage1+solubility": 2, "chi+solubility": 3}
+    assert stage1.value_range == (0.45, 1.05, 3.0)
+    assert stage1.temperature_range == (280.0, 300.0, 360.0)
+    assert chi.largest_share[0] == pytest.approx(3 / 7)
+
+
+def test_noise_is_the_pooled_standard_deviation(report):
+    # {0.4, 0.5, 0.6}: sum of squares 0.02, two degrees of freedom; {4.0, 4.4}: 0.08, one.
+    deviation = math.sqrt((0.02 + 0.08) / 3)
+    assert report.noise is not None
+    assert report.noise.standard_deviation == pytest.approx(deviation)
+    assert report.noise.mae == pytest.approx(deviation * math.sqrt(2 / math.pi))
+    assert (report.noise.n_groups, report.noise.n_rows) == (2, 5)
+    assert warned(report, "no model can be expected below an MAE of about 0.15")
+
+
+def test_temperatures_tell_whether_a_and_b_can_be_told_apart(report, tmp_path):
+    facts = report.stage1_temperatures
+    assert (facts.n_pairs, facts.n_several) == (3, 2)
+    assert facts.median_span == 50.0
+    slope, intercept = np.polyfit(1 / np.array([280.0, 300.0, 360.0]), [0.60, 0.50, 0.45], 1)
+    left = np.array([0.60, 0.50, 0.45]) - slope / np.array([280.0, 300.0, 360.0]) - intercept
+    assert facts.residual == pytest.approx(math.sqrt((left**2).sum()))
+    one = check_tables(*tables(tmp_path, stage1="SMILES,chi\n*CCO*,0.5\n*CCC*,2\n"))
+    assert warned(one, "cannot be told apart")
+    assert not warned(report, "cannot be told apart")
+
+
+def test_exact_line_in_1_over_t_has_no_residual(tmp_path):
+    rows = "".join(f"*CCO*,{300 / T - 0.5!r},{T}\n" for T in (280.0, 300.0, 320.0, 340.0))
+    facts = check_tables(*tables(tmp_path, stage1="SMILES,chi,temp\n" + rows)).stage1_temperatures
+    assert facts.residual == pytest.approx(0.0, abs=1e-12)
+
+
+def test_contradictions_within_and_between_tables_are_named(report):
+    assert len(report.contradictions) == 3
+    assert report.contradictions[0].startswith("solubility line 7")
+    assert any("called soluble, but its measured chi is 4.27" in text for text in report.contradictions)
+    assert warned(report, "3 solubility labels are contradicted")
+
+
+def test_similarity_is_tanimoto_against_rdkit():
+    generator = np.random.default_rng(3)
+    queries, known = generator.random((5, 64)) < 0.3, generator.random((11, 64)) < 0.3
+
+    def vector(bits: np.ndarray) -> DataStructs.ExplicitBitVect:
+        made = DataStructs.ExplicitBitVect(64)
+        made.SetBitsFromList([int(bit) for bit in np.flatnonzero(bits)])
+        return made
+
+    expected = [max(DataStructs.BulkTanimotoSimilarity(vector(row), [vector(one) for one in known])) for row in queries]
+    found = nearest_similarity(queries.astype(np.float32), known.astype(np.float32), chunk=4)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_coverage_finds_the_polymers_of_stage1_and_the_foreign_ones(report):
+    chi = next(coverage for coverage in report.coverage if coverage.kind == "chi")
+    assert chi.n_in_stage1 == 2
+    similarity = dict(zip(chi.polymers, chi.similarity, strict=True))
+    assert sorted(round(value, 6) for value in similarity.values())[1:] == [1.0, 1.0]
+    assert min(similarity.values()) < 0.5
+    assert chi.n_solvents_unseen == 1
+    assert chi.share_rows_unseen == pytest.approx(1 / 7)
+
+
+def test_agreement_takes_the_nearest_temperature(report):
+    assert report.agreement is not None
+    assert report.agreement.n_pairs == 6
+    assert set(report.agreement.computed) == {0.50, 2.9}
+    expected = spearmanr(report.agreement.computed, report.agreement.measured).statistic
+    assert report.agreement.spearman == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("1111111110", "calling everything soluble has F1 0.95"),
+        ("0000000001", "Calling everything insoluble is right 90%"),
+    ],
+)
+def test_lopsided_labels_are_told(tmp_path, labels, words):
+    rows = "".join(f"*CC(*){'C' * (n + 1)},{label}\n" for n, label in enumerate(labels))
+    report = check_tables(*tables(tmp_path, solubility="SMILES,soluble\n" + rows))
+    assert warned(report, words)
+    assert warned(report, "1 rows of the rarer class")
+
+
+def test_one_stage2_table_is_enough(tmp_path):
+    stage1, chi, solubility = tables(tmp_path)
+    only_chi, only_labels = check_tables(stage1, chi, None), check_tables(stage1, None, solubility)
+    assert only_chi.soluble_share is None
+    assert only_labels.noise is None
+    assert only_labels.agreement is None
+    for number, report in enumerate((only_chi, only_labels)):
+        assert "Warnings" in describe_check(report)
+        draw_check(report, tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").stat().st_size > 10_000
+
+
+def test_page_figure_and_json(report, tmp_path):
+    page = describe_check(report)
+    assert all(warning in page for warning in report.warnings)
+    assert "experimental chi" in page
+    json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    for ending in ("png", "svg"):
+        draw_check(report, tmp_path / f"check.{ending}")
+    assert (tmp_path / "check.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["check.png", "check.svg"]
+
+
+def test_inputs_are_not_changed(tmp_path):
+    given = tables(tmp_path)
+    before = [table.rows.copy() for table in given]
+    check_tables(*given)
+    for table, copy in zip(given, before, strict=True):
+        assert table.rows.equals(copy)
+
+
+def test_shared_tables_as_their_readme_describes_them(shared_data):
+    report = check_tables(
+        read_stage1_table(str(shared_data / "cosmo_rs_chi.csv")),
+        read_chi_table(str(shared_data / "experiment_chi.csv")),
+        read_solubility_table(str(shared_data / "solubility.csv")),
+    )
+    assert [facts.n_polymers for facts in report.tables] == [46, 46, 153]
+    assert report.soluble_share == pytest.approx(0.69, abs=0.005)
+    assert report.agreement is not None
+    assert report.agreement.spearman == pytest.approx(0.64, abs=0.02)
+    assert warned(report, "F1 0.82 and recall 1")
+    assert warned(report, "46 of 46 polymers are in Stage 1 too")
