@@ -8,23 +8,32 @@ from __future__ import annotations
 import difflib
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from chitransfer.errors import ConfigError
+from chitransfer.secrecy import mask_passwords
 
 
 def parse_hidden_dims(value: object) -> object:
     """Turn the guide's ``"512_256"`` into ``[512, 256]``; anything else is left for validation to judge."""
     if isinstance(value, str) and value and all(part.isdigit() for part in value.split("_")):
         return [int(part) for part in value.split("_")]
+    return value
+
+
+def check_storage(value: str) -> str:
+    """Accept a database server's address for the study; the message never repeats the password."""
+    if not re.fullmatch(r"postgresql(\+psycopg)?://\S+", value):
+        raise ValueError("a storage is postgresql://user@host:port/database, or null for SQLite in the study's folder")
     return value
 
 
@@ -105,6 +114,12 @@ class TrainingSettings(Section):
     lambda_exp: NotNegative = 3.0
     lambda_sol: NotNegative = 1.0
     class_weight_pos: Positive = 5.0
+
+    @model_validator(mode="after")
+    def _need_a_task(self) -> TrainingSettings:
+        if self.lambda_exp == 0 and self.lambda_sol == 0:
+            raise ValueError("lambda_exp and lambda_sol cannot both be zero: Stage 2 would have nothing to learn")
+        return self
 
 
 class CrossValidationSettings(Section):
@@ -209,15 +224,56 @@ class SearchSettings(Section):
     n_pretrain_seeds: Count = 1
     enqueue_default: bool = True
     max_consecutive_failures: Count = 5
+    workers: Count = 1
+    devices: list[Device] = []
+    scheduler: Annotated[str, Field(pattern=r"^((tcp|tls)://\S+|slurm|pbs|lsf|sge)$")] | None = None
+    storage: Annotated[str, AfterValidator(check_storage)] | None = None
+    trial_timeout_minutes: Positive | None = None
+    max_worker_deaths: Count = 3
+    halve_batch_when_out_of_memory: bool = False
     space: Annotated[dict[str, SpaceParameter], Field(min_length=1)] = Field(default_factory=guide_space)
 
-    @model_validator(mode="after")
-    def _check_rungs(self) -> SearchSettings:
-        if self.rungs != sorted(set(self.rungs)):
-            raise ValueError(f"rungs must be Stage 1 epochs in rising order, got {self.rungs}")
-        keys = [parameter.key for parameter in self.space.values()]
+    @field_validator("rungs", mode="after")
+    @classmethod
+    def _check_rungs(cls, rungs: list[int]) -> list[int]:
+        if rungs != sorted(set(rungs)):
+            raise ValueError(f"rungs must be Stage 1 epochs in rising order, got {rungs}")
+        return rungs
+
+    @field_validator("space", mode="after")
+    @classmethod
+    def _check_space(cls, space: dict[str, SpaceParameter]) -> dict[str, SpaceParameter]:
+        keys = [parameter.key for parameter in space.values()]
         if len(set(keys)) < len(keys):
-            raise ValueError(f"two parameters of the space set the same key: {sorted(keys)}")
+            raise ValueError(f"two parameters of the space set the same key: {', '.join(sorted(keys))}")
+        return space
+
+
+class ClusterSettings(Section):
+    """A job of the batch system, for `search.scheduler` slurm, pbs, lsf or sge."""
+
+    queue: str | None = None
+    account: str | None = None
+    walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,3}:\d{2}(:\d{2})?$")] = "04:00:00"
+    cores: Count = 4
+    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?[kMGT]i?B$")] = "8GB"
+    workers_per_job: Count = 1
+    gpus_per_job: Annotated[int, Field(ge=0)] = 0
+    directives: list[str] = []
+    setup: list[str] = []
+    python: str | None = None
+    interface: str | None = None
+    local_directory: str | None = None
+    minimum_jobs: Annotated[int, Field(ge=0)] = 1
+    maximum_jobs: Count = 4
+    scheduler_wait_minutes: Positive = 10.0
+
+    @model_validator(mode="after")
+    def _check_jobs(self) -> ClusterSettings:
+        if self.minimum_jobs > self.maximum_jobs:
+            raise ValueError(
+                f"minimum_jobs must be at most maximum_jobs, got {self.minimum_jobs} and {self.maximum_jobs}"
+            )
         return self
 
 
@@ -235,6 +291,7 @@ class Config(Section):
     solubility: SolubilitySettings = SolubilitySettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     search: SearchSettings = SearchSettings()
+    cluster: ClusterSettings = ClusterSettings()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -288,7 +345,10 @@ def parse_set_options(options: Sequence[str]) -> dict[str, object]:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML text that `load_config` reads back to an equal object."""
+    """The resolved configuration as YAML text that `load_config` reads back to an equal object.
+
+    Only a password in `search.storage` is not written; it is given again (or by PGPASSWORD) when the study is resumed.
+    """
     stream = io.StringIO()
     yaml = _yaml()
     yaml.default_flow_style = False
@@ -298,6 +358,8 @@ def dump_config(config: Config) -> str:
         name: {key: value for key, value in parameter.items() if value is not None}
         for name, parameter in values["search"]["space"].items()
     }
+    if values["search"]["storage"] is not None:
+        values["search"]["storage"] = mask_passwords(values["search"]["storage"])
     yaml.dump(values, stream)
     return stream.getvalue()
 
@@ -328,14 +390,14 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         raise ConfigError(f"{path}: the configuration file cannot be read ({error})") from error
     try:
         values = _yaml().load(text)
-        node = _yaml().compose(text)
+        lines = dict(_node_lines(_yaml().compose(text), ""))
     except (YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML ({_first_line(error)})") from error
     if values is None:
         return {}, {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a configuration is a list of `key: value` lines, got {type(values).__name__}")
-    return values, dict(_node_lines(node, ""))
+    return values, lines
 
 
 def _first_line(error: Exception) -> str:
@@ -379,7 +441,7 @@ def _validate(values: dict[str, Any], lines: Mapping[str, int], source: str) -> 
         if not problems:
             return config
     listed = "\n".join(f"  {problem}" for problem in dict.fromkeys(problems))
-    raise ConfigError(f"{source}: {len(set(problems))} setting(s) cannot be used\n{listed}")
+    raise ConfigError(mask_passwords(f"{source}: {len(set(problems))} setting(s) cannot be used\n{listed}"))
 
 
 def _describe(detail: Any, lines: Mapping[str, int]) -> str:

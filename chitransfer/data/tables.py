@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,7 +133,7 @@ def read_source(source: str) -> tuple[bytes, str]:
         raise DataError(f"{path}: there is no such file (paths are read from the current folder)") from error
     except IsADirectoryError as error:
         raise DataError(f"{path}: is a folder; give the CSV file inside it") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 

@@ -1,0 +1,379 @@
+"""The configuration: the guide's keys and numbers, every problem at once, overrides, and a round trip."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chitransfer.config import Config, dump_config, load_config, override_config, parse_hidden_dims, parse_set_options
+from chitransfer.errors import ConfigError
+
+GUIDE_DEFAULTS = {
+    "seed": 42,
+    "model.encoder_latent_dim": 128,
+    "model.encoder_hidden_dims": [512, 256],
+    "model.encoder_dropout": 0.2,
+    "model.chi_head_dropout": 0.1,
+    "training.lr_pretrain": 1e-3,
+    "training.weight_decay": 1e-4,
+    "training.batch_size_dft": 256,
+    "training.batch_size_exp": 64,
+    "training.num_epochs_pretrain": 100,
+    "training.num_epochs_finetune": 200,
+    "training.stage2_epochs": 20,
+    "training.freeze_encoder_stage2": True,
+    "training.lambda_exp": 3.0,
+    "training.lambda_sol": 1.0,
+    "training.class_weight_pos": 5.0,
+    "cv.n_cv_folds": 5,
+    "objective.exp_mae": 1.5,
+    "objective.sol_f1": 2.0,
+    "objective.sol_recall": 1.5,
+    "objective.stage1_mae": 0.1,
+    "search.n_trials": 50,
+    "search.timeout_hours": 48.0,
+    "search.sampler": "tpe",
+}
+GUIDE_SPACE = {
+    "latent_dim": ("model.encoder_latent_dim", "categorical", [64, 128, 256]),
+    "encoder_hidden": ("model.encoder_hidden_dims", "categorical", ["512_256", "1024_512_256", "256_128"]),
+    "encoder_dropout": ("model.encoder_dropout", "float", (0.15, 0.35)),
+    "chi_head_dropout": ("model.chi_head_dropout", "float", (0.05, 0.25)),
+    "lr_pretrain": ("training.lr_pretrain", "log", (5e-4, 2e-3)),
+    "weight_decay": ("training.weight_decay", "log", (1e-5, 1e-3)),
+}
+
+
+def value_at(config: Config, dotted: str) -> object:
+    value: object = config
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def message_of(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    return str(error.value)
+
+
+class TestGuide:
+    @pytest.mark.parametrize("dotted", GUIDE_DEFAULTS)
+    def test_search_configuration_has_the_guides_values(self, project_root: Path, dotted: str) -> None:
+        config = load_config(project_root / "configs" / "config_hparam_search.yaml")
+        assert value_at(config, dotted) == GUIDE_DEFAULTS[dotted]
+
+    @pytest.mark.parametrize("name", ["config_hparam_search.yaml", None])
+    def test_search_space_is_the_guides_table(self, project_root: Path, name: str | None) -> None:
+        space = load_config(None if name is None else project_root / "configs" / name).search.space
+        assert list(space) == list(GUIDE_SPACE)
+        for parameter, (key, kind, values) in GUIDE_SPACE.items():
+            found = space[parameter]
+            assert (found.key, found.type) == (key, kind)
+            assert (found.choices if kind == "categorical" else (found.low, found.high)) == values
+
+    def test_full_training_epochs_default_to_the_guides_two_hundred(self) -> None:
+        assert load_config(None).training.num_epochs_pretrain == 200
+
+    def test_guides_table_paths_are_keys(self) -> None:
+        keys = {"dft_chi_csv": "a.csv", "exp_chi_csv": "b.csv", "solubility_csv": "c.csv", "results_dir": "r"}
+        paths = load_config(None, {f"paths.{key}": value for key, value in keys.items()}).paths
+        assert {key: getattr(paths, key) for key in keys} == keys
+
+    def test_comments_of_the_shipped_file_name_every_key(self, project_root: Path) -> None:
+        text = (project_root / "configs" / "config_hparam_search.yaml").read_text(encoding="utf-8")
+        shipped = load_config(project_root / "configs" / "config_hparam_search.yaml").model_dump()
+        missing = [
+            f"{section}.{key}"
+            for section, values in shipped.items()
+            if isinstance(values, dict)
+            for key in values
+            if f"{key}:" not in text and key != "study_name"
+        ]
+        assert missing == []
+
+
+class TestHiddenDims:
+    @pytest.mark.parametrize("written", ["512_256", '"512_256"', "[512, 256]"])
+    def test_ways_to_write_them(self, tmp_path: Path, written: str) -> None:
+        path = tmp_path / "c.yaml"
+        path.write_text(f"model:\n  encoder_hidden_dims: {written}\n", encoding="utf-8")
+        assert load_config(path).model.encoder_hidden_dims == [512, 256]
+
+    def test_on_the_command_line(self) -> None:
+        overrides = parse_set_options(["model.encoder_hidden_dims=1024_512_256"])
+        assert load_config(None, overrides).model.encoder_hidden_dims == [1024, 512, 256]
+
+    @pytest.mark.parametrize("wrong", ["512-256", "512_", "_", "", [], [0], ["512"], [1.5], 512])
+    def test_what_is_refused(self, wrong: object) -> None:
+        with pytest.raises(ConfigError, match=r"model\.encoder_hidden_dims"):
+            load_config(None, {"model.encoder_hidden_dims": wrong})
+
+    @given(st.lists(st.integers(1, 5000), min_size=1, max_size=5))
+    def test_text_is_the_numbers_joined(self, dims: list[int]) -> None:
+        assert parse_hidden_dims("_".join(map(str, dims))) == dims
+
+
+class TestProblems:
+    def test_all_at_once_with_path_and_line(self, tmp_path: Path) -> None:
+        text = (
+            "sed: 1\n"  # line 1: unknown
+            "model:\n"
+            "  encoder_dropout: 1.3\n"  # line 3: impossible
+            "  encoder_latent_dim: '128'\n"  # line 4: wrong type
+            "training:\n"
+            "  lr_pretrian: 0.1\n"  # line 6: unknown
+            "  device: gpu\n"  # line 7: impossible
+            "search:\n"
+            "  space:\n"
+            "    a: {key: model.encoder_dropout, type: float, low: 0.4, high: 0.2}\n"  # line 10
+            "    b: {key: training.lr_pretrain, type: log, low: 0.0, high: 1.0}\n"  # line 11
+            "    c: {key: model.encoder_latent_dim, type: categorical, choices: []}\n"  # line 12
+        )
+        path = tmp_path / "broken.yaml"
+        message = message_of(path, text)
+        assert message.startswith(f"{path}: 8 setting(s) cannot be used")
+        for expected in (
+            "line 1: sed: unknown key (did you mean seed?)",
+            "line 3: model.encoder_dropout: ",
+            "got 1.3",
+            "line 4: model.encoder_latent_dim: ",
+            "got '128'",
+            "line 6: training.lr_pretrian: unknown key (did you mean lr_pretrain?)",
+            "line 7: training.device: ",
+            "got 'gpu'",
+            "line 10: search.space.a: low must be at most high",
+            "line 11: search.space.b: a log range must stay above zero",
+            "line 12: search.space.c: a categorical parameter needs a list of choices",
+        ):
+            assert expected in message, message
+
+    @pytest.mark.parametrize(
+        ("dotted", "value"),
+        [
+            ("seed", -1),
+            ("seed", True),
+            ("seed", 1.5),
+            ("T_ref_K", 25.0),
+            ("model.encoder_dropout", 1.0),
+            ("model.encoder_dropout", -0.1),
+            ("model.encoder_dropout", float("nan")),
+            ("model.use_batchnorm", "yes"),
+            ("training.lr_pretrain", 0.0),
+            ("training.lr_pretrain", float("inf")),
+            ("training.lr_pretrain", "1e-3 "),
+            ("training.validation_fraction", 1.0),
+            ("training.batch_size_dft", 0),
+            ("training.device", "cuda:x"),
+            ("training.precision", "fp8"),
+            ("training.class_weight_pos", 0.0),
+            ("cv.n_cv_folds", 1),
+            ("data.on_bad_rows", "ignore"),
+            ("solubility.positive", "both"),
+            ("objective.sol_f1", -1.0),
+            ("search.n_trials", 0),
+            ("search.timeout_hours", -1.0),
+            ("search.sampler", "annealing"),
+            ("search.study_name", "../elsewhere"),
+            ("search.study_name", "a/b"),
+            ("search.rungs", [10, 5]),
+            ("search.rungs", [5, 5]),
+            ("chem.fingerprint_bits", 8),
+        ],
+    )
+    def test_impossible_values_are_refused_by_dotted_path(self, dotted: str, value: object) -> None:
+        with pytest.raises(ConfigError) as error:
+            load_config(None, {dotted: value})
+        assert f"{dotted}: " in str(error.value)
+
+    def test_objective_needs_a_weight(self) -> None:
+        weights = {f"objective.{name}": 0.0 for name in ("exp_mae", "sol_f1", "sol_recall", "stage1_mae")}
+        with pytest.raises(ConfigError, match="objective: at least one weight must be above zero"):
+            load_config(None, weights)
+
+    def test_stage_2_needs_a_task(self) -> None:
+        with pytest.raises(ConfigError, match="training: lambda_exp and lambda_sol cannot both be zero"):
+            load_config(None, {"training.lambda_exp": 0.0, "training.lambda_sol": 0.0})
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("model: [", "not valid YAML"),
+            ("- 1\n- 2\n", "got list"),
+            ("42\n", "got int"),
+            ("seed: 1\nseed: 2\n", "not valid YAML"),
+            ("seed: !!python/object:os.system x\n", "not valid YAML"),
+            ("model: 3\n", "line 1: model: "),
+            ("model:\n", "model: "),
+            ("1: 2\n", "line 1: 1: keys should be strings"),
+            ("seed: 2020-01-01\n", "line 1: seed: "),
+            ("a: &a {b: *a}\n", ""),
+        ],
+    )
+    def test_texts_that_are_no_configuration(self, tmp_path: Path, text: str, expected: str) -> None:
+        assert expected in message_of(tmp_path / "c.yaml", text)
+
+    def test_a_missing_file_and_a_folder(self, tmp_path: Path) -> None:
+        for path in (tmp_path / "none.yaml", tmp_path):
+            with pytest.raises(ConfigError, match=str(path)):
+                load_config(path)
+
+    def test_bytes_that_are_no_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "c.yaml"
+        path.write_bytes(b"seed: \xff\xfe\n")
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config(path)
+
+    def test_an_empty_file_is_every_default(self, tmp_path: Path) -> None:
+        path = tmp_path / "c.yaml"
+        path.write_text("# nothing\n", encoding="utf-8")
+        assert load_config(path) == Config()
+
+    def test_an_overridden_value_is_not_blamed_on_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "c.yaml"
+        path.write_text("seed: 5\n", encoding="utf-8")
+        with pytest.raises(ConfigError) as error:
+            load_config(path, {"seed": -3})
+        assert "line" not in str(error.value)
+
+
+class TestSetOptions:
+    def test_values_are_yaml(self) -> None:
+        options = ["a.b=1", "a.c=1.0e-3", "x=true", "y=null", "z=[1, 2]", "s=some text", "e=1e-3", "q='5'", "n="]
+        assert parse_set_options(options) == {
+            "a.b": 1,
+            "a.c": 1e-3,
+            "x": True,
+            "y": None,
+            "z": [1, 2],
+            "s": "some text",
+            "e": 1e-3,
+            "q": "5",
+            "n": None,
+        }
+
+    def test_the_last_one_wins_and_equals_signs_stay(self) -> None:
+        assert parse_set_options(["a=1", "a=2", "paths.dft_chi_csv=x=y.csv"]) == {
+            "a": 2,
+            "paths.dft_chi_csv": "x=y.csv",
+        }
+
+    @pytest.mark.parametrize("option", ["seed", "=3", " =3", ""])
+    def test_form(self, option: str) -> None:
+        with pytest.raises(ConfigError, match="--set needs the form"):
+            parse_set_options([option])
+
+    def test_invalid_yaml_value(self) -> None:
+        with pytest.raises(ConfigError, match=r"--set a=\[1: the value is not valid YAML"):
+            parse_set_options(["a=[1"])
+
+    def test_a_value_has_no_keys(self) -> None:
+        with pytest.raises(ConfigError, match="seed is a single value"):
+            override_config(Config(), {"seed.x": 1})
+
+    def test_a_new_parameter_joins_the_space(self) -> None:
+        options = parse_set_options(
+            [
+                "search.space.norm.key=model.use_batchnorm",
+                "search.space.norm.type=categorical",
+                "search.space.norm.choices=[true, false]",
+            ]
+        )
+        base = load_config(None)
+        space = override_config(base, options).search.space
+        assert list(space) == [*GUIDE_SPACE, "norm"]
+        assert space["norm"].choices == [True, False]
+
+
+class TestSpaceValues:
+    @pytest.mark.parametrize(
+        ("parameter", "problem"),
+        [
+            (
+                {"key": "model.encoder_dropuot", "type": "float", "low": 0.1, "high": 0.2},
+                "did you mean encoder_dropout",
+            ),
+            ({"key": "search.n_trials", "type": "int", "low": 1, "high": 2}, "search.space.p.key"),
+            ({"key": "model.encoder_dropout", "type": "float", "low": 0.1, "high": 1.2}, "1.2 is no value"),
+            ({"key": "model.encoder_latent_dim", "type": "float", "low": 1.0, "high": 2.0}, "is no value for"),
+            ({"key": "model.encoder_latent_dim", "type": "int", "low": 0, "high": 2}, "0 is no value for"),
+            ({"key": "model.encoder_latent_dim", "type": "int", "low": 1.5, "high": 2}, "whole numbers"),
+            ({"key": "model.encoder_hidden_dims", "type": "categorical", "choices": ["64", "x"]}, "'x' is no value"),
+            ({"key": "model.use_batchnorm", "type": "categorical", "choices": [True, 3]}, "3 is no value"),
+            ({"key": "model.encoder_latent_dim", "type": "categorical", "choices": [4, 4]}, "choices must differ"),
+            ({"key": "model.encoder_latent_dim", "type": "categorical", "choices": [4], "low": 1}, "not low, high"),
+            ({"key": "model.encoder_latent_dim", "type": "int", "choices": [4]}, "choices belong to type categorical"),
+            ({"key": "model.encoder_latent_dim", "type": "int", "low": 4}, "needs low and high"),
+            ({"key": "training.lr_pretrain", "type": "log", "low": 1e-4, "high": 1e-2, "step": 1.0}, "takes no step"),
+            ({"key": "training.lr_pretrain", "type": "float", "low": 0.1, "high": float("inf")}, "finite"),
+            ({"key": "training.lr_pretrain", "type": "uniform", "low": 0.1, "high": 0.2}, "search.space.p.type"),
+        ],
+    )
+    def test_what_the_space_may_not_hold(self, parameter: dict[str, object], problem: str) -> None:
+        with pytest.raises(ConfigError) as error:
+            load_config(None, {"search.space": {"p": parameter}})
+        assert problem in str(error.value)
+        assert "search.space.p" in str(error.value)
+
+    def test_an_empty_space(self) -> None:
+        with pytest.raises(ConfigError, match=r"search\.space"):
+            load_config(None, {"search.space": {}})
+
+    def test_two_parameters_for_one_key(self) -> None:
+        parameter = {"key": "model.encoder_dropout", "type": "float", "low": 0.1, "high": 0.2}
+        with pytest.raises(ConfigError, match="two parameters of the space set the same key"):
+            load_config(None, {"search.space": {"a": parameter, "b": parameter}})
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("name", ["config_hparam_search.yaml", None])
+    def test_what_is_dumped_is_read_back(self, project_root: Path, tmp_path: Path, name: str | None) -> None:
+        config = load_config(None if name is None else project_root / "configs" / name)
+        path = tmp_path / "dumped.yaml"
+        path.write_text(dump_config(config), encoding="utf-8")
+        assert load_config(path) == config
+
+    @given(
+        rate=st.floats(1e-12, 1e3),
+        dropout=st.floats(0.0, 1.0, exclude_max=True),
+        name=st.from_regex(r"\A[A-Za-z0-9_][A-Za-z0-9_.\-]{0,20}\Z"),
+        path=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1),
+        choices=st.lists(st.sampled_from(["64", "512_256", "8_8_8"]), min_size=1, unique=True),
+    )
+    def test_any_value_survives(self, rate: float, dropout: float, name: str, path: str, choices: list[str]) -> None:
+        from ruamel.yaml import YAML
+
+        config = load_config(
+            None,
+            {
+                "training.lr_pretrain": rate,
+                "model.encoder_dropout": dropout,
+                "search.study_name": name,
+                "paths.dft_chi_csv": path,
+                "search.space": {"h": {"key": "model.encoder_hidden_dims", "type": "categorical", "choices": choices}},
+            },
+        )
+        assert load_config_text(dump_config(config)) == config
+        assert YAML(typ="safe").load(dump_config(config))["search"]["study_name"] == name
+
+    def test_overriding_changes_nothing_given(self, tiny: dict[str, object]) -> None:
+        before = copy.deepcopy(tiny)
+        config = load_config(None, tiny)
+        dumped = dump_config(config)
+        override_config(config, {"seed": 7, "search.space": {}} | tiny)
+        assert tiny == before
+        assert dump_config(config) == dumped
+
+
+def load_config_text(text: str) -> Config:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "c.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load_config(path)

@@ -1,0 +1,69 @@
+"""Files are whole or not there; what is written is what is read back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import stat
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chitransfer.files import replace_atomically, write_atomically, write_csv, write_json
+
+
+def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "text.txt"
+    write_atomically(path, "χ = 0.5\n")
+    assert path.read_text(encoding="utf-8") == "χ = 0.5\n"
+    assert [entry.name for entry in path.parent.iterdir()] == ["text.txt"]
+
+
+def test_a_failing_write_keeps_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    write_atomically(path, b"old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_bytes(b"half of")
+        assert temporary.parent == path.parent
+        assert temporary.suffix == path.suffix
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        replace_atomically(path, fail)
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_results_can_be_read_by_others(tmp_path: Path) -> None:
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_text("x")
+    write_atomically(tmp_path / "ours", "x")
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+def test_json_has_no_nan_and_takes_numpy(tmp_path: Path) -> None:
+    values = {"nan": float("nan"), "inf": [np.inf, 1.5], "n": np.int64(3), "x": np.float32(0.5), 7: (1, None, True)}
+    write_json(tmp_path / "v.json", values)
+    strict = json.loads((tmp_path / "v.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert strict == {"nan": None, "inf": [None, 1.5], "n": 3, "x": 0.5, "7": [1, None, True]}
+
+
+def test_floats_come_back_from_csv_to_the_last_digit(tmp_path: Path, rng: np.random.Generator) -> None:
+    frame = pd.DataFrame({"x": rng.normal(size=200) * 10.0 ** rng.integers(-300, 300, 200)})
+    write_csv(tmp_path / "x.csv", frame)
+    with (tmp_path / "x.csv").open(newline="") as stream:
+        assert [float(row["x"]) for row in csv.DictReader(stream)] == frame["x"].tolist()
+
+
+def test_no_cell_is_a_formula_and_the_frame_is_not_changed(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"SMILES": ["=HYPERLINK(1)", "*CC*", "@x", "-1", "+1"], "chi": [-1.0, 2.0, 3.0, 4.0, 5.0]})
+    before = frame.copy(deep=True)
+    write_csv(tmp_path / "t.csv", frame)
+    with (tmp_path / "t.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["SMILES"] for row in rows] == ["'=HYPERLINK(1)", "*CC*", "'@x", "'-1", "'+1"]
+    assert float(rows[0]["chi"]) == -1.0
+    pd.testing.assert_frame_equal(frame, before)
