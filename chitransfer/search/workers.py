@@ -1,18 +1,28 @@
-"""Where rungs run. The driver knows only `Workers`: submit a task, wait for some, stop.
+"""Where rungs run. The driver knows only `Workers`: submit a task, wait for some, give one up, stop.
 
-`InProcessWorkers` is one thread beside the driver, so that signals are heard while a rung computes.
+`InProcessWorkers` is one thread beside the driver, so that signals are heard while a rung computes; `make_workers`
+chooses between it and `dask_workers`.
 """
 
 from __future__ import annotations
 
+import logging
+import queue
 import threading
+import time
 from collections.abc import Collection
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
+from chitransfer.errors import ConfigError
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
+
+# A rung given up gets this long to notice before its thread is left behind.
+PATIENCE_SECONDS = 10.0
+logger = logging.getLogger(__name__)
 
 
 class Workers(Protocol):
@@ -28,8 +38,69 @@ class Workers(Protocol):
     def wait(self, futures: Collection[Future[RungResult]], timeout: float) -> set[Future[RungResult]]:
         """The futures that are done, after at most `timeout` seconds."""
 
+    def running_seconds(self, future: Future[RungResult]) -> float | None:
+        """How long a rung has been computing; ``None`` while it waits for a free worker."""
+
+    def abandon(self, future: Future[RungResult]) -> None:
+        """Give up a rung that takes too long; its worker is usable again afterwards."""
+
     def close(self) -> None:
         """Give up what is running and free everything; may be called twice."""
+
+
+def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
+    """The workers a configuration asks for: in this process, on this machine, or on a cluster.
+
+    Parameters
+    ----------
+    study_key
+        Unique to the study, the same when it is resumed; letters and digits.
+
+    Raises
+    ------
+    ConfigError
+        The keys contradict each other, or a device or package is missing.
+    StudyError
+        The scheduler does not answer.
+    """
+    search, threads = config.search, config.training.num_threads
+    if search.scheduler is None and max(search.workers, len(search.devices)) == 1:
+        return InProcessWorkers(config, dataset, device=search.devices[0] if search.devices else None)
+    if search.scheduler is not None and (search.devices or search.workers > 1):
+        raise ConfigError(
+            "search.workers and search.devices speak of this machine and cannot be combined with search.scheduler "
+            f"{search.scheduler}; set cluster.maximum_jobs, cluster.workers_per_job and cluster.gpus_per_job instead"
+        )
+    # Dask takes a second to import and most searches do without.
+    from chitransfer.search.clusters import BatchWorkers, JoinedWorkers, LocalWorkers
+    from chitransfer.search.dask_workers import Cluster, DaskWorkers
+    from chitransfer.training.settings import resolve_device
+
+    cluster: Cluster
+    if search.scheduler is None:
+        for device in search.devices:
+            resolve_device(device)
+        cluster = LocalWorkers(max(search.workers, len(search.devices)), tuple(search.devices), threads)
+    elif "://" in search.scheduler:
+        cluster = JoinedWorkers(search.scheduler, threads)
+    else:
+        cluster = BatchWorkers(search.scheduler, config.cluster, threads)
+    return DaskWorkers(
+        cluster,
+        config,
+        dataset,
+        study_key=study_key,
+        max_deaths=search.max_worker_deaths,
+        wait_minutes=config.cluster.scheduler_wait_minutes,
+    )
+
+
+@dataclass(eq=False)
+class _Job:
+    task: RungTask
+    outcome: Future[RungResult] = field(default_factory=Future)
+    give_up: threading.Event = field(default_factory=threading.Event)
+    started: float | None = None
 
 
 class InProcessWorkers:
@@ -37,22 +108,67 @@ class InProcessWorkers:
 
     capacity = 1
 
-    def __init__(self, config: Config, dataset: Dataset) -> None:
-        self._stop = threading.Event()
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rung")
+    def __init__(self, config: Config, dataset: Dataset, *, device: str | None = None) -> None:
+        self._current = threading.local()
         self.runner = TrialRunner(
-            config, dataset, n_threads=config.training.num_threads, stop_requested=self._stop.is_set
+            config,
+            dataset,
+            device=device,
+            n_threads=config.training.num_threads,
+            stop_requested=lambda: self._current.job.give_up.is_set(),
         )
+        self._jobs: dict[Future[RungResult], _Job] = {}
+        self._start_thread()
 
     def submit(self, task: RungTask) -> Future[RungResult]:
         """Start a rung, or queue it behind the one running."""
-        return self._pool.submit(self.runner.run, task)
+        job = _Job(task)
+        self._jobs[job.outcome] = job
+        self._queue.put(job)
+        return job.outcome
 
     def wait(self, futures: Collection[Future[RungResult]], timeout: float) -> set[Future[RungResult]]:
         """The futures that are done, after at most `timeout` seconds."""
-        return set(wait(futures, timeout=timeout, return_when=FIRST_COMPLETED).done)
+        done = set(wait(futures, timeout=timeout, return_when=FIRST_COMPLETED).done)
+        for future in done:
+            self._jobs.pop(future, None)
+        return done
+
+    def running_seconds(self, future: Future[RungResult]) -> float | None:
+        """How long the rung has been computing; ``None`` while it is queued."""
+        job = self._jobs.get(future)
+        return None if job is None or job.started is None else time.monotonic() - job.started
+
+    def abandon(self, future: Future[RungResult]) -> None:
+        """Ask the rung to end at its next epoch; one that does not is left behind in its thread."""
+        job = self._jobs.pop(future)
+        job.give_up.set()
+        wait([future], timeout=PATIENCE_SECONDS)
+        if not future.done():
+            logger.warning("trial %d does not react; its thread is left behind and keeps its memory", job.task.number)
+            self._queue.put(None)
+            self._start_thread()
 
     def close(self) -> None:
-        """Stop the running rung at its next epoch and wait for that."""
-        self._stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop the running rung at its next epoch and wait for that, but not for one that hangs."""
+        for job in self._jobs.values():
+            job.give_up.set()
+        self._queue.put(None)
+        self._thread.join(timeout=PATIENCE_SECONDS)
+        self._jobs.clear()
+
+    def _start_thread(self) -> None:
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        # A daemon, so that a rung that hangs cannot keep the whole program from ending.
+        self._thread = threading.Thread(target=self._work, args=(self._queue,), name="rung", daemon=True)
+        self._thread.start()
+
+    def _work(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
+        while (job := jobs.get()) is not None:
+            if job.give_up.is_set() or not job.outcome.set_running_or_notify_cancel():
+                continue
+            self._current.job, job.started = job, time.monotonic()
+            try:
+                job.outcome.set_result(self.runner.run(job.task))
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to whoever asked for the rung
+                job.outcome.set_exception(error)

@@ -1,0 +1,185 @@
+"""Where Dask workers come from: this machine, a cluster that is running already, or jobs of a batch system.
+
+Used by `workers.make_workers`; the parts below take the plain settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from typing import Any
+
+import dask
+from distributed import LocalCluster
+
+from chitransfer.config import ClusterSettings
+from chitransfer.errors import ConfigError, StudyError
+
+DASHBOARD_PORT = 8787
+# A worker that dies is reported at once, and the search counts (Dask's own count is per task, not per rung).
+OUR_SCHEDULER = {"distributed.scheduler.allowed-failures": 0}
+# Seconds before the end of a job's walltime at which its worker hands over.
+FAREWELL_SECONDS = 90
+JOB_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
+
+
+class LocalWorkers:
+    """A process per worker on this machine, watched by a nanny that starts it anew when it dies.
+
+    Parameters
+    ----------
+    n_workers
+        Rungs at a time.
+    devices
+        Given to the workers in turn; empty: the configuration's device for all.
+    num_threads
+        Threads of each worker; 0 shares the machine's processors out evenly.
+    """
+
+    def __init__(self, n_workers: int, devices: tuple[str, ...], num_threads: int) -> None:
+        self.capacity: int | None = n_workers
+        self.devices = devices
+        self.n_threads = num_threads or max(1, count_processors() // n_workers)
+        with dask.config.set(OUR_SCHEDULER):
+            self._cluster = LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=f"127.0.0.1:{free_dashboard_port()}",
+                worker_dashboard_address=None,
+                silence_logs=50,
+            )
+        self.address = str(self._cluster.scheduler_address)
+
+    def close(self) -> None:
+        """End the workers and the scheduler."""
+        self._cluster.close(timeout=10)
+
+
+class JoinedWorkers:
+    """The workers of a Dask cluster that others started; `search.devices` cannot be known there."""
+
+    capacity: int | None = None
+    devices: tuple[str, ...] = ()
+
+    def __init__(self, address: str, num_threads: int) -> None:
+        self.address, self.n_threads = address, num_threads
+
+    def close(self) -> None:
+        """The cluster is not ours: leave it running."""
+
+
+class BatchWorkers:
+    """Jobs on Slurm, PBS, LSF or SGE through dask-jobqueue, between a least and a largest number.
+
+    Raises
+    ------
+    ConfigError
+        dask-jobqueue is not installed, or cannot make a job of the settings.
+    StudyError
+        The batch system's commands are not on this machine.
+    """
+
+    def __init__(self, system: str, settings: ClusterSettings, num_threads: int) -> None:
+        self.capacity: int | None = settings.maximum_jobs * settings.workers_per_job
+        shares_gpus = settings.gpus_per_job > 1 and settings.workers_per_job > 1
+        self.devices = tuple(f"cuda:{i}" for i in range(settings.gpus_per_job)) if shares_gpus else ()
+        self.n_threads = num_threads or max(1, settings.cores // settings.workers_per_job)
+        try:
+            jobqueue = importlib.import_module("dask_jobqueue")
+        except ImportError as error:
+            raise ConfigError(
+                f"search.scheduler: {system} needs dask-jobqueue; install it with `pip install 'chitransfer[cluster]'`"
+            ) from error
+        try:
+            with dask.config.set(OUR_SCHEDULER):
+                self._cluster = getattr(jobqueue, JOB_CLASSES[system])(**job_options(system, settings))
+            self.script = str(self._cluster.job_script())
+            self._cluster.adapt(minimum_jobs=settings.minimum_jobs, maximum_jobs=settings.maximum_jobs)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"cluster: {system} jobs cannot be made of these settings ({error})") from error
+        except (FileNotFoundError, RuntimeError) as error:
+            raise StudyError(
+                f"search.scheduler: jobs cannot be handed to {system} from this machine ({error}); "
+                "run the search where its commands are, such as a login node"
+            ) from error
+        self.address = str(self._cluster.scheduler_address)
+
+    def close(self) -> None:
+        """Cancel the jobs and end the scheduler."""
+        self._cluster.close(timeout=20)
+
+
+def job_options(system: str, settings: ClusterSettings) -> dict[str, Any]:
+    """What dask-jobqueue's cluster classes are made with."""
+    directives = [*gpu_directives(system, settings.gpus_per_job), *settings.directives]
+    options: dict[str, Any] = {
+        "queue": settings.queue,
+        "walltime": settings.walltime,
+        "cores": settings.cores,
+        "memory": settings.memory,
+        "processes": settings.workers_per_job,
+        "job_extra_directives": directives,
+        "job_script_prologue": list(settings.setup),
+        "worker_extra_args": [
+            "--lifetime", f"{max(60, walltime_seconds(settings.walltime) - FAREWELL_SECONDS)}s",
+            "--no-dashboard",
+        ],
+        "scheduler_options": {"dashboard_address": f"127.0.0.1:{free_dashboard_port()}"},
+        "local_directory": settings.local_directory,
+        "name": "chitransfer",
+    }  # fmt: skip
+    if settings.interface is not None:
+        options["interface"] = settings.interface
+    if settings.python is not None:
+        options["python"] = settings.python
+    if settings.account is not None:
+        options["project" if system in {"lsf", "sge"} else "account"] = settings.account
+    if system == "lsf":
+        # LSF counts slots and takes walltime without seconds.
+        options["ncpus"] = settings.cores
+        options["walltime"] = ":".join(settings.walltime.split(":")[:2])
+    if system == "pbs" and settings.gpus_per_job:
+        memory = settings.memory.replace(" ", "").replace("iB", "b").replace("B", "b").lower()
+        options["resource_spec"] = f"select=1:ncpus={settings.cores}:mem={memory}:ngpus={settings.gpus_per_job}"
+    return options
+
+
+def gpu_directives(system: str, n_gpus: int) -> list[str]:
+    """How each batch system is asked for GPUs; PBS is asked in its resource line instead."""
+    if n_gpus == 0:
+        return []
+    return {
+        "slurm": [f"--gres=gpu:{n_gpus}"],
+        "lsf": [f"-gpu num={n_gpus}"],
+        "sge": [f"-l gpu={n_gpus}"],
+        "pbs": [],
+    }[system]
+
+
+def walltime_seconds(walltime: str) -> int:
+    """Seconds of ``[days-]hours:minutes[:seconds]``.
+
+    >>> walltime_seconds("1-02:00:30")
+    93630
+    """
+    days, _, clock = walltime.rpartition("-")
+    hours, minutes, *seconds = (int(part) for part in clock.split(":"))
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + (seconds[0] if seconds else 0)
+
+
+def count_processors() -> int:
+    """Processors this process may use (a batch job or container may have fewer than the machine)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_dashboard_port() -> int:
+    """Dask's usual port on this machine's own address, or any free one when that is taken."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", DASHBOARD_PORT))
+        except OSError:
+            return 0
+    return DASHBOARD_PORT

@@ -1,0 +1,140 @@
+"""The part of a study that lives in a Dask worker: it brings code and data there and runs rungs.
+
+`dask_workers` sends this module to workers by value, so it may import nothing of chitransfer before that has arrived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import io
+import pickle
+import sys
+import threading
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from distributed import WorkerPlugin, get_worker
+
+PACKAGE = "chitransfer"
+
+
+class StudyPlugin(WorkerPlugin):
+    """A study in a worker process: its code, its data, and the `TrialRunner` made of them at the first rung.
+
+    Dask keeps the plugin on the scheduler and sets it up in every worker that joins, restarted ones included.
+
+    Parameters
+    ----------
+    name
+        Unique to the study; a worker may serve several.
+    package
+        Digest and zipped source of chitransfer, used where the worker has none or another.
+    payload
+        `pack_payload` of (config, dataset).
+    devices
+        Device of each worker by the number its name ends in; empty: the configuration's.
+    n_threads
+        Threads a rung computes with; 0: as many as PyTorch takes.
+    """
+
+    def __init__(
+        self, name: str, package: tuple[str, bytes], payload: bytes, devices: tuple[str, ...], n_threads: int
+    ) -> None:
+        self.name = name
+        self.package, self.payload = package, payload
+        self.devices, self.n_threads = devices, n_threads
+
+    def setup(self, worker: Any) -> None:
+        """Called by Dask when the worker starts or the plugin arrives."""
+        self._worker = worker
+        # A joined cluster may give a worker several threads; PyTorch's are better spent on one rung at a time.
+        self._one_at_a_time = threading.Lock()
+        self._stop = threading.Event()
+        self._runner: Any = None
+        install_package(*self.package, Path(worker.local_directory))
+
+    def teardown(self, worker: Any) -> None:
+        """Called by Dask when the study leaves: the running rung ends at its next epoch."""
+        self._stop.set()
+
+    def run(self, key: str, task: bytes) -> Any:
+        """Run one rung and tell the scheduler when it really started."""
+        with self._one_at_a_time:
+            self._worker.log_event(self.name, {"key": key, "worker": self._worker.address})
+            if self._runner is None:
+                self._runner = self._build_runner()
+            return self._runner.run(pickle.loads(task))
+
+    def _build_runner(self) -> Any:
+        objective = importlib.import_module(f"{PACKAGE}.search.objective")
+        config, dataset = unpack_payload(self.payload)
+        return objective.TrialRunner(
+            config, dataset, device=self._device(), n_threads=self.n_threads, stop_requested=self._stop.is_set
+        )
+
+    def _device(self) -> str | None:
+        if not self.devices:
+            return None
+        digits = str(self._worker.name).rpartition("-")[2]
+        return self.devices[int(digits) % len(self.devices) if digits.isdigit() else 0]
+
+
+def run_rung(name: str, key: str, task: bytes) -> Any:
+    """The Dask task: find the study in this worker and run a rung of it; ``None`` when the study is not here."""
+    plugin: Any = get_worker().plugins.get(name)
+    return None if plugin is None else plugin.run(key, task)
+
+
+def pack_payload(config: Any, dataset: Any) -> bytes:
+    """Configuration and data as compressed bytes; count fingerprints are mostly zeros, so little travels."""
+    return zlib.compress(pickle.dumps((config, dataset), protocol=5), level=1)
+
+
+def unpack_payload(payload: bytes) -> Any:
+    """The inverse of `pack_payload`; what it reads comes from the driver of the same user, over Dask's connection."""
+    return pickle.loads(zlib.decompress(payload))
+
+
+def source_files(folder: Path) -> dict[str, bytes]:
+    """The package's modules by their path inside it, sorted."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.py"))}
+
+
+def digest_source(files: dict[str, bytes]) -> str:
+    """SHA-256 over names and contents."""
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def pack_package(folder: Path) -> tuple[str, bytes]:
+    """Digest and zip of a package's modules, for `StudyPlugin`."""
+    files = source_files(folder)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(f"{PACKAGE}/{name}", content)
+    return digest_source(files), stream.getvalue()
+
+
+def install_package(digest: str, archive: bytes, folder: Path) -> None:
+    """Make exactly this chitransfer importable in this process: the installed one when it is the same, else the zip."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is not None and spec.origin is not None:
+        installed = Path(spec.origin).parent
+        if installed.is_dir() and digest_source(source_files(installed)) == digest:
+            return
+        if digest in str(installed):
+            return
+    path = folder / f"{PACKAGE}-{digest}.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(archive)
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]
+    sys.path.insert(0, str(path))
+    importlib.invalidate_caches()

@@ -1,0 +1,32 @@
+"""Passwords stay out of everything that is written or shown: texts are masked before they leave.
+
+Used by the configuration, the study's storage, the log and the command line's last resort.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+MASK = "***"
+_IN_ADDRESS = re.compile(r"(?P<before>[A-Za-z][\w+.\-]*://[^\s/:@]*:)(?P<secret>\S+)(?=@)")
+_IN_OPTION = re.compile(
+    r"(?P<before>\b(?:password|passwd|sslpassword)\s*=\s*)(?P<secret>'[^']*'|[^\s&;,'\"]+)", re.IGNORECASE
+)
+
+
+def mask_passwords(text: str) -> str:
+    """Replace the password of every address and every ``password=…`` in a text.
+
+    >>> mask_passwords("postgresql://ann:s3cret@db:5432/chi")
+    'postgresql://ann:***@db:5432/chi'
+    """
+    return _IN_OPTION.sub(rf"\g<before>{MASK}", _IN_ADDRESS.sub(rf"\g<before>{MASK}", text))
+
+
+class MaskingFormatter(logging.Formatter):
+    """Formats a log record, its traceback included, and masks passwords in the outcome."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The finished line or lines."""
+        return mask_passwords(super().format(record))
