@@ -5,7 +5,7 @@ Built by `training.stage1`; read by `training.stage2`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,12 @@ class FeatureTensors:
         """Network inputs of pairs given by index, (…, n_features)."""
         polymer = self.polymer[structure]
         return torch.cat([polymer, self.solvent[solvent]], dim=-1) if self.solvent.shape[1] else polymer
+
+    def keep(self, columns: Tensor) -> FeatureTensors:
+        """The same with some of the features only, given by index into the network's input, rising."""
+        width = self.polymer.shape[1]
+        polymer = self.polymer[:, columns[columns < width]]
+        return replace(self, polymer=polymer, solvent=self.solvent[:, columns[columns >= width] - width])
 
 
 def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, device: torch.device) -> FeatureTensors:

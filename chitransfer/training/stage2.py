@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from chitransfer.data.assemble import Dataset, Rows
+from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import Heads, TransferNetwork, chi_at, inverse_temperature
 from chitransfer.model.scalers import ChiScaler
 from chitransfer.training.inputs import FeatureTensors
@@ -37,6 +38,7 @@ class Stage2Settings:
     class_weight_pos: float
     freeze_encoder: bool
     grad_clip_norm: float
+    lr_decay: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,56 +103,6 @@ def resolve_positive_label(rows: Rows | None, positive: str) -> int:
     return 0 if positive == "insoluble" else 1
 
 
-class FittedMembers:
-    """Networks that share an encoder's shape and differ in what they were trained on; stacked along one axis.
-
-    Parameters
-    ----------
-    network
-        The Stage 1 network; its encoder serves every member when frozen.
-    parameters
-        Stacked parameters of the heads (frozen) or of the whole network, each (n_members, …).
-    """
-
-    def __init__(self, network: TransferNetwork, parameters: dict[str, Tensor], frozen: bool) -> None:
-        self.frozen = frozen
-        self.network = network.eval()
-        self.parameters = parameters
-
-    @torch.no_grad()
-    def predict(self, features: FeatureTensors, structure: Tensor, solvent: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients of standardised χ(T) (n_members, n_pairs, 2) and positive-class logits (n_members, n_pairs)."""
-        coefficients, logits = [], []
-        for s, v in zip(structure.split(2048), solvent.split(2048), strict=True):
-            inputs = features.gather(s, v)
-            part = self.forward(self.network.encoder(inputs) if self.frozen else inputs)
-            coefficients.append(part[0])
-            logits.append(part[1])
-        if not coefficients:
-            n_members = next(iter(self.parameters.values())).shape[0]
-            return torch.zeros(n_members, 0, 2), torch.zeros(n_members, 0)
-        return torch.cat(coefficients, dim=1), torch.cat(logits, dim=1)
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """All members on the same inputs (n_pairs, …), without dropout."""
-        module = self.network.heads if self.frozen else self.network
-
-        def one(parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            result: tuple[Tensor, Tensor] = functional_call(module, parameters, (inputs,))
-            return result
-
-        result: tuple[Tensor, Tensor] = vmap(one)(self.parameters)
-        return result
-
-    def member(self, position: int) -> TransferNetwork:
-        """One member as a network of its own, in eval mode."""
-        network = copy.deepcopy(self.network)
-        target = network.heads if self.frozen else network
-        own = {name: stacked[position].detach() for name, stacked in self.parameters.items()}
-        target.load_state_dict(own, strict=False)
-        return network.eval()
-
-
 class _MemberTraining:
     """The state of `fit_members`: what the epoch loop calls back into."""
 
@@ -170,9 +122,14 @@ class _MemberTraining:
         self.frozen = settings.freeze_encoder
         self._shuffle = torch.Generator().manual_seed(seed)
         network = copy.deepcopy(network).eval()
-        self.members = FittedMembers(network, _stack_members(network, self.n_members, self.frozen), self.frozen)
+        # No gradient reaches the first-layer weights of a feature that no row has: they are left out, not copied.
+        columns = None if self.frozen else _used_columns(data)
+        self.features = data.features if columns is None else data.features.keep(columns)
+        trained = network if columns is None else keep_columns(network, columns)
+        stacked = _stack_members(trained, self.n_members, self.frozen)
+        self.members = FittedMembers(network, stacked, self.frozen, columns)
         # What dropout acts on is put in training mode; batch statistics stay those of Stage 1.
-        self.module = copy.deepcopy(network.heads if self.frozen else network)
+        self.module = copy.deepcopy(trained.heads if self.frozen else trained)
         for part in self.module.modules():
             part.train(isinstance(part, nn.Dropout))
         self.inputs = {name: self._inputs(task) for name, task in self.tasks.items()}
@@ -186,6 +143,7 @@ class _MemberTraining:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        self._initial_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     @torch.no_grad()
     def _inputs(self, task: TaskRows) -> Tensor | None:
@@ -228,9 +186,7 @@ class _MemberTraining:
     def _forward(self, name: str, index: Tensor) -> tuple[Tensor, Tensor]:
         task, latents = self.tasks[name], self.inputs[name]
         inputs = (
-            latents[index]
-            if latents is not None
-            else self.data.features.gather(task.structure[index], task.solvent[index])
+            latents[index] if latents is not None else self.features.gather(task.structure[index], task.solvent[index])
         )  # (member, batch, …)
 
         def one(parameters: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,6 +196,14 @@ class _MemberTraining:
         result: tuple[Tensor, Tensor] = vmap(one, randomness="different")(self.members.parameters, inputs)
         return result
 
+    def end_epoch(self, epoch: int, mean_loss: float) -> bool:
+        """Let the learning rates fall along half a cosine, if asked to."""
+        if self.settings.lr_decay:
+            factor = 0.5 * (1.0 + math.cos(math.pi * epoch / self.settings.n_epochs))
+            for group, lr in zip(self.optimizer.param_groups, self._initial_lr, strict=True):
+                group["lr"] = lr * factor
+        return False
+
     def clip(self) -> None:
         """Clip each member's gradient by its own norm, as training it alone would."""
         gradients = [p.grad for p in self.members.parameters.values() if p.grad is not None]
@@ -247,6 +211,15 @@ class _MemberTraining:
         factor = (self.settings.grad_clip_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)  # (member,)
         for gradient in gradients:
             gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
+
+
+def _used_columns(data: Stage2Data) -> Tensor:
+    """Features that are not zero in some Stage 2 row, (n_columns,) int64."""
+    structure = torch.cat([data.chi.structure, data.solubility.structure]).unique()
+    solvent = torch.cat([data.chi.solvent, data.solubility.solvent]).unique()
+    polymer_used = (data.features.polymer[structure] != 0).any(0)
+    solvent_used = (data.features.solvent[solvent] != 0).any(0)
+    return torch.cat([polymer_used, solvent_used]).nonzero().squeeze(1)
 
 
 def _stack_members(network: TransferNetwork, n_members: int, frozen: bool) -> dict[str, Tensor]:
@@ -302,8 +275,9 @@ def fit_members(
             compute_loss=training.loss,
             optimizer=training.optimizer,
             clip_gradients=training.clip,
-            end_epoch=lambda epoch, mean_loss: False,
+            end_epoch=training.end_epoch,
             what="Stage 2",
         )
     parameters = {name: tensor.detach() for name, tensor in training.members.parameters.items()}
-    return FittedMembers(training.members.network, parameters, settings.freeze_encoder)
+    members = training.members
+    return FittedMembers(members.network, parameters, members.frozen, members.columns)

@@ -1,0 +1,127 @@
+"""Stage 2 networks that share a Stage 1 network and differ in what they were trained on, stacked along one axis.
+
+Trained by `training.stage2`, kept by `model.checkpoint`, used by `predict`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from chitransfer.model.network import TransferNetwork
+
+FIRST_WEIGHT = "encoder.0.weight"
+
+
+class PairInputs(Protocol):
+    """Gives network inputs (…, n_features) for pairs of structure and solvent by index."""
+
+    def gather(self, structure: Tensor, solvent: Tensor) -> Tensor:
+        """Inputs of the pairs."""
+
+
+class FittedMembers:
+    """Members fine-tuned from one network.
+
+    Parameters
+    ----------
+    network
+        The Stage 1 network. When frozen, its encoder serves every member. When not, it keeps the first layer's weights
+        of the features that no Stage 2 row has: no gradient ever reached them.
+    parameters
+        Stacked parameters of the heads (frozen) or of the whole network, each (n_members, …). The first layer's weight
+        then covers `columns` only.
+    columns
+        Features whose first-layer weights the members own, (n_columns,) int64; ``None`` when frozen.
+    """
+
+    def __init__(
+        self, network: TransferNetwork, parameters: dict[str, Tensor], frozen: bool, columns: Tensor | None = None
+    ) -> None:
+        self.frozen = frozen
+        self.network = network.eval()
+        self.parameters = parameters
+        self.columns = columns
+        self._compact = None if columns is None else _Shifted(keep_columns(network, columns)).eval()
+
+    def __len__(self) -> int:
+        return int(next(iter(self.parameters.values())).shape[0])
+
+    @torch.no_grad()
+    def predict(self, features: PairInputs, structure: Tensor, solvent: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients of standardised χ(T) (n_members, n_pairs, 2) and positive-class logits (n_members, n_pairs)."""
+        coefficients, logits = [], []
+        for s, v in zip(structure.split(2048), solvent.split(2048), strict=True):
+            inputs = features.gather(s, v)
+            part = self.forward(self.network.encoder(inputs) if self.frozen else inputs)
+            coefficients.append(part[0])
+            logits.append(part[1])
+        if not coefficients:
+            return torch.zeros(len(self), 0, 2), torch.zeros(len(self), 0)
+        return torch.cat(coefficients, dim=1), torch.cat(logits, dim=1)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """All members on the same latents (frozen) or inputs, (n_pairs, …), without dropout."""
+        module: nn.Module = self.network.heads if self.frozen else self.network
+        parameters, arguments = self.parameters, (inputs,)
+        if self._compact is not None and self.columns is not None:
+            first = self.network.encoder[0]
+            others = torch.ones(inputs.shape[-1], dtype=torch.bool, device=inputs.device)
+            others[self.columns] = False
+            # What the members have in common is worked out once.
+            shift = inputs[:, others] @ first.weight[:, others].T
+            module, arguments = self._compact, (inputs[:, self.columns], shift)  # type: ignore[assignment]
+            parameters = {f"network.{name}": stacked for name, stacked in parameters.items()}
+
+        def one(own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            result: tuple[Tensor, Tensor] = functional_call(module, own, arguments)
+            return result
+
+        result: tuple[Tensor, Tensor] = vmap(one)(parameters)
+        return result
+
+    def member(self, position: int) -> TransferNetwork:
+        """One member as a network of its own, in eval mode."""
+        network = copy.deepcopy(self.network)
+        target = network.heads if self.frozen else network
+        own = {name: stacked[position].detach() for name, stacked in self.parameters.items()}
+        if self.columns is not None:
+            whole = network.encoder[0].weight.detach().clone()
+            whole[:, self.columns] = own[FIRST_WEIGHT]
+            own[FIRST_WEIGHT] = whole
+        target.load_state_dict(own, strict=False)
+        return network.eval()
+
+    def to(self, dtype: torch.dtype) -> FittedMembers:
+        """A copy in another floating-point precision."""
+        parameters = {name: stacked.to(dtype) for name, stacked in self.parameters.items()}
+        return FittedMembers(copy.deepcopy(self.network).to(dtype), parameters, self.frozen, self.columns)
+
+
+class _Shifted(nn.Module):
+    """A network over some of the features; `shift` (n_pairs, n_hidden) is what the others add to the first layer."""
+
+    def __init__(self, network: TransferNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        first, *others = self.network.encoder
+        hidden = first(inputs) + shift
+        for layer in others:
+            hidden = layer(hidden)
+        result: tuple[Tensor, Tensor] = self.network.heads(hidden)
+        return result
+
+
+def keep_columns(network: TransferNetwork, columns: Tensor) -> TransferNetwork:
+    """A copy of a network that reads only some of its features, given by index (n_columns,) int64."""
+    compact = copy.deepcopy(network)
+    first = compact.encoder[0]
+    first.weight = nn.Parameter(first.weight.detach()[:, columns].clone())
+    first.in_features = len(columns)
+    return compact
