@@ -76,7 +76,9 @@ def best_f1_threshold(positive: np.ndarray, probability: np.ndarray) -> float:
     called = np.arange(1, len(ranked) + 1)
     f1 = 2.0 * true_positives / (called + n_positive)
     is_cut = np.append(ranked[1:] < ranked[:-1], True)
-    cuts = np.append((ranked[1:] + ranked[:-1]) / 2.0, ranked[-1] / 2.0)
+    halfway = (ranked[1:] + ranked[:-1]) / 2.0
+    # Between neighbouring floats "halfway" may round down to the lower one, which must stay below the threshold.
+    cuts = np.append(np.where(halfway > ranked[1:], halfway, ranked[:-1]), ranked[-1] / 2.0)
     best = f1[is_cut].max()
     candidates = cuts[is_cut & (f1 >= best - 1e-12)]
     return float(candidates[np.argmin(np.abs(candidates - 0.5))])

@@ -1,0 +1,37 @@
+"""The predictor that learned nothing, worked out again with plain loops and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, mean_absolute_error
+
+from chitransfer.data.assemble import Dataset
+from chitransfer.training.crossval import make_folds
+from chitransfer.training.trivial import score_trivial_predictor
+
+
+@pytest.mark.parametrize("positive_label", [0, 1])
+def test_scores_are_those_of_the_training_means(tiny_dataset: Dataset, positive_label: int) -> None:
+    assert tiny_dataset.chi is not None
+    assert tiny_dataset.solubility is not None
+    folds = make_folds(tiny_dataset, 3, 2, 5)
+    maes = []
+    for repeat in folds:
+        fold_of_rows = repeat[tiny_dataset.chi.polymer]
+        predicted = [tiny_dataset.chi.value[fold_of_rows != fold].mean() for fold in fold_of_rows]
+        maes.append(mean_absolute_error(tiny_dataset.chi.value, predicted))
+    scores = score_trivial_predictor(tiny_dataset, folds, positive_label)
+    assert scores.per_repeat["exp_mae"] == pytest.approx(maes)
+    positive = tiny_dataset.solubility.value == positive_label
+    assert scores.mean["sol_f1"] == pytest.approx(f1_score(positive, np.ones(len(positive))))
+    assert scores.mean["sol_recall"] == 1.0
+    assert scores.mean["sol_precision"] == pytest.approx(positive.mean())
+    assert scores.mean["sol_balanced_accuracy"] == 0.5
+    assert scores.mean["sol_mcc"] == 0.0
+
+
+def test_the_scored_fold_does_not_reach_its_own_mean(tiny_dataset: Dataset) -> None:
+    """Leave-one-out means run against the row they leave out, so R² of such a predictor is below zero."""
+    folds = make_folds(tiny_dataset, 10, 1, 0)
+    assert score_trivial_predictor(tiny_dataset, folds, 1).mean["exp_r2"] < 0.0

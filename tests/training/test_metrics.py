@@ -1,0 +1,115 @@
+"""Metrics against scikit-learn and by hand; the threshold against trying every one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, roc_auc_score
+
+from chitransfer.training.metrics import (
+    CHI_METRICS,
+    SOLUBILITY_METRICS,
+    best_f1_threshold,
+    chi_metrics,
+    solubility_metrics,
+)
+
+
+def test_chi_by_hand() -> None:
+    measured, predicted = np.array([0.0, 1.0, 2.0, 5.0]), np.array([0.5, 1.0, 1.0, 4.5])
+    found = chi_metrics(measured, predicted)
+    assert tuple(found) == CHI_METRICS
+    assert found["exp_mae"] == pytest.approx(0.5)
+    assert found["exp_rmse"] == pytest.approx(np.sqrt((0.25 + 0 + 1 + 0.25) / 4))
+    assert found["exp_r2"] == pytest.approx(1 - 1.5 / ((measured - 2.0) ** 2).sum())
+    # Ranks 1 2 3 4 against 1 2.5 2.5 4.
+    assert found["exp_spearman"] == pytest.approx(np.corrcoef([1, 2, 3, 4], [1, 2.5, 2.5, 4])[0, 1])
+
+
+def test_chi_that_does_not_vary_has_no_r2() -> None:
+    found = chi_metrics(np.array([0.5, 0.5]), np.array([0.4, 0.6]))
+    assert found["exp_mae"] == pytest.approx(0.1)
+    assert np.isnan([found["exp_r2"], found["exp_spearman"]]).all()
+    assert np.isnan(chi_metrics(np.array([0.5]), np.array([0.4]))["exp_r2"])
+    assert np.isnan(chi_metrics(np.array([0.1, 0.5]), np.array([0.4, 0.4]))["exp_spearman"])
+
+
+def test_solubility_by_hand() -> None:
+    positive = np.array([1, 1, 1, 0, 0], dtype=bool)
+    called = np.array([1, 1, 0, 1, 0], dtype=bool)  # 2 true positives, 1 miss, 1 false alarm, 1 true negative
+    probability = np.array([0.9, 0.6, 0.3, 0.7, 0.1])
+    found = solubility_metrics(positive, probability, called)
+    assert tuple(found) == SOLUBILITY_METRICS
+    assert found["sol_recall"] == pytest.approx(2 / 3)
+    assert found["sol_precision"] == pytest.approx(2 / 3)
+    assert found["sol_f1"] == pytest.approx(2 / 3)
+    assert found["sol_balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found["sol_mcc"] == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
+    assert found["sol_auc"] == pytest.approx(4 / 6)  # of 6 pairs, 4 ranked right
+    assert found["sol_brier"] == pytest.approx((0.01 + 0.16 + 0.49 + 0.49 + 0.01) / 5)
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_one_class_alone_gives_nan_and_no_warning(label: bool) -> None:
+    found = solubility_metrics(np.full(3, label), np.array([0.2, 0.5, 0.7]), np.array([False, True, True]))
+    assert np.isnan([found[name] for name in ("sol_auc", "sol_mcc", "sol_balanced_accuracy", "sol_pr_auc")]).all()
+    assert found["sol_recall"] == (pytest.approx(2 / 3) if label else 0.0)
+
+
+def test_inputs_are_not_changed() -> None:
+    positive, probability = np.array([True, False, True]), np.array([0.3, 0.9, 0.5])
+    copies = positive.copy(), probability.copy()
+    solubility_metrics(positive, probability, probability >= best_f1_threshold(positive, probability))
+    chi_metrics(probability, probability[::-1])
+    np.testing.assert_array_equal(positive, copies[0])
+    np.testing.assert_array_equal(probability, copies[1])
+
+
+class TestThreshold:
+    @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=30))
+    @settings(max_examples=300)
+    def test_no_threshold_is_better(self, rows: list[tuple[bool, float]]) -> None:
+        positive = np.array([label for label, _ in rows])
+        probability = np.array([p for _, p in rows])
+        threshold = best_f1_threshold(positive, probability)
+        if not positive.any():
+            assert threshold == 0.5
+            return
+        found = f1_score(positive, probability >= threshold)
+        # Every distinct call of the rows, by trying each probability as a threshold.
+        tried = [f1_score(positive, probability >= cut) for cut in np.unique(probability)]
+        assert found == pytest.approx(max(tried))
+
+    @pytest.mark.parametrize("upper", [1.0, np.nextafter(1.0, 0.0), 0.5, np.nextafter(0.5, 0.0)])
+    def test_neighbouring_floats_are_told_apart(self, upper: float) -> None:
+        lower = np.nextafter(upper, 0.0)
+        threshold = best_f1_threshold(np.array([True, False]), np.array([upper, lower]))
+        assert lower < threshold <= upper
+
+    def test_it_lies_halfway(self) -> None:
+        assert best_f1_threshold(np.array([True, False]), np.array([0.8, 0.4])) == pytest.approx(0.6)
+
+    def test_ties_go_to_the_one_nearest_to_a_half(self) -> None:
+        # Calling the first row or all three gives F1 = 2/3 either way... of those the cut nearest 0.5 wins.
+        positive, probability = np.array([True, False, False, True]), np.array([0.9, 0.3, 0.2, 0.1])
+        cuts = {0.6: f1_score(positive, probability >= 0.6), 0.05: f1_score(positive, probability >= 0.05)}
+        assert cuts[0.6] == pytest.approx(cuts[0.05])
+        assert best_f1_threshold(positive, probability) == pytest.approx(0.6)
+
+    @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=30), st.randoms())
+    def test_the_order_of_rows_does_not_matter(self, rows: list[tuple[bool, float]], random: object) -> None:
+        shuffled = list(rows)
+        random.shuffle(shuffled)  # type: ignore[attr-defined]
+        thresholds = {
+            best_f1_threshold(np.array([label for label, _ in order]), np.array([p for _, p in order]))
+            for order in (rows, shuffled)
+        }
+        assert len(thresholds) == 1
+
+    def test_a_perfect_ranking_is_separated(self, rng: np.random.Generator) -> None:
+        positive = rng.random(100) < 0.3
+        probability = np.where(positive, rng.uniform(0.02, 0.03, 100), rng.uniform(0.0, 0.01, 100))
+        assert roc_auc_score(positive, probability) == 1.0
+        np.testing.assert_array_equal(probability >= best_f1_threshold(positive, probability), positive)
