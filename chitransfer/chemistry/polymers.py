@@ -5,6 +5,8 @@ Called by `chemistry.identities`, `chemistry.features`, `chemistry.groups` and w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
@@ -13,6 +15,12 @@ from rdkit import Chem, rdBase
 
 LONGEST_SMILES = 2000
 LEFT, RIGHT = 1, 2
+ORDINARY_BONDS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
+TETRAHEDRAL = (
+    Chem.ChiralType.CHI_UNSPECIFIED,
+    Chem.ChiralType.CHI_TETRAHEDRAL_CW,
+    Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
+)
 _LEFT_END, _RIGHT_END = Chem.MolFromSmarts("[1#0]"), Chem.MolFromSmarts("[2#0]")
 
 
@@ -22,43 +30,81 @@ class PolymerError(ValueError):
 
 @lru_cache(maxsize=4096)
 def _parse(smiles: str) -> Chem.Mol:
-    if len(smiles) > LONGEST_SMILES:
-        raise PolymerError(f"longer than {LONGEST_SMILES} characters; give one repeat unit")
-    with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles) if smiles.strip() else None
-    if molecule is None or molecule.GetNumAtoms() == 0:
-        raise PolymerError("RDKit cannot read this SMILES; check brackets, rings and valences")
+    """The unit with ends labelled [1*] and [2*] in the order they are written, and no other marks."""
+    molecule = _read(smiles)
     stars = [atom for atom in molecule.GetAtoms() if atom.GetAtomicNum() == 0]
     if len(stars) != 2:
         counted = {0: "no *", 1: "one *"}.get(len(stars), f"{len(stars)} *")
         raise PolymerError(f"a repeat unit needs exactly two * for its two chain ends, this has {counted}")
     if len(Chem.GetMolFrags(molecule)) > 1:
         raise PolymerError("more than one molecule; leave counter-ions and solvents out")
-    for star in stars:
+    if any(bond.GetBondType() not in ORDINARY_BONDS for bond in molecule.GetBonds()):
+        raise PolymerError("dative, quadruple or unspecified bonds; write single, double, triple or aromatic ones")
+    for star, label in zip(stars, (LEFT, RIGHT), strict=True):
         if star.GetDegree() != 1:
             raise PolymerError("a * must be bonded once, to the atom at its chain end")
-        star.SetIsotope(0)
-        star.SetAtomMapNum(0)
+        star.SetIsotope(label)
         star.SetFormalCharge(0)
         star.SetNumExplicitHs(0)
+        star.SetNumRadicalElectrons(0)
         star.SetNoImplicit(True)
     first, second = (star.GetBonds()[0] for star in stars)
     if first.GetIdx() == second.GetIdx():
-        raise PolymerError("nothing stands between the two *")
+        raise PolymerError("nothing stands between the two *; write the atoms of one unit between them")
     if first.GetBondType() != second.GetBondType():
         raise PolymerError("the two * are bonded by bonds of different order; both ends of a unit must match")
+    return _sanitise(molecule)
+
+
+def _read(smiles: str) -> Chem.Mol:
+    if len(smiles) > LONGEST_SMILES:
+        raise PolymerError(f"longer than {LONGEST_SMILES} characters; give one repeat unit")
+    text = smiles.strip()
+    if not text:
+        raise PolymerError("empty; write a repeat unit with two *, such as *CCO*")
+    if not text.isascii() or not text.isprintable():
+        raise PolymerError("SMILES are plain ASCII text; retype it without special characters")
+    if " " in text:
+        raise PolymerError("a space; give one SMILES alone, without a name or annotations after it")
+    # Ends are told apart before stereo is cleaned: a centre between two equal ends is one of the chain's all the same.
+    options = Chem.SmilesParserParams()
+    options.sanitize = options.removeHs = False
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(text, options)
+    if molecule is None or molecule.GetNumAtoms() == 0:
+        raise PolymerError("RDKit cannot read this SMILES; check brackets, ring numbers and bonds")
+    return molecule
+
+
+def _sanitise(molecule: Chem.Mol) -> Chem.Mol:
+    for atom in molecule.GetAtoms():
+        atom.SetAtomMapNum(0)
+    with rdBase.BlockLogs():
+        try:
+            Chem.SanitizeMol(molecule)
+            molecule = Chem.RemoveHs(molecule)
+        except Chem.MolSanitizeException as error:
+            raise PolymerError(f"RDKit cannot make sense of this SMILES: {error}") from error
+        for atom in molecule.GetAtoms():
+            # RDKit does not carry these through a cut: square planes, octahedra, and centres with a lone electron.
+            if atom.GetChiralTag() not in TETRAHEDRAL or atom.GetNumRadicalElectrons():
+                atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+        Chem.AssignStereochemistry(molecule, cleanIt=True, force=True)
     return molecule
 
 
 def parse_repeat_unit(smiles: str) -> Chem.Mol:
-    """A sanitised molecule with two plain ``*`` atoms.
+    """A sanitised molecule with two plain ``*`` atoms; labels, map numbers and charges on them are dropped.
 
     Raises
     ------
     PolymerError
         The text is unreadable, or does not have exactly two once-bonded ``*`` in one molecule.
     """
-    return Chem.Mol(_parse(smiles))
+    unit = Chem.Mol(_parse(smiles))
+    for end in _ends(unit):
+        unit.GetAtomWithIdx(end).SetIsotope(0)
+    return unit
 
 
 @lru_cache(maxsize=200_000)
@@ -77,11 +123,13 @@ def polymer_identity(smiles: str) -> str:
     >>> {polymer_identity(cut) for cut in ("*CCO*", "*OCC*", "*COC*", "*CCOCCO*")}
     {'*CCO*'}
     """
-    forward = _blocks(parse_repeat_unit(smiles))
-    root = forward[: _period(forward)]
-    backward = [_turn(block) for block in reversed(root)]
-    key = min(_least_rotation(root), _least_rotation(backward))
-    return _join(list(key))
+    unit = _parse(smiles)
+    with rdBase.BlockLogs(), _cutting(smiles):
+        forward = _blocks(unit)
+        root = forward[: _period(forward)]
+        backward = [_turn(block) for block in reversed(root)]
+        key = min(_least_rotation(root), _least_rotation(backward))
+        return _join(list(key))
 
 
 def oligomer(smiles: str, n_units: int, cap: Literal["H", "C"] = "H") -> Chem.Mol:
@@ -133,8 +181,10 @@ def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
 
 def _chain(smiles: str, n_units: int) -> tuple[Chem.RWMol, tuple[int, int]]:
     """`n_units` units in a row, cut at single bonds, and the indices of its left and right ``*``."""
-    unit = _single_bonded_unit(parse_repeat_unit(smiles))
+    unit = Chem.Mol(_parse(smiles))
     Chem.RemoveStereochemistry(unit)
+    with rdBase.BlockLogs(), _cutting(smiles):
+        unit = _single_bonded_unit(unit)
     left, right = _ends(unit)
     first, last = (unit.GetAtomWithIdx(end).GetNeighbors()[0].GetIdx() for end in (left, right))
     n_atoms = unit.GetNumAtoms()
@@ -159,15 +209,14 @@ def _ends(unit: Chem.Mol) -> tuple[int, int]:
     return left, right
 
 
-def _blocks(molecule: Chem.Mol) -> list[str]:
+def _blocks(unit: Chem.Mol) -> list[str]:
     """The chain's period as canonical block SMILES, each with ends labelled [1*] (left) and [2*] (right)."""
-    unit = _single_bonded_unit(molecule)
+    unit = _single_bonded_unit(unit)
     return [Chem.MolToSmiles(part) for part in _split(unit, _backbone_cuts(unit))]
 
 
-def _single_bonded_unit(molecule: Chem.Mol) -> Chem.Mol:
+def _single_bonded_unit(unit: Chem.Mol) -> Chem.Mol:
     """The unit with labelled ends, cut at a single bond of the chain whatever bond it was written with."""
-    unit = _label_ends(molecule)
     junction = unit.GetAtomWithIdx(_ends(unit)[0]).GetBonds()[0]
     if junction.GetBondType() == Chem.BondType.SINGLE:
         return unit
@@ -177,14 +226,6 @@ def _single_bonded_unit(molecule: Chem.Mol) -> Chem.Mol:
     # The part after the first inner bond comes first, joined by the unit's own junction.
     left, right = _split(unit, cuts[:1])
     return _zip(right, left)
-
-
-def _label_ends(molecule: Chem.Mol) -> Chem.Mol:
-    labelled = Chem.Mol(molecule)
-    stars = [atom for atom in labelled.GetAtoms() if atom.GetAtomicNum() == 0]
-    for star, label in zip(stars, (LEFT, RIGHT), strict=True):
-        star.SetIsotope(label)
-    return labelled
 
 
 def _backbone_cuts(unit: Chem.Mol) -> list[int]:
@@ -259,7 +300,23 @@ def _join(blocks: list[str]) -> str:
     chain = Chem.MolFromSmiles(blocks[0])
     for block in blocks[1:]:
         chain = _zip(chain, Chem.MolFromSmiles(block))
-    for atom in chain.GetAtoms():
-        if atom.GetAtomicNum() == 0:
-            atom.SetIsotope(0)
-    return Chem.MolToSmiles(chain)
+    if _has_stereo(chain):
+        # Unlabelled in the text, not in the molecule, where a centre between two equal ends would lose its mark.
+        return str(Chem.MolToSmiles(chain).replace("[1*]", "*").replace("[2*]", "*"))
+    for end in _ends(chain):
+        chain.GetAtomWithIdx(end).SetIsotope(0)
+    return str(Chem.MolToSmiles(chain))
+
+
+def _has_stereo(molecule: Chem.Mol) -> bool:
+    return any(atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for atom in molecule.GetAtoms()) or any(
+        bond.GetStereo() > Chem.BondStereo.STEREOANY for bond in molecule.GetBonds()
+    )
+
+
+@contextmanager
+def _cutting(smiles: str) -> Iterator[None]:
+    try:
+        yield
+    except (Chem.MolSanitizeException, RuntimeError) as error:
+        raise PolymerError(f"RDKit cannot cut and join the chain of {smiles}") from error
