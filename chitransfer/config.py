@@ -29,7 +29,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from chitransfer.errors import ConfigError
-from chitransfer.secrecy import mask_passwords
+from chitransfer.secrecy import mask_passwords, strip_password
 
 
 def parse_hidden_dims(value: object) -> object:
@@ -164,6 +164,19 @@ class ObjectiveSettings(Section):
         return self
 
 
+ObjectiveName = Literal[
+    "exp_mae",
+    "sol_f1",
+    "sol_recall",
+    "stage1_mae",
+    "exp_rmse",
+    "exp_r2",
+    "sol_auc",
+    "sol_balanced_accuracy",
+    "sol_mcc",
+]
+
+
 class SpaceParameter(Section):
     """One searched hyperparameter: which key it sets and the values it may take."""
 
@@ -226,12 +239,18 @@ class SearchSettings(Section):
     n_trials: Count = 50
     timeout_hours: Positive = 48.0
     study_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")] | None = None
-    sampler: Literal["tpe", "random", "cmaes", "gp", "qmc"] = "tpe"
+    sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "nsga2"] = "tpe"
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
     pruner: Literal["none", "median", "hyperband", "asha"] = "none"
     rungs: list[Count] = []
     n_pretrain_seeds: Count = 1
     enqueue_default: bool = True
+    replicates: Count = 1
+    select: Literal["best", "reevaluated", "one_se"] = "best"
+    reevaluate_top: Annotated[int, Field(ge=0)] = 5
+    reevaluate_seeds: Count = 2
+    objectives: list[ObjectiveName] = []
+    control: Literal["none", "permute"] = "none"
     max_consecutive_failures: Count = 5
     workers: Count = 1
     devices: list[Device] = []
@@ -256,6 +275,16 @@ class SearchSettings(Section):
         if len(set(keys)) < len(keys):
             raise ValueError(f"two parameters of the space set the same key: {', '.join(sorted(keys))}")
         return space
+
+    @model_validator(mode="after")
+    def _check_objectives(self) -> SearchSettings:
+        if not self.objectives:
+            return self
+        if len(set(self.objectives)) < max(2, len(self.objectives)):
+            raise ValueError(f"objectives must be two or more different names, or [], got {self.objectives}")
+        if self.pruner != "none" or self.replicates > 1 or self.sampler == "cmaes":
+            raise ValueError("objectives need pruner none, replicates 1 and a sampler other than cmaes")
+        return self
 
 
 class ClusterSettings(Section):
@@ -368,7 +397,7 @@ def dump_config(config: Config) -> str:
         for name, parameter in values["search"]["space"].items()
     }
     if values["search"]["storage"] is not None:
-        values["search"]["storage"] = mask_passwords(values["search"]["storage"])
+        values["search"]["storage"] = strip_password(values["search"]["storage"])
     yaml.dump(values, stream)
     return stream.getvalue()
 

@@ -45,12 +45,16 @@ class RungTask:
         Stage 1 epoch to train to.
     state
         Bytes of the previous rung's `RungResult`, ``None`` for a fresh trial.
+    replicate
+        0 is the trial itself; others repeat it under another pretraining seed and other fold shuffles, which all trials
+        share.
     """
 
     number: int
     overrides: Mapping[str, object]
     epoch: int
     state: bytes | None
+    replicate: int = 0
 
 
 @dataclass(frozen=True)
@@ -187,11 +191,13 @@ class TrialRunner:
     def _run(self, task: RungTask) -> RungResult:
         config = override_config(self.config, task.overrides)
         n_seeds = config.search.n_pretrain_seeds
+        folds = self._folds_of(task.replicate)
         states: list[dict[str, Any]] = [] if task.state is None else unpack_state(task.state)
         seconds = {"stage1": 0.0, "stage2": 0.0}
         replicates, networks_mae, new_states, epochs = [], [], [], []
         finished = True
-        for replicate in range(n_seeds):
+        for position in range(n_seeds):
+            replicate = task.replicate * n_seeds + position
             seed = derive_seed(config.seed, "pretrain", task.number, replicate)
             started = time.perf_counter()
             run = Stage1Run(
@@ -201,7 +207,7 @@ class TrialRunner:
                 seed,
             )
             if states:
-                run.load_state_dict(states[replicate])
+                run.load_state_dict(states[position])
             while not run.finished and run.epoch < task.epoch:
                 run.train_to(run.epoch + 1)
                 if self._stop_requested():
@@ -212,7 +218,7 @@ class TrialRunner:
                 run.best_network(),
                 self.stage2_data,
                 self.dataset,
-                self.folds,
+                folds,
                 stage2_settings(config, config.training.stage2_epochs),
                 derive_seed(config.seed, "quick stage2", task.number, replicate),
             )
@@ -236,6 +242,12 @@ class TrialRunner:
             seconds=seconds,
             peak_memory_mb=self._peak_memory_mb(),
         )
+
+    def _folds_of(self, replicate: int) -> np.ndarray:
+        if replicate == 0:
+            return self.folds
+        seed = derive_seed(self.config.seed, "folds", replicate)
+        return make_folds(self.dataset, self.config.cv.n_cv_folds, self.config.cv.n_cv_repeats, seed)
 
     def _peak_memory_mb(self) -> float:
         if self.device.type == "cuda":

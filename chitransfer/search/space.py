@@ -10,7 +10,15 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 
 from chitransfer.config import Config, SearchSettings, SpaceParameter, parse_hidden_dims
 from chitransfer.seeds import derive_seed
@@ -71,6 +79,8 @@ def make_sampler(settings: SearchSettings, study_seed: int, number: int, positio
             )
         if settings.sampler == "gp":
             return GPSampler(seed=seed, n_startup_trials=settings.n_startup_trials, deterministic_objective=False)
+        if settings.sampler == "nsga2":
+            return NSGAIISampler(population_size=2 * settings.n_startup_trials, seed=seed)
         if settings.sampler == "qmc":
             # The scrambled sequence itself must be one and the same for the whole study.
             return QMCSampler(
