@@ -1,0 +1,305 @@
+"""Stage 1: it learns, stops, resumes to the bit, and its scalers never see what it is validated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from chitransfer.data.assemble import Dataset, Rows
+from chitransfer.errors import DataError, TrainingError
+from chitransfer.model.network import NetworkShape
+from chitransfer.search.objective import pack_state, unpack_state
+from chitransfer.training import stage1 as stage1_module
+from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings, predict_coefficients, stage1_mae
+
+CPU = torch.device("cpu")
+SETTINGS = Stage1Settings(
+    lr=3e-3,
+    weight_decay=1e-4,
+    batch_size=10,
+    n_epochs=6,
+    early_stopping_patience=50,
+    lr_schedule_patience=1,
+    lr_schedule_factor=0.5,
+    grad_clip_norm=1.0,
+)
+
+
+def shape_for(data: Stage1Data, **changes: Any) -> NetworkShape:
+    plain = NetworkShape(
+        n_features=data.features.n_features,
+        hidden_dims=(16, 8),
+        latent_dim=8,
+        encoder_dropout=0.3,
+        use_batchnorm=False,
+        chi_head_hidden_dim=8,
+        chi_head_dropout=0.2,
+        solubility_head_hidden_dim=8,
+        solubility_head_dropout=0.2,
+    )
+    return replace(plain, **changes)
+
+
+def build(dataset: Dataset, **changes: Any) -> Stage1Data:
+    options: dict[str, Any] = {"validation_fraction": 0.1, "random_state": 3, "T_ref": 298.15, "device": CPU} | changes
+    return Stage1Data.build(dataset, **options)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_dataset: Dataset) -> Stage1Data:
+    return build(tiny_dataset)
+
+
+def weights_of(run: Stage1Run) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in run.best_network().state_dict().items()}
+
+
+def assert_same_run(first: Stage1Run, second: Stage1Run) -> None:
+    assert first.history == second.history
+    assert (first.epoch, first.best_epoch, first.best_mae) == (second.epoch, second.best_epoch, second.best_mae)
+    for get in (weights_of, lambda run: run.network.state_dict()):
+        mine, theirs = get(first), get(second)
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            assert torch.equal(mine[name], theirs[name]), name
+
+
+class TestLearning:
+    def test_a_thirty_row_table_is_overfitted(self, tiny_dataset: Dataset) -> None:
+        rows = tiny_dataset.stage1
+        chosen = np.flatnonzero(rows.temperature == 298.15)[:30]
+        small = Rows(
+            structure=rows.structure[chosen],
+            solvent=rows.solvent[chosen],
+            polymer=rows.polymer[chosen],
+            temperature=rows.temperature[chosen],
+            value=rows.value[chosen],
+            table=rows.table,
+        )
+        data = build(replace(tiny_dataset, stage1=small), validation_fraction=0.01)
+        settings = replace(SETTINGS, n_epochs=400, early_stopping_patience=400, lr_schedule_patience=400, lr=5e-3)
+        run = Stage1Run(data, shape_for(data, encoder_dropout=0.0, chi_head_dropout=0.0), settings, seed=1)
+        before = stage1_mae(run.network, data, data.train)
+        run.train_to(400)
+        after = stage1_mae(run.network, data, data.train)
+        assert before > 0.1
+        assert after < 0.02
+
+    def test_all_temperatures_of_a_pair_are_learned(self, tiny_dataset: Dataset) -> None:
+        """The slope over temperature, not only the mean, comes close to the formula's A/T."""
+        data = build(tiny_dataset)
+        settings = replace(SETTINGS, n_epochs=400, early_stopping_patience=400, lr_schedule_patience=400, lr=5e-3)
+        run = Stage1Run(data, shape_for(data, encoder_dropout=0.0, chi_head_dropout=0.0), settings, seed=1)
+        run.train_to(400)
+        with torch.no_grad():
+            slopes = predict_coefficients(run.network, data.features, data.train.structure, data.train.solvent)[:, 1]
+        tau, target = data.train.tau, data.train.target
+        true_slopes = (target[:, 2] - target[:, 0]) / (tau[:, 2] - tau[:, 0])
+        assert float(np.corrcoef(slopes, true_slopes)[0, 1]) > 0.95
+
+    def test_mae_is_the_plain_formula_over_rows(self, tiny_dataset: Dataset, data: Stage1Data) -> None:
+        run = Stage1Run(data, shape_for(data), SETTINGS, seed=2)
+        run.train_to(2)
+        rows, out = tiny_dataset.stage1, data.validation_rows
+        with torch.no_grad():
+            h = predict_coefficients(
+                run.network, data.features, torch.tensor(rows.structure[out]), torch.tensor(rows.solvent[out])
+            ).numpy()
+        predicted = data.chi_scaler.mean + data.chi_scaler.scale * (
+            h[:, 0] + h[:, 1] * 5.0 * (298.15 / rows.temperature[out] - 1.0)
+        )
+        expected = np.abs(predicted - rows.value[out]).mean()
+        assert stage1_mae(run.network, data, data.validation) == pytest.approx(expected, rel=1e-4)
+        assert run.history[-1]["validation_mae"] == pytest.approx(expected, rel=1e-4)
+
+    def test_seed_decides(self, data: Stage1Data) -> None:
+        runs = [Stage1Run(data, shape_for(data), SETTINGS, seed) for seed in (5, 5, 6)]
+        for run in runs:
+            run.train_to(3)
+        assert_same_run(runs[0], runs[1])
+        assert runs[0].history != runs[2].history
+
+    def test_what_ran_before_does_not_matter(self, data: Stage1Data) -> None:
+        first = Stage1Run(data, shape_for(data), SETTINGS, 5)
+        first.train_to(2)
+        torch.manual_seed(12345)
+        torch.rand(77)
+        state = torch.get_rng_state()
+        second = Stage1Run(data, shape_for(data), SETTINGS, 5)
+        second.train_to(2)
+        assert_same_run(first, second)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    @pytest.mark.parametrize("batch_size", [31, 32, 4096, 1])
+    def test_batch_normalisation_takes_any_batch_size(self, data: Stage1Data, batch_size: int) -> None:
+        """32 training pairs in batches of 31 leave one alone, which has no variance to normalise by."""
+        assert len(data.train) == 32
+        run = Stage1Run(data, shape_for(data, use_batchnorm=True), replace(SETTINGS, batch_size=batch_size), 1)
+        run.train_to(2)
+        assert run.epoch == 2
+        assert np.isfinite(run.best_mae)
+
+    def test_the_solubility_head_is_left_as_it_was(self, data: Stage1Data) -> None:
+        run = Stage1Run(data, shape_for(data), replace(SETTINGS, weight_decay=0.5), 1)
+        before = {name: t.clone() for name, t in run.network.heads.solubility.state_dict().items()}
+        run.train_to(3)
+        for name, tensor in run.network.heads.solubility.state_dict().items():
+            assert torch.equal(tensor, before[name])
+
+
+class TestStopping:
+    def test_the_best_epoch_is_kept(self, data: Stage1Data) -> None:
+        run = Stage1Run(data, shape_for(data), replace(SETTINGS, n_epochs=15, lr=2e-2), 4)
+        run.train_to(15)
+        maes = [entry["validation_mae"] for entry in run.history]
+        assert run.best_mae == min(maes)
+        assert run.best_epoch == 1 + int(np.argmin(maes))
+        assert stage1_mae(run.best_network(), data, data.validation) == pytest.approx(min(maes), rel=1e-5)
+        assert not run.best_network().training
+
+    def test_it_stops_when_validation_does(self, data: Stage1Data) -> None:
+        settings = replace(SETTINGS, n_epochs=500, early_stopping_patience=3, lr=5e-2)
+        run = Stage1Run(data, shape_for(data), settings, 4)
+        run.train_to(500)
+        assert run.finished
+        assert run.epoch == run.best_epoch + 3
+        assert run.epoch < 500
+        run.train_to(500)
+        assert len(run.history) == run.epoch
+
+    def test_the_learning_rate_falls_on_a_plateau(self, data: Stage1Data) -> None:
+        settings = replace(SETTINGS, n_epochs=40, early_stopping_patience=40, lr_schedule_patience=1, lr=5e-2)
+        run = Stage1Run(data, shape_for(data), settings, 4)
+        run.train_to(40)
+        rates = [entry["lr"] for entry in run.history]
+        assert rates == sorted(rates, reverse=True)
+        assert rates[-1] < 5e-2
+        halvings = np.log2(np.array(rates) / 5e-2)
+        np.testing.assert_allclose(halvings, halvings.round(), atol=1e-9)
+
+    def test_a_loss_that_is_no_number_names_stage_and_epoch(self, data: Stage1Data) -> None:
+        run = Stage1Run(data, shape_for(data), replace(SETTINGS, lr=1e38), 1)
+        with pytest.raises(TrainingError, match=r"Stage 1: the loss became (nan|inf) in epoch [1-6]; a lower learning"):
+            run.train_to(6)
+
+
+class TestResuming:
+    @pytest.mark.parametrize("stop", range(1, 6))
+    @pytest.mark.parametrize("through_bytes", [True, False])
+    def test_at_any_epoch_to_the_bit(self, data: Stage1Data, stop: int, through_bytes: bool) -> None:
+        whole = Stage1Run(data, shape_for(data), SETTINGS, 9)
+        whole.train_to(6)
+        part = Stage1Run(data, shape_for(data), SETTINGS, 9)
+        part.train_to(stop)
+        state = part.state_dict()
+        if through_bytes:
+            (state,) = unpack_state(pack_state([state]))
+        else:
+            part.train_to(6)  # what goes on must not reach into a state taken earlier
+        resumed = Stage1Run(data, shape_for(data), SETTINGS, 9)
+        resumed.load_state_dict(state)
+        assert resumed.epoch == stop
+        resumed.train_to(6)
+        assert_same_run(whole, resumed)
+
+    def test_with_batch_normalisation_and_plateaus(self, data: Stage1Data) -> None:
+        settings = replace(SETTINGS, n_epochs=12, lr=5e-2, early_stopping_patience=12)
+        shape = shape_for(data, use_batchnorm=True)
+        whole = Stage1Run(data, shape, settings, 9)
+        whole.train_to(12)
+        run = Stage1Run(data, shape, settings, 9)
+        for epoch in range(1, 13):
+            run.train_to(epoch)
+            again = Stage1Run(data, shape, settings, 9)
+            again.load_state_dict(unpack_state(pack_state([run.state_dict()]))[0])
+            run = again
+        assert_same_run(whole, run)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Leaks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def shout(dataset: Dataset, rows_to_change: np.ndarray) -> Dataset:
+    """A copy whose chosen Stage 1 rows have absurd χ and whose polymers have absurd descriptors."""
+    value = dataset.stage1.value.copy()
+    value[rows_to_change] += 1000.0
+    features = dataset.polymer_features.copy()
+    features[np.unique(dataset.stage1.structure[rows_to_change]), dataset.recipe.fingerprint_bits :] += 1e4
+    return replace(dataset, polymer_features=features, stage1=replace(dataset.stage1, value=value))
+
+
+def scalers_hear(dataset: Dataset, rows_to_change: np.ndarray) -> bool:
+    """Whether any scaler depends on the chosen rows."""
+    quiet, loud = build(dataset), build(shout(dataset, rows_to_change))
+    same = (
+        quiet.chi_scaler == loud.chi_scaler
+        and np.array_equal(quiet.features.polymer_scaler.mean, loud.features.polymer_scaler.mean)
+        and np.array_equal(quiet.features.polymer_scaler.scale, loud.features.polymer_scaler.scale)
+    )
+    return not same
+
+
+class TestLeaks:
+    def test_scalers_see_training_rows_only(self, tiny_dataset: Dataset, data: Stage1Data) -> None:
+        assert 0 < data.validation_rows.sum() < len(tiny_dataset.stage1)
+        assert not scalers_hear(tiny_dataset, data.validation_rows)
+        assert scalers_hear(tiny_dataset, ~data.validation_rows)
+
+    @pytest.mark.parametrize("what", ["features", "chi"])
+    def test_a_planted_leak_is_seen(
+        self, tiny_dataset: Dataset, data: Stage1Data, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        if what == "features":
+            honest: Callable[..., Any] = stage1_module.scale_features
+            monkeypatch.setattr(
+                stage1_module,
+                "scale_features",
+                lambda dataset, training, *rest: honest(dataset, np.ones_like(training), *rest),
+            )
+        else:
+            scaler = stage1_module.ChiScaler
+            whole = tiny_dataset.stage1.value
+
+            class Leaky(scaler):  # type: ignore[misc,valid-type]
+                @classmethod
+                def fit(cls, chi: np.ndarray) -> Any:
+                    # Sees the whole table, as a scaler fitted before the split would.
+                    loud = chi.max() > 500 or len(chi) < len(whole)
+                    return scaler(float(current["value"].mean()), 1.0) if loud else scaler(0.0, 1.0)
+
+            current = {"value": whole}
+            real_build = Stage1Data.build.__func__
+
+            def build_leaky(cls: type, dataset: Dataset, **options: Any) -> Stage1Data:
+                current["value"] = dataset.stage1.value
+                return real_build(cls, dataset, **options)
+
+            monkeypatch.setattr(stage1_module, "ChiScaler", Leaky)
+            monkeypatch.setattr(Stage1Data, "build", classmethod(build_leaky))
+        assert scalers_hear(tiny_dataset, data.validation_rows)
+
+    def test_validation_polymers_are_whole(self, tiny_dataset: Dataset, data: Stage1Data) -> None:
+        polymer = tiny_dataset.stage1.polymer
+        assert not set(polymer[data.validation_rows]) & set(polymer[~data.validation_rows])
+        assert not set(data.train.structure.tolist()) & set(data.validation.structure.tolist())
+        assert int(data.train.mask.sum() + data.validation.mask.sum()) == len(polymer)
+
+    def test_excluded_polymers_are_seen_by_nobody(self, tiny_dataset: Dataset) -> None:
+        excluded = tiny_dataset.measured_polymers()[:10]
+        data = build(tiny_dataset, excluded_polymers=excluded)
+        structures = set(tiny_dataset.stage1.structure[np.isin(tiny_dataset.stage1.polymer, excluded)])
+        assert not structures & set(data.train.structure.tolist())
+        assert not structures & set(data.validation.structure.tolist())
+        changed = shout(tiny_dataset, np.isin(tiny_dataset.stage1.polymer, excluded))
+        assert build(changed, excluded_polymers=excluded).chi_scaler == data.chi_scaler
+
+    def test_nothing_left_to_learn_from(self, tiny_dataset: Dataset) -> None:
+        with pytest.raises(DataError, match="at least 2 polymers, got 0"):
+            build(tiny_dataset, excluded_polymers=np.arange(len(tiny_dataset.polymers)))
