@@ -20,6 +20,8 @@ from chitransfer.chemistry.polymers import PolymerError, polymer_identity
 from chitransfer.errors import DataError
 
 CARBON_MONOXIDE = "[C-]#[O+]"
+# Ways to map a rule onto its monomers that are looked at before the rule is taken not to apply.
+MOST_PRODUCTS = 50
 
 
 @dataclass(frozen=True)
@@ -137,21 +139,17 @@ def list_reactions(families: dict[str, list[str]], seed: int) -> Iterator[Reacti
 def run_reaction(reaction: Reaction) -> RepeatUnit | None:
     """The repeat unit of a polymerisation, ``None`` when the rule does not apply or gives no linear chain.
 
-    Where the rule gives several regio-isomers (a diol that is not symmetric), the one with the least identity stands
-    for all of them.
+    Where the rule gives several regio-isomers (a diol that is not symmetric), the first in RDKit's order, which the
+    canonical SMILES of the monomers fix, stands for all of them.
     """
-    rule = RULES[reaction.rule]
-    identities = set()
     with rdBase.BlockLogs():
         reactants = [Chem.MolFromSmiles(smiles) for smiles in reaction.monomers]
         for transformation in _transformations(reaction.rule):
-            for products in transformation.RunReactants(reactants, 50):
+            for products in transformation.RunReactants(reactants, MOST_PRODUCTS):
                 identity = _identity(products[0])
                 if identity is not None:
-                    identities.add(identity)
-    if not identities:
-        return None
-    return RepeatUnit(min(identities), rule.polymer_class, reaction.monomers)
+                    return RepeatUnit(identity, RULES[reaction.rule].polymer_class, reaction.monomers)
+    return None
 
 
 def _identity(product: Chem.Mol) -> str | None:

@@ -21,6 +21,9 @@ from chitransfer.chemistry.polymers import PolymerError, polymer_identity
 PATTERN_REACH = 4
 # Backbone atoms that the longest subgroup spans.
 LONGEST_MATCH = 6
+ELEMENTS = frozenset({"C", "N", "O", "S", "F", "Cl", "Br", "I", "Si", "H"})
+# Stands among atomic numbers for "some atom is aromatic".
+AROMATIC = -1
 
 
 class FragmentationError(ValueError):
@@ -85,6 +88,9 @@ DERIVED_SUBGROUPS: tuple[tuple[str, str, str, str], ...] = (
     ("ACN", "ACNH2", "AC + CH2N - CH2", "[cH0][NX3H0]"),
     ("anH", "ACNH2", "CH2NH - CH2", "[nX3H]"),
     ("an", "ACNH2", "CH2N - CH2", "[nX3H0]"),
+    ("AC2H2N", "C5H5N", "C5H5N - 3 ACH", "[cH][nX2][cH]"),
+    ("AC2HN", "C5H5N", "C5H5N - 4 ACH + AC", "[cH][nX2][cH0]"),
+    ("AC2N", "C5H5N", "C5H5N - 5 ACH + 2 AC", "[cH0][nX2][cH0]"),
     ("pyN", "C5H5N", "C5H5N - 5 ACH", "[nX2]"),
     ("CHCN", "CH2CN", "CH2CN - CH2 + CH", "[CX4H]C#N"),
     ("CCN", "CH2CN", "CH2CN - CH2 + C", "[CX4H0]C#N"),
@@ -133,6 +139,8 @@ VETOES: tuple[tuple[str, frozenset[int]], ...] = (
     ("[CX3]([O,N])=O", frozenset({9})),
     # the carbonyl of an amide, urethane or urea is no ester
     ("[CX3](N)=O", frozenset({11, 12, 41})),
+    # the imidazole group was fitted to imidazolium salts
+    ("[n,c]", frozenset({84})),
     # the nitrogen beside a carbonyl, and one with a multiple bond, is no amine
     ("[$([NX3][CX3]=[O,S]),$([NX3](=O)=O),$([NX3+](=O)[O-]),$([NX2]),$([NX1])]", frozenset({14, 15, 16, 17})),
 )
@@ -176,7 +184,7 @@ def repeat_unit_groups(smiles: str) -> Groups:
         identity = polymer_identity(smiles)
     except PolymerError as error:
         raise FragmentationError(str(error)) from error
-    return _unit_groups(identity)
+    return groups_of_identity(identity)
 
 
 @lru_cache(maxsize=4096)
@@ -202,7 +210,8 @@ def count_matrix(groups: Sequence[Groups]) -> np.ndarray:
 
 
 @lru_cache(maxsize=65536)
-def _unit_groups(identity: str) -> Groups:
+def groups_of_identity(identity: str) -> Groups:
+    """`repeat_unit_groups` of a SMILES that `polymer_identity` has returned."""
     with rdBase.BlockLogs():
         unit = Chem.MolFromSmiles(identity)
     stars = [atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() == 0]
@@ -226,50 +235,32 @@ def _oligomer_for_matching(unit: Chem.Mol, head: int, tail: int) -> tuple[Chem.M
     copies = 1 + -(-(2 * PATTERN_REACH + LONGEST_MATCH) // length)
     before = unit.GetAtomWithIdx(tail).GetNeighbors()[0].GetIdx()
     after = unit.GetAtomWithIdx(head).GetNeighbors()[0].GetIdx()
-    chain = Chem.RWMol(unit)
+    flat = Chem.Mol(unit)
+    Chem.RemoveStereochemistry(flat)
+    chain = Chem.RWMol(flat)
     for _ in range(copies - 1):
-        chain.InsertMol(unit)
+        chain.InsertMol(flat)
     for copy in range(copies - 1):
         chain.AddBond(before + copy * size, after + (copy + 1) * size, Chem.BondType.SINGLE)
+    inner_ends = {head + copy * size for copy in range(1, copies)} | {tail + copy * size for copy in range(copies - 1)}
     chain.BeginBatchEdit()
-    for copy in range(copies):
-        if copy > 0:
-            chain.RemoveAtom(head + copy * size)
-        if copy < copies - 1:
-            chain.RemoveAtom(tail + copy * size)
+    for index in inner_ends:
+        chain.RemoveAtom(index)
     chain.CommitBatchEdit()
-    kept = [
-        atom
-        for copy in range(copies)
-        for atom in range(size)
-        if not (atom == head and copy > 0) and not (atom == tail and copy < copies - 1)
-    ]
-    for bond in chain.GetBonds():
-        bond.SetStereo(Chem.BondStereo.STEREONONE)
-        bond.SetBondDir(Chem.BondDir.NONE)
-    for atom in chain.GetAtoms():
-        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+    position = [index % size for index in range(copies * size) if index not in inner_ends]
     molecule = chain.GetMol()
     with rdBase.BlockLogs():
         Chem.SanitizeMol(molecule)
-    ends = [index for index, atom in enumerate(kept) if atom in (head, tail)]
-    near = _within(molecule, ends, PATTERN_REACH)
-    return molecule, kept, [index not in near for index in range(len(kept))]
-
-
-def _within(molecule: Chem.Mol, start: Iterable[int], radius: int) -> set[int]:
-    reached = set(start)
-    edge = set(reached)
-    for _ in range(radius):
-        edge = {
-            neighbour.GetIdx() for index in edge for neighbour in molecule.GetAtomWithIdx(index).GetNeighbors()
-        } - reached
-        reached |= edge
-    return reached
+    ends = [index for index, atom in enumerate(position) if atom in (head, tail)]
+    distance = Chem.GetDistanceMatrix(molecule)[ends].min(axis=0)
+    return molecule, position, (distance > PATTERN_REACH).tolist()
 
 
 def _matches(molecule: Chem.Mol) -> list[tuple[int, tuple[int, ...]]]:
-    elements = {atom.GetAtomicNum() for atom in molecule.GetAtoms()}
+    atoms = list(molecule.GetAtoms())
+    present = {atom.GetAtomicNum() for atom in atoms}
+    if any(atom.GetIsAromatic() for atom in atoms):
+        present.add(AROMATIC)
     banned: dict[int, set[int]] = {}
     for pattern, mains in _veto_patterns():
         for match in molecule.GetSubstructMatches(pattern):
@@ -277,7 +268,7 @@ def _matches(molecule: Chem.Mol) -> list[tuple[int, tuple[int, ...]]]:
                 banned.setdefault(main, set()).add(match[0])
     found = []
     for index, pattern, needed in _patterns():
-        if needed <= elements:
+        if needed <= present:
             barred = banned.get(subgroups()[index].main_group, set())
             for match in molecule.GetSubstructMatches(pattern, maxMatches=100_000):
                 if barred.isdisjoint(match):
@@ -308,20 +299,28 @@ def _best_groups(
 def _refuse_foreign_atoms(molecule: Chem.Mol, atoms: Iterable[int]) -> None:
     for index in atoms:
         atom = molecule.GetAtomWithIdx(index)
-        symbol = atom.GetSymbol()
-        if symbol not in {"C", "N", "O", "S", "F", "Cl", "Br", "I", "Si", "H"}:
+        symbol, charge = atom.GetSymbol(), atom.GetFormalCharge()
+        if symbol not in ELEMENTS:
             raise FragmentationError(f"UNIFAC has no group with the element {symbol}")
-        opposite = any(n.GetFormalCharge() == -atom.GetFormalCharge() for n in atom.GetNeighbors())
-        if atom.GetFormalCharge() != 0 and not opposite:
-            raise FragmentationError(f"UNIFAC has no group for the ion {symbol}{atom.GetFormalCharge():+d}")
+        # A nitro group is written with charges that cancel; an ion's do not.
+        if charge and all(neighbour.GetFormalCharge() != -charge for neighbour in atom.GetNeighbors()):
+            raise FragmentationError(f"UNIFAC has no group for the ion {symbol}{charge:+d}")
 
 
 def _why_uncovered(molecule: Chem.Mol, atoms: list[int]) -> str:
     if not atoms:
         return "no set of UNIFAC groups covers every atom exactly once"
-    surroundings = Chem.MolFragmentToSmiles(molecule, sorted(_within(molecule, atoms[:1], 1)), canonical=True)
-    symbol = molecule.GetAtomWithIdx(atoms[0]).GetSymbol()
-    return f"no UNIFAC group for the {symbol} atom in {surroundings}"
+    bare = molecule.GetAtomWithIdx(atoms[0])
+    around = {bare.GetIdx(), *(neighbour.GetIdx() for neighbour in bare.GetNeighbors())}
+    # A double-bonded partner one step away (C=S beside the atom) is usually what is to blame.
+    partners = {
+        bond.GetOtherAtomIdx(index)
+        for index in around
+        for bond in molecule.GetAtomWithIdx(index).GetBonds()
+        if bond.GetBondType() in (Chem.BondType.DOUBLE, Chem.BondType.TRIPLE)
+    }
+    surroundings = Chem.MolFragmentToSmiles(molecule, sorted(around | partners), canonical=True)
+    return f"no UNIFAC group for the {bare.GetSymbol()} atom in {surroundings}"
 
 
 def _sum_of(formula: str, known: dict[str, Subgroup]) -> tuple[float, float]:
@@ -341,19 +340,18 @@ def _sum_of(formula: str, known: dict[str, Subgroup]) -> tuple[float, float]:
 
 @lru_cache(maxsize=1)
 def _patterns() -> tuple[tuple[int, Chem.Mol, frozenset[int]], ...]:
-    """Index of the subgroup, its SMARTS, and the elements without which it cannot match."""
+    """Index of the subgroup, its SMARTS, and the elements (or `AROMATIC`) without which it cannot match."""
     from ugropy import unifac as published
 
     smarts = dict(published.subgroups["smarts"]) | {name: text for name, _, _, text in DERIVED_SUBGROUPS}
     patterns = []
     for index, subgroup in enumerate(subgroups()):
         pattern = Chem.MolFromSmarts(smarts[subgroup.name])
-        needed = frozenset(
-            atom.GetAtomicNum()
-            for atom in pattern.GetAtoms()
-            if atom.GetAtomicNum() > 1 and "," not in atom.GetSmarts()
-        )
-        patterns.append((index, pattern, needed))
+        certain = [atom for atom in pattern.GetAtoms() if "," not in atom.GetSmarts() and "$" not in atom.GetSmarts()]
+        needed = {atom.GetAtomicNum() for atom in certain if atom.GetAtomicNum() > 1}
+        if any(atom.GetIsAromatic() for atom in certain):
+            needed.add(AROMATIC)
+        patterns.append((index, pattern, frozenset(needed)))
     return tuple(patterns)
 
 

@@ -1,6 +1,6 @@
-"""χ(T) of a polymer in a solvent from UNIFAC group contributions, vectorised over polymers, solvents and temperatures.
+"""χ(T) of polymers in solvents from UNIFAC group contributions, many at once.
 
-Called by `data.build` and by anyone who wants a χ from physics; formulas, choices and a worked example: docs/physics.md.
+Called by `data.build` and `data.compute`; formulas, choices with their figures and a worked example: docs/physics.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from chitransfer.chemistry.groups import Groups, count_matrix, molecule_groups, repeat_unit_groups, subgroups
 from chitransfer.errors import DataError
 
-# Volume fraction of polymer at which the activity of the solvent is turned into χ (docs/physics.md says how it was chosen).
+# Volume fraction of polymer at which the solvent's activity is turned into χ; docs/physics.md says how it was chosen.
 VOLUME_FRACTION = 0.8
 DEFAULT_TEMPERATURES = (273.15, 298.15, 323.15, 348.15, 373.15)
 COORDINATION_NUMBER = 10.0
@@ -49,14 +49,14 @@ def interactions(parameters: ParameterSet) -> np.ndarray:
 
 
 def default_parameters(solvent: Groups) -> ParameterSet:
-    """``unifac-filled`` for water and aqueous mixtures' groups, ``unifac-2.0`` for every other solvent (docs/physics.md)."""
+    """``unifac-filled`` for water, ``unifac-2.0`` for every other solvent; docs/physics.md says why."""
     table = subgroups()
     aqueous = any(table[index].main_group == WATER_MAIN_GROUP for index, _ in solvent.counts)
     return "unifac-filled" if aqueous else "unifac-2.0"
 
 
 def method_name(polymer: Groups, solvent: Groups, parameters: ParameterSet | None = None) -> str:
-    """Which model gives the pair's χ: the parameter set that is really used, and ``+derived`` with derived subgroups."""
+    """Which model gives the pair's χ: the parameters really used, and ``+derived`` with derived subgroups."""
     chosen = parameters or default_parameters(solvent)
     if chosen == "unifac-filled":
         present = sorted({index for index, _ in (*polymer.counts, *solvent.counts)})

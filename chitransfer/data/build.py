@@ -1,4 +1,4 @@
-"""Building a Stage 1 table from nothing: repeat units from monomers, their χ(T) from UNIFAC, resumable and reproducible.
+"""Building a Stage 1 table from nothing: repeat units from monomers and their χ(T) from UNIFAC, resumable.
 
 Called by `chitransfer data build`; the built-in table `computed_chi.csv.gz` is its output (docs/builtin_data.md).
 """
@@ -24,7 +24,7 @@ from joblib import Parallel, delayed
 
 from chitransfer import __version__
 from chitransfer.chemistry.enumerate import Reaction, list_reactions, read_monomers, run_reaction
-from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_groups, repeat_unit_groups
+from chitransfer.chemistry.groups import FragmentationError, Groups, groups_of_identity, molecule_groups
 from chitransfer.chemistry.unifac import (
     DEFAULT_TEMPERATURES,
     VOLUME_FRACTION,
@@ -38,7 +38,7 @@ from chitransfer.files import replace_atomically, write_atomically, write_json
 
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
 BUILD_VERSION = 1
-CHUNK = 250
+CHUNK = 100
 COLUMNS = ("SMILES", "chi", "temp", "solvent", "method")
 SOFTWARE = ("rdkit", "smipoly", "ugropy", "thermo", "numpy")
 logger = logging.getLogger(__name__)
@@ -141,9 +141,9 @@ def build_table(
     seen: set[str] = set()
     reasons: Counter[str] = Counter()
     n_reactions = n_empty = n_duplicates = 0
-    for found in _units_in_order(list_reactions(families, seed), parts, inputs, n, n_jobs):
+    for found in _units_in_order(list_reactions(families, seed), parts, inputs, n_jobs, lambda: n - len(units)):
         if len(units) == n:
-            break
+            continue
         n_reactions += 1
         if found is None:
             n_empty += 1
@@ -182,25 +182,27 @@ def build_table(
 
 
 def _units_in_order(
-    reactions: Iterator[Reaction], parts: Path, inputs: str, n: int, n_jobs: int
+    reactions: Iterator[Reaction], parts: Path, inputs: str, n_jobs: int, lacking: Callable[[], int]
 ) -> Iterator[_Unit | None]:
-    """Units of the reactions in order; chunks are worked out ahead in parallel and kept in `parts` until all is done."""
+    """Units of the reactions in order, worked out in parallel; chunks are kept in `parts` until the table is whole.
+
+    Works in waves, each as large as the polymers still lacking when nearly every reaction gives a new one, and ends
+    when nothing is lacking or no reaction is left.
+    """
     number = 0
-    # The first wave is what `n` polymers need if nearly every reaction gives a new one; later waves make up the rest.
-    wave = -(-(n + n // 20) // CHUNK)
-    while True:
+    while lacking() > 0:
+        wave = -(-lacking() // CHUNK)
         chunks = [chunk for chunk in (list(islice(reactions, CHUNK)) for _ in range(wave)) if chunk]
         if not chunks:
             return
-        numbered = list(enumerate(chunks, start=number))
-        jobs = n_jobs if len(chunks) > 1 else 1
-        for lines in Parallel(n_jobs=jobs, return_as="generator")(
-            delayed(_expand_chunk)(chunk, parts / f"{inputs}-{place:06d}.json.z") for place, chunk in numbered
-        ):
+        tasks = [
+            delayed(_expand_chunk)(chunk, parts / f"{inputs}-{place:06d}.json.z")
+            for place, chunk in enumerate(chunks, start=number)
+        ]
+        for lines in Parallel(n_jobs=n_jobs if len(tasks) > 1 else 1, return_as="generator")(tasks):
             for line in lines:
                 yield None if line is None else _unit_from_line(line)
         number += len(chunks)
-        wave = max(1, wave // 10)
 
 
 def _expand_chunk(reactions: list[Reaction], path: Path) -> list[list | None]:
@@ -215,7 +217,7 @@ def _expand_chunk(reactions: list[Reaction], path: Path) -> list[list | None]:
             lines.append(None)
             continue
         try:
-            counts, reason = list(repeat_unit_groups(unit.identity).counts), ""
+            counts, reason = list(groups_of_identity(unit.identity).counts), ""
         except FragmentationError as error:
             counts, reason = [], str(error)
         lines.append([unit.identity, unit.polymer_class, counts, reason])
@@ -323,7 +325,7 @@ def _checked_temperatures(temperatures: Sequence[float]) -> np.ndarray:
     wrong = [float(value) for value in kelvin if not COLDEST_K <= value <= HOTTEST_K]
     if kelvin.size == 0 or wrong:
         raise DataError(
-            f"temperatures must be {COLDEST_K:g} to {HOTTEST_K:g} K, at least one, got {wrong or 'none'} (°C + 273.15 = K)"
+            f"temperatures must be {COLDEST_K:g} to {HOTTEST_K:g} K (°C + 273.15), at least one, got {wrong or 'none'}"
         )
     if len(set(kelvin.tolist())) < kelvin.size:
         raise DataError(f"temperatures must differ from each other, got {kelvin.tolist()}")

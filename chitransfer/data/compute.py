@@ -1,0 +1,246 @@
+"""Adding χ from UNIFAC to a table of polymers and solvents; a row without a value keeps its place and says why.
+
+Called by `chitransfer data compute`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_groups, repeat_unit_groups
+from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fit_a_b, method_name
+from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent, read_source
+from chitransfer.errors import DataError
+from chitransfer.files import write_atomically
+
+ADDED_COLUMNS = ("chi_unifac", "A_unifac_K", "B_unifac", "method", "reason")
+CHUNK = 200
+
+
+@dataclass(frozen=True)
+class ComputeSummary:
+    """What `compute_table` wrote.
+
+    Attributes
+    ----------
+    output
+        The table.
+    n_rows, n_values
+        Rows, and rows that have a χ.
+    n_polymers, n_solvents
+        Distinct SMILES as written, among all rows.
+    methods
+        Rows by the model that gave their value.
+    reasons
+        Rows without a value, by reason.
+    seconds
+        Wall time.
+    """
+
+    output: Path
+    n_rows: int
+    n_values: int
+    n_polymers: int
+    n_solvents: int
+    methods: dict[str, int]
+    reasons: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Row:
+    polymer: str
+    solvent: str
+    kelvin: float
+    reason: str
+
+
+def compute_table(
+    input: Path,
+    output: Path,
+    *,
+    n_jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    fit_temperatures: Sequence[float] = DEFAULT_TEMPERATURES,
+) -> ComputeSummary:
+    """Add `ADDED_COLUMNS` to a CSV with columns ``SMILES[, solvent][, temp]`` (any case, any order, others kept).
+
+    ``chi_unifac`` is χ at the row's temperature (missing: 298.15 K) in the row's solvent (missing: water);
+    ``A_unifac_K`` and ``B_unifac`` are those of χ = A/T + B fitted to UNIFAC at `fit_temperatures`; ``method`` names
+    the model (docs/physics.md); ``reason`` says why a row has no value. Added columns that are there already are
+    replaced.
+
+    Parameters
+    ----------
+    input, output
+        CSV, or CSV.GZ by name; the output is replaced in one step.
+    n_jobs
+        Processes for fragmenting polymers.
+    progress
+        Called with (distinct polymers fragmented, their number).
+    fit_temperatures
+        Kelvin, at least two.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read as CSV or has no SMILES column. A bad row is no error.
+    """
+    started = time.perf_counter()
+    if not output.name.endswith((".csv", ".csv.gz")):
+        raise DataError(f"{output}: the table is a CSV; end its name with .csv or .csv.gz")
+    header, records = _read_records(input)
+    rows = [_read_row(header, record) for record in records]
+    polymers = sorted({row.polymer for row in rows if not row.reason})
+    chains = dict(zip(polymers, _fragment(polymers, n_jobs, progress), strict=True))
+    values, reasons = _values_of_rows(rows, chains, np.asarray(fit_temperatures, dtype=float))
+    keep = [place for place, name in enumerate(header) if name not in ADDED_COLUMNS]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(header[place] for place in keep), *ADDED_COLUMNS])
+    for record, value, reason in zip(records, values, reasons, strict=True):
+        writer.writerow([*(record[place] for place in keep), *value, reason])
+    content = text.getvalue().encode()
+    write_atomically(output, gzip.compress(content, mtime=0) if output.name.endswith(".gz") else content)
+    return ComputeSummary(
+        output=output,
+        n_rows=len(rows),
+        n_values=sum(1 for reason in reasons if not reason),
+        n_polymers=len({row.polymer for row in rows}),
+        n_solvents=len({row.solvent for row in rows}),
+        methods=dict(Counter(value[3] for value in values if value[3]).most_common()),
+        reasons=dict(Counter(reason for reason in reasons if reason).most_common()),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _read_records(path: Path) -> tuple[list[str], list[list[str]]]:
+    content, name = read_source(str(path))
+    try:
+        text = content.decode("utf-8-sig")
+        table = [record for record in csv.reader(io.StringIO(text, newline="")) if any(cell.strip() for cell in record)]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 text; save the table as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{name}: not readable as CSV ({error})") from error
+    if not table:
+        raise DataError(
+            f"{name}: the file is empty; it needs a header line with the column SMILES and one row per pair"
+        )
+    header = [cell.strip() for cell in table[0]]
+    lowered = [cell.lower() for cell in header]
+    for wanted in ("smiles", "solvent", "temp"):
+        if lowered.count(wanted) > 1:
+            raise DataError(f"{name}, line 1: the column {wanted} is there {lowered.count(wanted)} times; keep one")
+    if "smiles" not in lowered:
+        raise DataError(f"{name}, line 1: missing column SMILES; found {', '.join(header)} (any case, any order)")
+    for number, record in enumerate(table[1:], start=2):
+        if len(record) != len(header):
+            raise DataError(
+                f"{name}, data row {number - 1}: {len(record)} cells where the header names {len(header)} columns; "
+                "quote cells that hold commas"
+            )
+    return header, table[1:]
+
+
+def _read_row(header: list[str], record: list[str]) -> _Row:
+    cells = {name.lower(): cell.strip() for name, cell in zip(header, record, strict=True)}
+    polymer = cells["smiles"]
+    kelvin, reason = DEFAULT_TEMPERATURE_K, ""
+    try:
+        if cells.get("temp"):
+            kelvin = float(cells["temp"])
+        if not COLDEST_K <= kelvin <= HOTTEST_K:
+            reason = f"temp must be {COLDEST_K:g} to {HOTTEST_K:g} K (°C + 273.15)"
+    except ValueError:
+        reason = "temp is not a number"
+    solvent = cells.get("solvent") or WATER
+    try:
+        solvent = canonical_solvent(solvent)
+    except ValueError as error:
+        reason = reason or str(error)
+    return _Row(polymer, solvent, kelvin, reason)
+
+
+def _fragment(
+    polymers: list[str], n_jobs: int, progress: Callable[[int, int], None] | None
+) -> list[tuple[Groups | None, str]]:
+    chunks = [polymers[start : start + CHUNK] for start in range(0, len(polymers), CHUNK)]
+    found: list[tuple[Groups | None, str]] = []
+    jobs = n_jobs if len(chunks) > 1 else 1
+    for part in Parallel(n_jobs=jobs, return_as="generator")(delayed(_fragment_chunk)(chunk) for chunk in chunks):
+        found.extend(part)
+        if progress is not None:
+            progress(len(found), len(polymers))
+    return found
+
+
+def _fragment_chunk(polymers: list[str]) -> list[tuple[Groups | None, str]]:
+    return [_groups_or_reason(repeat_unit_groups, smiles) for smiles in polymers]
+
+
+def _groups_or_reason(fragment: Callable[[str], Groups], smiles: str) -> tuple[Groups | None, str]:
+    try:
+        return fragment(smiles), ""
+    except FragmentationError as error:
+        return None, str(error)
+
+
+def _values_of_rows(
+    rows: list[_Row], chains: dict[str, tuple[Groups | None, str]], fit_temperatures: np.ndarray
+) -> tuple[list[list[str]], list[str]]:
+    """The first four added cells of every row, and its reason (empty when it has values)."""
+    values = [[""] * 4 for _ in rows]
+    reasons = [row.reason for row in rows]
+    by_solvent: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if not row.reason:
+            by_solvent.setdefault(row.solvent, []).append(place)
+    for solvent, places in by_solvent.items():
+        molecule, trouble = _groups_or_reason(molecule_groups, solvent)
+        usable: list[int] = []
+        for place in places:
+            chain, why = chains[rows[place].polymer]
+            if molecule is None:
+                reasons[place] = f"solvent: {trouble}"
+            elif chain is None:
+                reasons[place] = f"polymer: {why}"
+            else:
+                usable.append(place)
+        if molecule is not None and usable:
+            _fill_solvent(rows, chains, molecule, usable, fit_temperatures, values)
+    return values, reasons
+
+
+def _fill_solvent(
+    rows: list[_Row],
+    chains: dict[str, tuple[Groups | None, str]],
+    molecule: Groups,
+    places: list[int],
+    fit_temperatures: np.ndarray,
+    values: list[list[str]],
+) -> None:
+    polymers = sorted({rows[place].polymer for place in places})
+    groups = {polymer: found for polymer in polymers if (found := chains[polymer][0]) is not None}
+    fitted = chi_of_groups([groups[polymer] for polymer in polymers], [molecule], fit_temperatures)[:, 0]
+    A, B = fit_a_b(fit_temperatures, fitted)
+    line = {polymer: place for place, polymer in enumerate(polymers)}
+    by_temperature: dict[float, list[int]] = {}
+    for place in places:
+        by_temperature.setdefault(rows[place].kelvin, []).append(place)
+    for kelvin, here in by_temperature.items():
+        chi = chi_of_groups([groups[rows[place].polymer] for place in here], [molecule], [kelvin])[:, 0, 0]
+        for place, value in zip(here, chi, strict=True):
+            row = line[rows[place].polymer]
+            method = method_name(groups[rows[place].polymer], molecule)
+            values[place] = [f"{value:.4f}", f"{A[row]:.2f}", f"{B[row]:.4f}", method]
