@@ -108,6 +108,9 @@ class TrainingSettings(Section):
     weight_decay: NotNegative = 1e-4
     batch_size_dft: Count = 256
     num_epochs_pretrain: Count = 200
+    min_epochs_pretrain: Annotated[int, Field(ge=0)] = 0
+    n_networks: Count = 1
+    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     early_stopping_patience: Count = 20
     lr_schedule_patience: Count = 5
@@ -116,6 +119,7 @@ class TrainingSettings(Section):
     batch_size_exp: Count = 64
     stage2_epochs: Count = 20
     num_epochs_finetune: Count = 200
+    lr_decay_finetune: bool = True
     lr_finetune: Positive = 1e-3
     lr_encoder: Positive = 1e-4
     weight_decay_finetune: NotNegative = 1e-4

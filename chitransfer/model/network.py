@@ -56,6 +56,14 @@ class Encoder(nn.Sequential):
             width = hidden
         super().__init__(*layers, nn.Linear(width, latent_dim))
 
+    @property
+    def first(self) -> nn.Linear:
+        """The layer that meets the features."""
+        first = self[0]
+        if not isinstance(first, nn.Linear):
+            raise TypeError(f"an encoder begins with a linear layer, not {type(first).__name__}")
+        return first
+
 
 class ChiHead(nn.Sequential):
     """Latent vectors (…, latent_dim) to the two coefficients of standardised χ(T), (…, 2)."""

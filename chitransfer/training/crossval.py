@@ -65,10 +65,15 @@ class Scores:
     per_fold: dict[str, list[list[float | None]]]
 
 
-def make_folds(dataset: Dataset, n_folds: int, n_repeats: int, random_state: int) -> np.ndarray:
-    """Fold of every polymer for each repeat's shuffle, (n_repeats, n_polymers) int64; −1 for Stage 1-only polymers."""
+def make_folds(
+    dataset: Dataset, n_folds: int, n_repeats: int, random_state: int, among: np.ndarray | None = None
+) -> np.ndarray:
+    """Fold of every polymer for each repeat's shuffle, (n_repeats, n_polymers) int64; −1 for polymers not split.
+
+    `among` (indices) limits the folds to some polymers; by default all with a Stage 2 row are split.
+    """
     seeds = np.random.SeedSequence(random_state).generate_state(n_repeats)
-    return np.stack([dataset.fold_of_polymers(n_folds, int(seed)) for seed in seeds])
+    return np.stack([dataset.fold_of_polymers(n_folds, int(seed), among) for seed in seeds])
 
 
 def cross_validate(
@@ -89,15 +94,15 @@ def cross_validate(
     n_repeats, n_folds = folds.shape[0], int(folds.max()) + 1
     fold_of_chi = folds[:, [] if dataset.chi is None else dataset.chi.polymer]
     fold_of_solubility = folds[:, [] if dataset.solubility is None else dataset.solubility.polymer]
-    masks = [_training_masks(fold_of_rows, n_folds) for fold_of_rows in (fold_of_chi, fold_of_solubility)]
+    masks = [training_masks(fold_of_rows, n_folds) for fold_of_rows in (fold_of_chi, fold_of_solubility)]
     members = fit_members(network, data, masks[0], masks[1], settings, seed)
-    chi, _ = _predict(members, data, data.chi)
-    _, probability = _predict(members, data, data.solubility)
+    chi, _ = predict_members(members, data, data.chi)
+    _, probability = predict_members(members, data, data.solubility)
     out_of_fold = OutOfFold(
         fold_of_chi=fold_of_chi,
         fold_of_solubility=fold_of_solubility,
-        chi=_own_fold(chi, fold_of_chi, n_folds),
-        probability=_own_fold(probability, fold_of_solubility, n_folds),
+        chi=own_fold(chi, fold_of_chi, n_folds),
+        probability=own_fold(probability, fold_of_solubility, n_folds),
         threshold=choose_thresholds(data.solubility.target.cpu().numpy() > 0.5, probability, masks[1]).reshape(
             n_repeats, n_folds
         ),
@@ -155,7 +160,7 @@ def score_predictions(dataset: Dataset, positive_label: int, out_of_fold: OutOfF
     )
 
 
-def _training_masks(fold_of_rows: np.ndarray, n_folds: int) -> np.ndarray:
+def training_masks(fold_of_rows: np.ndarray, n_folds: int) -> np.ndarray:
     """(n_repeats · n_folds, n_rows): a member trains on the rows of all other folds of its repeat."""
     scored_fold = np.arange(n_folds)[None, :, None]
     training = (fold_of_rows[:, None, :] != scored_fold) & (fold_of_rows[:, None, :] >= 0)
@@ -163,13 +168,15 @@ def _training_masks(fold_of_rows: np.ndarray, n_folds: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def _predict(members: FittedMembers, data: Stage2Data, task: TaskRows) -> tuple[np.ndarray, np.ndarray]:
+def predict_members(members: FittedMembers, data: Stage2Data, task: TaskRows) -> tuple[np.ndarray, np.ndarray]:
+    """χ at each row's temperature and probability of the positive class, (n_members, n_rows) float64."""
     coefficients, logits = members.predict(data.features, task.structure, task.solvent)
     chi = data.chi_scaler.inverse(chi_at(coefficients, task.tau.to(coefficients.device)).cpu().numpy())
     return chi, torch.sigmoid(logits.double()).cpu().numpy()
 
 
-def _own_fold(by_member: np.ndarray, fold_of_rows: np.ndarray, n_folds: int) -> np.ndarray:
+def own_fold(by_member: np.ndarray, fold_of_rows: np.ndarray, n_folds: int) -> np.ndarray:
+    """Of values (n_repeats · n_folds, n_rows) those by the member that left the row out, (n_repeats, n_rows)."""
     n_repeats, n_rows = fold_of_rows.shape
     grouped = by_member.reshape(n_repeats, n_folds, n_rows)
     return np.take_along_axis(grouped, np.maximum(fold_of_rows, 0)[:, None, :], axis=1)[:, 0]

@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 
 from chitransfer.config import Config
+from chitransfer.chemistry.features import default_cache_folder
 from chitransfer.data.assemble import Dataset, load_dataset
+from chitransfer.data.check import CheckReport, check_tables
+from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.errors import ConfigError
 from chitransfer.model.network import NetworkShape
 from chitransfer.training.stage1 import Stage1Settings
@@ -81,10 +84,11 @@ def stage1_settings(config: Config) -> Stage1Settings:
         lr_schedule_factor=training.lr_schedule_factor,
         grad_clip_norm=training.grad_clip_norm,
         precision="bf16" if training.precision == "bf16" else "fp32",
+        min_epochs=training.min_epochs_pretrain,
     )
 
 
-def stage2_settings(config: Config, n_epochs: int) -> Stage2Settings:
+def stage2_settings(config: Config, n_epochs: int, lr_decay: bool = False) -> Stage2Settings:
     """The Stage 2 part of `config.training`, for a quick or a full run of `n_epochs`."""
     training = config.training
     return Stage2Settings(
@@ -98,4 +102,45 @@ def stage2_settings(config: Config, n_epochs: int) -> Stage2Settings:
         class_weight_pos=training.class_weight_pos,
         freeze_encoder=training.freeze_encoder_stage2,
         grad_clip_norm=training.grad_clip_norm,
+        lr_decay=lr_decay,
+    )
+
+
+def check_configured_tables(config: Config, progress: Callable[[str, int, int], None]) -> CheckReport:
+    """Look at the tables of a configuration before training; bad rows and contradictions are reported, not refused.
+
+    Raises
+    ------
+    DataError
+        A table cannot be read at all.
+    """
+    cache_folder = default_cache_folder() if config.paths.cache_dir is None else Path(config.paths.cache_dir)
+    n_jobs = os.cpu_count() or 1
+
+    def named(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: progress(what, done, total)
+
+    paths = config.paths
+    chi = solubility = None
+    stage1 = read_stage1_table(
+        paths.dft_chi_csv, on_bad_rows="skip", cache_folder=cache_folder, n_jobs=n_jobs, progress=named("Stage 1 table")
+    )
+    if paths.exp_chi_csv is not None:
+        chi = read_chi_table(paths.exp_chi_csv, on_bad_rows="skip", cache_folder=cache_folder, n_jobs=n_jobs)
+    if paths.solubility_csv is not None:
+        solubility = read_solubility_table(
+            paths.solubility_csv,
+            on_contradictory_labels="drop",
+            on_bad_rows="skip",
+            cache_folder=cache_folder,
+            n_jobs=n_jobs,
+        )
+    return check_tables(
+        stage1,
+        chi,
+        solubility,
+        n_folds=config.cv.n_cv_folds,
+        cache_folder=cache_folder,
+        n_jobs=n_jobs,
+        progress=progress,
     )

@@ -1,0 +1,100 @@
+"""What makes raw predictions honest: half-widths of χ intervals, calibrated probabilities and their intervals.
+
+Fitted by `training.conformal` on polymers left out; kept in the checkpoint; applied by `predict`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+
+@dataclass(frozen=True)
+class ChiInterval:
+    """Prediction intervals of χ by conformal prediction.
+
+    The half-width is `factor` · (`spread_weight` · spread + `offset`): the members' disagreement says where to be
+    careful, residuals on polymers left out say by how much.
+
+    Attributes
+    ----------
+    coverage
+        Share of measured values that should lie inside, for polymers like those of the tables.
+    spread_weight
+        0 makes every interval equally wide.
+    """
+
+    coverage: float
+    factor: float
+    offset: float
+    spread_weight: float
+
+    def half_width(self, spread: np.ndarray) -> np.ndarray:
+        """Half-widths of χ intervals for the members' standard deviations of χ, same shape."""
+        return self.factor * (self.spread_weight * spread + self.offset)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ChiInterval:
+        """The inverse of `to_dict`."""
+        return cls(**{key: float(value) for key, value in values.items()})
+
+
+@dataclass(frozen=True)
+class ProbabilityCalibration:
+    """Platt's sigmoid of the mean logit, refitted on resampled polymers for intervals.
+
+    Attributes
+    ----------
+    coverage
+        Of the interval of P over members and resampled tables.
+    slope, intercept
+        P = 1 / (1 + exp(−(slope · logit + intercept))).
+    slopes, intercepts
+        The same of every resampled table, (n_resamples,).
+    """
+
+    coverage: float
+    slope: float
+    intercept: float
+    slopes: np.ndarray
+    intercepts: np.ndarray
+
+    def probability(self, logit: np.ndarray) -> np.ndarray:
+        """Calibrated probability of mean logits, same shape."""
+        result: np.ndarray = expit(self.slope * logit + self.intercept)
+        return result
+
+    def interval(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Lower and upper ends (n,) for members' logits (n_members, n).
+
+        Member m is paired with the resampled calibrations m, m + n_members, …, so both sources of doubt are in.
+        The ends always hold the calibrated probability itself.
+        """
+        member = np.arange(len(self.slopes)) % logits.shape[0]
+        drawn = self.slopes[:, None] * logits[member] + self.intercepts[:, None]  # (resample, n)
+        tail = (1.0 - self.coverage) / 2.0
+        low, high = np.quantile(drawn, [tail, 1.0 - tail], axis=0)
+        centre = self.slope * logits.mean(axis=0) + self.intercept
+        return expit(np.minimum(low, centre)), expit(np.maximum(high, centre))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ProbabilityCalibration:
+        """The inverse of `to_dict`."""
+        return cls(
+            coverage=float(values["coverage"]),
+            slope=float(values["slope"]),
+            intercept=float(values["intercept"]),
+            slopes=values["slopes"].numpy(),
+            intercepts=values["intercepts"].numpy(),
+        )

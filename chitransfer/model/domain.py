@@ -1,0 +1,96 @@
+"""Where a model may be believed: polymers like those it was cross-validated on, solvents and temperatures it has met.
+
+Fitted by `training.finetune`, kept in the checkpoint, asked by `predict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ApplicabilityDomain:
+    """Fingerprints of the measured training polymers, and how near a polymer must be to one of them.
+
+    Attributes
+    ----------
+    polymers
+        Identities, (n_training,).
+    packed
+        Fingerprint bits, (n_training, n_bits / 8) uint8.
+    smallest_similarity
+        Tanimoto similarity in 0 … 1 to the nearest training polymer, reached by 95 % of the polymers left out in
+        cross-validation: above it, the model's stated errors were measured on polymers at least as strange.
+    solvents
+        Canonical SMILES met in training.
+    coldest, hottest
+        Kelvin, of the measured χ; NaN without any.
+    """
+
+    polymers: tuple[str, ...]
+    packed: np.ndarray
+    smallest_similarity: float
+    solvents: frozenset[str]
+    coldest: float
+    hottest: float
+
+    @classmethod
+    def fit(
+        cls,
+        polymers: Sequence[str],
+        fingerprints: np.ndarray,
+        folds: np.ndarray,
+        solvents: Sequence[str],
+        temperatures: np.ndarray,
+    ) -> ApplicabilityDomain:
+        """From training polymers' counts or bits (n, n_bits) and their cross-validation folds (n_repeats, n)."""
+        bits = fingerprints > 0
+        similarity = _tanimoto(bits, bits)
+        reached = []
+        for repeat in folds:
+            apart = repeat[:, None] != repeat[None, :]
+            reached.append(np.where(apart, similarity, 0.0).max(axis=1))
+        return cls(
+            polymers=tuple(polymers),
+            packed=np.packbits(bits, axis=1),
+            smallest_similarity=float(np.quantile(np.concatenate(reached), 0.05)),
+            solvents=frozenset(solvents),
+            coldest=float(temperatures.min()) if len(temperatures) else float("nan"),
+            hottest=float(temperatures.max()) if len(temperatures) else float("nan"),
+        )
+
+    def nearest(self, fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest training polymer's index (n,) and its Tanimoto similarity (n,) for counts or bits (n, n_bits)."""
+        known = np.unpackbits(self.packed, axis=1, count=fingerprints.shape[1]).astype(bool)
+        similarity = _tanimoto(fingerprints > 0, known)
+        index = similarity.argmax(axis=1)
+        return index, similarity[np.arange(len(index)), index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {**vars(self), "polymers": list(self.polymers), "solvents": sorted(self.solvents)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ApplicabilityDomain:
+        """The inverse of `to_dict`."""
+        return cls(
+            polymers=tuple(values["polymers"]),
+            packed=values["packed"].numpy(),
+            smallest_similarity=float(values["smallest_similarity"]),
+            solvents=frozenset(values["solvents"]),
+            coldest=float(values["coldest"]),
+            hottest=float(values["hottest"]),
+        )
+
+
+def _tanimoto(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Similarities (n_left, n_right) of bit vectors; counts below 2²⁴ are exact in float32."""
+    a, b = left.astype(np.float32), right.astype(np.float32)
+    shared = a @ b.T
+    union = a.sum(1)[:, None] + b.sum(1)[None, :] - shared
+    similarity: np.ndarray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0).astype(np.float64)
+    return similarity

@@ -1,0 +1,142 @@
+"""Calibration on polymers left out: conformal χ intervals, Platt-scaled probabilities, and how well both do.
+
+Called by `training.finetune`. Rows of one polymer resemble each other, so polymers are what is weighed and resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from chitransfer.model.calibration import ChiInterval, ProbabilityCalibration
+
+COVERAGE = 0.9
+N_RESAMPLES = 200
+# Weak enough to leave hundreds of rows alone, strong enough to keep a table that separates perfectly finite.
+PLATT_STRENGTH = 10.0
+STEEPEST = 10.0
+
+
+def polymer_weights(polymer: np.ndarray) -> np.ndarray:
+    """Weights (n_rows,) between rows and polymers: the root of one over the polymer's number of rows, summing to 1.
+
+    Counting rows lets one well-measured polymer fix the interval, counting polymers lets those with one row.
+    """
+    _, inverse, counts = np.unique(polymer, return_inverse=True, return_counts=True)
+    weights = 1.0 / np.sqrt(counts[inverse])
+    return weights / weights.sum()
+
+
+def weighted_quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:
+    """The smallest value up to which the weights (summing to 1) reach `level`; the largest value if none does."""
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order])
+    position = int(np.searchsorted(reached, level - 1e-12))
+    return float(values[order[min(position, len(order) - 1)]])
+
+
+def fit_chi_interval(
+    residual: np.ndarray, spread: np.ndarray, polymer: np.ndarray, coverage: float = COVERAGE
+) -> ChiInterval:
+    """Conformal half-widths from out-of-fold residuals.
+
+    The score is |residual| / (spread + offset) with offset the median spread, so that half of the width follows the
+    members' disagreement in a typical case. Its weighted quantile is taken at coverage · (1 + 1/n_polymers), as
+    split-conformal prediction has it for n exchangeable polymers (Lei et al., J. Am. Stat. Assoc. 113, 2018, 1094).
+
+    Parameters
+    ----------
+    residual
+        Measured minus predicted χ, (n_rows,).
+    spread
+        Standard deviation over the members behind each prediction, (n_rows,); all zero (one member each) makes every
+        interval equally wide.
+    polymer
+        Which polymer a row is of, (n_rows,).
+    """
+    typical = float(np.median(spread))
+    spread_weight, offset = (1.0, typical) if typical > 0 else (0.0, 1.0)
+    score = np.abs(residual) / (spread_weight * spread + offset)
+    n_polymers = len(np.unique(polymer))
+    level = min(1.0, coverage * (1.0 + 1.0 / n_polymers))
+    return ChiInterval(coverage, weighted_quantile(score, polymer_weights(polymer), level), offset, spread_weight)
+
+
+def cross_fit_half_widths(
+    residual: np.ndarray, spread: np.ndarray, polymer: np.ndarray, fold: np.ndarray, coverage: float = COVERAGE
+) -> np.ndarray:
+    """Half-widths (n_rows,) of each fold's rows from an interval fitted on the other folds: an honest test of it."""
+    half_width = np.full(len(residual), np.nan)
+    for scored in _folds_with_others(fold):
+        others = ~scored
+        interval = fit_chi_interval(residual[others], spread[others], polymer[others], coverage)
+        half_width[scored] = interval.half_width(spread[scored])
+    return half_width
+
+
+def fit_probability(
+    logit: np.ndarray, positive: np.ndarray, polymer: np.ndarray, seed: int, coverage: float = COVERAGE
+) -> ProbabilityCalibration:
+    """Platt scaling of out-of-fold logits (Platt, Adv. Large Margin Classif., 1999), refitted on resampled polymers.
+
+    Parameters
+    ----------
+    logit
+        Mean over the members that did not learn from the row's polymer, (n_rows,).
+    positive
+        (n_rows,) bool, both classes present.
+    seed
+        Of the resampling.
+    """
+    slope, intercept = _fit_platt(logit, positive)
+    rows_of = [np.flatnonzero(polymer == one) for one in np.unique(polymer)]
+    generator = np.random.default_rng(seed)
+    slopes, intercepts = [], []
+    for _ in range(N_RESAMPLES):
+        drawn = generator.integers(len(rows_of), size=len(rows_of))
+        rows = np.concatenate([rows_of[one] for one in drawn])
+        # A resample of one class alone says nothing about a sigmoid; the fit on everything stands in.
+        both = bool(positive[rows].any() and not positive[rows].all())
+        a, b = _fit_platt(logit[rows], positive[rows]) if both else (slope, intercept)
+        slopes.append(a)
+        intercepts.append(b)
+    return ProbabilityCalibration(coverage, slope, intercept, np.array(slopes), np.array(intercepts))
+
+
+def cross_fit_probability(logit: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Calibrated probabilities (n_rows,) of each fold's rows by a sigmoid fitted on the other folds."""
+    probability = np.full(len(logit), np.nan)
+    for scored in _folds_with_others(fold):
+        others = positive[~scored]
+        a, b = _fit_platt(logit[~scored], others) if others.any() and not others.all() else (1.0, 0.0)
+        probability[scored] = 1.0 / (1.0 + np.exp(-(a * logit[scored] + b)))
+    return probability
+
+
+def coverage_metrics(
+    chi: np.ndarray, predicted: np.ndarray, half_width: np.ndarray, polymer: np.ndarray
+) -> dict[str, float]:
+    """Share of rows inside their interval, the mean of the same over polymers, and the widths."""
+    inside = np.abs(chi - predicted) <= half_width
+    by_polymer = [float(inside[polymer == one].mean()) for one in np.unique(polymer)]
+    return {
+        "coverage_rows": float(inside.mean()),
+        "coverage_polymers": float(np.mean(by_polymer)),
+        "median_width": float(np.median(2.0 * half_width)),
+        "mean_width": float(np.mean(2.0 * half_width)),
+    }
+
+
+def _folds_with_others(fold: np.ndarray) -> Iterator[np.ndarray]:
+    for one in np.unique(fold):
+        scored = fold == one
+        if not scored.all():
+            yield scored
+
+
+def _fit_platt(logit: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    fitted = LogisticRegression(C=PLATT_STRENGTH).fit(logit[:, None], positive)
+    # A negative slope would turn the networks' ranking over, which a calibration must not do.
+    return float(np.clip(fitted.coef_[0, 0], 1e-3, STEEPEST)), float(fitted.intercept_[0])

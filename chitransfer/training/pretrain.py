@@ -1,0 +1,248 @@
+"""Stage 1 in full: networks learn computed χ and are kept, with metrics on polymers they never saw; resumable.
+
+Called by `chitransfer pretrain`; its checkpoint is what `training.finetune` starts from.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from chitransfer.config import Config, load_config
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import CheckpointError, TrainingError
+from chitransfer.files import write_csv, write_json
+from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpoint, save_checkpoint
+from chitransfer.model.network import TransferNetwork, inverse_temperature_line
+from chitransfer.seeds import derive_seed
+from chitransfer.training.run_folder import Progress, RunFolder, Say, chi_scores, describe_provenance, describe_rows
+from chitransfer.training.settings import network_shape, read_dataset, resolve_device, stage1_settings
+from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
+
+SECONDS_BETWEEN_STATES = 30.0
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A network whose training is over: what `_train_network` leaves and the state file keeps."""
+
+    best: dict[str, torch.Tensor]
+    final: dict[str, torch.Tensor]
+    best_epoch: int
+    best_mae: float
+    history: list[dict[str, float]]
+
+
+def choose_test_polymers(dataset: Dataset, fraction: float, seed: int) -> np.ndarray:
+    """Polymers that neither stage learns from, as indices, sorted (n_test,) int64.
+
+    The fraction is taken of the measured polymers and of the others separately, so that Stage 2 has its share; each
+    share is rounded. A fraction of 0 gives none.
+    """
+    measured = np.zeros(len(dataset.polymers), dtype=bool)
+    measured[dataset.measured_polymers()] = True
+    generator = np.random.default_rng(derive_seed(seed, "test polymers"))
+    chosen = []
+    for group in (np.flatnonzero(measured), np.flatnonzero(~measured)):
+        n_test = min(round(fraction * len(group)), max(0, len(group) - 2))
+        chosen.append(generator.permutation(group)[:n_test])
+    return np.sort(np.concatenate(chosen))
+
+
+def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path | None = None) -> RunFolder:
+    """Train Stage 1 and write its folder.
+
+    Parameters
+    ----------
+    config
+        Everything; ignored but for the device when resuming, where the folder's own configuration counts.
+    resume
+        A folder of an interrupted run.
+
+    Raises
+    ------
+    ChitransferError
+        Configuration, tables or the state file cannot be used, or a loss became NaN.
+    """
+    if resume is not None:
+        if not (resume / "config.yaml").is_file():
+            raise CheckpointError(f"{resume}: no config.yaml in it, so this is no folder of `chitransfer pretrain`")
+        config = load_config(resume / "config.yaml", {"training.device": config.training.device})
+    if config.training.num_threads > 0:
+        torch.set_num_threads(config.training.num_threads)
+    device = resolve_device(config.training.device)
+    dataset = read_dataset(config, progress)
+    folder = RunFolder.create(config.paths.results_dir, "dft_pretrain") if resume is None else RunFolder(resume)
+    if resume is None:
+        folder.write_start(config, dataset)
+    test = choose_test_polymers(dataset, config.training.test_fraction, config.seed)
+    data = Stage1Data.build(
+        dataset,
+        validation_fraction=config.training.validation_fraction,
+        random_state=derive_seed(config.seed, "stage1 validation"),
+        T_ref=config.T_ref_K,
+        device=device,
+        excluded_polymers=test,
+    )
+    splits = _split_of_rows(dataset, data, test)
+    say(
+        f"Stage 1: {len(dataset.stage1)} rows of {dataset.stage1.table.source}; "
+        + ", ".join(f"{name} {(splits == name).sum()}" for name in ("train", "validation", "test"))
+        + f" rows (whole polymers); results in {folder.path}"
+    )
+    try:
+        done = _train_networks(config, dataset, data, folder, say, progress)
+    except KeyboardInterrupt:
+        say(f"interrupted; go on with: chitransfer pretrain --resume {folder.path}")
+        raise
+    _write_results(config, dataset, data, folder, test, splits, done)
+    folder.state.unlink(missing_ok=True)
+    say(f"Stage 1 is done: {folder.best_model}")
+    return folder
+
+
+def _split_of_rows(dataset: Dataset, data: Stage1Data, test: np.ndarray) -> np.ndarray:
+    splits = np.where(data.validation_rows, "validation", "train")
+    splits[np.isin(dataset.stage1.polymer, test)] = "test"
+    return splits
+
+
+def _train_networks(
+    config: Config, dataset: Dataset, data: Stage1Data, folder: RunFolder, say: Say, progress: Progress
+) -> list[_Done]:
+    done, state = _read_state(folder, dataset)
+    for number in range(len(done), config.training.n_networks):
+        run = Stage1Run(
+            data,
+            network_shape(config, data.features.n_features),
+            stage1_settings(config),
+            derive_seed(config.seed, "full stage1", number),
+        )
+        if state is not None:
+            run.load_state_dict(state)
+            say(f"network {number + 1}: going on after epoch {run.epoch}")
+            state = None
+        what = f"network {number + 1} of {config.training.n_networks}"
+        saved = time.monotonic()
+        while not run.finished:
+            run.train_to(run.epoch + 1)
+            progress(what, run.epoch, config.training.num_epochs_pretrain)
+            if time.monotonic() - saved > SECONDS_BETWEEN_STATES:
+                _write_state(folder, dataset, done, run)
+                saved = time.monotonic()
+        progress(what, config.training.num_epochs_pretrain, config.training.num_epochs_pretrain)
+        final = {name: tensor.detach().cpu().clone() for name, tensor in run.network.state_dict().items()}
+        best = {name: tensor.detach().cpu().clone() for name, tensor in run.best_network().state_dict().items()}
+        done.append(_Done(best, final, run.best_epoch, run.best_mae, run.history))
+        _write_state(folder, dataset, done, None)
+        say(
+            f"{what}: validation MAE {run.best_mae:.4f} at epoch {run.best_epoch} of {run.epoch}"
+            + ("" if run.epoch == config.training.num_epochs_pretrain else " (stopped early)")
+        )
+    return done
+
+
+def _write_state(folder: RunFolder, dataset: Dataset, done: list[_Done], run: Stage1Run | None) -> None:
+    content = {
+        "dataset": dataset.digest(),
+        "done": [vars(one) for one in done],
+        "run": None if run is None else run.state_dict(),
+    }
+    save_checkpoint(folder.state, STATE, content, {})
+
+
+def _read_state(folder: RunFolder, dataset: Dataset) -> tuple[list[_Done], dict[str, Any] | None]:
+    if folder.best_model.is_file():
+        raise TrainingError(f"{folder.path}: this run is finished; start a new one without --resume")
+    if not folder.state.is_file():
+        return [], None
+    content, _ = load_checkpoint(folder.state, STATE)
+    if content["dataset"] != dataset.digest():
+        raise TrainingError(
+            f"{folder.path}: the tables or the features changed since this run began, so it cannot go on; "
+            "put the tables back or start a new run without --resume"
+        )
+    return [_Done(**one) for one in content["done"]], content["run"]
+
+
+def _write_results(
+    config: Config,
+    dataset: Dataset,
+    data: Stage1Data,
+    folder: RunFolder,
+    test: np.ndarray,
+    splits: np.ndarray,
+    done: list[_Done],
+) -> None:
+    rows = dataset.stage1
+    shape = network_shape(config, data.features.n_features)
+    names = np.asarray(dataset.polymers, dtype=object)
+    features = data.features
+    scales = Scales(dataset.recipe, features.polymer_scaler, features.solvent_scaler, data.chi_scaler, config.T_ref_K)
+    provenance = describe_provenance(
+        config, dataset, best_epochs=[one.best_epoch for one in done], validation_mae=[one.best_mae for one in done]
+    )
+    history = pd.concat([pd.DataFrame(one.history).assign(network=k + 1) for k, one in enumerate(done)])
+    write_csv(folder.path / "history.csv", history)
+    for which, path in (("final", folder.final_model), ("best", folder.best_model)):
+        networks = [_rebuild(TransferNetwork(shape), getattr(one, which)) for one in done]
+        if which == "best":
+            frame = _predict_rows(networks, data, dataset, splits)
+            write_csv(folder.path / "predictions.csv", frame)
+            write_json(folder.metrics, _score(frame, rows.polymer, done))
+        Pretrained(
+            scales,
+            networks,
+            tuple(names[np.unique(rows.polymer[splits == "validation"])]),
+            tuple(names[test]),
+            provenance,
+        ).save(path)
+
+
+def _rebuild(network: TransferNetwork, weights: dict[str, torch.Tensor]) -> TransferNetwork:
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def _predict_rows(
+    networks: list[TransferNetwork], data: Stage1Data, dataset: Dataset, splits: np.ndarray
+) -> pd.DataFrame:
+    """Predictions of every Stage 1 row: χ as the mean over networks, and its A (K) and B."""
+    rows, device = dataset.stage1, data.features.polymer.device
+    pairs, row_of_pair = np.unique(np.column_stack([rows.structure, rows.solvent]), axis=0, return_inverse=True)
+    structure, solvent = (torch.tensor(pairs[:, k], device=device) for k in (0, 1))
+    coefficients = torch.stack(
+        [predict_coefficients(network.to(device), data.features, structure, solvent).cpu() for network in networks]
+    ).double()
+    A, B = inverse_temperature_line(coefficients.mean(0), data.chi_scaler.mean, data.chi_scaler.scale, data.T_ref)
+    A_rows, B_rows = A.numpy()[row_of_pair.ravel()], B.numpy()[row_of_pair.ravel()]
+    for network in networks:
+        network.cpu()
+    return pd.DataFrame(
+        {
+            **describe_rows(rows),
+            "split": splits,
+            "chi_predicted": A_rows / rows.temperature + B_rows,
+            "A_K": A_rows,
+            "B": B_rows,
+        }
+    )
+
+
+def _score(frame: pd.DataFrame, polymer: np.ndarray, done: list[_Done]) -> dict[str, Any]:
+    scores: dict[str, Any] = {}
+    for name in ("train", "validation", "test"):
+        chosen = (frame["split"] == name).to_numpy()
+        part = frame[chosen]
+        scores[name] = {
+            "n_polymers": len(np.unique(polymer[chosen])),
+            **chi_scores(part["chi"].to_numpy(), part["chi_predicted"].to_numpy()),
+        }
+    scores["networks"] = [{"best_epoch": one.best_epoch, "validation_mae": one.best_mae} for one in done]
+    return scores

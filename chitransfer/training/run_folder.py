@@ -1,0 +1,137 @@
+"""What both stages of full training leave on disk and where: folder names, provenance, metrics, rejected rows.
+
+Called by `training.pretrain` and `training.finetune`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from chitransfer.config import Config, dump_config
+from chitransfer.data.assemble import Dataset, Rows
+from chitransfer.errors import ConfigError
+from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.training.metrics import chi_metrics
+
+PACKAGES = ("numpy", "pandas", "rdkit", "scikit-learn", "torch")
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of everything one full training keeps, under ``results/<stage>_<time>/``."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, results_dir: str, stage: str) -> RunFolder:
+        """A new folder named after the stage and the local time.
+
+        Raises
+        ------
+        ConfigError
+            The results folder cannot be written.
+        """
+        name = f"{stage}_{datetime.now():%Y%m%d_%H%M%S}"
+        for attempt in range(1, 1000):
+            path = Path(results_dir) / (name if attempt == 1 else f"{name}_{attempt}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise ConfigError(f"paths.results_dir: {path} cannot be written ({error.strerror})") from error
+            return cls(path)
+        raise ConfigError(f"paths.results_dir: {results_dir} holds a thousand runs named {name}")
+
+    @property
+    def best_model(self) -> Path:
+        """The checkpoint to go on with."""
+        return self.path / "checkpoints" / "best_model.pt"
+
+    @property
+    def final_model(self) -> Path:
+        """Stage 1's weights of the last epoch."""
+        return self.path / "checkpoints" / "final_model.pt"
+
+    @property
+    def state(self) -> Path:
+        """What an interrupted Stage 1 goes on from."""
+        return self.path / "checkpoints" / "state.pt"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """Every metric."""
+        return self.path / "metrics.json"
+
+    @property
+    def figures(self) -> Path:
+        """The PNGs."""
+        return self.path / "figures"
+
+    def write_start(self, config: Config, dataset: Dataset) -> None:
+        """Write the resolved configuration, the environment and the rows that were left out."""
+        write_atomically(self.config, dump_config(config))
+        environment = {
+            "versions": versions(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "n_cpus": os.cpu_count(),
+            "command": sys.argv,
+        }
+        write_json(self.path / "environment.json", environment)
+        tables = [rows.table for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
+        rejected = [table.rejected.assign(table=table.source) for table in tables if len(table.rejected)]
+        if rejected:
+            write_csv(self.path / "rejected_rows.csv", pd.concat(rejected, ignore_index=True))
+
+
+def versions() -> dict[str, str]:
+    """Of chitransfer and the packages its numbers depend on."""
+    return {name: version(name) for name in ("chitransfer", *PACKAGES)}
+
+
+def describe_provenance(config: Config, dataset: Dataset, **more: Any) -> dict[str, Any]:
+    """Versions, configuration, tables with their SHA-256, and the date, for a checkpoint."""
+    tables = [rows.table for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
+    return {
+        "versions": versions(),
+        "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "config": dump_config(config),
+        "tables": {
+            table.kind: {"source": table.source, "sha256": table.digest, "rows": len(table)} for table in tables
+        },
+        **more,
+    }
+
+
+def describe_rows(rows: Rows) -> dict[str, Any]:
+    """Columns that tell a row of a table: line, SMILES, solvent and, for χ, temperature and value."""
+    table = rows.table.rows
+    names = [name for name in ("line", "SMILES", "solvent", "temp", "chi", "soluble") if name in table]
+    return {name: table[name].to_numpy() for name in names}
+
+
+def chi_scores(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """MAE, RMSE, R², Spearman's ρ and the number of rows; only the number when there are none."""
+    if len(measured) == 0:
+        return {"n_rows": 0}
+    named = {name.removeprefix("exp_"): value for name, value in chi_metrics(measured, predicted).items()}
+    return {"n_rows": len(measured), **named}
