@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import optuna
@@ -18,9 +18,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import StudyError
+from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.objective import RungResult, RungTask
 from chitransfer.search.records import SavedRung, load_rung, save_rung, trial_attributes
+from chitransfer.search.replicates import (
+    deserves_another_run,
+    load_replicates,
+    pool_runs,
+    replicate_folder,
+    run_values,
+)
 from chitransfer.search.space import default_params, make_sampler, rung_epochs, suggest_params, to_overrides
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.workers import Workers
@@ -45,6 +52,8 @@ class _ActiveTrial:
     trial: optuna.Trial
     params: dict[str, Any]
     rungs: list[int]
+    seconds_before: float = 0.0
+    runs: list[SavedRung] = field(default_factory=list)
 
 
 class SearchDriver:
@@ -73,10 +82,15 @@ class SearchDriver:
         self._active: dict[Future[RungResult], _ActiveTrial] = {}
         self._interrupted = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
         self._n_asked = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+        self._n_runs = self._n_asked
+        if config.search.replicates > 1:
+            self._n_runs += sum(len(load_replicates(folder.trial(number))) for number in range(self._n_asked))
         self._failures: list[str] = []
 
     def run(self) -> StopReason:
-        """Search until the budget of `search.n_trials` trials in all is spent, or a stop is requested.
+        """Search until the budget of `search.n_trials` is spent, or a stop is requested.
+
+        The budget counts trials; with `search.replicates` above 1 it counts runs, the further runs of a trial included.
 
         Raises
         ------
@@ -90,8 +104,8 @@ class SearchDriver:
             if not self._active:
                 return "finished"
             for future in self.workers.wait(list(self._active), POLL_SECONDS):
-                active = self._active.pop(future)
-                self._receive(active, future.result())
+                self._receive(self._active.pop(future), future)
+            self._give_up_overdue()
             reason = self._stop_requested() or ("timeout" if time.monotonic() > deadline else None)
             if reason is not None:
                 return reason
@@ -102,7 +116,7 @@ class SearchDriver:
             number = self._interrupted.pop(0)
             trial = self._trial(self.study.get_trials(deepcopy=False)[number])
             saved = load_rung(self.folder.trial(number))
-        elif self._n_asked < self.config.search.n_trials:
+        elif self._n_runs < self.config.search.n_trials:
             trial, saved = self._ask(), None
         else:
             return False
@@ -125,6 +139,7 @@ class SearchDriver:
             self.study.enqueue_trial(params, user_attrs={"is_default": not outside})
         self.study.sampler = make_sampler(self.config.search, self.config.seed, number)
         self._n_asked += 1
+        self._n_runs += 1
         return self.study.ask()
 
     def _trial(self, frozen: FrozenTrial) -> optuna.Trial:
@@ -135,18 +150,57 @@ class SearchDriver:
         task = RungTask(
             number=active.trial.number,
             overrides=to_overrides(active.params, self.config.search.space),
-            epoch=active.rungs.pop(0),
+            epoch=active.rungs.pop(0) if active.rungs else self._rungs[-1],
             state=state,
+            replicate=len(active.runs),
         )
         self._active[self.workers.submit(task)] = active
 
-    def _receive(self, active: _ActiveTrial, result: RungResult) -> None:
+    def _receive(self, active: _ActiveTrial, future: Future[RungResult]) -> None:
+        try:
+            result = future.result()
+        except CheckpointError as error:
+            logger.warning("trial %d starts again: %s", active.trial.number, error)
+            active.rungs = list(self._rungs)
+            self._send(active, None)
+            return
+        active.seconds_before += sum(result.seconds.values())
+        if result.failure and active.runs:
+            logger.warning("trial %d: a further run failed and is left out: %s", result.number, result.failure)
+            self._complete(active)
+            return
         if result.failure:
             self._fail(active.trial, result.failure)
             return
-        save_rung(self.folder.trial(result.number), result, active.params, self.dataset)
+        folder = replicate_folder(self.folder.trial(result.number), len(active.runs))
+        save_rung(folder, result, active.params, self.dataset)
         saved = SavedRung(result.epoch, result.finished, result.value, trial_attributes(result), result.state)
+        if active.runs:
+            active.runs.append(saved)
+            self._run_again_or_complete(active)
+            return
         self._judge(active, saved)
+
+    def _give_up_overdue(self) -> None:
+        """Fail the trials that compute for longer than `search.trial_timeout_minutes`."""
+        minutes = self.config.search.trial_timeout_minutes
+        if minutes is None:
+            return
+        for future, active in list(self._active.items()):
+            running = self.workers.running_seconds(future)
+            if running is None or active.seconds_before + running <= minutes * 60 or future.done():
+                continue
+            del self._active[future]
+            self.workers.abandon(future)
+            if active.runs:
+                logger.warning("trial %d: a further run took too long and is left out", active.trial.number)
+                self._complete(active)
+                continue
+            self._fail(
+                active.trial,
+                f"took longer than {minutes:g} minutes (search.trial_timeout_minutes); raise it, lower "
+                "training.num_epochs_pretrain, or look for what it waits on",
+            )
 
     def _judge(self, active: _ActiveTrial, saved: SavedRung) -> None:
         """Report a finished rung; then prune, go on, or tell."""
@@ -156,11 +210,33 @@ class SearchDriver:
         if saved.epoch not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
             trial.report(saved.value, step=saved.epoch)
         if saved.finished or not active.rungs:
-            self._tell(trial, TrialState.COMPLETE, saved.value)
+            active.rungs = []
+            active.runs = [saved]
+            if self.config.search.replicates > 1:
+                active.runs += load_replicates(self.folder.trial(trial.number))
+            self._run_again_or_complete(active)
         elif trial.should_prune():
             self._tell(trial, TrialState.PRUNED, None)
         else:
             self._send(active, saved.state)
+
+    def _run_again_or_complete(self, active: _ActiveTrial) -> None:
+        """Race: a trial that may still beat the incumbent runs again, within the budget."""
+        if len(active.runs) < self.config.search.replicates and self._n_runs < self.config.search.n_trials:
+            others = list(run_values(self.study).values())
+            if deserves_another_run([run.value for run in active.runs], others):
+                self._n_runs += 1
+                self._send(active, None)
+                return
+        self._complete(active)
+
+    def _complete(self, active: _ActiveTrial) -> None:
+        value, attributes = active.runs[0].value, active.runs[0].attributes
+        if self.config.search.replicates > 1:
+            value, attributes = pool_runs(active.runs)
+        for name, one in attributes.items():
+            active.trial.set_user_attr(name, one)
+        self._tell(active.trial, TrialState.COMPLETE, value)
 
     def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
         self.study.tell(trial, value, state=state)
@@ -179,5 +255,5 @@ class SearchDriver:
                 f"{len(self._failures)} trials in a row failed; the search stops. {count} of them: {common}\n"
                 "Try a lower training.lr_pretrain range, training.precision=fp32, or look into "
                 f"{self.folder.path.parent / 'logs'} for the whole story; --n-trials 1 runs a single trial. "
-                f"Then resume with --resume {self.folder.database}"
+                f"Then resume with --resume {self.folder.resume_path}"
             )

@@ -1,0 +1,171 @@
+"""Noise-aware search: how noisy a trial is, which trials earn another run, and who is best after shrinkage.
+
+`search.driver` races trials with it, `search.summary` shows the components, `evidence` picks the winner by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from scipy.stats import norm
+
+from chitransfer.search.records import SavedRung, load_rung
+
+REPLICATE_VALUES = "replicate_values"
+# A trial with less than this chance of beating the incumbent is not worth another run.
+WORTHWHILE_CHANCE = 0.3
+# Re-evaluations are numbered from here, so that their seeds and folds are nobody's in the search.
+FIRST_FRESH = 1000
+
+
+@dataclass(frozen=True)
+class NoiseComponents:
+    """Standard deviations of the objective, each in its own units.
+
+    Attributes
+    ----------
+    between
+        Between configurations, the noise taken off.
+    within
+        Between runs of one configuration (another pretraining seed, other fold shuffles); ``None`` until one
+        configuration has run twice.
+    n_configurations, n_runs
+        What they were estimated from.
+    """
+
+    between: float
+    within: float | None
+    n_configurations: int
+    n_runs: int
+
+    def describe(self) -> str:
+        """One line for the log and the summary."""
+        if self.within is None:
+            return "noise of a trial: not known yet (no configuration has run twice)"
+        return (
+            f"noise: configurations differ by {self.between:.4f} (standard deviation of the objective), runs of one "
+            f"configuration by {self.within:.4f} ({self.n_configurations} configurations, {self.n_runs} runs)"
+        )
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What is believed of each configuration's true objective, (n_configurations,) each."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def estimate_components(values: Sequence[Sequence[float]]) -> NoiseComponents:
+    """One-way analysis of variance with unequal group sizes (Searle, Casella & McCulloch, Variance Components, 1992).
+
+    Parameters
+    ----------
+    values
+        Objective of every run of every configuration, at least one run each.
+    """
+    groups = [np.asarray(group, dtype=float) for group in values if len(group)]
+    sizes = np.array([len(group) for group in groups])
+    n_runs, n_groups = int(sizes.sum()), len(groups)
+    means = np.array([group.mean() for group in groups])
+    freedom = n_runs - n_groups
+    if freedom < 1 or n_groups < 2:
+        return NoiseComponents(float(np.std(means)) if n_groups else 0.0, None, n_groups, n_runs)
+    within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / freedom
+    grand = float(np.concatenate(groups).mean())
+    between_square = float((sizes * (means - grand) ** 2).sum()) / (n_groups - 1)
+    effective = (n_runs - float((sizes**2).sum()) / n_runs) / (n_groups - 1)
+    between = max(0.0, (between_square - within) / effective)
+    return NoiseComponents(float(np.sqrt(between)), float(np.sqrt(within)), n_groups, n_runs)
+
+
+def posterior_of(values: Sequence[Sequence[float]], components: NoiseComponents) -> Posterior:
+    """Normal posterior of each configuration's objective: its mean shrunk towards the mean of all (empirical Bayes).
+
+    Without a known noise nothing is shrunk. Configurations that do not differ (`between` 0) all get the common mean.
+    """
+    sizes = np.array([len(group) for group in values], dtype=float)
+    means = np.array([float(np.mean(group)) for group in values])
+    if components.within is None:
+        return Posterior(means, np.zeros_like(means))
+    noise, spread = components.within**2 / sizes, components.between**2
+    share = spread / (spread + noise) if spread > 0 else np.zeros_like(means)
+    # The common mean weighs a configuration by how well it is known.
+    weight = 1.0 / (spread + noise) if spread + noise.min() > 0 else np.ones_like(means)
+    centre = float(np.average(means, weights=weight))
+    return Posterior(centre + share * (means - centre), np.sqrt(share * noise))
+
+
+def deserves_another_run(own: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
+    """Whether a configuration may still beat the best of the others (the incumbent).
+
+    The noise is pooled over all; as long as it is unknown, a first configuration runs again so that it becomes known.
+    """
+    if not others:
+        return True
+    groups = [list(own), *others]
+    components = estimate_components(groups)
+    if components.within is None:
+        return False
+    posterior = posterior_of(groups, components)
+    incumbent = 1 + int(np.argmin(posterior.mean[1:]))
+    spread = float(np.hypot(posterior.std[0], posterior.std[incumbent]))
+    gain = float(posterior.mean[incumbent] - posterior.mean[0])
+    chance = float(norm.cdf(gain / spread)) if spread > 0 else float(gain >= 0)
+    return chance >= WORTHWHILE_CHANCE
+
+
+def replicate_folder(trial_folder: Path, replicate: int) -> Path:
+    """Where a further run of a trial is kept; run 0 is the trial's own folder."""
+    return trial_folder if replicate == 0 else trial_folder / f"replicate_{replicate:04d}"
+
+
+def load_replicates(trial_folder: Path) -> list[SavedRung]:
+    """The finished runs of a trial beyond the first, in order and without a gap."""
+    found: list[SavedRung] = []
+    while (saved := load_rung(replicate_folder(trial_folder, len(found) + 1))) is not None and len(
+        found
+    ) + 1 < FIRST_FRESH:
+        found.append(saved)
+    return found
+
+
+def run_values(study: optuna.Study) -> dict[int, list[float]]:
+    """Objective of every run of every complete trial, by trial number; a plain search has one run each."""
+    values = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        own = trial.user_attrs.get(REPLICATE_VALUES)
+        values[trial.number] = list(own) if own else [trial.user_attrs.get("objective", trial.values[0])]
+    return values
+
+
+def pool_runs(runs: Sequence[SavedRung]) -> tuple[float, dict[str, Any]]:
+    """The value and attributes of a trial from all its runs: numbers averaged, seconds added up.
+
+    The spread of a component (``…_std``) is over all repeats of all runs.
+    """
+    if len(runs) == 1:
+        return runs[0].value, {**runs[0].attributes, REPLICATE_VALUES: [runs[0].value]}
+    attributes: dict[str, Any] = dict(runs[0].attributes)
+    for name, first in runs[0].attributes.items():
+        numbers: list[Any] = [run.attributes.get(name) for run in runs]
+        if not isinstance(first, int | float) or any(value is None for value in numbers):
+            continue
+        if name.startswith("seconds_"):
+            attributes[name] = float(np.sum(numbers))
+        elif name in {"peak_memory_mb", "stage1_epochs"}:
+            attributes[name] = max(numbers)
+        elif name.endswith("_std"):
+            means: list[Any] = [run.attributes.get(name.removesuffix("_std")) for run in runs]
+            attributes[name] = float(np.sqrt(np.mean(np.square(numbers)) + np.var(means)))
+        else:
+            attributes[name] = float(np.mean(numbers))
+    values = [run.value for run in runs]
+    attributes[REPLICATE_VALUES] = values
+    return float(np.mean(values)), attributes
