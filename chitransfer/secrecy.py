@@ -24,6 +24,11 @@ def mask_passwords(text: str) -> str:
     return _IN_OPTION.sub(rf"\g<before>{MASK}", _IN_ADDRESS.sub(rf"\g<before>{MASK}", text))
 
 
+def strip_password(address: str) -> str:
+    """An address without its password: what may be kept on disk; a database client then asks its own sources."""
+    return re.sub(r"[?&]password=[^&]*", "", _IN_ADDRESS.sub(lambda match: match["before"][:-1], address))
+
+
 class MaskingFormatter(logging.Formatter):
     """Formats a log record, its traceback included, and masks passwords in the outcome."""
 

@@ -24,6 +24,18 @@ def search(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Study seed.")] = None,
     results_dir: Annotated[str | None, typer.Option(help="Where studies are kept.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Rungs at a time, a process each, on this machine.")] = None,
+    devices: Annotated[str | None, typer.Option(help="One worker each: cuda:0,cuda:1,…")] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="tcp://host:port of a Dask cluster, or slurm, pbs, lsf, sge (see cluster:).")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="postgresql://user@host/database; the password is best left to PGPASSWORD.")
+    ] = None,
+    trial_timeout_minutes: Annotated[float | None, typer.Option(help="A longer trial is FAILED.")] = None,
+    allow_extended_space: Annotated[
+        bool, typer.Option(help="Let a resumed study take wider ranges and further parameters.")
+    ] = False,
     settings: SetOption = None,
     quiet: Annotated[bool, typer.Option(help="Print nothing but errors; the log has everything.")] = False,
 ) -> int:
@@ -31,7 +43,7 @@ def search(
     from chitransfer.config import load_config
     from chitransfer.report.figures import draw_study
     from chitransfer.search.run import run_search
-    from chitransfer.search.study import load_study_config, locate_study
+    from chitransfer.search.study import keep_storage, load_study_config, locate_study
     from chitransfer.search.watch import make_console
 
     overrides = collect_overrides(
@@ -47,6 +59,11 @@ def search(
             "training.device": device,
             "seed": seed,
             "paths.results_dir": results_dir,
+            "search.workers": workers,
+            "search.devices": None if devices is None else [name.strip() for name in devices.split(",")],
+            "search.scheduler": scheduler,
+            "search.storage": storage,
+            "search.trial_timeout_minutes": trial_timeout_minutes,
         },
         settings,
     )
@@ -55,7 +72,15 @@ def search(
         resolved = load_study_config(folder, overrides)
     else:
         resolved = load_config(config, overrides)
-    return run_search(resolved, make_console(quiet), resume=folder, draw=draw_study)
+    if folder is not None:
+        folder = keep_storage(folder, resolved.search.storage)
+    return run_search(
+        resolved,
+        make_console(quiet),
+        resume=folder,
+        allow_extended_space=allow_extended_space,
+        draw=draw_study,
+    )
 
 
 def status(study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 from distributed.client import Client
 from distributed.scheduler import KilledWorker
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import io
 import logging
+import pickle
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 from chitransfer.config import Config, ObjectiveSettings, override_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import TrainingError
+from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import OutOfFold, Scores, cross_validate, make_folds
 from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
@@ -180,13 +181,29 @@ class TrialRunner:
             A stop was requested meanwhile.
         """
         try:
-            return self._run(task)
+            return self._run_within_memory(task)
         except TRIAL_FAILURES as error:
             logger.debug("trial %d failed", task.number, exc_info=True)
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             if isinstance(error, MemoryError | torch.OutOfMemoryError):
-                reason = f"out of memory ({reason}); lower training.batch_size_dft or training.batch_size_exp"
+                reason = (
+                    f"out of memory ({reason}); lower training.batch_size_dft or training.batch_size_exp, "
+                    "or set search.halve_batch_when_out_of_memory"
+                )
             return RungResult(number=task.number, epoch=0, finished=True, failure=reason)
+
+    def _run_within_memory(self, task: RungTask) -> RungResult:
+        try:
+            return self._run(task)
+        except torch.OutOfMemoryError:
+            half = override_config(self.config, task.overrides).training.batch_size_dft // 2
+            if not self.config.search.halve_batch_when_out_of_memory or half < 1:
+                raise
+        # Outside the except block, so that the failed attempt's tensors are no longer held by its traceback.
+        logger.warning("trial %d: out of memory; once more with training.batch_size_dft=%d", task.number, half)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self._run(replace(task, overrides={**task.overrides, "training.batch_size_dft": half}))
 
     def _run(self, task: RungTask) -> RungResult:
         config = override_config(self.config, task.overrides)
@@ -268,6 +285,13 @@ def _pool(replicates: list[ReplicateResult]) -> tuple[dict[str, float], dict[str
     )
 
 
+def _go_on(run: Stage1Run, states: list[dict[str, Any]], replicate: int) -> None:
+    try:
+        run.load_state_dict(states[replicate])
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"the state of its last rung does not fit ({type(error).__name__}: {error})") from error
+
+
 def pack_state(states: list[dict[str, Any]]) -> bytes:
     """Stage 1 states of a trial's pretraining seeds as bytes."""
     stream = io.BytesIO()
@@ -276,6 +300,18 @@ def pack_state(states: list[dict[str, Any]]) -> bytes:
 
 
 def unpack_state(state: bytes) -> list[dict[str, Any]]:
-    """The inverse of `pack_state`; executes nothing it reads."""
-    states: list[dict[str, Any]] = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
+    """The inverse of `pack_state`; executes nothing it reads.
+
+    Raises
+    ------
+    CheckpointError
+        The bytes are damaged, or hold anything but tensors and plain values.
+    """
+    try:
+        states: list[dict[str, Any]] = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"the state of its last rung cannot be read ({reason})") from error
+    if not isinstance(states, list) or not all(isinstance(inner, dict) for inner in states):
+        raise CheckpointError("the state of its last rung is none of this program's")
     return states

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -26,6 +28,7 @@ from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.driver import SearchDriver, StopReason
 from chitransfer.search.results import read_standing, write_results
 from chitransfer.search.space import make_pruner
+from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
 from chitransfer.search.study import (
     StudyFolder,
     create_study,
@@ -36,7 +39,8 @@ from chitransfer.search.study import (
 )
 from chitransfer.search.summary import describe_data, describe_outcome
 from chitransfer.search.watch import SearchDisplay, show_progress
-from chitransfer.search.workers import InProcessWorkers
+from chitransfer.search.workers import Workers, make_workers
+from chitransfer.secrecy import MaskingFormatter, mask_passwords
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
 from chitransfer.training.settings import read_dataset
@@ -44,6 +48,8 @@ from chitransfer.training.stage2 import resolve_positive_label
 from chitransfer.training.trivial import score_trivial_predictor
 
 EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
+# How long a database server may be away before the search stops.
+STORAGE_WAIT_SECONDS = 600.0
 PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-fingerprints", "scikit-learn", "torch")
 logger = logging.getLogger("chitransfer")
 
@@ -53,6 +59,7 @@ def run_search(
     console: Console,
     *,
     resume: StudyFolder | None = None,
+    allow_extended_space: bool = False,
     draw: Callable[[optuna.Study, Mapping[str, float], StudyFolder], None],
 ) -> int:
     """Search, from tables to results.
@@ -63,6 +70,8 @@ def run_search(
         Everything, flags included.
     resume
         The study to go on with; ``None`` starts a new one under ``results_dir/hparam_search/``.
+    allow_extended_space
+        Let a resumed study take a wider search space.
     draw
         Draws the figures of a study with at least one complete trial; called last.
 
@@ -79,7 +88,7 @@ def run_search(
     folder = resume or _new_folder(config)
     with drive_alone(folder), _log_to(folder.log):
         try:
-            return _search(config, console, folder, resume is not None, draw)
+            return _search(config, console, folder, resume is not None, allow_extended_space, draw)
         except ChitransferError as error:
             logger.error("%s", error)
             raise
@@ -87,16 +96,12 @@ def run_search(
 
 def _new_folder(config: Config) -> StudyFolder:
     root = Path(config.paths.results_dir) / "hparam_search"
-    folder = StudyFolder((root / (config.search.study_name or new_study_name())).resolve())
+    folder = StudyFolder((root / (config.search.study_name or new_study_name())).resolve(), config.search.storage)
     if folder.database.exists():
         raise StudyError(
             f"{folder.path}: there is a study of that name; go on with it by --resume {folder.database}, "
             "or choose another --study-name"
         )
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StudyError(f"{folder.path}: the results folder cannot be written ({error.strerror})") from error
     return folder
 
 
@@ -105,6 +110,7 @@ def _search(
     console: Console,
     folder: StudyFolder,
     is_resumed: bool,
+    allow_extended_space: bool,
     draw: Callable[[optuna.Study, Mapping[str, float], StudyFolder], None],
 ) -> int:
     console.print(f"study {folder.name}", highlight=False)
@@ -116,27 +122,88 @@ def _search(
     _write_rejected(folder, dataset)
     contract = make_contract(config, dataset)
     pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
-    study = resume_study(folder, contract, pruner) if is_resumed else create_study(folder, contract, pruner)
-    write_atomically(folder.config, dump_config(config))
+    if is_resumed:
+        study = resume_study(folder, contract, pruner, allow_extended_space=allow_extended_space)
+        write_atomically(folder.config, dump_config(config))
+    else:
+        # First the configuration: a study that exists can then always be resumed.
+        write_atomically(folder.config, dump_config(config))
+        study = create_study(folder, contract, pruner)
     write_json(folder.path / "environment.json", describe_environment())
     reference = _score_reference(folder, config, dataset)
     standing = read_standing(study)
     n_done = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
-    workers = InProcessWorkers(config, dataset)
+    workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
+    for line in describe_workers(workers, config):
+        console.print(line, markup=False, highlight=False)
+        logger.info("%s", line)
     try:
         display = SearchDisplay(console, config.search.n_trials, n_done, standing.best)
         with _listen_for_stop() as stop, display:
-            driver = SearchDriver(config, dataset, study, folder, workers, display, stop.reason)
-            reason = driver.run()
+            reason = _drive(config, dataset, study, folder, workers, display, stop)
     finally:
         workers.close()
-        write_results(folder, study)
+        _write_what_there_is(folder, study)
     if read_standing(study).best is not None:
         draw(study, reference, folder)
     for line in describe_outcome(study, folder, config, reference, reason):
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
     return EXIT_CODES[reason]
+
+
+def _drive(
+    config: Config,
+    dataset: Dataset,
+    study: optuna.Study,
+    folder: StudyFolder,
+    workers: Workers,
+    display: SearchDisplay,
+    stop: _Stop,
+) -> StopReason:
+    """Drive the study; after a database server was away for a while, go on as a resumed search would."""
+    while True:
+        try:
+            return SearchDriver(config, dataset, study, folder, workers, display, stop.reason).run()
+        except STORAGE_ERRORS as error:
+            what = describe_storage_error(folder.place, error)
+            if folder.storage is None:
+                raise StudyError(f"{what}. Resume with --resume {folder.resume_path}") from None
+        # Outside the except block: whatever is raised now must not drag the database's own message along.
+        logger.warning("%s; waiting for it", what)
+        if not _wait_for_storage(study, stop):
+            raise StudyError(f"{what}. Resume with --resume {folder.resume_path}")
+
+
+def _wait_for_storage(study: optuna.Study, stop: _Stop) -> bool:
+    deadline = time.monotonic() + STORAGE_WAIT_SECONDS
+    while time.monotonic() < deadline and stop.reason() is None:
+        try:
+            study.get_trials(deepcopy=False)
+        except STORAGE_ERRORS:
+            time.sleep(1.0)
+        else:
+            return True
+    return False
+
+
+def _write_what_there_is(folder: StudyFolder, study: optuna.Study) -> None:
+    """Write the tables of results; a disk or database that just failed must not hide why the search ended."""
+    try:
+        write_results(folder, study)
+    except (OSError, *STORAGE_ERRORS) as error:
+        logger.error("all_trials.csv and best_params.json could not be written: %s", mask_passwords(str(error)))
+        if sys.exc_info()[1] is None:
+            raise
+
+
+def describe_workers(workers: Workers, config: Config) -> list[str]:
+    """How many rungs run at a time and where to watch them; nothing for the one in this process."""
+    dashboard = getattr(workers, "dashboard", None)
+    if dashboard is None:
+        return []
+    where = config.search.scheduler or "this machine"
+    return [f"{workers.capacity} workers on {where}; Dask dashboard: {dashboard}"]
 
 
 def _score_reference(folder: StudyFolder, config: Config, dataset: Dataset) -> dict[str, float]:
@@ -165,7 +232,7 @@ def describe_environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: version(name) for name in PACKAGES},
-        "command": sys.argv,
+        "command": [mask_passwords(word) for word in sys.argv],
     }
 
 
@@ -199,9 +266,10 @@ def _listen_for_stop() -> Iterator[_Stop]:
 
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    with explain_write_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(MaskingFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     optuna.logging.disable_default_handler()

@@ -10,11 +10,12 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from filelock import FileLock, Timeout
@@ -24,22 +25,46 @@ from chitransfer.config import Config, load_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
 from chitransfer.files import write_json
+from chitransfer.search.contract import find_differences, find_space_refusals, space_hint
+from chitransfer.search.storage import (
+    create_leaderboard,
+    explain_storage_errors,
+    explain_write_errors,
+    lock_on_server,
+    open_storage,
+)
+from chitransfer.secrecy import mask_passwords
 
 CONTRACT = "contract"
-LEADERBOARD = """
-CREATE VIEW IF NOT EXISTS leaderboard AS
-SELECT trials.number AS number, trial_values.value AS value, trials.datetime_complete AS finished
-FROM trials JOIN trial_values ON trial_values.trial_id = trials.trial_id
-WHERE trials.state = 'COMPLETE'
-ORDER BY trial_values.value, trials.number
-"""
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Names of everything a study keeps, under ``results/hparam_search/<study name>/``."""
+    """Names of everything a study keeps, under ``results/hparam_search/<study name>/``.
+
+    Attributes
+    ----------
+    storage
+        Address of the database server that holds the study; ``None``: ``study.db`` in the folder.
+    """
 
     path: Path
+    storage: str | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """What Optuna opens: the server's address, or the database in the folder."""
+        return self.storage or f"sqlite:///{self.database}"
+
+    @property
+    def place(self) -> str:
+        """What messages call the study: its database, or its name on a server, never with a password."""
+        return str(self.database) if self.storage is None else f"{mask_passwords(self.storage)}, study {self.name}"
+
+    @property
+    def resume_path(self) -> Path:
+        """What ``--resume`` takes."""
+        return self.database if self.storage is None else self.path
 
     @property
     def name(self) -> str:
@@ -88,12 +113,33 @@ def locate_study(path: Path) -> StudyFolder:
     Raises
     ------
     StudyError
-        There is no ``study.db`` there.
+        There is no ``study.db`` there, and no configuration that names a database server.
     """
     folder = path if path.is_dir() else path.parent
-    if not (folder / "study.db").is_file() or (not path.is_dir() and path.name != "study.db"):
-        raise StudyError(f"{path}: no study found; give the study's folder or its study.db")
-    return StudyFolder(folder.resolve())
+    if path.is_dir() or path.name == "study.db":
+        if (folder / "study.db").is_file():
+            return StudyFolder(folder.resolve())
+        config = StudyFolder(folder).config
+        storage = load_config(config).search.storage if config.is_file() else None
+        if storage is not None:
+            return StudyFolder(folder.resolve(), storage)
+    raise StudyError(f"{path}: no study found; give the study's folder or its study.db")
+
+
+def keep_storage(folder: StudyFolder, storage: str | None) -> StudyFolder:
+    """The folder of a study to resume with the address given now, which may hold the password the kept one lacks.
+
+    Raises
+    ------
+    StudyError
+        The study lives elsewhere than the address says.
+    """
+    if (folder.storage is None) != (storage is None):
+        raise StudyError(
+            f"{folder.place}: the study stays where it was created; search.storage cannot be changed to "
+            f"{'null' if storage is None else mask_passwords(storage)} when it is resumed"
+        )
+    return StudyFolder(folder.path, storage)
 
 
 def load_study_config(folder: StudyFolder, overrides: Mapping[str, object]) -> Config:
@@ -103,44 +149,85 @@ def load_study_config(folder: StudyFolder, overrides: Mapping[str, object]) -> C
     return load_config(folder.config, overrides)
 
 
-def open_storage(folder: StudyFolder) -> RDBStorage:
-    """The study's SQLite storage; waits up to a minute for other readers."""
-    return RDBStorage(f"sqlite:///{folder.database}", engine_kwargs={"connect_args": {"timeout": 60}})
-
-
 def read_study(folder: StudyFolder) -> optuna.Study:
     """Open a study for reading.
 
     Raises
     ------
     StudyError
-        The database is not one of Optuna's, or holds no study or several.
+        The database is not one of Optuna's, cannot be reached, or holds no such study.
     """
-    try:
-        with closing(sqlite3.connect(f"file:{folder.database}?mode=ro", uri=True)) as connection:
-            names = [name for (name,) in connection.execute("SELECT study_name FROM studies")]
-    except sqlite3.DatabaseError as error:
-        raise StudyError(f"{folder.database}: not an Optuna study database ({error})") from error
-    if len(names) != 1:
-        raise StudyError(f"{folder.database}: expected one study in it, found {len(names)}: {names}")
-    return optuna.load_study(study_name=names[0], storage=open_storage(folder))
+    name = folder.name
+    if folder.storage is None:
+        try:
+            with closing(sqlite3.connect(f"file:{quote(str(folder.database))}?mode=ro", uri=True)) as connection:
+                names = [name for (name,) in connection.execute("SELECT study_name FROM studies")]
+        except sqlite3.DatabaseError as error:
+            raise StudyError(f"{folder.database}: not an Optuna study database ({error})") from error
+        if len(names) != 1:
+            raise StudyError(f"{folder.database}: expected one study in it, found {len(names)}: {names}")
+        name = names[0]
+    with explain_storage_errors(folder.place):
+        try:
+            return optuna.load_study(study_name=name, storage=open_storage(folder.address))
+        except KeyError as error:
+            raise StudyError(f"{folder.place}: there is no study named {name!r}") from error
 
 
 def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optuna.pruners.BasePruner) -> optuna.Study:
-    """Create the study, its contract and the leaderboard view."""
+    """Create the study, its contract and the leaderboard view; an interruption leaves no half-made study behind.
+
+    Raises
+    ------
+    StudyError
+        The database cannot be reached, or has a study of that name.
+    """
     folder.path.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name=folder.name, storage=open_storage(folder), direction="minimize", pruner=pruner
-    )
-    study.set_user_attr(CONTRACT, dict(contract))
-    with closing(sqlite3.connect(folder.database, timeout=60)) as connection:
-        connection.execute(LEADERBOARD)
-        connection.commit()
+    if folder.storage is not None:
+        with explain_storage_errors(folder.place):
+            try:
+                study = _create_in(open_storage(folder.storage), folder.name, contract)
+            except optuna.exceptions.DuplicatedStudyError as error:
+                raise StudyError(
+                    f"{folder.place}: there is a study named {folder.name!r} already; choose another --study-name, or "
+                    "resume it from its folder"
+                ) from error
+        study.pruner = pruner
+        return study
+    for left_over in folder.path.glob(".creating-*"):
+        left_over.unlink()
+    new = folder.path / f".creating-{os.getpid()}.db"
+    with explain_storage_errors(folder.place):
+        storage = open_storage(f"sqlite:///{new}")
+        _create_in(storage, folder.name, contract)
+        storage.engine.dispose()
+        new.replace(folder.database)
+        study = optuna.load_study(study_name=folder.name, storage=open_storage(folder.address))
+    study.pruner = pruner
     return study
 
 
-def resume_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optuna.pruners.BasePruner) -> optuna.Study:
+def _create_in(storage: RDBStorage, name: str, contract: Mapping[str, Any]) -> optuna.Study:
+    study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+    study.set_user_attr(CONTRACT, dict(contract))
+    create_leaderboard(storage)
+    return study
+
+
+def resume_study(
+    folder: StudyFolder,
+    contract: Mapping[str, Any],
+    pruner: optuna.pruners.BasePruner,
+    *,
+    allow_extended_space: bool = False,
+) -> optuna.Study:
     """Open a study to go on with it.
+
+    Parameters
+    ----------
+    allow_extended_space
+        Take a search space that holds the study's own: wider ranges, further parameters. The study then has the new
+        one for good.
 
     Raises
     ------
@@ -151,17 +238,28 @@ def resume_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
     study = read_study(folder)
     study.pruner = pruner
     if study.direction != optuna.study.StudyDirection.MINIMIZE:
-        raise StudyError(f"{folder.database}: the study maximises; the transfer objective is minimised")
+        raise StudyError(f"{folder.place}: the study maximises; the transfer objective is minimised")
     known = study.user_attrs.get(CONTRACT)
+    now = json.loads(json.dumps(contract))
+    if known is None and folder.storage is not None and not study.get_trials(deepcopy=False):
+        # Its driver died between creating the study and writing the contract.
+        study.set_user_attr(CONTRACT, now)
+        return study
     if known is None:
-        raise StudyError(f"{folder.database}: was not written by chitransfer, so it cannot be resumed here")
-    differences = list(_differences(known, json.loads(json.dumps(contract)), ""))
+        raise StudyError(f"{folder.place}: was not written by chitransfer, so it cannot be resumed here")
+    differences = find_differences(known, now)
+    if allow_extended_space and differences:
+        refusals = find_space_refusals(known["space"], now["space"])
+        differences = [line for line in differences if not line.startswith("space.")] + refusals
     if differences:
+        hint = "" if allow_extended_space else space_hint(known, now)
         raise StudyError(
-            f"{folder.database}: the study cannot be resumed under other conditions\n"
+            f"{folder.place}: the study cannot be resumed under other conditions\n"
             + "\n".join(f"  {line}" for line in differences)
-            + "\nResume without these changes, or start a new study."
+            + f"\nResume without these changes, or start a new study.{hint}"
         )
+    if now["space"] != known["space"]:
+        study.set_user_attr(CONTRACT, {**known, "space": now["space"]})
     return study
 
 
@@ -185,37 +283,34 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _differences(known: Any, now: Any, prefix: str) -> Iterator[str]:
-    if isinstance(known, dict) and isinstance(now, dict):
-        for key in sorted(known.keys() | now.keys()):
-            dotted = f"{prefix}.{key}" if prefix else key
-            yield from _differences(known.get(key), now.get(key), dotted)
-    elif known != now:
-        yield f"{prefix}: the study has {known!r}, now {now!r}"
-
-
 @contextmanager
 def drive_alone(folder: StudyFolder) -> Iterator[None]:
     """Hold the study's driver lock; the operating system frees it when the process dies.
 
+    A study on a database server has a second lock there, because its folder may be on several machines.
+
     Raises
     ------
     StudyError
-        Another driver holds it; the message names its host and process.
+        Another driver holds it (the message names its host and process), or the folder cannot be written.
     """
-    folder.path.mkdir(parents=True, exist_ok=True)
     holder = folder.path / "driver.json"
     lock = FileLock(folder.path / "driver.lock", timeout=0)
     try:
+        folder.path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         who = _read_holder(holder)
         raise StudyError(f"{folder.path}: another search is writing to this study ({who}); stop it first") from error
+    except OSError as error:
+        raise StudyError(f"{folder.path}: the results folder cannot be written ({error.strerror or error})") from error
     try:
-        write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%F %T}"})
-        yield
+        with lock_on_server(folder.storage, folder.name), explain_write_errors(folder.path):
+            write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%F %T}"})
+            yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
         lock.release()
 
 

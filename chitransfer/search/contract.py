@@ -1,0 +1,73 @@
+"""What a resumed study must have in common with its first run: differences, and spaces that hold the old one.
+
+Called by `search.study` when a study is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from chitransfer.config import Config
+
+
+def find_differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Every key on which two contracts differ, a sentence each.
+
+    A key that a study of an earlier release does not have yet counts as that key's default, which is how the earlier
+    release behaved.
+    """
+    return list(_differences(known, now, _defaults(now), ""))
+
+
+def _defaults(now: Mapping[str, Any]) -> dict[str, Any]:
+    values = Config().model_dump(mode="json")
+    return {key: values[key] for key in now if key in values}
+
+
+def _differences(known: Any, now: Any, default: Any, prefix: str) -> Iterator[str]:
+    if isinstance(known, dict) and isinstance(now, dict):
+        inner = default if isinstance(default, dict) else {}
+        for key in sorted(known.keys() | now.keys()):
+            dotted = f"{prefix}.{key}" if prefix else key
+            # Searched parameters and tables are the user's own: one that was not there is a difference.
+            is_new_key = key not in known and not prefix.startswith(("space", "data")) and dotted != "space"
+            if is_new_key and key in inner and inner[key] == now[key]:
+                continue
+            yield from _differences(known.get(key), now.get(key), inner.get(key), dotted)
+    elif known != now:
+        yield f"{prefix}: the study has {known!r}, now {now!r}"
+
+
+def find_space_refusals(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Why a search space is not an extension Optuna can take; empty when it is one.
+
+    Ranges may become wider and parameters may be added. Choices may not change: Optuna keeps a categorical parameter's
+    choices for the life of a study.
+    """
+    refusals = []
+    for name, old in known.items():
+        new = now.get(name)
+        if new is None:
+            refusals.append(f"space.{name}: a parameter cannot be taken out of a study")
+            continue
+        for key in ("key", "type", "step"):
+            if old.get(key) != new.get(key):
+                refusals.append(f"space.{name}.{key}: the study has {old.get(key)!r}, now {new.get(key)!r}")
+        if old.get("choices") != new.get("choices"):
+            refusals.append(
+                f"space.{name}.choices: Optuna cannot change the choices of a running study "
+                f"(it has {old.get('choices')}, now {new.get('choices')})"
+            )
+        if old.get("low") is not None and new.get("low") is not None and new["low"] > old["low"]:
+            refusals.append(f"space.{name}.low: may only fall, from {old['low']}, not to {new['low']}")
+        if old.get("high") is not None and new.get("high") is not None and new["high"] < old["high"]:
+            refusals.append(f"space.{name}.high: may only rise, from {old['high']}, not to {new['high']}")
+    return refusals
+
+
+def space_hint(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """A word about ``--allow-extended-space`` where that would help with the space."""
+    if now["space"] == known["space"] or find_space_refusals(known["space"], now["space"]):
+        return ""
+    return " The new search space holds the old one: --allow-extended-space takes it."

@@ -1,0 +1,167 @@
+"""Optuna's database: SQLite in the study's folder or PostgreSQL by address; its errors in words, without passwords.
+
+Called by `search.study` and `search.run`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from chitransfer.errors import ConfigError, StudyError
+from chitransfer.secrecy import mask_passwords
+
+# What a storage raises when the database is away, full or damaged, as against a mistake of ours.
+STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+CONNECT_SECONDS = 10
+LEADERBOARD = """
+CREATE VIEW leaderboard AS
+SELECT trials.number AS number, trial_values.value AS value, trials.datetime_complete AS finished,
+       studies.study_name AS study_name
+FROM trials JOIN trial_values ON trial_values.trial_id = trials.trial_id
+            JOIN studies ON studies.study_id = trials.study_id
+WHERE trials.state = 'COMPLETE'
+ORDER BY trial_values.value, trials.number
+"""
+
+
+def open_storage(address: str) -> RDBStorage:
+    """Optuna's storage at an address; SQLite waits up to a minute for other readers.
+
+    Raises
+    ------
+    ConfigError
+        The driver for PostgreSQL is not installed.
+    StudyError
+        The address cannot be understood.
+    """
+    if address.startswith("sqlite:"):
+        return RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+    try:
+        return RDBStorage(
+            _psycopg(address),
+            engine_kwargs={
+                # A connection the server dropped meanwhile is replaced before it is used.
+                "pool_pre_ping": True,
+                "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "chitransfer"},
+            },
+        )
+    except ImportError:
+        raise ConfigError(
+            "search.storage: PostgreSQL needs psycopg; install it with `pip install 'chitransfer[postgresql]'`"
+        ) from None
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        # The library's own message repeats the whole address.
+        raise StudyError(
+            f"search.storage: {mask_passwords(address)} is no address of a database; "
+            "it reads postgresql://user@host:port/database, special characters of a password written as %XX"
+        ) from None
+
+
+def _psycopg(address: str) -> str:
+    return address.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def create_leaderboard(storage: RDBStorage) -> None:
+    """The read-only view ``leaderboard``: number and value of complete trials, best first."""
+    if sqlalchemy.inspect(storage.engine).has_table("leaderboard"):
+        return
+    with storage.engine.begin() as connection:
+        connection.execute(sqlalchemy.text(LEADERBOARD))
+
+
+@contextmanager
+def explain_storage_errors(place: str) -> Iterator[None]:
+    """Turn a database's failure into a StudyError that says what to do; the original is not chained: it may quote
+    the address with its password."""
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise StudyError(describe_storage_error(place, error)) from None
+
+
+def describe_storage_error(place: str, error: BaseException) -> str:
+    """What went wrong with the database at `place`, in one sentence, and the remedy."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = mask_passwords(str(getattr(cause, "orig", None) or cause).strip().splitlines()[0])
+    if "disk is full" in reason or "No space" in reason:
+        remedy = "the disk is full; make room"
+    elif "readonly" in reason:
+        remedy = "the database or its folder cannot be written; check permissions"
+    elif "malformed" in reason or "not a database" in reason:
+        remedy = "the file is damaged; restore it from a copy"
+    else:
+        remedy = "check that the database is there and lets you in"
+    return f"{place}: the study's database cannot be used ({reason}); {remedy}. Nothing that finished is lost"
+
+
+@contextmanager
+def explain_write_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into a StudyError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}:
+            raise
+        where = error.filename or folder
+        remedy = "make room" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "make the folder writable"
+        raise StudyError(
+            f"{where}: cannot be written ({error.strerror}); {remedy} and resume. Nothing that finished is lost"
+        ) from error
+
+
+@contextmanager
+def lock_on_server(address: str | None, study_name: str) -> Iterator[None]:
+    """Hold a lock of the database server for as long as the connection lives; nothing to do for SQLite.
+
+    Raises
+    ------
+    StudyError
+        Another driver holds it; the message names its host and process.
+    """
+    if address is None:
+        yield
+        return
+    key = int.from_bytes(hashlib.sha256(f"chitransfer {study_name}".encode()).digest()[:8], "big", signed=True)
+    me = f"chitransfer host {socket.gethostname()[:24]}, pid {os.getpid()}"
+    place = f"{mask_passwords(address)}, study {study_name}"
+    with explain_storage_errors(place):
+        # Opening the storage first tells a missing driver or a wrong address in our own words.
+        open_storage(address).engine.dispose()
+        engine = sqlalchemy.create_engine(
+            _psycopg(address),
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": me, "keepalives_idle": 60},
+        )
+        connection = engine.connect()
+    try:
+        with explain_storage_errors(place):
+            if not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+                holder = connection.scalar(
+                    sqlalchemy.text(
+                        "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
+                        "WHERE locktype = 'advisory' AND granted "
+                        "AND ((classid::bigint << 32) | objid::bigint) = :key AND application_name <> :me LIMIT 1"
+                    ),
+                    {"key": key, "me": me},
+                )
+                who = str(holder or "unknown").removeprefix("chitransfer ")
+                raise StudyError(f"{place}: another search is writing to this study ({who}); stop it first")
+        yield
+    finally:
+        connection.close()
+        engine.dispose()
