@@ -257,6 +257,12 @@ def fit_members(
     TrainingError
         The loss became NaN or infinite.
     """
+    learns_chi = settings.lambda_exp > 0 and bool(train_chi.any())
+    if not learns_chi and not (settings.lambda_sol > 0 and bool(train_solubility.any())):
+        raise TrainingError(
+            "Stage 2 has nothing to learn: the only table with rows has weight zero; "
+            "raise training.lambda_exp or training.lambda_sol, or give both tables"
+        )
     device = data.features.polymer.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
