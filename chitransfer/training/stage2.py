@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from chitransfer.data.assemble import Dataset, Rows
+from chitransfer.errors import TrainingError
 from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import Heads, TransferNetwork, chi_at, inverse_temperature
 from chitransfer.model.scalers import ChiScaler
