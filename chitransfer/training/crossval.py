@@ -164,7 +164,7 @@ def training_masks(fold_of_rows: np.ndarray, n_folds: int) -> np.ndarray:
     """(n_repeats · n_folds, n_rows): a member trains on the rows of all other folds of its repeat."""
     scored_fold = np.arange(n_folds)[None, :, None]
     training = (fold_of_rows[:, None, :] != scored_fold) & (fold_of_rows[:, None, :] >= 0)
-    return training.reshape(-1, fold_of_rows.shape[1])
+    return training.reshape(len(fold_of_rows) * n_folds, fold_of_rows.shape[1])
 
 
 @torch.no_grad()
