@@ -31,7 +31,7 @@ def train_epochs(
     batches
         The batches of an epoch.
     compute_loss
-        Scalar loss of a batch.
+        Scalar loss of a batch. One without a graph says that its gradients are in place already.
     clip_gradients
         Called between backward and step.
     end_epoch
@@ -55,8 +55,9 @@ def train_epochs(
         n_batches = 0
         for batch in batches(epoch):
             loss = compute_loss(batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            if loss.requires_grad:
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
             clip_gradients()
             optimizer.step()
             total = loss.detach() if total is None else total + loss.detach()

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -15,11 +19,14 @@ from torch import Tensor
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.splits import hold_out_polymers
+from chitransfer.errors import TrainingError
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.model.scalers import ChiScaler
+from chitransfer.training.fast import FlatParameters, SparseStep, first_layer
 from chitransfer.training.inputs import FeatureTensors, PairTable, group_by_pair, scale_features
 from chitransfer.training.loop import train_epochs
 from chitransfer.training.losses import chi_loss
+from chitransfer.training.sparse import SparseBatch, SparseInputs
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Stage1Settings:
     lr_schedule_factor: float
     grad_clip_norm: float
     precision: str = "fp32"
+    min_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,27 @@ class Stage1Data:
             T_ref=T_ref,
         )
 
+    @cached_property
+    def sparse_train(self) -> SparseInputs:
+        """Inputs of the training pairs without their zeros; CPU only, made on first use."""
+        return SparseInputs(self.features, self.train)
+
+    @cached_property
+    def sparse_validation(self) -> SparseInputs:
+        """Inputs of the validation pairs, with the training pairs' dense columns; CPU only, made on first use."""
+        return SparseInputs(self.features, self.validation, self.sparse_train.dense_columns.numpy())
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Training pairs of one step: their positions, or on the CPU their inputs; τ, target and mask beside them."""
+
+    pairs: Tensor
+    inputs: SparseBatch | None
+    tau: Tensor
+    target: Tensor
+    mask: Tensor
+
 
 class Stage1Run:
     """One pretraining, stoppable and resumable at the end of any epoch.
@@ -98,13 +127,25 @@ class Stage1Run:
         self.data = data
         self.settings = settings
         self.device = data.train.tau.device
+        if shape.use_batchnorm and min(settings.batch_size, len(data.train)) < 2:
+            raise TrainingError(
+                f"batch normalisation needs at least 2 pairs a batch, got training.batch_size_dft "
+                f"{settings.batch_size} and {len(data.train)} training pairs; use larger batches or set "
+                " model.use_batchnorm to false"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = TransferNetwork(shape).to(self.device)
             self._random_state = torch.get_rng_state()
         self._shuffle = torch.Generator().manual_seed(seed)
+        self._flat = FlatParameters.of(self.network)
+        self._sparse_step = (
+            SparseStep(self.network, data.sparse_train.dense_columns, settings.batch_size, settings.precision)
+            if self.device.type == "cpu"
+            else None
+        )
         self._optimizer = torch.optim.AdamW(
-            self._trained_parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            [self._flat.values], lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self._optimizer, factor=settings.lr_schedule_factor, patience=settings.lr_schedule_patience
@@ -155,7 +196,7 @@ class Stage1Run:
         return {
             "weights": self._copy_weights(),
             "best_weights": self._best_weights,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "schedule": {
                 key: value
                 for key, value in self._schedule.state_dict().items()
@@ -166,7 +207,7 @@ class Stage1Run:
             "epoch": self.epoch,
             "best_epoch": self.best_epoch,
             "best_mae": self.best_mae,
-            "history": self.history,
+            "history": list(self.history),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,30 +223,53 @@ class Stage1Run:
         self.best_mae = state["best_mae"]
         self.history = list(state["history"])
 
-    def _trained_parameters(self) -> list[Tensor]:
-        # The solubility head has no Stage 1 labels; weight decay must not wear it down meanwhile.
-        return [*self.network.encoder.parameters(), *self.network.heads.chi.parameters()]
-
-    def _batches(self, epoch: int) -> Iterator[Tensor]:
-        order = torch.randperm(len(self.data.train), generator=self._shuffle).to(self.device)
+    def _batches(self, epoch: int) -> Iterator[_Batch]:
+        train, size = self.data.train, self.settings.batch_size
+        order = torch.randperm(len(train), generator=self._shuffle).to(self.device)
+        if self.network.shape.use_batchnorm and len(order) % size == 1:
+            # A pair alone in the last batch has no variance to normalise by; every epoch leaves out another one.
+            order = order[:-1]
+        parts = [values[order].split(size) for values in (train.tau, train.target, train.mask)]
+        inputs: Iterator[SparseBatch | None] = repeat(None, len(parts[0]))
+        if self._sparse_step is not None:
+            self._sparse_step.begin_epoch()
+            inputs = self.data.sparse_train.batches(order, size)
         self.network.train()
-        yield from order.split(self.settings.batch_size)
+        for pairs, batch, tau, target, mask in zip(order.split(size), inputs, *parts, strict=True):
+            yield _Batch(pairs, batch, tau, target, mask)
 
-    def _loss(self, pairs: Tensor) -> Tensor:
+    def _loss(self, batch: _Batch) -> Tensor:
+        if self._sparse_step is not None and batch.inputs is not None:
+            return self._sparse_step.loss_and_gradients(batch.inputs, batch.tau, batch.target, batch.mask)
         train = self.data.train
-        inputs = self.data.features.gather(train.structure[pairs], train.solvent[pairs])
+        inputs = self.data.features.gather(train.structure[batch.pairs], train.solvent[batch.pairs])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             coefficients = self.network.heads.chi(self.network.encoder(inputs))
-        predicted = chi_at(coefficients.float().unsqueeze(-2), train.tau[pairs])  # (pair, temperature)
-        return chi_loss(predicted, train.target[pairs], train.mask[pairs], dim=(-2, -1))
+        predicted = chi_at(coefficients.float().unsqueeze(-2), batch.tau)  # (pair, temperature)
+        loss = chi_loss(predicted, batch.target, batch.mask, dim=(-2, -1))
+        # The gradients are views of one vector and must stay so: cleared here, not dropped by the loop.
+        self._flat.gradients.zero_()
+        loss.backward()
+        return loss.detach()
 
     def _clip(self) -> None:
-        torch.nn.utils.clip_grad_norm_(self._trained_parameters(), self.settings.grad_clip_norm)
+        self._flat.clip(self.settings.grad_clip_norm)
 
     def _end_epoch(self, epoch: int, mean_loss: float) -> bool:
-        mae = stage1_mae(self.network, self.data, self.data.validation)
+        validation = self.data.validation
+        if self._sparse_step is None:
+            mae = stage1_mae(self.network, self.data, validation)
+        else:
+            mae = _mae(_predict_sparse(self.network, self.data.sparse_validation), self.data, validation)
+        if not math.isfinite(mae):
+            raise TrainingError(
+                f"Stage 1: the validation MAE became {mae} in epoch {epoch}; a lower learning rate usually helps"
+            )
         self.epoch = epoch
-        self._schedule.step(mae)
+        # A handful of held-out polymers can look best by chance after an epoch or two; until then nothing is judged.
+        is_early = epoch <= self.settings.min_epochs
+        if not is_early:
+            self._schedule.step(mae)
         self.history.append(
             {
                 "epoch": epoch,
@@ -214,7 +278,7 @@ class Stage1Run:
                 "lr": float(self._optimizer.param_groups[0]["lr"]),
             }
         )
-        if mae < self.best_mae:
+        if is_early or mae < self.best_mae:
             self.best_mae, self.best_epoch = mae, epoch
             self._best_weights = self._copy_weights()
         return self._is_stale()
@@ -239,8 +303,24 @@ def predict_coefficients(
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def _predict_sparse(network: TransferNetwork, inputs: SparseInputs, batch_size: int = 1024) -> Tensor:
+    """As `predict_coefficients`, for a network whose first layer is stored transposed."""
+    network.eval()
+    parts = []
+    for batch in inputs.in_order(batch_size):
+        hidden = first_layer(batch, network.encoder.first, inputs.dense_columns)
+        for layer in (*list(network.encoder)[1:], *network.heads.chi):
+            hidden = layer(hidden)
+        parts.append(hidden)
+    return torch.cat(parts)
+
+
 def stage1_mae(network: TransferNetwork, data: Stage1Data, pairs: PairTable) -> float:
     """Mean absolute error of χ over the rows of `pairs`, in χ's own units."""
-    coefficients = predict_coefficients(network, data.features, pairs.structure, pairs.solvent)
+    return _mae(predict_coefficients(network, data.features, pairs.structure, pairs.solvent), data, pairs)
+
+
+def _mae(coefficients: Tensor, data: Stage1Data, pairs: PairTable) -> float:
     error = (chi_at(coefficients.unsqueeze(-2), pairs.tau) - pairs.target).abs() * pairs.mask
     return float(error.sum() / pairs.mask.sum()) * data.chi_scaler.scale

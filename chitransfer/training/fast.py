@@ -1,0 +1,294 @@
+"""One Stage 1 step on the CPU: sparse first layer, cheap dropout, gradients by hand into one flat buffer.
+
+Called by `training.stage1`; the network it trains is the ordinary one, whose parameters become views of the buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from chitransfer.model.network import TransferNetwork
+from chitransfer.training.sparse import SparseBatch
+
+# A pool of dropout masks is this many times the largest mask.
+MASK_POOL = 8
+
+
+@dataclass(frozen=True)
+class FlatParameters:
+    """Trained parameters and their gradients, each as one vector that the parameters of the network are views of.
+
+    Attributes
+    ----------
+    values
+        Every trained weight, (n_weights,) float32; a leaf whose ``grad`` is `gradients`.
+    gradients
+        (n_weights,) float32.
+    """
+
+    values: Tensor
+    gradients: Tensor
+
+    @classmethod
+    def of(cls, network: TransferNetwork) -> FlatParameters:
+        """Move encoder and χ head into one vector; the first layer is stored transposed, a row for every feature.
+
+        The solubility head has no Stage 1 labels; it stays outside, so that weight decay cannot wear it down.
+        """
+        first = network.encoder.first.weight
+        parameters = [*network.encoder.parameters(), *network.heads.chi.parameters()]
+        values = torch.cat([(p.t() if p is first else p).detach().reshape(-1) for p in parameters])
+        gradients = torch.zeros_like(values)
+        start = 0
+        for parameter in parameters:
+            stop, shape = start + parameter.numel(), parameter.shape
+            for vector, name in ((values, "data"), (gradients, "grad")):
+                part = vector[start:stop]
+                setattr(parameter, name, part.view(shape[1], shape[0]).t() if parameter is first else part.view(shape))
+            start = stop
+        values.requires_grad_(True)
+        values.grad = gradients
+        return cls(values, gradients)
+
+    def clip(self, largest_norm: float) -> None:
+        """Scale the gradients down to a norm of at most `largest_norm`, without waiting for the device."""
+        norm = torch.linalg.vector_norm(self.gradients)
+        if self.gradients.device.type == "cpu":
+            # Asking costs nothing here, and most steps need no scaling.
+            if float(norm) > largest_norm:
+                self.gradients.mul_(largest_norm / (norm + 1e-6))
+        else:
+            self.gradients.mul_((largest_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A linear layer and what follows it; only hidden layers have ReLU, batch norm and dropout behind them."""
+
+    linear: nn.Linear
+    is_hidden: bool
+    norm: nn.BatchNorm1d | None
+    dropout: float
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """What the way back needs of a layer.
+
+    Attributes
+    ----------
+    entered, scale
+        Its input is ``scale · entered``: dropout's 1 / (1 − p) is left to the next product, which has it for free.
+    sums
+        Output of the linear layer, before batch norm.
+    left
+        What left the layer (after ReLU and dropout, not yet scaled).
+    statistics
+        Mean and inverse standard deviation of the batch, with batch norm.
+    """
+
+    entered: Tensor
+    scale: float
+    sums: Tensor
+    left: Tensor
+    statistics: tuple[Tensor, Tensor] | None
+
+
+class SparseStep:
+    """Loss and gradients of batches for a network on the CPU.
+
+    Gradients are written, not added, to the ``grad`` of the trained parameters. Dropout draws from PyTorch's global
+    generator.
+
+    Parameters
+    ----------
+    network
+        Its parameters must be views made by `FlatParameters.of`.
+    dense_columns
+        Positions of the inputs kept dense, (n_dense,) int64.
+    batch_size
+        The most pairs a batch may hold.
+    precision
+        ``bf16`` multiplies the layers after the first in bfloat16; sums, weights and the first layer stay float32.
+    """
+
+    def __init__(
+        self, network: TransferNetwork, dense_columns: Tensor, batch_size: int, precision: str = "fp32"
+    ) -> None:
+        self._dense_columns = dense_columns
+        self._is_bf16 = precision == "bf16"
+        self._layers = [*_read_layers(network.encoder), *_read_layers(network.heads.chi)]
+        sizes: dict[float, int] = {}
+        for layer in self._layers:
+            if layer.dropout > 0:
+                sizes[layer.dropout] = max(sizes.get(layer.dropout, 0), batch_size * layer.linear.out_features)
+        self._masks = KeepMasks(sizes)
+
+    def begin_epoch(self) -> None:
+        """Draw new random numbers for dropout; must be called before the first batch of every epoch."""
+        self._masks.refresh()
+
+    @torch.no_grad()
+    def loss_and_gradients(self, batch: SparseBatch, tau: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error over the rows in `mask`; leaves its gradients in the parameters' ``grad``.
+
+        Parameters
+        ----------
+        tau, target, mask
+            (n_pairs, n_temperatures) float32, as in `PairTable`.
+        """
+        coefficients, traces = self._forward(batch)
+        error = torch.addcmul(coefficients[:, :1], coefficients[:, 1:], tau).sub_(target).mul_(mask)
+        n_rows = mask.sum().clamp(min=1.0)
+        loss = error.square().sum() / n_rows
+        error *= 2.0 / n_rows
+        self._backward(torch.stack([error.sum(1), (error * tau).sum(1)], dim=1), batch, traces)
+        return loss
+
+    def _forward(self, batch: SparseBatch) -> tuple[Tensor, list[_Trace]]:
+        traces: list[_Trace] = []
+        hidden, scale = batch.dense, 1.0
+        for number, layer in enumerate(self._layers):
+            entered, entered_scale = hidden, scale
+            if number == 0:
+                sums = first_layer(batch, layer.linear, self._dense_columns)
+            elif self._is_bf16:
+                sums = self._multiply(hidden, layer.linear.weight.t()).mul_(scale).add_(layer.linear.bias)
+            else:
+                sums = torch.addmm(layer.linear.bias, hidden, layer.linear.weight.t(), alpha=scale)
+            hidden, scale, statistics = sums, 1.0, None
+            if layer.is_hidden:
+                if layer.norm is not None:
+                    hidden, statistics = _batch_norm(sums, layer.norm)
+                hidden.relu_()
+                if layer.dropout > 0:
+                    hidden.mul_(self._masks.draw(hidden.shape, layer.dropout))
+                    scale = 1.0 / (1.0 - layer.dropout)
+            traces.append(_Trace(entered, entered_scale, sums, hidden, statistics))
+        return hidden, traces
+
+    def _backward(self, gradient: Tensor, batch: SparseBatch, traces: list[_Trace]) -> None:
+        for number in range(len(self._layers) - 1, -1, -1):
+            layer, trace = self._layers[number], traces[number]
+            weight, bias = layer.linear.weight, layer.linear.bias
+            if layer.is_hidden:
+                # Positive where ReLU let it through and dropout kept it.
+                gradient = torch.ops.aten.threshold_backward(gradient, trace.left, 0.0)
+                if layer.norm is not None and trace.statistics is not None:
+                    gradient = _batch_norm_backward(gradient, trace.sums, trace.statistics, layer.norm)
+            torch.sum(gradient, dim=0, out=_gradient(bias))
+            if number == 0:
+                first_layer_backward(batch, gradient, _gradient(weight), self._dense_columns)
+                return
+            if trace.scale != 1.0:
+                gradient = gradient * trace.scale
+            if self._is_bf16:
+                _gradient(weight).copy_(self._multiply(gradient.t(), trace.entered))
+                gradient = self._multiply(gradient, weight)
+            else:
+                torch.mm(gradient.t(), trace.entered, out=_gradient(weight))
+                gradient = torch.mm(gradient, weight)
+
+    @staticmethod
+    def _multiply(left: Tensor, right: Tensor) -> Tensor:
+        return torch.mm(left.bfloat16(), right.bfloat16()).float()
+
+
+def first_layer(batch: SparseBatch, linear: nn.Linear, dense_columns: Tensor) -> Tensor:
+    """The first linear layer on sparse inputs, (n_pairs, width); its weight must be stored transposed.
+
+    Parameters
+    ----------
+    dense_columns
+        Positions of the columns of ``batch.dense``, (n_dense,) int64.
+    """
+    by_feature = linear.weight.t()  # (n_features, width), contiguous
+    sums = torch.addmm(linear.bias, batch.dense, by_feature[dense_columns])
+    return torch.addmm(sums, batch.rows, by_feature, out=sums)
+
+
+def first_layer_backward(batch: SparseBatch, gradient: Tensor, weight_gradient: Tensor, dense_columns: Tensor) -> None:
+    """Overwrite the first layer's weight gradient (width, n_features), given its outputs' gradient (n_pairs, width)."""
+    if batch.columns is None:
+        raise ValueError("a batch for scoring has no transpose; take it from SparseInputs.batches")
+    by_feature = weight_gradient.t()
+    torch.addmm(by_feature, batch.columns, gradient, beta=0.0, out=by_feature)
+    by_feature[dense_columns] = torch.mm(batch.dense.t(), gradient)
+
+
+class KeepMasks:
+    """Dropout masks cut from a pool of fresh random numbers, one pool a rate; `refresh` it every epoch.
+
+    Within a mask the numbers are independent; two masks of an epoch share numbers only by chance and at other places.
+    PyTorch's own masks take twenty times as long on a CPU, longer than the layer they belong to.
+
+    Parameters
+    ----------
+    sizes
+        For every dropout rate above zero the largest mask that will be drawn.
+    """
+
+    def __init__(self, sizes: Mapping[float, int]) -> None:
+        self._pools = {rate: torch.empty(MASK_POOL * size) for rate, size in sizes.items()}
+
+    def refresh(self) -> None:
+        """Draw the pools anew from PyTorch's global generator; p holds to within 2⁻¹⁶."""
+        for rate, pool in self._pools.items():
+            words = torch.empty((pool.numel() + 3) // 4, dtype=torch.int64)
+            words.random_(torch.iinfo(torch.int64).min, None)
+            torch.lt(words.view(torch.int16)[: pool.numel()], round((1.0 - rate) * 2**16) - 2**15, out=pool)
+
+    def draw(self, shape: torch.Size, rate: float) -> Tensor:
+        """1 with probability 1 − `rate`, else 0; a view of the pool, not to be changed."""
+        pool, n = self._pools[rate], shape.numel()
+        start = int(torch.randint(pool.numel() - n + 1, ()))
+        return pool[start : start + n].view(shape)
+
+
+def _read_layers(modules: nn.Sequential) -> list[_Layer]:
+    layers: list[_Layer] = []
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            layers.append(_Layer(module, False, None, 0.0))
+        elif isinstance(module, nn.BatchNorm1d):
+            layers[-1] = replace(layers[-1], norm=module)
+        elif isinstance(module, nn.ReLU):
+            layers[-1] = replace(layers[-1], is_hidden=True)
+        elif isinstance(module, nn.Dropout):
+            layers[-1] = replace(layers[-1], dropout=module.p)
+        else:
+            raise TypeError(f"no backward pass is written for {type(module).__name__}")
+    return layers
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        raise ValueError("the network's gradients are not views of one vector; make them with FlatParameters.of")
+    return parameter.grad
+
+
+def _batch_norm(sums: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Training-mode batch norm as `nn.BatchNorm1d` does it, and the mean and inverse deviation of the batch."""
+    momentum = 0.1 if norm.momentum is None else norm.momentum
+    normed, mean, inverse_deviation = torch.native_batch_norm(
+        sums, norm.weight, norm.bias, norm.running_mean, norm.running_var, True, momentum, norm.eps
+    )
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    return normed, (mean, inverse_deviation)
+
+
+def _batch_norm_backward(
+    gradient: Tensor, sums: Tensor, statistics: tuple[Tensor, Tensor], norm: nn.BatchNorm1d
+) -> Tensor:
+    inputs: Tensor
+    inputs, weight, bias = torch.ops.aten.native_batch_norm_backward(
+        gradient, sums, norm.weight, norm.running_mean, norm.running_var, *statistics, True, norm.eps, [True] * 3
+    )
+    _gradient(norm.weight).copy_(weight)
+    _gradient(norm.bias).copy_(bias)
+    return inputs

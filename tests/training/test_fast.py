@@ -1,0 +1,252 @@
+"""The hand-written Stage 1 step against autograd on the ordinary network, and its sparse inputs against dense ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
+from chitransfer.model.scalers import ChiScaler, FeatureScaler
+from chitransfer.training.fast import FlatParameters, KeepMasks, SparseStep
+from chitransfer.training.inputs import FeatureTensors, PairTable
+from chitransfer.training.losses import chi_loss
+from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings, stage1_mae
+
+N_STRUCTURES, N_BITS, N_DESCRIPTORS, N_SOLVENTS = 90, 64, 5, 7
+SETTINGS = Stage1Settings(
+    lr=3e-3,
+    weight_decay=1e-3,
+    batch_size=16,
+    n_epochs=6,
+    early_stopping_patience=20,
+    lr_schedule_patience=5,
+    lr_schedule_factor=0.5,
+    grad_clip_norm=0.5,
+)
+
+
+def make_shape(
+    n_features: int, *, dropout: float = 0.0, use_batchnorm: bool = False, hidden: tuple[int, ...] = (24, 12)
+) -> NetworkShape:
+    """A small network of the guide's kind."""
+    return NetworkShape(n_features, hidden, 8, dropout, use_batchnorm, 6, dropout / 2, 6, 0.1)
+
+
+@pytest.fixture
+def data(rng: np.random.Generator) -> Stage1Data:
+    """Random sparse counts and descriptors of pairs whose χ a network can learn, some temperatures missing."""
+
+    def features(n: int) -> Tensor:
+        counts = rng.integers(1, 4, (n, N_BITS)) / 3 * (rng.random((n, N_BITS)) < 0.08)
+        counts[:, 3] = 1.0  # a bit that every structure has
+        counts[:, 9] = 0.0  # and one that none has
+        return torch.from_numpy(np.hstack([counts, rng.standard_normal((n, N_DESCRIPTORS))]).astype(np.float32))
+
+    none = FeatureScaler(N_BITS, np.zeros(N_DESCRIPTORS, np.float32), np.ones(N_DESCRIPTORS, np.float32))
+    tensors = FeatureTensors(features(N_STRUCTURES), features(N_SOLVENTS), none, none)
+    weights = rng.standard_normal((tensors.n_features, 2)) * 0.3
+
+    def pairs(structures: np.ndarray) -> PairTable:
+        structure = torch.from_numpy(rng.permutation(np.repeat(structures, 2)))
+        solvent = torch.from_numpy(rng.integers(0, N_SOLVENTS, len(structure)))
+        tau = torch.from_numpy(rng.uniform(-1, 1, (len(structure), 3)).astype(np.float32))
+        line = torch.from_numpy((tensors.gather(structure, solvent).numpy() @ weights).astype(np.float32))
+        mask = torch.from_numpy((rng.random((len(structure), 3)) < 0.8).astype(np.float32))
+        return PairTable(structure, solvent, tau, torch.tanh(chi_at(line.unsqueeze(-2), tau)), mask)
+
+    return Stage1Data(
+        features=tensors,
+        chi_scaler=ChiScaler(0.4, 0.7),
+        train=pairs(np.arange(70)),
+        validation=pairs(np.arange(70, N_STRUCTURES)),
+        validation_rows=np.zeros(0, dtype=bool),
+        T_ref=298.15,
+    )
+
+
+def dense_inputs(data: Stage1Data, pairs: PairTable) -> Tensor:
+    """The inputs that sparse ones stand for."""
+    return data.features.gather(pairs.structure, pairs.solvent)
+
+
+def test_sparse_inputs_hold_what_gather_gives(data: Stage1Data) -> None:
+    inputs = data.sparse_train
+    expected = dense_inputs(data, data.train)
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(3))
+    batches = list(inputs.batches(order, 16))
+    assert [len(batch) for batch in batches] == [16] * 8 + [12]
+    for batch, rows in zip(batches, order.split(16), strict=True):
+        restored = batch.rows.to_dense()
+        assert batch.columns is not None
+        torch.testing.assert_close(batch.columns.to_dense().t(), restored, rtol=0, atol=0)
+        assert torch.all(restored[:, inputs.dense_columns] == 0)
+        restored[:, inputs.dense_columns] = batch.dense
+        torch.testing.assert_close(restored, expected[rows], rtol=0, atol=0)
+
+
+def test_columns_are_dense_where_most_pairs_have_a_value(data: Stage1Data) -> None:
+    share = (dense_inputs(data, data.train) != 0).float().mean(0)
+    assert data.sparse_train.dense_columns.tolist() == torch.nonzero(share > 0.2).ravel().tolist()
+    assert data.sparse_validation.dense_columns.tolist() == data.sparse_train.dense_columns.tolist()
+
+
+class _SameMasks(torch.nn.Module):
+    """Stands in for a dropout layer: multiplies by masks noted while the hand-written step ran."""
+
+    def __init__(self, masks: list[Tensor], rate: float) -> None:
+        super().__init__()
+        self.masks, self.rate = masks, rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x, masked and scaled as dropout does."""
+        return x * self.masks.pop(0) / (1 - self.rate)
+
+
+@pytest.mark.parametrize("use_batchnorm", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("hidden", [(24,), (24, 12), (32, 24, 12)])
+def test_loss_and_gradients_equal_autograd(
+    data: Stage1Data, monkeypatch: pytest.MonkeyPatch, use_batchnorm: bool, dropout: float, hidden: tuple[int, ...]
+) -> None:
+    torch.manual_seed(1)
+    shape = make_shape(data.features.n_features, dropout=dropout, use_batchnorm=use_batchnorm, hidden=hidden)
+    network = TransferNetwork(shape)
+    reference = copy.deepcopy(network).train()
+    FlatParameters.of(network)
+    step = SparseStep(network, data.sparse_train.dense_columns, 32)
+    step.begin_epoch()
+    masks: list[Tensor] = []
+    draw: Callable[..., Tensor] = KeepMasks.draw
+
+    def remember(self: KeepMasks, shape: torch.Size, rate: float) -> Tensor:
+        masks.append(draw(self, shape, rate).clone())
+        return masks[-1]
+
+    monkeypatch.setattr(KeepMasks, "draw", remember)
+    rows = torch.arange(5, 37)
+    (batch,) = data.sparse_train.batches(rows, 32)
+    train = data.train
+    loss = step.loss_and_gradients(batch, train.tau[rows], train.target[rows], train.mask[rows])
+    if dropout:
+        for part in (reference.encoder, reference.heads.chi):
+            for place, layer in enumerate(part):
+                if isinstance(layer, torch.nn.Dropout):
+                    part[place] = _SameMasks(masks, layer.p)
+    coefficients = reference.heads.chi(reference.encoder(dense_inputs(data, train)[rows]))
+    expected = chi_loss(
+        chi_at(coefficients.unsqueeze(-2), train.tau[rows]), train.target[rows], train.mask[rows], (0, 1)
+    )
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    for (name, own), theirs in zip(network.named_parameters(), reference.parameters(), strict=True):
+        if not name.startswith("heads.solubility"):
+            assert own.grad is not None
+            torch.testing.assert_close(own.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    for (name, own), theirs in zip(network.named_buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_flat_parameters_are_the_networks_own(data: Stage1Data) -> None:
+    network = TransferNetwork(make_shape(data.features.n_features))
+    before = copy.deepcopy(network.state_dict())
+    flat = FlatParameters.of(network)
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+    with torch.no_grad():
+        flat.values.zero_()
+    zeroed = {name for name, tensor in network.named_parameters() if not tensor.any()}
+    assert zeroed == {name for name, _ in network.named_parameters() if not name.startswith("heads.solubility")}
+
+
+@pytest.mark.parametrize("largest_norm", [0.1, 100.0])
+def test_clipping_is_pytorchs(data: Stage1Data, largest_norm: float) -> None:
+    network = TransferNetwork(make_shape(data.features.n_features))
+    flat = FlatParameters.of(network)
+    flat.gradients.copy_(torch.randn(flat.gradients.shape, generator=torch.Generator().manual_seed(0)))
+    reference = torch.nn.Parameter(torch.zeros_like(flat.values))
+    reference.grad = flat.gradients.clone()
+    torch.nn.utils.clip_grad_norm_([reference], largest_norm)
+    flat.clip(largest_norm)
+    torch.testing.assert_close(flat.gradients, reference.grad)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.35, 0.9])
+def test_masks_keep_the_right_share_in_every_column(rate: float) -> None:
+    torch.manual_seed(0)
+    masks = KeepMasks({rate: 512 * 16})
+    kept = []
+    for _ in range(20):
+        masks.refresh()
+        kept.append(masks.draw(torch.Size((512, 16)), rate).clone())
+    drawn = torch.cat(kept)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    deviation = (rate * (1 - rate) / len(drawn)) ** 0.5
+    assert torch.all((drawn.mean(0) - (1 - rate)).abs() < 5 * deviation)
+    # Neighbours are independent: the correlation of n pairs spreads by 1/√n.
+    correlation = float(torch.corrcoef(torch.stack([drawn[:, :-1].ravel(), drawn[:, 1:].ravel()]))[0, 1])
+    assert abs(correlation) < 5 / drawn.numel() ** 0.5
+
+
+def train_plainly(data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int) -> list[float]:
+    """Stage 1 as one would write it with autograd and `torch.nn.utils`; validation MAE of every epoch."""
+    torch.manual_seed(seed)
+    network = TransferNetwork(shape)
+    trained = [*network.encoder.parameters(), *network.heads.chi.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    shuffle = torch.Generator().manual_seed(seed)
+    train, errors = data.train, []
+    for _ in range(settings.n_epochs):
+        network.train()
+        for rows in torch.randperm(len(train), generator=shuffle).split(settings.batch_size):
+            coefficients = network.heads.chi(network.encoder(dense_inputs(data, train)[rows]))
+            predicted = chi_at(coefficients.unsqueeze(-2), train.tau[rows])
+            optimizer.zero_grad()
+            chi_loss(predicted, train.target[rows], train.mask[rows], dim=(-2, -1)).backward()
+            torch.nn.utils.clip_grad_norm_(trained, settings.grad_clip_norm)
+            optimizer.step()
+        errors.append(stage1_mae(network, data, data.validation))
+    return errors
+
+
+@pytest.mark.parametrize("use_batchnorm", [False, True])
+def test_training_equals_the_plain_loop(data: Stage1Data, use_batchnorm: bool) -> None:
+    shape = make_shape(data.features.n_features, use_batchnorm=use_batchnorm)
+    run = Stage1Run(data, shape, SETTINGS, seed=5)
+    run.train_to(SETTINGS.n_epochs)
+    own = [row["validation_mae"] for row in run.history]
+    # A bias in front of batch norm has no gradient but rounding, which AdamW blows up to whole steps.
+    rtol = 1e-2 if use_batchnorm else 1e-4
+    np.testing.assert_allclose(own, train_plainly(data, shape, SETTINGS, seed=5), rtol=rtol)
+    assert own[-1] < 0.8 * own[0]
+    assert stage1_mae(run.best_network(), data, data.validation) == pytest.approx(run.best_mae, rel=1e-5)
+
+
+def test_precision_bf16_stays_close_to_fp32(data: Stage1Data) -> None:
+    shape = make_shape(data.features.n_features, dropout=0.1)
+    errors = {}
+    for precision in ("fp32", "bf16"):
+        run = Stage1Run(data, shape, Stage1Settings(**{**vars(SETTINGS), "precision": precision}), seed=5)
+        run.train_to(SETTINGS.n_epochs)
+        errors[precision] = run.best_mae
+    assert errors["bf16"] != errors["fp32"]
+    assert errors["bf16"] == pytest.approx(errors["fp32"], rel=0.03)
+
+
+@pytest.mark.parametrize("use_batchnorm", [False, True])
+def test_a_resumed_run_is_bit_identical(data: Stage1Data, use_batchnorm: bool) -> None:
+    shape = make_shape(data.features.n_features, dropout=0.2, use_batchnorm=use_batchnorm)
+    whole = Stage1Run(data, shape, SETTINGS, seed=2)
+    whole.train_to(6)
+    first = Stage1Run(data, shape, SETTINGS, seed=2)
+    first.train_to(3)
+    resumed = Stage1Run(data, shape, SETTINGS, seed=99)
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+    resumed.train_to(6)
+    assert resumed.history == whole.history
+    for name, tensor in whole.best_network().state_dict().items():
+        assert torch.equal(tensor, resumed.best_network().state_dict()[name]), name
