@@ -5,23 +5,25 @@ Called by `chemistry.identities`, `chemistry.features`, `chemistry.groups` and w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from rdkit import Chem, rdBase
 
 LONGEST_SMILES = 2000
+MOST_CUTS = 40
 LEFT, RIGHT = 1, 2
 ORDINARY_BONDS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
+STEREO_MARKS = "@/\\"
 TETRAHEDRAL = (
     Chem.ChiralType.CHI_UNSPECIFIED,
     Chem.ChiralType.CHI_TETRAHEDRAL_CW,
     Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
 )
-_LEFT_END, _RIGHT_END = Chem.MolFromSmarts("[1#0]"), Chem.MolFromSmarts("[2#0]")
+_STAR, _LEFT_END, _RIGHT_END = (Chem.MolFromSmarts(pattern) for pattern in ("[#0]", "[1#0]", "[2#0]"))
 
 
 class PolymerError(ValueError):
@@ -32,13 +34,16 @@ class PolymerError(ValueError):
 def _parse(smiles: str) -> Chem.Mol:
     """The unit with ends labelled [1*] and [2*] in the order they are written, and no other marks."""
     molecule = _read(smiles)
-    stars = [atom for atom in molecule.GetAtoms() if atom.GetAtomicNum() == 0]
+    stars = [
+        molecule.GetAtomWithIdx(index) for (index,) in molecule.GetSubstructMatches(_STAR, maxMatches=LONGEST_SMILES)
+    ]
     if len(stars) != 2:
         counted = {0: "no *", 1: "one *"}.get(len(stars), f"{len(stars)} *")
         raise PolymerError(f"a repeat unit needs exactly two * for its two chain ends, this has {counted}")
     if len(Chem.GetMolFrags(molecule)) > 1:
         raise PolymerError("more than one molecule; leave counter-ions and solvents out")
-    if any(bond.GetBondType() not in ORDINARY_BONDS for bond in molecule.GetBonds()):
+    # Loops over atoms and bonds are slow in Python, so only where the text has the characters they look for.
+    if set("~$<>") & set(smiles) and any(bond.GetBondType() not in ORDINARY_BONDS for bond in molecule.GetBonds()):
         raise PolymerError("dative, quadruple or unspecified bonds; write single, double, triple or aromatic ones")
     for star, label in zip(stars, (LEFT, RIGHT), strict=True):
         if star.GetDegree() != 1:
@@ -53,7 +58,10 @@ def _parse(smiles: str) -> Chem.Mol:
         raise PolymerError("nothing stands between the two *; write the atoms of one unit between them")
     if first.GetBondType() != second.GetBondType():
         raise PolymerError("the two * are bonded by bonds of different order; both ends of a unit must match")
-    return _sanitise(molecule)
+    if ":" in smiles:
+        for atom in molecule.GetAtoms():
+            atom.SetAtomMapNum(0)
+    return _sanitise(molecule, has_centres="@" in smiles)
 
 
 def _read(smiles: str) -> Chem.Mol:
@@ -67,8 +75,9 @@ def _read(smiles: str) -> Chem.Mol:
     if " " in text:
         raise PolymerError("a space; give one SMILES alone, without a name or annotations after it")
     # Ends are told apart before stereo is cleaned: a centre between two equal ends is one of the chain's all the same.
-    options = Chem.SmilesParserParams()
-    options.sanitize = options.removeHs = False
+    options: Any = Chem.SmilesParserParams()
+    options.sanitize = False
+    options.removeHs = False
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(text, options)
     if molecule is None or molecule.GetNumAtoms() == 0:
@@ -76,16 +85,14 @@ def _read(smiles: str) -> Chem.Mol:
     return molecule
 
 
-def _sanitise(molecule: Chem.Mol) -> Chem.Mol:
-    for atom in molecule.GetAtoms():
-        atom.SetAtomMapNum(0)
+def _sanitise(molecule: Chem.Mol, has_centres: bool) -> Chem.Mol:
     with rdBase.BlockLogs():
         try:
             Chem.SanitizeMol(molecule)
             molecule = Chem.RemoveHs(molecule)
         except Chem.MolSanitizeException as error:
             raise PolymerError(f"RDKit cannot make sense of this SMILES: {error}") from error
-        for atom in molecule.GetAtoms():
+        for atom in molecule.GetAtoms() if has_centres else ():
             # RDKit does not carry these through a cut: square planes, octahedra, and centres with a lone electron.
             if atom.GetChiralTag() not in TETRAHEDRAL or atom.GetNumRadicalElectrons():
                 atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
@@ -125,7 +132,7 @@ def polymer_identity(smiles: str) -> str:
     """
     unit = _parse(smiles)
     with rdBase.BlockLogs(), _cutting(smiles):
-        forward = _blocks(unit)
+        forward = _blocks(_single_bonded_unit(unit))
         root = forward[: _period(forward)]
         backward = [_turn(block) for block in reversed(root)]
         key = min(_least_rotation(root), _least_rotation(backward))
@@ -169,8 +176,7 @@ def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
         As `polymer_identity`.
     """
     chain, (left, right) = _chain(smiles, n_units)
-    first, last = (chain.GetAtomWithIdx(end).GetNeighbors()[0].GetIdx() for end in (left, right))
-    chain.AddBond(last, first, Chem.BondType.SINGLE)
+    chain.AddBond(_neighbour(chain, right), _neighbour(chain, left), Chem.BondType.SINGLE)
     for end in sorted((left, right), reverse=True):
         chain.RemoveAtom(end)
     ring = chain.GetMol()
@@ -185,22 +191,29 @@ def _chain(smiles: str, n_units: int) -> tuple[Chem.RWMol, tuple[int, int]]:
     Chem.RemoveStereochemistry(unit)
     with rdBase.BlockLogs(), _cutting(smiles):
         unit = _single_bonded_unit(unit)
-    left, right = _ends(unit)
-    first, last = (unit.GetAtomWithIdx(end).GetNeighbors()[0].GetIdx() for end in (left, right))
-    n_atoms = unit.GetNumAtoms()
-    chain = Chem.RWMol(unit)
-    for _ in range(n_units - 1):
-        chain.InsertMol(unit)
-    inner = []
-    for offset in range(n_atoms, n_units * n_atoms, n_atoms):
-        chain.AddBond(offset - n_atoms + last, offset + first, Chem.BondType.SINGLE)
-        inner += [offset - n_atoms + right, offset + left]
+    return _link([unit] * n_units)
+
+
+def _link(parts: Sequence[Chem.Mol]) -> tuple[Chem.RWMol, tuple[int, int]]:
+    """Parts joined right end to left end by single bonds, atoms in order, and where the outer ends are; no stereo."""
+    chain = Chem.RWMol(parts[0])
+    for part in parts[1:]:
+        chain.InsertMol(part)
+    lefts = [index for (index,) in chain.GetSubstructMatches(_LEFT_END, maxMatches=len(parts))]
+    rights = [index for (index,) in chain.GetSubstructMatches(_RIGHT_END, maxMatches=len(parts))]
+    inner = [*rights[:-1], *lefts[1:]]
+    for right, left in zip(rights[:-1], lefts[1:], strict=True):
+        chain.AddBond(_neighbour(chain, right), _neighbour(chain, left), Chem.BondType.SINGLE)
     chain.BeginBatchEdit()
     for dummy in inner:
         chain.RemoveAtom(dummy)
     chain.CommitBatchEdit()
-    end = (n_units - 1) * n_atoms + right
-    return chain, (left - sum(dummy < left for dummy in inner), end - sum(dummy < end for dummy in inner))
+    first, last = (end - sum(dummy < end for dummy in inner) for end in (lefts[0], rights[-1]))
+    return chain, (first, last)
+
+
+def _neighbour(molecule: Chem.Mol, end: int) -> int:
+    return int(molecule.GetAtomWithIdx(end).GetBonds()[0].GetOtherAtomIdx(end))
 
 
 def _ends(unit: Chem.Mol) -> tuple[int, int]:
@@ -210,9 +223,12 @@ def _ends(unit: Chem.Mol) -> tuple[int, int]:
 
 
 def _blocks(unit: Chem.Mol) -> list[str]:
-    """The chain's period as canonical block SMILES, each with ends labelled [1*] (left) and [2*] (right)."""
-    unit = _single_bonded_unit(unit)
-    return [Chem.MolToSmiles(part) for part in _split(unit, _backbone_cuts(unit))]
+    """A unit's blocks from left to right as canonical SMILES, each with ends labelled [1*] (left) and [2*] (right)."""
+    cuts = _backbone_cuts(unit)
+    if len(cuts) > MOST_CUTS:
+        # RDKit takes time quadratic in the number of pieces.
+        return [block for part in _split(unit, cuts[::MOST_CUTS]) for block in _blocks(part)]
+    return [Chem.MolToSmiles(part) for part in _split(unit, cuts)]
 
 
 def _single_bonded_unit(unit: Chem.Mol) -> Chem.Mol:
@@ -254,24 +270,17 @@ def _split(unit: Chem.Mol, cuts: list[int]) -> list[Chem.Mol]:
         labels.append((LEFT, RIGHT) if is_forward else (RIGHT, LEFT))
     pieces = Chem.FragmentOnBonds(unit, cuts, dummyLabels=labels)
     mapping: list[tuple[int, ...]] = []
-    parts = Chem.GetMolFrags(pieces, asMols=True, sanitizeFrags=False, fragsMolAtomMapping=mapping)
+    parts = Chem.GetMolFrags(pieces, asMols=True, sanitizeFrags=True, fragsMolAtomMapping=mapping)
     order = sorted(range(len(parts)), key=lambda k: min(place.get(index, len(path)) for index in mapping[k]))
-    sanitised = []
-    for k in order:
-        part = parts[k]
-        Chem.SanitizeMol(part)
-        sanitised.append(part)
-    return sanitised
+    return [parts[k] for k in order]
 
 
 def _zip(first: Chem.Mol, second: Chem.Mol) -> Chem.Mol:
     """Join first's right end to second's left end."""
     first, second = Chem.Mol(first), Chem.Mol(second)
-    for molecule, label in ((first, RIGHT), (second, LEFT)):
-        for atom in molecule.GetAtoms():
-            if atom.GetAtomicNum() == 0 and atom.GetIsotope() == label:
-                atom.SetIsotope(0)
-                atom.SetAtomMapNum(1)
+    for star in (first.GetAtomWithIdx(_ends(first)[1]), second.GetAtomWithIdx(_ends(second)[0])):
+        star.SetIsotope(0)
+        star.SetAtomMapNum(1)
     joined = Chem.molzip(first, second)
     Chem.SanitizeMol(joined)
     return joined
@@ -289,29 +298,30 @@ def _least_rotation(word: list[str]) -> tuple[str, ...]:
 @lru_cache(maxsize=50_000)
 def _turn(block: str) -> str:
     """A block read from the other end."""
-    molecule = Chem.MolFromSmiles(block)
-    for atom in molecule.GetAtoms():
-        if atom.GetAtomicNum() == 0:
-            atom.SetIsotope(LEFT + RIGHT - atom.GetIsotope())
-    return Chem.MolToSmiles(molecule)
+    molecule = Chem.Mol(_read_block(block))
+    left, right = _ends(molecule)
+    molecule.GetAtomWithIdx(left).SetIsotope(RIGHT)
+    molecule.GetAtomWithIdx(right).SetIsotope(LEFT)
+    return str(Chem.MolToSmiles(molecule))
 
 
-def _join(blocks: list[str]) -> str:
-    chain = Chem.MolFromSmiles(blocks[0])
+def _join(blocks: Sequence[str]) -> str:
+    if not any(mark in block for block in blocks for mark in STEREO_MARKS):
+        chain, ends = _link([_read_block(block) for block in blocks])
+        for end in ends:
+            chain.GetAtomWithIdx(end).SetIsotope(0)
+        Chem.SanitizeMol(chain)
+        return str(Chem.MolToSmiles(chain))
+    joined = _read_block(blocks[0])
     for block in blocks[1:]:
-        chain = _zip(chain, Chem.MolFromSmiles(block))
-    if _has_stereo(chain):
-        # Unlabelled in the text, not in the molecule, where a centre between two equal ends would lose its mark.
-        return str(Chem.MolToSmiles(chain).replace("[1*]", "*").replace("[2*]", "*"))
-    for end in _ends(chain):
-        chain.GetAtomWithIdx(end).SetIsotope(0)
-    return str(Chem.MolToSmiles(chain))
+        joined = _zip(joined, _read_block(block))
+    # Unlabelled in the text, not in the molecule, where a centre between two equal ends would lose its mark.
+    return str(Chem.MolToSmiles(joined).replace("[1*]", "*").replace("[2*]", "*"))
 
 
-def _has_stereo(molecule: Chem.Mol) -> bool:
-    return any(atom.GetChiralTag() != Chem.ChiralType.CHI_UNSPECIFIED for atom in molecule.GetAtoms()) or any(
-        bond.GetStereo() > Chem.BondStereo.STEREOANY for bond in molecule.GetBonds()
-    )
+@lru_cache(maxsize=4096)
+def _read_block(block: str) -> Chem.Mol:
+    return Chem.MolFromSmiles(block)
 
 
 @contextmanager
