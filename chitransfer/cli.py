@@ -6,12 +6,16 @@ The commands live in `chitransfer.commands`; every import that costs time waits 
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
 
+from chitransfer.commands.data import data
+from chitransfer.commands.model import finetune, pretrain
 from chitransfer.commands.search import search, status
 from chitransfer.errors import ChitransferError
+from chitransfer.secrecy import mask_passwords
 
 app = typer.Typer(
     name="chitransfer",
@@ -21,8 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (search, status):
+for command in (search, status, pretrain, finetune):
     app.command()(command)
+app.add_typer(data, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(words, standalone_mode=False)
     except ChitransferError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+        print(mask_passwords(f"ERROR: {error}"), file=sys.stderr)
         code = 2
     except typer.Exit as stop:
         code = stop.exit_code
@@ -41,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         # Typer's own errors (unknown option, missing value) know how to show themselves.
         show = getattr(error, "show", None)
-        if show is None:
-            raise
-        show()
-        code = getattr(error, "exit_code", 2)
+        if show is not None:
+            show()
+            code = getattr(error, "exit_code", 2)
+        else:
+            # A mistake of ours: its traceback helps whoever mends it, but a database's address may be in it.
+            sys.stderr.write(mask_passwords("".join(traceback.format_exception(error))))
+            code = 1
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

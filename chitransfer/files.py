@@ -19,8 +19,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, values: object) -> None:
-    """Write `values` as indented JSON; NaN and infinity become ``null`` so that any JSON reader can load it."""
-    write_atomically(path, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+    """Write `values` as `dump_json` shows them."""
+    write_atomically(path, dump_json(values) + "\n")
+
+
+def dump_json(values: object) -> str:
+    """`values` as indented JSON text; NaN and infinity become ``null`` so that any JSON reader can load it."""
+    return json.dumps(_finite(values), indent=2, allow_nan=False)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from chitransfer.config import Config
 from chitransfer.chemistry.features import default_cache_folder
+from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset, load_dataset
 from chitransfer.data.check import CheckReport, check_tables
 from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table

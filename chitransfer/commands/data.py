@@ -1,0 +1,137 @@
+"""`chitransfer data …`: compute, build, fetch and check tables: parse, call, print."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chitransfer.commands.options import ConfigOption, SetOption
+
+data = typer.Typer(
+    help="Stage 1 tables from physics, public tables, and a check before training.", no_args_is_help=True
+)
+JobsOption = Annotated[int | None, typer.Option("--n-jobs", help="Processes; default: one per core.")]
+
+
+@data.command()
+def compute(
+    input_: Annotated[Path, typer.Option("--input", help="CSV: SMILES[, solvent][, temp in K].")],
+    output: Annotated[Path, typer.Option(help="The same table with chi_unifac, A_K, B, method and reason.")],
+    n_jobs: JobsOption = None,
+) -> None:
+    """Add χ(T) from UNIFAC group contributions to a table; rows without groups keep their place and the reason."""
+    from chitransfer.data.compute import compute_table
+    from chitransfer.search.watch import make_console, show_progress
+
+    with show_progress(make_console()) as progress:
+        summary = compute_table(
+            input_,
+            output,
+            n_jobs=n_jobs or os.cpu_count() or 1,
+            progress=lambda done, total: progress("computing χ", done, total),
+        )
+    print(
+        f"{summary.n_values} of {summary.n_rows} rows have a χ ({_listed(summary.methods)}) in {summary.seconds:.0f} s"
+    )
+    _print_reasons(summary.reasons)
+    print(f"table: {summary.output}")
+
+
+@data.command()
+def build(
+    n: Annotated[int, typer.Option(help="Polymers.")],
+    output: Annotated[Path, typer.Option(help="The table: .csv or .csv.gz.")],
+    solvent: Annotated[list[str] | None, typer.Option(help="Solvent SMILES; repeatable. Default: water.")] = None,
+    temperature: Annotated[list[float] | None, typer.Option(help="Kelvin; repeatable. Default: five.")] = None,
+    seed: Annotated[int, typer.Option(help="Which of the possible polymers, and their order.")] = 0,
+    n_jobs: JobsOption = None,
+) -> None:
+    """Make a Stage 1 table from nothing: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
+    from chitransfer.data.build import DEFAULT_TEMPERATURES, build_table
+    from chitransfer.search.watch import make_console, show_progress
+
+    with show_progress(make_console()) as progress:
+        summary = build_table(
+            n,
+            output,
+            solvents=solvent or ("O",),
+            temperatures=temperature or DEFAULT_TEMPERATURES,
+            seed=seed,
+            n_jobs=n_jobs or os.cpu_count() or 1,
+            progress=lambda done, total: progress("building polymers", done, total),
+        )
+    print(f"{summary.n_polymers} polymers, {summary.n_rows} rows in {summary.seconds:.0f} s")
+    if summary.n_polymers < summary.n_requested:
+        print(f"WARNING: {summary.n_requested} were asked for; the monomer list gives no more")
+    print(f"classes: {_listed(summary.polymer_classes)}")
+    print(f"models: {_listed(summary.methods)}")
+    _print_reasons(summary.without_groups)
+    print(f"table: {summary.output}\nprovenance: {summary.provenance}")
+
+
+@data.command()
+def fetch(
+    name: Annotated[str | None, typer.Argument(help="The table's name; without it, the known ones are listed.")] = None,
+    output_folder: Annotated[Path, typer.Option(help="Where the table, its licence and corrections go.")] = Path(
+        "data"
+    ),
+    base_url: Annotated[str | None, typer.Option(help="A mirror: an http address or a folder.")] = None,
+) -> None:
+    """Fetch a public table, convert it with known errors corrected, and store its licence beside it."""
+    from chitransfer.data.published import list_sources
+    from chitransfer.data.sources import fetch_table
+    from chitransfer.search.watch import make_console, show_progress
+
+    if name is None:
+        for source in list_sources():
+            print(f"{source.name:15} {source.description}")
+        return
+    with show_progress(make_console()) as progress:
+        fetched = fetch_table(
+            name,
+            output_folder=output_folder,
+            base_url=base_url,
+            progress=lambda done, total: progress(f"fetching {name}", done, total or done),
+        )
+    print(fetched.source.licence.strip())
+    print(f"Please cite: {fetched.source.citation}")
+    print(
+        f"{fetched.n_rows} rows, {fetched.n_polymers} polymers, {fetched.n_solvents} solvents from "
+        f"{fetched.n_published} published rows; {len(fetched.applied)} corrections ({fetched.corrections}), "
+        f"{fetched.n_left_out} rows left out ({fetched.left_out})"
+    )
+    print(f"table: {fetched.table}")
+
+
+@data.command()
+def check(
+    config: ConfigOption = None,
+    settings: SetOption = None,
+    figure: Annotated[Path | None, typer.Option(help="Also draw four panels into this .png, .svg or .pdf.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
+) -> None:
+    """One page about the three tables before an hour is spent on them, ending with warnings in plain words."""
+    from chitransfer.config import load_config, parse_set_options
+    from chitransfer.files import dump_json
+    from chitransfer.report.check_page import describe_check, draw_check
+    from chitransfer.search.watch import make_console, show_progress
+    from chitransfer.training.settings import check_configured_tables
+
+    resolved = load_config(config, parse_set_options(settings or []))
+    with show_progress(make_console(quiet=json)) as progress:
+        report = check_configured_tables(resolved, progress)
+    print(dump_json(report.to_dict()) if json else describe_check(report))
+    if figure is not None:
+        draw_check(report, figure)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _print_reasons(reasons: dict[str, int]) -> None:
+    for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+        print(f"  without a value: {count}: {reason}")
