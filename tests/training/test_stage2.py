@@ -1,0 +1,356 @@
+"""Quick Stage 2: stacked members against members trained alone in plain PyTorch, and masks that hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import TrainingError
+from chitransfer.model.network import NetworkShape, TransferNetwork
+from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings
+from chitransfer.training.stage2 import (
+    Stage2Data,
+    Stage2Settings,
+    fit_members,
+    resolve_positive_label,
+)
+
+SETTINGS = Stage2Settings(
+    lr=1e-2,
+    lr_encoder=1e-3,
+    weight_decay=1e-3,
+    batch_size=10_000,
+    n_epochs=12,
+    lambda_exp=3.0,
+    lambda_sol=1.0,
+    class_weight_pos=5.0,
+    freeze_encoder=True,
+    grad_clip_norm=0.5,
+)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny_dataset: Dataset) -> tuple[TransferNetwork, Stage2Data]:
+    """A network pretrained for a few epochs, without dropout, and the Stage 2 rows on its scales."""
+    stage1 = Stage1Data.build(
+        tiny_dataset, validation_fraction=0.1, random_state=0, T_ref=298.15, device=torch.device("cpu")
+    )
+    shape = NetworkShape(
+        n_features=stage1.features.n_features,
+        hidden_dims=(16,),
+        latent_dim=8,
+        encoder_dropout=0.0,
+        use_batchnorm=False,
+        chi_head_hidden_dim=8,
+        chi_head_dropout=0.0,
+        solubility_head_hidden_dim=8,
+        solubility_head_dropout=0.0,
+    )
+    settings = Stage1Settings(
+        lr=5e-3,
+        weight_decay=0.0,
+        batch_size=16,
+        n_epochs=10,
+        early_stopping_patience=10,
+        lr_schedule_patience=10,
+        lr_schedule_factor=0.5,
+        grad_clip_norm=1.0,
+    )
+    run = Stage1Run(stage1, shape, settings, seed=0)
+    run.train_to(10)
+    data = Stage2Data.build(tiny_dataset, stage1.features, stage1.chi_scaler, positive_label=1, T_ref=298.15)
+    return run.best_network(), data
+
+
+@pytest.fixture
+def masks(pretrained: tuple[TransferNetwork, Stage2Data], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Four members: two ordinary ones of unequal size, one without χ rows, one without solubility rows."""
+    _, data = pretrained
+    chi = rng.random((4, len(data.chi))) < np.array([[0.8], [0.4], [0.0], [0.7]])
+    solubility = rng.random((4, len(data.solubility))) < np.array([[0.7], [0.5], [0.6], [0.0]])
+    return chi, solubility
+
+
+def with_dropout(network: TransferNetwork, rate: float) -> TransferNetwork:
+    shape = replace(network.shape, encoder_dropout=rate, chi_head_dropout=rate, solubility_head_dropout=rate)
+    other = TransferNetwork(shape)
+    other.load_state_dict(network.state_dict())
+    return other.eval()
+
+
+def train_alone(
+    network: TransferNetwork, data: Stage2Data, chi: np.ndarray, solubility: np.ndarray, settings: Stage2Settings
+) -> None:
+    """One member in plain PyTorch: whole-batch AdamW on λ_exp·MSE + λ_sol·BCE, clipped by its own norm."""
+    heads = list(network.heads.parameters())
+    groups: list[dict[str, Any]] = [{"params": heads, "lr": settings.lr}]
+    trained = heads
+    if not settings.freeze_encoder:
+        encoder = list(network.encoder.parameters())
+        groups.append({"params": encoder, "lr": settings.lr_encoder})
+        trained = heads + encoder
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    pos_weight = torch.tensor(settings.class_weight_pos)
+    for _ in range(settings.n_epochs):
+        loss = 0.0 * sum(parameter.sum() for parameter in trained)
+        if chi.any():
+            rows = torch.from_numpy(chi)
+            inputs = data.features.gather(data.chi.structure[rows], data.chi.solvent[rows])
+            h, _ = network(inputs)
+            predicted = h[:, 0] + h[:, 1] * data.chi.tau[rows]
+            loss = loss + settings.lambda_exp * functional.mse_loss(predicted, data.chi.target[rows])
+        if solubility.any():
+            rows = torch.from_numpy(solubility)
+            inputs = data.features.gather(data.solubility.structure[rows], data.solubility.solvent[rows])
+            _, logit = network(inputs)
+            loss = loss + settings.lambda_sol * functional.binary_cross_entropy_with_logits(
+                logit, data.solubility.target[rows], pos_weight=pos_weight
+            )
+        optimizer.zero_grad(set_to_none=False)
+        for parameter in trained:
+            # The stacked members' optimiser decays a parameter whose gradient is zero as well.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, settings.grad_clip_norm)
+        optimizer.step()
+
+
+def outputs(network: TransferNetwork, data: Stage2Data) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        return network.eval()(data.features.gather(data.solubility.structure, data.solubility.solvent))
+
+
+class TestMembers:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {},
+            {"grad_clip_norm": 1e9},
+            {"grad_clip_norm": 0.01},
+            {"freeze_encoder": False, "weight_decay": 0.0},
+            {"lambda_exp": 0.0},
+            {"lambda_sol": 0.0},
+        ],
+        ids=str,
+    )
+    def test_together_is_as_alone(
+        self,
+        pretrained: tuple[TransferNetwork, Stage2Data],
+        masks: tuple[np.ndarray, np.ndarray],
+        changes: dict[str, Any],
+    ) -> None:
+        network, data = pretrained
+        settings = replace(SETTINGS, **changes)
+        start = fit_members(network, data, *masks, replace(settings, n_epochs=0), seed=3)
+        together = fit_members(network, data, *masks, settings, seed=3)
+        coefficients, logits = together.predict(data.features, data.solubility.structure, data.solubility.solvent)
+        for position in range(4):
+            alone = start.member(position).train()
+            chi = masks[0][position] & (settings.lambda_exp > 0)
+            solubility = masks[1][position] & (settings.lambda_sol > 0)
+            train_alone(alone, data, chi, solubility, settings)
+            expected_coefficients, expected_logits = outputs(alone, data)
+            torch.testing.assert_close(coefficients[position], expected_coefficients, rtol=1e-3, atol=1e-4)
+            if settings.lambda_sol > 0:
+                torch.testing.assert_close(logits[position], expected_logits, rtol=1e-3, atol=1e-4)
+            own_coefficients, own_logits = outputs(together.member(position), data)
+            torch.testing.assert_close(coefficients[position], own_coefficients, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(logits[position], own_logits, rtol=1e-4, atol=1e-5)
+
+    def test_members_differ_from_their_start(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """So that the comparison above compares something."""
+        network, data = pretrained
+        before = outputs(fit_members(network, data, *masks, replace(SETTINGS, n_epochs=0), 3).member(0), data)
+        after = outputs(fit_members(network, data, *masks, SETTINGS, 3).member(0), data)
+        assert float((before[0] - after[0]).abs().max()) > 0.05
+        assert float((before[1] - after[1]).abs().max()) > 0.05
+
+    def test_one_members_explosion_leaves_the_others_alone(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """Clipping is per member: another member's huge gradient must not shrink this one's steps."""
+        network, data = pretrained
+        quiet = fit_members(network, data, *masks, SETTINGS, 3)
+        target = data.chi.target.clone()
+        only_second = torch.from_numpy(masks[0][1] & ~masks[0][0])
+        assert only_second.any()
+        target[only_second] = 1e6
+        loud_data = replace(data, chi=replace(data.chi, target=target))
+        loud = fit_members(network, loud_data, *masks, SETTINGS, 3)
+        where = (data.features, data.chi.structure, data.chi.solvent)
+        torch.testing.assert_close(loud.predict(*where)[0][0], quiet.predict(*where)[0][0])
+        assert float((loud.predict(*where)[0][1] - quiet.predict(*where)[0][1]).abs().max()) > 1e-3
+
+    def test_the_chi_head_goes_on_and_the_solubility_head_is_new(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        network, data = pretrained
+        start = fit_members(network, data, *masks, replace(SETTINGS, n_epochs=0), 3)
+        for name, tensor in network.heads.chi.state_dict().items():
+            for position in range(4):
+                assert torch.equal(start.member(position).heads.chi.state_dict()[name], tensor)
+        first = [start.member(position).heads.solubility[0].weight for position in range(4)]
+        assert not torch.equal(first[0], network.heads.solubility[0].weight)
+        assert not torch.equal(first[0], first[1])
+
+    def test_small_batches_visit_every_row(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """A member learns from its own rows alone: with small batches too, labels it may not see change nothing."""
+        network, data = pretrained
+        settings = replace(SETTINGS, batch_size=4)
+        before = fit_members(network, data, *masks, settings, 3)
+        where = (data.features, data.chi.structure, data.chi.solvent)
+        for position in (0, 1):
+            for row in range(len(data.chi)):
+                target = data.chi.target.clone()
+                target[row] += 50.0
+                changed = fit_members(
+                    network, replace(data, chi=replace(data.chi, target=target)), *masks, settings, 3
+                ).predict(*where)
+                same = torch.equal(changed[0][position], before.predict(*where)[0][position])
+                assert same != bool(masks[0][position, row]), (position, row)
+
+
+class TestFrozen:
+    @pytest.mark.parametrize("freeze", [True, False])
+    def test_the_network_given_is_not_changed(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray], freeze: bool
+    ) -> None:
+        network, data = pretrained
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        inputs = [mask.copy() for mask in masks]
+        fit_members(network, data, *masks, replace(SETTINGS, freeze_encoder=freeze), 3)
+        assert not network.training
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, before[name]), name
+        for mask, copy in zip(masks, inputs, strict=True):
+            np.testing.assert_array_equal(mask, copy)
+
+    def test_a_frozen_encoder_stays_and_an_unfrozen_one_moves(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        network, data = pretrained
+        for freeze in (True, False):
+            members = fit_members(network, data, *masks, replace(SETTINGS, freeze_encoder=freeze), 3)
+            for position in range(4):
+                same = all(
+                    torch.equal(mine, theirs)
+                    for mine, theirs in zip(
+                        members.member(position).encoder.state_dict().values(),
+                        network.encoder.state_dict().values(),
+                        strict=True,
+                    )
+                )
+                assert same == freeze
+
+    def test_frozen_latents_have_no_dropout(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """With dropout in the encoder only, a frozen encoder gives what it gives without."""
+        network, data = pretrained
+        noisy = with_dropout(network, 0.0)
+        noisy = TransferNetwork(replace(network.shape, encoder_dropout=0.9))
+        noisy.load_state_dict(network.state_dict())
+        where = (data.features, data.chi.structure, data.chi.solvent)
+        plain = fit_members(network, data, *masks, SETTINGS, 3).predict(*where)
+        same = fit_members(noisy, data, *masks, SETTINGS, 3).predict(*where)
+        torch.testing.assert_close(same[0], plain[0])
+        torch.testing.assert_close(same[1], plain[1])
+
+    def test_dropout_in_the_heads_acts_and_follows_the_seed(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        network, data = pretrained
+        noisy = with_dropout(network, 0.4)
+        where = (data.features, data.chi.structure, data.chi.solvent)
+        plain = fit_members(network, data, *masks, SETTINGS, 3).predict(*where)[0]
+        first = fit_members(noisy, data, *masks, SETTINGS, 3).predict(*where)[0]
+        torch.rand(5)
+        again = fit_members(noisy, data, *masks, SETTINGS, 3).predict(*where)[0]
+        other = fit_members(noisy, data, *masks, SETTINGS, 4).predict(*where)[0]
+        assert torch.equal(first, again)
+        assert not torch.allclose(first, plain, atol=1e-3)
+        assert not torch.allclose(first, other, atol=1e-3)
+
+
+class TestLearning:
+    def test_a_few_rows_are_overfitted(self, pretrained: tuple[TransferNetwork, Stage2Data]) -> None:
+        network, data = pretrained
+        every = np.ones((1, len(data.chi)), dtype=bool), np.ones((1, len(data.solubility)), dtype=bool)
+        settings = replace(SETTINGS, n_epochs=600, freeze_encoder=False, lr_encoder=1e-2, grad_clip_norm=5.0)
+        members = fit_members(network, data, *every, settings, 1)
+        h, _ = members.predict(data.features, data.chi.structure, data.chi.solvent)
+        predicted = h[0, :, 0] + h[0, :, 1] * data.chi.tau
+        assert float((predicted - data.chi.target).abs().mean()) < 0.1
+        _, logit = members.predict(data.features, data.solubility.structure, data.solubility.solvent)
+        assert ((logit[0] > 0) == (data.solubility.target > 0.5)).all()
+
+    def test_a_loss_that_is_no_number(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        network, data = pretrained
+        with pytest.raises(TrainingError, match="Stage 2: the loss became"):
+            fit_members(network, data, *masks, replace(SETTINGS, lr=1e38), 3)
+
+    def test_nothing_to_learn_from(self, pretrained: tuple[TransferNetwork, Stage2Data]) -> None:
+        """χ weighted zero with no solubility table: said in words, not a failure inside PyTorch."""
+        network, data = pretrained
+        no_rows = replace(
+            data,
+            solubility=replace(
+                data.solubility,
+                structure=data.solubility.structure[:0],
+                solvent=data.solubility.solvent[:0],
+                tau=data.solubility.tau[:0],
+                target=data.solubility.target[:0],
+            ),
+        )
+        masks = np.ones((2, len(data.chi)), dtype=bool), np.ones((2, 0), dtype=bool)
+        with pytest.raises(TrainingError, match="nothing to learn"):
+            fit_members(network, no_rows, *masks, replace(SETTINGS, lambda_exp=0.0), 3)
+
+
+class TestData:
+    def test_targets_and_temperatures(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], tiny_dataset: Dataset
+    ) -> None:
+        _, data = pretrained
+        assert tiny_dataset.chi is not None
+        scaler = data.chi_scaler
+        expected = (tiny_dataset.chi.value - scaler.mean) / scaler.scale
+        np.testing.assert_allclose(data.chi.target.numpy(), expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            data.chi.tau.numpy(), 5.0 * (298.15 / tiny_dataset.chi.temperature - 1.0), rtol=1e-5, atol=1e-7
+        )
+
+    @pytest.mark.parametrize("positive_label", [0, 1])
+    def test_the_positive_class(self, tiny_dataset: Dataset, positive_label: int) -> None:
+        stage1 = Stage1Data.build(
+            tiny_dataset, validation_fraction=0.1, random_state=0, T_ref=298.15, device=torch.device("cpu")
+        )
+        data = Stage2Data.build(
+            tiny_dataset, stage1.features, stage1.chi_scaler, positive_label=positive_label, T_ref=298.15
+        )
+        assert tiny_dataset.solubility is not None
+        np.testing.assert_array_equal(
+            data.solubility.target.numpy(), (tiny_dataset.solubility.value == positive_label).astype(float)
+        )
+
+    def test_which_label_is_positive(self, tiny_dataset: Dataset) -> None:
+        rows = tiny_dataset.solubility
+        assert rows is not None
+        assert resolve_positive_label(rows, "soluble") == 1
+        assert resolve_positive_label(rows, "insoluble") == 0
+        for share, minority in ((0.3, 1), (0.7, 0)):
+            value = (np.arange(100) < 100 * share).astype(float)
+            assert resolve_positive_label(replace(rows, value=value), "minority") == minority
