@@ -110,7 +110,7 @@ class TrainingSettings(Section):
     num_epochs_pretrain: Count = 200
     min_epochs_pretrain: Annotated[int, Field(ge=0)] = 0
     n_networks: Count = 1
-    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    test_fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     early_stopping_patience: Count = 20
     lr_schedule_patience: Count = 5

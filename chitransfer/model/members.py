@@ -69,11 +69,11 @@ class FittedMembers:
         module: nn.Module = self.network.heads if self.frozen else self.network
         parameters, arguments = self.parameters, (inputs,)
         if self._compact is not None and self.columns is not None:
-            first = self.network.encoder[0]
+            weight = first_layer(self.network).weight
             others = torch.ones(inputs.shape[-1], dtype=torch.bool, device=inputs.device)
             others[self.columns] = False
             # What the members have in common is worked out once.
-            shift = inputs[:, others] @ first.weight[:, others].T
+            shift = inputs[:, others] @ weight[:, others].T
             module, arguments = self._compact, (inputs[:, self.columns], shift)  # type: ignore[assignment]
             parameters = {f"network.{name}": stacked for name, stacked in parameters.items()}
 
@@ -90,7 +90,7 @@ class FittedMembers:
         target = network.heads if self.frozen else network
         own = {name: stacked[position].detach() for name, stacked in self.parameters.items()}
         if self.columns is not None:
-            whole = network.encoder[0].weight.detach().clone()
+            whole = first_layer(network).weight.detach().clone()
             whole[:, self.columns] = own[FIRST_WEIGHT]
             own[FIRST_WEIGHT] = whole
         target.load_state_dict(own, strict=False)
@@ -110,7 +110,7 @@ class _Shifted(nn.Module):
         self.network = network
 
     def forward(self, inputs: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        first, *others = self.network.encoder
+        first, *others = self.network.encoder.children()
         hidden = first(inputs) + shift
         for layer in others:
             hidden = layer(hidden)
@@ -118,10 +118,18 @@ class _Shifted(nn.Module):
         return result
 
 
+def first_layer(network: TransferNetwork) -> nn.Linear:
+    """The encoder's first layer, the one that reads features."""
+    layer = network.encoder[0]
+    if not isinstance(layer, nn.Linear):
+        raise TypeError(f"an encoder begins with a linear layer, got {type(layer).__name__}")
+    return layer
+
+
 def keep_columns(network: TransferNetwork, columns: Tensor) -> TransferNetwork:
     """A copy of a network that reads only some of its features, given by index (n_columns,) int64."""
     compact = copy.deepcopy(network)
-    first = compact.encoder[0]
+    first = first_layer(compact)
     first.weight = nn.Parameter(first.weight.detach()[:, columns].clone())
     first.in_features = len(columns)
     return compact

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from chitransfer.model.calibration import ChiInterval, ProbabilityCalibration
+from chitransfer.training.metrics import best_f1_threshold
 
 COVERAGE = 0.9
 N_RESAMPLES = 200
@@ -113,6 +114,14 @@ def cross_fit_probability(logit: np.ndarray, positive: np.ndarray, fold: np.ndar
         a, b = _fit_platt(logit[~scored], others) if others.any() and not others.all() else (1.0, 0.0)
         probability[scored] = 1.0 / (1.0 + np.exp(-(a * logit[scored] + b)))
     return probability
+
+
+def cross_fit_thresholds(probability: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """For each row (n_rows,) the best-F1 threshold of the other folds' rows."""
+    threshold = np.full(len(probability), 0.5)
+    for scored in _folds_with_others(fold):
+        threshold[scored] = best_f1_threshold(positive[~scored], probability[~scored])
+    return threshold
 
 
 def coverage_metrics(

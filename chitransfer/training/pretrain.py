@@ -42,17 +42,19 @@ class _Done:
 def choose_test_polymers(dataset: Dataset, fraction: float, seed: int) -> np.ndarray:
     """Polymers that neither stage learns from, as indices, sorted (n_test,) int64.
 
-    The fraction is taken of the measured polymers and of the others separately, so that Stage 2 has its share; each
-    share is rounded. A fraction of 0 gives none.
+    Of the measured polymers one of 1/fraction folds is taken, balanced in χ rows and labels, because a few polymers
+    may carry most rows; of the others a random share. A fraction of 0 gives none.
     """
-    measured = np.zeros(len(dataset.polymers), dtype=bool)
-    measured[dataset.measured_polymers()] = True
-    generator = np.random.default_rng(derive_seed(seed, "test polymers"))
-    chosen = []
-    for group in (np.flatnonzero(measured), np.flatnonzero(~measured)):
-        n_test = min(round(fraction * len(group)), max(0, len(group) - 2))
-        chosen.append(generator.permutation(group)[:n_test])
-    return np.sort(np.concatenate(chosen))
+    measured = dataset.measured_polymers()
+    others = np.setdiff1d(np.arange(len(dataset.polymers)), measured)
+    if fraction == 0.0:
+        return np.zeros(0, dtype=np.int64)
+    seed = derive_seed(seed, "test polymers")
+    n_folds = min(round(1.0 / fraction), len(measured))
+    chosen = np.random.default_rng(seed).permutation(others)[: round(fraction * len(others))]
+    if n_folds >= 2:
+        chosen = np.concatenate([np.flatnonzero(dataset.fold_of_polymers(n_folds, seed) == 0), chosen])
+    return np.sort(chosen)
 
 
 def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path | None = None) -> RunFolder:

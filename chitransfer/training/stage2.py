@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,7 @@ class Stage2Data:
     chi: TaskRows
     solubility: TaskRows
     positive_label: int
+    T_ref: float
 
     @classmethod
     def build(
@@ -83,6 +84,7 @@ class Stage2Data:
                 solubility, np.zeros(0) if solubility is None else solubility.value == positive_label, T_ref, features
             ),
             positive_label=positive_label,
+            T_ref=T_ref,
         )
 
 
@@ -197,13 +199,12 @@ class _MemberTraining:
         result: tuple[Tensor, Tensor] = vmap(one, randomness="different")(self.members.parameters, inputs)
         return result
 
-    def end_epoch(self, epoch: int, mean_loss: float) -> bool:
+    def decay_rates(self, epoch: int) -> None:
         """Let the learning rates fall along half a cosine, if asked to."""
         if self.settings.lr_decay:
             factor = 0.5 * (1.0 + math.cos(math.pi * epoch / self.settings.n_epochs))
             for group, lr in zip(self.optimizer.param_groups, self._initial_lr, strict=True):
                 group["lr"] = lr * factor
-        return False
 
     def clip(self) -> None:
         """Clip each member's gradient by its own norm, as training it alone would."""
@@ -240,6 +241,7 @@ def fit_members(
     train_solubility: np.ndarray,
     settings: Stage2Settings,
     seed: int,
+    after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> FittedMembers:
     """Fine-tune one member per row of the training masks, all at once.
 
@@ -252,6 +254,8 @@ def fit_members(
         True for the rows a member may learn from, (n_members, n_chi_rows) and (n_members, n_solubility_rows) bool.
     seed
         Fixes new weights, batch order and dropout.
+    after_epoch
+        Called with the number of epochs done.
 
     Raises
     ------
@@ -275,6 +279,12 @@ def fit_members(
             settings,
             seed,
         )
+
+        def end_epoch(epoch: int, mean_loss: float) -> bool:
+            training.decay_rates(epoch)
+            after_epoch(epoch)
+            return False
+
         train_epochs(
             first_epoch=1,
             last_epoch=settings.n_epochs,
@@ -282,7 +292,7 @@ def fit_members(
             compute_loss=training.loss,
             optimizer=training.optimizer,
             clip_gradients=training.clip,
-            end_epoch=training.end_epoch,
+            end_epoch=end_epoch,
             what="Stage 2",
         )
     parameters = {name: tensor.detach() for name, tensor in training.members.parameters.items()}

@@ -1,0 +1,228 @@
+"""Figures of full training, drawn from the tables beside them: the numbers first (`…_series`), then the drawing.
+
+`draw_pretraining` and `draw_model` are called by the commands when training is done.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from chitransfer.report.figures import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, plain_axes, save_figure
+from chitransfer.training.model_report import CHI_FILE, CROSS_VALIDATION, SOLUBILITY_FILE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SPLIT_COLOURS = {"train": TRIAL, "validation": DEFAULT, "test": BEST, CROSS_VALIDATION: TRIAL}
+N_CURVES = 6
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Mean predicted probability, observed share and number of rows, for bins of about equally many rows."""
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    n_rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class TemperatureCurve:
+    """One polymer–solvent pair: measured points, the predicted line and its interval's half-width."""
+
+    title: str
+    temperature: np.ndarray
+    chi: np.ndarray
+    A: float
+    B: float
+    half_width: float
+
+
+def reliability_series(positive: np.ndarray, probability: np.ndarray, n_bins: int = 8) -> Reliability:
+    """Reliability of probabilities; `positive` (n_rows,) bool, `probability` (n_rows,)."""
+    parts = [part for part in np.array_split(np.argsort(probability, kind="stable"), n_bins) if len(part)]
+    return Reliability(
+        np.array([probability[part].mean() for part in parts]),
+        np.array([positive[part].mean() for part in parts]),
+        np.array([len(part) for part in parts]),
+    )
+
+
+def temperature_series(frame: pd.DataFrame, n_curves: int = N_CURVES) -> list[TemperatureCurve]:
+    """The pairs measured at most temperatures, a polymer at most once, from predictions_chi.csv."""
+    pairs = (
+        frame.groupby(["SMILES", "solvent"], sort=False)["temp"].nunique().sort_values(ascending=False, kind="stable")
+    )
+    curves: list[TemperatureCurve] = []
+    shown: set[str] = set()
+    for pair, n in pairs.items():
+        smiles, solvent = map(str, pair)  # type: ignore[call-overload]
+        if smiles in shown or n < 2 or len(curves) == n_curves:
+            continue
+        shown.add(smiles)
+        rows = frame[(frame["SMILES"] == smiles) & (frame["solvent"] == solvent)].sort_values("temp")
+        curves.append(
+            TemperatureCurve(
+                title=f"{smiles} in {solvent}",
+                temperature=rows["temp"].to_numpy(),
+                chi=rows["chi"].to_numpy(),
+                A=float(rows["A_K"].mean()),
+                B=float(rows["B"].mean()),
+                half_width=float(rows["half_width_cv"].mean()),
+            )
+        )
+    return curves
+
+
+def draw_pretraining(folder: Path) -> None:
+    """Training curves and parity plot of a Stage 1 folder, into its ``figures/``."""
+    history = pd.read_csv(folder / "history.csv")
+    predictions = pd.read_csv(folder / "predictions.csv")
+    save_figure(_draw_history(history), folder / "figures" / "training_curves.png")
+    save_figure(
+        _draw_parity(predictions, dict.fromkeys(("train", "validation", "test"), "chi_predicted"), "Stage 1 χ"),
+        folder / "figures" / "parity.png",
+    )
+
+
+def draw_model(folder: Path) -> None:
+    """Every figure of a Stage 2 folder, from its tables, into its ``figures/``."""
+    figures = folder / "figures"
+    if (folder / CHI_FILE).is_file():
+        chi = pd.read_csv(folder / CHI_FILE)
+        columns = {CROSS_VALIDATION: "chi_cv", "test": "chi_model"}
+        save_figure(_draw_parity(chi, columns, "χ of polymers left out"), figures / "parity.png")
+        save_figure(_draw_temperatures(temperature_series(chi)), figures / "chi_of_temperature.png")
+    if (folder / SOLUBILITY_FILE).is_file():
+        solubility = pd.read_csv(folder / SOLUBILITY_FILE)
+        left_out = solubility[solubility["split"] == CROSS_VALIDATION]
+        positive = left_out["positive"].to_numpy() == 1
+        probability, called = left_out["p_cv"].to_numpy(), left_out["called_positive"].to_numpy() == 1
+        label = json.loads((folder / "metrics.json").read_text())["positive_label"]
+        name = "soluble" if label == 1 else "insoluble"
+        save_figure(_draw_ranking(positive, probability, name), figures / "roc_and_precision_recall.png")
+        save_figure(_draw_confusion(positive, called, name), figures / "confusion_matrix.png")
+        save_figure(_draw_reliability(reliability_series(positive, probability), name), figures / "reliability.png")
+
+
+def _draw_history(history: pd.DataFrame) -> Figure:
+    figure = new_figure(8, 4)
+    left, right = figure.subplots(1, 2)
+    for number, rows in history.groupby("network"):
+        plain_axes(left).plot(rows["epoch"], rows["train_loss"], lw=1.4, label=f"network {number}")
+        plain_axes(right).plot(rows["epoch"], rows["validation_mae"], lw=1.4)
+    left.set(xlabel="epoch", ylabel="training loss (standardised χ)", yscale="log")
+    right.set(xlabel="epoch", ylabel="validation MAE of χ")
+    left.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _draw_parity(frame: pd.DataFrame, columns: dict[str, str], title: str) -> Figure:
+    figure = new_figure(11, 5)
+    by_split, by_temperature = figure.subplots(1, 2)
+    measured, predicted, temperatures = [], [], []
+    for split, column in columns.items():
+        rows = frame[frame["split"] == split]
+        if len(rows) == 0:
+            continue
+        error = float(np.abs(rows["chi"] - rows[column]).mean())
+        label = f"{split}: {len(rows)} rows, MAE {error:.3f}"
+        by_split.scatter(rows["chi"], rows[column], s=10, alpha=0.5, color=SPLIT_COLOURS[split], label=label)
+        measured.append(rows["chi"].to_numpy())
+        predicted.append(rows[column].to_numpy())
+        temperatures.append(rows["temp"].to_numpy())
+    x, y, heat = (np.concatenate(parts) for parts in (measured, predicted, temperatures))
+    dots = by_temperature.scatter(x, y, s=10, alpha=0.7, c=heat, cmap="viridis")
+    figure.colorbar(dots, ax=by_temperature, label="temperature / K")
+    ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
+    for axes in (by_split, by_temperature):
+        plain_axes(axes).plot(ends, ends, color=TRIVIAL, lw=1, ls="--")
+        axes.set(xlabel="χ in the table", ylabel="χ predicted")
+    by_split.legend(frameon=False, fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def _draw_temperatures(curves: list[TemperatureCurve]) -> Figure:
+    n_columns = 3 if len(curves) > 2 else max(1, len(curves))
+    n_rows = max(1, -(-len(curves) // n_columns))
+    figure = new_figure(4.2 * n_columns, 3.2 * n_rows)
+    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    if not curves:
+        grid[0].text(0.5, 0.5, "no pair was measured at two temperatures", ha="center", transform=grid[0].transAxes)
+    for axes, curve in zip(grid, curves, strict=False):
+        _draw_one_curve(plain_axes(axes), curve)
+    for axes in grid[len(curves) :]:
+        axes.set_visible(False)
+    figure.suptitle("χ(T) by members that never saw the polymer, with 90 % interval, and measured points")
+    return figure
+
+
+def _draw_one_curve(axes: Axes, curve: TemperatureCurve) -> None:
+    reach = np.linspace(curve.temperature.min() - 5, curve.temperature.max() + 5, 50)
+    line = curve.A / reach + curve.B
+    axes.plot(reach, line, color=TRIAL, lw=1.8)
+    if np.isfinite(curve.half_width):
+        axes.fill_between(reach, line - curve.half_width, line + curve.half_width, color=TRIAL, alpha=0.18, lw=0)
+    axes.scatter(curve.temperature, curve.chi, color=BEST, s=22, zorder=3)
+    axes.set_title(curve.title, fontsize=9)
+    axes.set(xlabel="T / K", ylabel="χ")
+
+
+def _draw_ranking(positive: np.ndarray, probability: np.ndarray, name: str) -> Figure:
+    figure = new_figure(9, 4.2)
+    left, right = figure.subplots(1, 2)
+    if positive.any() and not positive.all():
+        false, true, _ = roc_curve(positive, probability)
+        precision, recall, _ = precision_recall_curve(positive, probability)
+        left.plot(false, true, color=TRIAL, lw=1.8)
+        right.plot(recall, precision, color=TRIAL, lw=1.8)
+    plain_axes(left).plot([0, 1], [0, 1], color=TRIVIAL, lw=1, ls="--")
+    plain_axes(right).axhline(positive.mean(), color=TRIVIAL, lw=1, ls="--")
+    left.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC ({name})")
+    right.set(xlabel="recall", ylabel="precision", title=f"precision–recall ({name})", ylim=(0, 1.02))
+    return figure
+
+
+def _draw_confusion(positive: np.ndarray, called: np.ndarray, name: str) -> Figure:
+    counts = np.array(
+        [[np.sum((positive == row) & (called == column)) for column in (False, True)] for row in (False, True)]
+    )
+    figure = new_figure(4.4, 4)
+    axes = figure.subplots()
+    axes.imshow(counts, cmap="Blues")
+    for row in range(2):
+        for column in range(2):
+            dark = counts[row, column] > counts.max() / 2
+            axes.text(
+                column, row, counts[row, column], ha="center", va="center", color="w" if dark else "k", fontsize=14
+            )
+    axes.set_xticks([0, 1], [f"not {name}", name])
+    axes.set_yticks([0, 1], [f"not {name}", name], rotation=90, va="center")
+    axes.set(xlabel="called", ylabel="measured", title="Polymers left out")
+    return figure
+
+
+def _draw_reliability(series: Reliability, name: str) -> Figure:
+    figure = new_figure(4.8, 4.4)
+    axes = plain_axes(figure.subplots())
+    axes.plot([0, 1], [0, 1], color=TRIVIAL, lw=1, ls="--")
+    # A share of n rows is uncertain by about √(p(1 − p)/n).
+    error = 1.96 * np.sqrt(series.observed * (1 - series.observed) / series.n_rows)
+    axes.errorbar(series.predicted, series.observed, yerr=error, fmt="o-", color=TRIAL, capsize=3)
+    axes.set(
+        xlabel=f"predicted P({name})",
+        ylabel=f"share that is {name}",
+        title="Reliability on polymers left out",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
+    return figure

@@ -1,0 +1,251 @@
+"""Stage 2 in full: an ensemble over folds, repeats and pretrained networks learns measured χ(T) and solubility.
+
+Called by `chitransfer finetune`; writes the model that `predict` and `screen` use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chitransfer.config import Config
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import CheckpointError, DataError
+from chitransfer.model.checkpoint import Pretrained, TrainedModel, check_recipe
+from chitransfer.model.domain import ApplicabilityDomain
+from chitransfer.model.members import FittedMembers
+from chitransfer.seeds import derive_seed
+from chitransfer.training.conformal import fit_chi_interval, fit_probability
+from chitransfer.training.crossval import make_folds, training_masks
+from chitransfer.training.inputs import FeatureTensors
+from chitransfer.training.metrics import best_f1_threshold
+from chitransfer.training.model_report import write_model_report
+from chitransfer.training.out_of_fold import TaskPredictions, predict_chi, predict_logits
+from chitransfer.training.run_folder import Progress, RunFolder, Say, describe_provenance
+from chitransfer.training.settings import read_dataset, resolve_device, stage2_settings
+from chitransfer.training.stage2 import Stage2Data, Stage2Settings, fit_members, resolve_positive_label
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A fine-tuned ensemble and what it predicts for every measured row.
+
+    Attributes
+    ----------
+    groups
+        Members by pretrained network.
+    folds
+        Fold of every polymer, (n_repeats, n_polymers); −1 for polymers no member learned from.
+    chi, logits
+        χ at each row's temperature, and logits of the positive class; ``None`` without such a table.
+    A
+        A (K) of χ(T) = A/T + B for the χ rows.
+    """
+
+    groups: list[FittedMembers]
+    folds: np.ndarray
+    chi: TaskPredictions | None
+    A: TaskPredictions | None
+    logits: TaskPredictions | None
+
+
+def locate_pretrained(pattern: str) -> tuple[Path, int]:
+    """The newest file that a path or a glob pattern means, and how many files the pattern matches.
+
+    Raises
+    ------
+    CheckpointError
+        Nothing matches.
+    """
+    path = Path(pattern)
+    if path.is_file():
+        return path, 1
+    root, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (Path(), path.parts)
+    found = [one for one in root.glob(str(Path(*parts))) if one.is_file()] if parts else []
+    if not found:
+        raise CheckpointError(
+            f"{pattern}: no such checkpoint; run `chitransfer pretrain` first, then give "
+            "'results/dft_pretrain_*/checkpoints/best_model.pt'"
+        )
+    return max(found, key=lambda one: (one.stat().st_mtime_ns, str(one))), len(found)
+
+
+def run_finetuning(config: Config, pretrained: str, say: Say, progress: Progress) -> RunFolder:
+    """Fine-tune, calibrate, and write the model with everything measured about it.
+
+    Parameters
+    ----------
+    pretrained
+        A checkpoint of Stage 1, or a glob pattern of which the newest is taken.
+
+    Raises
+    ------
+    ChitransferError
+        Configuration, tables or checkpoint cannot be used, or a loss became NaN.
+    """
+    path, n_found = locate_pretrained(pretrained)
+    say(f"Stage 1 from {path}" + (f" (the newest of {n_found})" if n_found > 1 else ""))
+    stage1 = Pretrained.load(path)
+    if config.training.num_threads > 0:
+        torch.set_num_threads(config.training.num_threads)
+    device = resolve_device(config.training.device)
+    dataset = read_dataset(config, progress)
+    check_recipe(path, stage1.scales.recipe, dataset.recipe)
+    learned = learnable_polymers(dataset, stage1.test_polymers)
+    folder = RunFolder.create(config.paths.results_dir, "multitask")
+    folder.write_start(config, dataset)
+    positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
+    data = place_rows(dataset, stage1, positive_label, device)
+    folds = make_folds(
+        dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"), learned
+    )
+    settings = stage2_settings(config, config.training.num_epochs_finetune, config.training.lr_decay_finetune)
+    say(
+        f"Stage 2: {len(learned)} polymers to learn from, "
+        f"{len(dataset.measured_polymers()) - len(learned)} kept for the test; "
+        f"{len(stage1.networks)} network(s) × {folds.shape[0]} repeats × {config.cv.n_cv_folds} folds, "
+        f"encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; results in {folder.path}"
+    )
+    ensemble = fit_ensemble(stage1, data, dataset, folds, settings, derive_seed(config.seed, "full stage2"), progress)
+    model = calibrate(
+        ensemble,
+        stage1,
+        dataset,
+        positive_label,
+        derive_seed(config.seed, "calibration"),
+        describe_provenance(config, dataset, pretrained=stage1.provenance),
+    )
+    model.save(folder.best_model)
+    for line in write_model_report(folder, dataset, model, ensemble.chi, ensemble.A, ensemble.logits):
+        say(line)
+    say(f"Stage 2 is done: {folder.best_model}")
+    return folder
+
+
+def learnable_polymers(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
+    """Indices of the measured polymers that are not kept for the test, (n_learned,) int64."""
+    measured = dataset.measured_polymers()
+    kept = set(test_polymers)
+    learned = np.array([one for one in measured if dataset.polymers[one] not in kept], dtype=np.int64)
+    if len(learned) == 0:
+        raise DataError("every measured polymer is a test polymer; lower training.test_fraction and pretrain again")
+    return learned
+
+
+def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device: torch.device) -> Stage2Data:
+    """The Stage 2 rows on a device, on the scales of Stage 1's checkpoint."""
+    scales = stage1.scales
+    features = FeatureTensors(
+        polymer=torch.from_numpy(scales.polymer.transform(dataset.polymer_features)).to(device),
+        solvent=torch.from_numpy(scales.solvent.transform(dataset.solvent_features)).to(device),
+        polymer_scaler=scales.polymer,
+        solvent_scaler=scales.solvent,
+    )
+    return Stage2Data.build(dataset, features, scales.chi, positive_label=positive_label, T_ref=scales.T_ref)
+
+
+def fit_ensemble(
+    stage1: Pretrained,
+    data: Stage2Data,
+    dataset: Dataset,
+    folds: np.ndarray,
+    settings: Stage2Settings,
+    seed: int,
+    progress: Progress,
+) -> Ensemble:
+    """Fine-tune every pretrained network under every fold of every repeat.
+
+    Parameters
+    ----------
+    folds
+        From `make_folds`, (n_repeats, n_polymers).
+    seed
+        Fixes new weights, batch order and dropout.
+    """
+    n_folds = int(folds.max()) + 1
+    fold_of_rows = [
+        folds[:, [] if rows is None else rows.polymer] for rows in (dataset.chi, dataset.solubility)
+    ]  # (repeat, row)
+    masks = [training_masks(fold, n_folds) for fold in fold_of_rows]
+    device = data.features.polymer.device
+    groups = []
+    n_networks = len(stage1.networks)
+    for number, network in enumerate(stage1.networks):
+
+        def count(epoch: int, number: int = number) -> None:
+            progress("fine-tuning", number * settings.n_epochs + epoch, n_networks * settings.n_epochs)
+
+        on_device = network.to(device)
+        groups.append(
+            fit_members(
+                on_device, data, masks[0], masks[1], settings, derive_seed(seed, "network", number), after_epoch=count
+            )
+        )
+    chi = A = logits = None
+    if dataset.chi is not None:
+        chi, A = (TaskPredictions(values, fold_of_rows[0], dataset.chi.polymer) for values in predict_chi(groups, data))
+    if dataset.solubility is not None:
+        logits = TaskPredictions(predict_logits(groups, data), fold_of_rows[1], dataset.solubility.polymer)
+    return Ensemble(groups, folds, chi, A, logits)
+
+
+def calibrate(
+    ensemble: Ensemble,
+    stage1: Pretrained,
+    dataset: Dataset,
+    positive_label: int,
+    seed: int,
+    provenance: dict[str, Any],
+) -> TrainedModel:
+    """The ensemble with intervals, calibrated probability, threshold and applicability, all from polymers left out."""
+    interval = probability = None
+    threshold = 0.5
+    if ensemble.chi is not None and dataset.chi is not None and ensemble.chi.learned.any():
+        own = ensemble.chi.learned
+        residual = dataset.chi.value - ensemble.chi.left_out()
+        interval = fit_chi_interval(residual[own], ensemble.chi.left_out_spread()[own], dataset.chi.polymer[own])
+    if ensemble.logits is not None and dataset.solubility is not None:
+        own = ensemble.logits.learned
+        positive = dataset.solubility.value[own] == positive_label
+        if positive.any() and not positive.all():
+            logit = ensemble.logits.left_out()[own]
+            probability = fit_probability(logit, positive, dataset.solubility.polymer[own], seed)
+            threshold = best_f1_threshold(positive, probability.probability(logit))
+    groups = [_to_cpu(group) for group in ensemble.groups]
+    return TrainedModel(
+        scales=stage1.scales,
+        groups=groups,
+        chi_interval=interval,
+        probability=probability,
+        positive_label=positive_label,
+        threshold=threshold,
+        domain=_fit_domain(dataset, ensemble.folds),
+        provenance=provenance,
+    )
+
+
+def _to_cpu(group: FittedMembers) -> FittedMembers:
+    parameters = {name: stacked.cpu() for name, stacked in group.parameters.items()}
+    columns = None if group.columns is None else group.columns.cpu()
+    return FittedMembers(group.network.cpu(), parameters, group.frozen, columns)
+
+
+def _fit_domain(dataset: Dataset, folds: np.ndarray) -> ApplicabilityDomain:
+    structure = np.zeros(len(dataset.polymers), dtype=np.int64)
+    solvents: set[str] = set()
+    temperatures = np.zeros(0)
+    for rows in (dataset.stage1, dataset.chi, dataset.solubility):
+        if rows is not None:
+            structure[rows.polymer] = rows.structure
+            solvents |= {dataset.solvents[one] for one in np.unique(rows.solvent)}
+    if dataset.chi is not None:
+        temperatures = dataset.chi.temperature[folds[0, dataset.chi.polymer] >= 0]
+    learned = np.flatnonzero(folds[0] >= 0)
+    fingerprints = dataset.polymer_features[structure[learned], : dataset.recipe.fingerprint_bits]
+    return ApplicabilityDomain.fit(
+        [dataset.polymers[one] for one in learned], fingerprints, folds[:, learned], sorted(solvents), temperatures
+    )

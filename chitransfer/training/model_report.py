@@ -1,0 +1,221 @@
+"""The numbers of a fine-tuned model on disk: predictions per row, and metrics that can be worked out again from them.
+
+Called by `training.finetune`; the tables it writes are what `report.model_figures` draws.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from chitransfer.data.assemble import Dataset, Rows
+from chitransfer.files import write_csv, write_json
+from chitransfer.model.calibration import ProbabilityCalibration
+from chitransfer.model.checkpoint import TrainedModel
+from chitransfer.training.conformal import (
+    coverage_metrics,
+    cross_fit_half_widths,
+    cross_fit_probability,
+    cross_fit_thresholds,
+)
+from chitransfer.training.metrics import solubility_metrics
+from chitransfer.training.out_of_fold import TaskPredictions
+from chitransfer.training.run_folder import RunFolder, chi_scores, describe_rows
+
+CHI_FILE, SOLUBILITY_FILE = "predictions_chi.csv", "predictions_solubility.csv"
+CROSS_VALIDATION, TEST = "cross-validation", "test"
+
+
+def write_model_report(
+    folder: RunFolder,
+    dataset: Dataset,
+    model: TrainedModel,
+    chi: TaskPredictions | None,
+    slopes: TaskPredictions | None,
+    logits: TaskPredictions | None,
+) -> list[str]:
+    """Write predictions_chi.csv, predictions_solubility.csv and metrics.json; what they say, in a few lines."""
+    metrics: dict[str, Any] = {"threshold": model.threshold, "positive_label": model.positive_label}
+    said = []
+    if chi is not None and slopes is not None and dataset.chi is not None:
+        frame = chi_frame(dataset.chi, model, chi, slopes)
+        write_csv(folder.path / CHI_FILE, frame)
+        metrics["chi"] = chi_report(frame, dataset.chi.polymer)
+        said += _describe_chi(metrics["chi"])
+    if logits is not None and dataset.solubility is not None:
+        frame = solubility_frame(dataset.solubility, model, logits)
+        write_csv(folder.path / SOLUBILITY_FILE, frame)
+        metrics["solubility"] = solubility_report(frame, dataset.solubility.polymer)
+        said += _describe_solubility(metrics["solubility"])
+    write_json(folder.metrics, metrics)
+    return said
+
+
+def chi_frame(rows: Rows, model: TrainedModel, chi: TaskPredictions, slopes: TaskPredictions) -> pd.DataFrame:
+    """A line a χ row.
+
+    ``chi_cv_N`` and ``chi_cv`` come from members that never saw the polymer (repeat N; all repeats), ``chi_train`` from
+    those that learned from it, ``chi_model`` from all of them. ``half_width_cv`` is calibrated on the other folds.
+    ``A_K`` and ``B`` belong to ``chi_cv`` (test rows: ``chi_model``): chi_cv = A_K / temp + B.
+    """
+    own, left_out, spread = chi.learned, chi.left_out(), chi.left_out_spread()
+    half_width = np.full(len(rows), np.nan)
+    if model.chi_interval is not None:
+        half_width = model.chi_interval.half_width(spread)
+        half_width[own] = cross_fit_half_widths(
+            (rows.value - left_out)[own], spread[own], rows.polymer[own], chi.fold[0][own]
+        )
+    A = slopes.left_out()
+    columns: dict[str, Any] = {**describe_rows(rows), "split": np.where(own, CROSS_VALIDATION, TEST)}
+    for repeat, values in enumerate(chi.left_out_by_repeat(), start=1):
+        columns[f"fold_{repeat}"] = chi.fold[repeat - 1]
+        columns[f"chi_cv_{repeat}"] = np.where(own, values, np.nan)
+    columns |= {
+        "chi_cv": np.where(own, left_out, np.nan),
+        "half_width_cv": half_width,
+        "chi_train": chi.trained(),
+        "chi_model": chi.values.mean(axis=(0, 1)),
+        "A_K": A,
+        "B": left_out - A / rows.temperature,
+    }
+    return pd.DataFrame(columns)
+
+
+def chi_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any]:
+    """Metrics of a `chi_frame`; `polymer` (n_rows,) tells its polymers apart."""
+    chi, own = frame["chi"].to_numpy(), (frame["split"] == CROSS_VALIDATION).to_numpy()
+    repeats = [name for name in frame.columns if name.startswith("chi_cv_")]
+    by_repeat = [chi_scores(chi[own], frame[name].to_numpy()[own]) for name in repeats]
+    report = {
+        "n_polymers": {CROSS_VALIDATION: len(np.unique(polymer[own])), TEST: len(np.unique(polymer[~own]))},
+        "train": chi_scores(chi[own], frame["chi_train"].to_numpy()[own]),
+        "validation": chi_scores(chi[own], frame["chi_cv"].to_numpy()[own]),
+        "validation_by_repeat": by_repeat,
+        "validation_mean_of_repeats": {
+            name: float(np.mean([one[name] for one in by_repeat])) for name in (by_repeat[0] if by_repeat else {})
+        },
+        "validation_by_fold": [
+            _by_fold(frame[f"fold_{k}"].to_numpy(), chi, frame[name].to_numpy()) for k, name in enumerate(repeats, 1)
+        ],
+        "test": chi_scores(chi[~own], frame["chi_model"].to_numpy()[~own]),
+    }
+    half_width = frame["half_width_cv"].to_numpy()
+    for name, rows, predicted in (("validation", own, "chi_cv"), ("test", ~own, "chi_model")):
+        rows = rows & np.isfinite(half_width)
+        if rows.any():
+            report[f"interval_{name}"] = coverage_metrics(
+                chi[rows], frame[predicted].to_numpy()[rows], half_width[rows], polymer[rows]
+            )
+    return report
+
+
+def _by_fold(fold: np.ndarray, chi: np.ndarray, predicted: np.ndarray) -> list[dict[str, float]]:
+    return [chi_scores(chi[fold == one], predicted[fold == one]) for one in range(int(fold.max()) + 1)]
+
+
+def solubility_frame(rows: Rows, model: TrainedModel, logits: TaskPredictions) -> pd.DataFrame:
+    """A line a solubility row; probabilities are of the positive class.
+
+    ``p_cv_N`` comes from members of repeat N that never saw the polymer, uncalibrated; ``p_cv`` from all repeats,
+    calibrated on the other folds, and ``called_cv`` by a threshold chosen on the other folds. ``p_train`` and
+    ``p_model`` are calibrated as in the model; ``p_low``, ``p_high`` is the interval of the members that left the row
+    out.
+    """
+    own, positive = logits.learned, rows.value == model.positive_label
+    calibration = model.probability
+    columns: dict[str, Any] = {
+        **describe_rows(rows),
+        "positive": positive.astype(int),
+        "split": np.where(own, CROSS_VALIDATION, TEST),
+    }
+    for repeat, values in enumerate(logits.left_out_by_repeat(), start=1):
+        columns[f"fold_{repeat}"] = logits.fold[repeat - 1]
+        columns[f"p_cv_{repeat}"] = np.where(own, expit(values), np.nan)
+    fold = logits.fold[0][own]
+    p_cv, called = np.full(len(rows), np.nan), np.zeros(len(rows), dtype=bool)
+    p_cv[own] = cross_fit_probability(logits.left_out()[own], positive[own], fold)
+    called[own] = p_cv[own] >= cross_fit_thresholds(p_cv[own], positive[own], fold)
+    p_model = _calibrated(calibration, logits.values.mean(axis=(0, 1)))
+    called[~own] = p_model[~own] >= model.threshold
+    low, high = _interval(calibration, logits)
+    columns |= {
+        "p_cv": p_cv,
+        "called_positive": called.astype(int),
+        "p_low": low,
+        "p_high": high,
+        "p_train": _calibrated(calibration, logits.trained()),
+        "p_model": p_model,
+    }
+    return pd.DataFrame(columns)
+
+
+def _calibrated(calibration: ProbabilityCalibration | None, logit: np.ndarray) -> np.ndarray:
+    result: np.ndarray = expit(logit) if calibration is None else calibration.probability(logit)
+    return result
+
+
+def _interval(calibration: ProbabilityCalibration | None, logits: TaskPredictions) -> tuple[np.ndarray, np.ndarray]:
+    n_rows = logits.values.shape[2]
+    low, high = np.full(n_rows, np.nan), np.full(n_rows, np.nan)
+    if calibration is not None:
+        for row in range(n_rows):
+            low[row : row + 1], high[row : row + 1] = calibration.interval(logits.left_out_members(row)[:, None])
+    return low, high
+
+
+def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any]:
+    """Metrics of a `solubility_frame`; `polymer` (n_rows,) tells its polymers apart."""
+    positive, own = frame["positive"].to_numpy() == 1, (frame["split"] == CROSS_VALIDATION).to_numpy()
+    called = frame["called_positive"].to_numpy() == 1
+    report: dict[str, Any] = {
+        "n_polymers": {CROSS_VALIDATION: len(np.unique(polymer[own])), TEST: len(np.unique(polymer[~own]))},
+        "validation": _solubility_scores(positive[own], frame["p_cv"].to_numpy()[own], called[own]),
+        "validation_auc_by_repeat": [
+            _solubility_scores(positive[own], frame[name].to_numpy()[own], called[own]).get("auc")
+            for name in frame.columns
+            if name.startswith("p_cv_")
+        ],
+        "test": _solubility_scores(positive[~own], frame["p_model"].to_numpy()[~own], called[~own]),
+    }
+    train = frame["p_train"].to_numpy()[own]
+    report["train"] = {
+        name: value
+        for name, value in _solubility_scores(positive[own], train, train >= 0.5).items()
+        if name in ("n_rows", "auc", "pr_auc", "brier")
+    }
+    return report
+
+
+def _solubility_scores(positive: np.ndarray, probability: np.ndarray, called: np.ndarray) -> dict[str, float]:
+    if len(positive) == 0:
+        return {"n_rows": 0}
+    named = solubility_metrics(positive, probability, called)
+    return {"n_rows": len(positive), **{name.removeprefix("sol_"): value for name, value in named.items()}}
+
+
+def _describe_chi(report: dict[str, Any]) -> list[str]:
+    mean, pooled = report["validation_mean_of_repeats"], report["validation"]
+    lines = [
+        f"χ on polymers left out: MAE {mean['mae']:.3f}, R² {mean['r2']:.3f} (mean over repeats); "
+        f"MAE {pooled['mae']:.3f}, R² {pooled['r2']:.3f} (all members that left the polymer out)"
+    ]
+    if "interval_validation" in report:
+        inside = report["interval_validation"]
+        lines.append(
+            f"90 % interval: holds {inside['coverage_rows']:.1%} of the rows and {inside['coverage_polymers']:.1%} of "
+            f"the average polymer's, median width {inside['median_width']:.2f}"
+        )
+    if report["test"]["n_rows"]:
+        lines.append(f"χ on test polymers ({report['test']['n_rows']} rows): MAE {report['test']['mae']:.3f}")
+    return lines
+
+
+def _describe_solubility(report: dict[str, Any]) -> list[str]:
+    scores = report["validation"]
+    return [
+        f"solubility on polymers left out: F1 {scores['f1']:.3f}, recall {scores['recall']:.3f}, "
+        f"precision {scores['precision']:.3f}, AUC {scores['auc']:.3f}, Brier {scores['brier']:.3f}"
+    ]
