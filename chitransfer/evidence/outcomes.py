@@ -1,0 +1,200 @@
+"""Out-of-fold predictions of trials as sums per polymer, so that any resampling of polymers is scored by a product.
+
+Read from a study's folder by `evidence.overtuning`; made from predictions in memory by `evidence.compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from chitransfer.config import ObjectiveSettings
+from chitransfer.errors import StudyError
+from chitransfer.search.objective import ERRORS
+from chitransfer.search.replicates import FIRST_FRESH, replicate_folder
+
+CHI_SUMS = ("n", "absolute", "square", "measured", "measured_square")
+CALL_SUMS = ("true_positive", "false_positive", "false_negative", "true_negative")
+
+
+@dataclass(frozen=True)
+class PolymerSums:
+    """What one configuration's out-of-fold predictions come to, per polymer.
+
+    Attributes
+    ----------
+    polymers
+        Polymer identities, the last axis of everything else.
+    chi
+        `CHI_SUMS` of each repeat, (n_repeats, 5, n_polymers); ``None`` without a χ table.
+    calls
+        `CALL_SUMS` of each repeat, (n_repeats, 4, n_polymers); ``None`` without a solubility table.
+    wins
+        How many (positive row of polymer i, negative row of polymer j) pairs are ranked rightly, ties half,
+        (n_repeats, n_polymers, n_polymers); ``None`` unless the AUC is asked for.
+    """
+
+    polymers: tuple[str, ...]
+    chi: np.ndarray | None
+    calls: np.ndarray | None
+    wins: np.ndarray | None = None
+
+    def components(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Metrics when polymer p counts `weights[:, p]` times, each (n_draws,): pooled, then averaged over repeats.
+
+        A metric that a draw does not define (no positive row, one class only) is NaN there.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = {} if self.chi is None else _chi_components(np.moveaxis(self.chi @ weights.T, 1, 0))
+            if self.calls is not None:
+                counts = np.moveaxis(self.calls @ weights.T, 1, 0)  # (sum, repeat, draw)
+                found |= _call_components(counts)
+                if self.wins is not None:
+                    won = ((weights @ self.wins) * weights).sum(axis=-1)  # (repeat, draw)
+                    found["sol_auc"] = won / ((counts[0] + counts[2]) * (counts[1] + counts[3]))
+        return {name: values.mean(axis=0) for name, values in found.items()}
+
+
+def _chi_components(sums: np.ndarray) -> dict[str, np.ndarray]:
+    n, absolute, square, measured, measured_square = sums
+    return {
+        "exp_mae": absolute / n,
+        "exp_rmse": np.sqrt(square / n),
+        "exp_r2": 1.0 - square / (measured_square - measured**2 / n),
+    }
+
+
+def _call_components(counts: np.ndarray) -> dict[str, np.ndarray]:
+    tp, fp, fn, tn = counts
+    # As scikit-learn with zero_division=0: a class never called has precision 0, hence F1 0.
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return {
+        "sol_f1": np.where(2 * tp + fp + fn > 0, 2 * tp / np.maximum(2 * tp + fp + fn, 1e-12), 0.0),
+        "sol_recall": tp / (tp + fn),
+        "sol_precision": np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1e-12), 0.0),
+        "sol_balanced_accuracy": 0.5 * (tp / (tp + fn) + tn / (tn + fp)),
+        "sol_mcc": np.where(product > 0, (tp * tn - fp * fn) / np.sqrt(np.maximum(product, 1e-12)), 0.0),
+    }
+
+
+def objective_of_draws(
+    components: Mapping[str, np.ndarray], stage1_mae: float, weights: ObjectiveSettings
+) -> np.ndarray:
+    """The transfer objective of every draw, (n_draws,); NaN where a weighted component is not defined."""
+    total = np.zeros(len(next(iter(components.values()))))
+    for name, weight in weights.model_dump().items():
+        if weight == 0:
+            continue
+        if name == "stage1_mae":
+            total = total + weight * stage1_mae
+        elif name in components:
+            total = total + weight * (components[name] if name in ERRORS else 1.0 - components[name])
+    return total
+
+
+def draw_polymers(n_polymers: int, n_draws: int, random_state: int) -> np.ndarray:
+    """Bootstrap counts: how often each polymer is drawn, (n_draws, n_polymers) float64; rows sum to n_polymers."""
+    rng = np.random.default_rng(random_state)
+    return rng.multinomial(n_polymers, np.full(n_polymers, 1.0 / n_polymers), size=n_draws).astype(float)
+
+
+def sum_by_polymer(
+    polymers: Sequence[str],
+    chi: Sequence[pd.DataFrame],
+    solubility: Sequence[pd.DataFrame],
+    positive_label: int,
+    with_auc: bool,
+) -> PolymerSums:
+    """Sums of predictions given as frames, one a repeat.
+
+    Parameters
+    ----------
+    chi
+        Columns ``polymer``, ``chi``, ``predicted_chi``.
+    solubility
+        Columns ``polymer``, ``soluble``, ``probability_positive``, ``called_positive``.
+    """
+    place = {polymer: index for index, polymer in enumerate(polymers)}
+    n = len(polymers)
+    return PolymerSums(
+        tuple(polymers),
+        np.stack([_sum_chi(frame, place, n) for frame in chi]) if chi else None,
+        np.stack([_sum_calls(frame, place, n, positive_label) for frame in solubility]) if solubility else None,
+        np.stack([_count_wins(f, place, n, positive_label) for f in solubility]) if solubility and with_auc else None,
+    )
+
+
+def _sum_chi(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int) -> np.ndarray:
+    at = frame["polymer"].map(place).to_numpy()
+    measured = frame["chi"].to_numpy(dtype=float)
+    error = frame["predicted_chi"].to_numpy(dtype=float) - measured
+    terms = (np.ones(len(at)), np.abs(error), error**2, measured, measured**2)
+    return np.stack([np.bincount(at, weights=term, minlength=n_polymers) for term in terms])
+
+
+def _sum_calls(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int, positive_label: int) -> np.ndarray:
+    at = frame["polymer"].map(place).to_numpy()
+    positive = frame["soluble"].to_numpy() == positive_label
+    called = frame["called_positive"].to_numpy() == 1
+    terms = (positive & called, ~positive & called, positive & ~called, ~positive & ~called)
+    return np.stack([np.bincount(at, weights=term.astype(float), minlength=n_polymers) for term in terms])
+
+
+def _count_wins(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int, positive_label: int) -> np.ndarray:
+    at = frame["polymer"].map(place).to_numpy()
+    positive = frame["soluble"].to_numpy() == positive_label
+    p = frame["probability_positive"].to_numpy(dtype=float)
+    above = (p[positive][:, None] > p[~positive][None, :]) + 0.5 * (p[positive][:, None] == p[~positive][None, :])
+    wins = np.zeros((n_polymers, n_polymers))
+    np.add.at(wins, (at[positive][:, None], at[~positive][None, :]), above)
+    return wins
+
+
+def read_trial_sums(
+    folder: Path, polymers: Sequence[str], positive_label: int, with_auc: bool, n_replicates: int = 1
+) -> PolymerSums:
+    """Sums of a finished trial's out-of-fold files, all its runs together; `folder` is ``trials/NNNN``.
+
+    Raises
+    ------
+    StudyError
+        The files are missing or damaged.
+    """
+    frames: dict[str, list[pd.DataFrame]] = {"chi": [], "solubility": []}
+    for replicate in range(n_replicates):
+        for kind, parts in frames.items():
+            parts += read_repeats(replicate_folder(folder, replicate), kind)
+    if not frames["chi"] and not frames["solubility"]:
+        raise StudyError(f"{folder}: the out-of-fold predictions are missing; this trial cannot be corrected for luck")
+    return sum_by_polymer(polymers, frames["chi"], frames["solubility"], positive_label, with_auc)
+
+
+def read_repeats(folder: Path, kind: str) -> list[pd.DataFrame]:
+    """The out-of-fold table of one kind (``chi`` or ``solubility``), one frame for each repeat of each seed."""
+    path = folder / f"out_of_fold_{kind}.csv"
+    if not path.is_file():
+        return []
+    try:
+        table = pd.read_csv(path)
+        return [frame for _, frame in table.groupby(["pretrain_seed", "repeat"], sort=True)]
+    except (KeyError, ValueError, OSError) as error:
+        raise StudyError(f"{path}: damaged out-of-fold predictions ({error})") from error
+
+
+def measured_polymers(folder: Path) -> tuple[str, ...]:
+    """Every polymer in a trial's out-of-fold files, sorted."""
+    names: set[str] = set()
+    for kind in ("chi", "solubility"):
+        for frame in read_repeats(folder, kind)[:1]:
+            names |= set(frame["polymer"])
+    return tuple(sorted(names))
+
+
+def fresh_replicates(trial_folder: Path) -> list[int]:
+    """Numbers of the re-evaluations on fresh folds and seeds that a trial has, in order."""
+    found = (int(path.name.removeprefix("replicate_")) for path in trial_folder.glob("replicate_*"))
+    return sorted(number for number in found if number >= FIRST_FRESH)
