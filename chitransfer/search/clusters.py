@@ -11,7 +11,7 @@ import socket
 from typing import Any
 
 import dask
-from distributed import LocalCluster
+from distributed import LocalCluster, system
 
 from chitransfer.config import ClusterSettings
 from chitransfer.errors import ConfigError, StudyError
@@ -49,6 +49,7 @@ class LocalWorkers:
                 host="127.0.0.1",
                 dashboard_address=f"127.0.0.1:{free_dashboard_port()}",
                 worker_dashboard_address=None,
+                memory_limit=int(system.MEMORY_LIMIT / n_workers),
                 silence_logs=50,
             )
         self.address = str(self._cluster.scheduler_address)

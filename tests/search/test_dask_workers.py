@@ -1,0 +1,285 @@
+"""Dask workers of this machine: exact budgets, the same results as in-process, devices, threads, contradictions."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from chitransfer.config import ClusterSettings, load_config
+from chitransfer.errors import ConfigError, StudyError
+from chitransfer.search import remote
+from chitransfer.search.clusters import LocalWorkers, gpu_directives, job_options, walltime_seconds
+from chitransfer.search.dask_workers import DaskWorkers
+from chitransfer.search.objective import RungTask, TrialRunner
+from chitransfer.search.workers import InProcessWorkers, make_workers
+
+SAME = ["number", "state", "value", "exp_mae", "sol_f1", "stage1_mae", "lr_pretrain", "latent_dim"]
+
+
+@pytest.fixture(scope="module")
+def local_workers(shared_tiny_config: Any, tiny_dataset: Any) -> Iterator[DaskWorkers]:
+    cluster = LocalWorkers(2, (), 1)
+    workers = DaskWorkers(cluster, shared_tiny_config, tiny_dataset, study_key="test", max_deaths=3, wait_minutes=1.0)
+    yield workers
+    workers.close()
+
+
+def collect(workers: Any, tasks: list[RungTask]) -> list[Any]:
+    futures = [workers.submit(task) for task in tasks]
+    waiting = set(futures)
+    while waiting:
+        waiting -= workers.wait(list(waiting), 1.0)
+    return [future.result() for future in futures]
+
+
+def test_rungs_agree_with_a_runner_in_this_process(
+    local_workers: DaskWorkers, shared_tiny_config: Any, tiny_dataset: Any
+) -> None:
+    runner = TrialRunner(shared_tiny_config, tiny_dataset, n_threads=1)
+    tasks = [RungTask(number, {"training.lr_pretrain": 0.002 * (number + 1)}, 4, None) for number in range(4)]
+    for task, remote_result in zip(tasks, collect(local_workers, tasks), strict=True):
+        here = runner.run(task)
+        assert remote_result.number == task.number
+        assert remote_result.value == here.value
+        assert remote_result.components == here.components
+
+
+def test_a_rung_goes_on_from_a_state_made_elsewhere(
+    local_workers: DaskWorkers, shared_tiny_config: Any, tiny_dataset: Any
+) -> None:
+    runner = TrialRunner(shared_tiny_config, tiny_dataset, n_threads=1)
+    half = runner.run(RungTask(7, {}, 2, None))
+    (rest,) = collect(local_workers, [RungTask(7, {}, 4, half.state)])
+    assert rest.value == runner.run(RungTask(7, {}, 4, None)).value
+
+
+def test_a_failure_inside_a_worker_arrives_as_it_would_from_this_process(local_workers: DaskWorkers) -> None:
+    (future,) = [local_workers.submit(RungTask(1, {"training.lr_pretrain": -1.0}, 4, None))]
+    while not local_workers.wait([future], 1.0):
+        pass
+    with pytest.raises(ConfigError, match=r"training\.lr_pretrain"):
+        future.result()
+
+
+def test_the_dashboard_is_on_this_machine_alone(local_workers: DaskWorkers) -> None:
+    assert local_workers.dashboard.startswith("http://127.0.0.1:")
+    assert local_workers._cluster.address.startswith("tcp://127.0.0.1:")
+
+
+def test_capacity_and_closing_twice(shared_tiny_config: Any, tiny_dataset: Any, local_workers: DaskWorkers) -> None:
+    assert local_workers.capacity == 2
+    workers = InProcessWorkers(shared_tiny_config, tiny_dataset)
+    workers.close()
+    workers.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_workers", [2, 4])
+def test_every_budget_is_met_exactly(
+    n_workers: int, tiny: dict[str, object], make_search: Callable[..., tuple[int, Any]]
+) -> None:
+    code, folder = make_search({**tiny, "search.n_trials": 9, "search.workers": n_workers})
+    assert code == 0
+    trials = pd.read_csv(folder.path / "all_trials.csv")
+    assert trials["number"].tolist() == list(range(9))
+    assert set(trials["state"]) == {"COMPLETE"}
+    code, _ = make_search({**tiny, "search.n_trials": 11, "search.workers": n_workers}, resume=folder)
+    assert code == 0
+    again = pd.read_csv(folder.path / "all_trials.csv")
+    assert len(again) == 11
+    pd.testing.assert_frame_equal(again[SAME].head(9), trials[SAME])
+
+
+@pytest.mark.slow
+def test_a_random_search_gives_the_same_trials_with_any_number_of_workers(
+    tiny: dict[str, object], make_search: Callable[..., tuple[int, Any]], tmp_path: Path
+) -> None:
+    overrides = {**tiny, "search.sampler": "random", "search.n_trials": 5}
+    frames = []
+    for workers in (1, 2):
+        where = {"search.workers": workers, "paths.results_dir": str(tmp_path / f"with{workers}")}
+        _, folder = make_search({**overrides, **where})
+        frames.append(pd.read_csv(folder.path / "all_trials.csv")[SAME])
+    pd.testing.assert_frame_equal(frames[0], frames[1])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Choosing workers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_worker_stays_in_this_process(shared_tiny_config: Any, tiny_dataset: Any) -> None:
+    workers = make_workers(shared_tiny_config, tiny_dataset, "key")
+    try:
+        assert isinstance(workers, InProcessWorkers)
+    finally:
+        workers.close()
+
+
+@pytest.mark.parametrize("extra", [{"search.workers": 2}, {"search.devices": ["cuda:0"]}])
+def test_a_scheduler_and_local_workers_contradict_each_other(
+    extra: dict[str, object], tiny: dict[str, object], tiny_dataset: Any
+) -> None:
+    config = load_config(None, {**tiny, "search.scheduler": "slurm", **extra})
+    with pytest.raises(ConfigError, match=r"cluster\.maximum_jobs"):
+        make_workers(config, tiny_dataset, "key")
+
+
+def test_a_device_that_is_not_there_is_named(tiny: dict[str, object], tiny_dataset: Any) -> None:
+    config = load_config(None, {**tiny, "search.devices": ["cuda:7", "cuda:8"]})
+    with pytest.raises(ConfigError, match="cuda:7 is not on this machine"):
+        make_workers(config, tiny_dataset, "key")
+
+
+def test_a_scheduler_that_does_not_answer_is_named(
+    tiny: dict[str, object], tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = DaskWorkers._connect
+    monkeypatch.setattr(DaskWorkers, "_connect", lambda self, timeout: connect(self, 0.5))
+    config = load_config(None, {**tiny, "search.scheduler": "tcp://127.0.0.1:9"})
+    with pytest.raises(StudyError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        make_workers(config, tiny_dataset, "key")
+
+
+@pytest.mark.parametrize("scheduler", ["kubernetes", "tcp://", "127.0.0.1:8786", "slurm2"])
+def test_unknown_schedulers_are_configuration_errors(scheduler: str, tiny: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"search\.scheduler"):
+        load_config(None, {**tiny, "search.scheduler": scheduler})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What travels to workers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_each_worker_takes_the_device_of_its_number() -> None:
+    class Worker:
+        local_directory = "."
+
+        def __init__(self, name: object) -> None:
+            self.name = name
+
+    plugin = remote.StudyPlugin("name", ("", b""), b"", ("cuda:0", "cuda:1"), 1)
+    chosen = []
+    for name in (0, 1, 2, "SLURMCluster-5-1", "odd"):
+        plugin._worker = Worker(name)
+        chosen.append(plugin._device())
+    assert chosen == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_the_study_survives_its_journey(shared_tiny_config: Any, tiny_dataset: Any) -> None:
+    payload = remote.pack_payload(shared_tiny_config, tiny_dataset)
+    config, dataset = remote.unpack_payload(payload)
+    assert config == shared_tiny_config
+    assert (dataset.polymer_features == tiny_dataset.polymer_features).all()
+    assert len(payload) < len(pickle.dumps(tiny_dataset)) / 2
+
+
+def test_code_is_brought_to_a_python_that_has_none(project_root: Path, tmp_path: Path) -> None:
+    digest, archive = remote.pack_package(project_root / "chitransfer")
+    (tmp_path / "archive").write_bytes(archive)
+    names = zipfile.ZipFile(tmp_path / "archive").namelist()
+    assert "chitransfer/search/remote.py" in names
+    assert not [name for name in names if "__pycache__" in name]
+    program = f"""
+import sys, pathlib
+sys.path = [entry for entry in sys.path if entry != {str(project_root)!r}]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+namespace = {{"__name__": "remote"}}
+exec(pathlib.Path({str(project_root / "chitransfer/search/remote.py")!r}).read_text(), namespace)
+try:
+    import chitransfer
+    raise SystemExit("chitransfer was there already")
+except ImportError:
+    pass
+namespace["install_package"]({digest!r}, pathlib.Path({str(tmp_path / "archive")!r}).read_bytes(),
+                             pathlib.Path({str(tmp_path / "scratch")!r}))
+import chitransfer.seeds
+print(chitransfer.seeds.__file__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"chitransfer-{digest}.zip" in done.stdout
+
+
+def test_code_that_is_there_already_is_used(project_root: Path, tmp_path: Path) -> None:
+    digest, archive = remote.pack_package(project_root / "chitransfer")
+    remote.install_package(digest, archive, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Jobs
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("00:10", 600), ("04:00:00", 14400), ("1-02:00:30", 93630), ("100:00:00", 360000)]
+)
+def test_walltimes(text: str, seconds: int) -> None:
+    assert walltime_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        (
+            "slurm",
+            ["#SBATCH -p gpu", "#SBATCH -A polymers", "#SBATCH -t 02:00:00", "--gres=gpu:2", "--constraint=a100"],
+        ),
+        ("pbs", ["#PBS -q gpu", "#PBS -A polymers", "select=1:ncpus=8:mem=16gb:ngpus=2", "#PBS -l walltime=02:00:00"]),
+        ("lsf", ["#BSUB -q gpu", '#BSUB -P "polymers"', "#BSUB -n 8", "-gpu num=2", "#BSUB -W 02:00"]),
+        ("sge", ["#$ -q gpu", "#$ -P polymers", "-l gpu=2", "h_rt=02:00:00"]),
+    ],
+)
+def test_job_scripts_say_what_the_configuration_says(system: str, expected: list[str]) -> None:
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    settings = ClusterSettings(
+        queue="gpu",
+        account="polymers",
+        walltime="02:00:00",
+        cores=8,
+        memory="16GB",
+        workers_per_job=2,
+        gpus_per_job=2,
+        directives=["--constraint=a100"],
+        setup=["module load cuda"],
+        python="/opt/python",
+    )
+    options = job_options(system, settings)
+    job_class = {"slurm": "SLURMJob", "pbs": "PBSJob", "lsf": "LSFJob", "sge": "SGEJob"}[system]
+    module = __import__(f"dask_jobqueue.{system}", fromlist=[job_class])
+    options = {key: value for key, value in options.items() if key != "scheduler_options"}
+    script = getattr(module, job_class)(scheduler="tcp://10.0.0.1:8786", **options).job_script()
+    for text in [*expected, "module load cuda", "/opt/python -m distributed.cli.dask_worker", "--lifetime 7110s"]:
+        assert text in script, script
+    assert "--nworkers 2" in script
+    assert jobqueue is not None
+
+
+def test_no_gpus_are_asked_for_unless_wanted() -> None:
+    assert gpu_directives("slurm", 0) == []
+    assert "ngpus" not in str(job_options("pbs", ClusterSettings()))
+
+
+def test_more_least_than_largest_jobs_is_refused() -> None:
+    with pytest.raises(ConfigError, match="minimum_jobs must be at most maximum_jobs"):
+        load_config(None, {"cluster.minimum_jobs": 5, "cluster.maximum_jobs": 2})
+
+
+def test_a_batch_system_that_is_not_here_is_named(
+    tiny: dict[str, object], tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue")
+    monkeypatch.setenv("PATH", "")
+    config = load_config(None, {**tiny, "search.scheduler": "slurm"})
+    with pytest.raises(StudyError, match="cannot be handed to slurm"):
+        make_workers(config, tiny_dataset, "key")
