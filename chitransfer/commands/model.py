@@ -63,3 +63,140 @@ def finetune(
             resolved, pretrained, lambda line: console.print(line, markup=False, highlight=False), progress
         )
     draw_model(folder.path)
+
+
+def apply(
+    study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")],
+    config: Annotated[Path, typer.Option(help="The configuration to write the parameters into.")] = Path(
+        "configs/config.yaml"
+    ),
+    output: Annotated[Path | None, typer.Option(help="Write here and leave --config as it is.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
+) -> None:
+    """Write a study's best parameters into a configuration, keeping its comments."""
+    from chitransfer.config import load_config
+    from chitransfer.search.apply import apply_trial, training_commands, write_application
+    from chitransfer.search.study import locate_study
+
+    application = apply_trial(locate_study(study), config, trial)
+    target = output or config
+    write_application(application, target)
+    print(application.difference or f"{config} had the parameters of trial {application.trial} already")
+    for note in application.notes:
+        print(f"note: {note}")
+    print(f"trial {application.trial} is in {target}; next:")
+    for command in training_commands(target, load_config(target).paths.results_dir):
+        print(f"  {command}")
+
+
+ModelOption = Annotated[Path, typer.Option(help="best_model.pt of `chitransfer finetune`.")]
+JobsOption = Annotated[int, typer.Option(min=0, help="Processes for features; 0: one a core.")]
+
+
+def predict(
+    model: ModelOption,
+    smiles: Annotated[list[str] | None, typer.Argument(help="Repeat units, such as '*CCO*'.")] = None,
+    input: Annotated[Path | None, typer.Option(help="A CSV table with a column SMILES[, solvent][, temp].")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where to write the table with its predictions.")] = None,
+    temperature: Annotated[list[float] | None, typer.Option(help="Kelvin; repeatable. Default: 298.15.")] = None,
+    solvent: Annotated[str | None, typer.Option(help="SMILES of the solvent. Default: water, O.")] = None,
+    n_jobs: JobsOption = 0,
+    quiet: QuietOption = False,
+) -> int:
+    """Predict χ(T) and solubility for repeat units or a table of them."""
+    import os
+    import time
+
+    from chitransfer.errors import ConfigError
+    from chitransfer.predict import Predictor
+    from chitransfer.predict_table import TableReader, predict_table, write_predictions
+    from chitransfer.search.watch import make_console, show_progress
+
+    if bool(smiles) == (input is not None):
+        raise ConfigError("give either repeat units or --input TABLE.csv")
+    if (input is None) != (output is None):
+        raise ConfigError("--input and --output go together")
+    predictor = Predictor.load(model)
+    console = make_console(quiet)
+    if input is None or output is None:
+        chosen = temperature[0] if temperature and len(temperature) == 1 else temperature
+        frame = predictor.predict(smiles or [], temperature=chosen or None, solvent=solvent or "O")
+        for row in frame.to_dict("records"):
+            for name, value in row.items():
+                if value is not None and value == value and value != "":
+                    text = f"{value:.4g}" if isinstance(value, float) and name != "temperature_K" else f"{value}"
+                    print(f"{name:>18}  {text}")
+            print()
+        return int((frame["problem"] != "").any())
+    started = time.monotonic()
+    reader = TableReader.open(input)
+    with show_progress(console) as progress:
+        predictions = predict_table(
+            predictor,
+            reader,
+            temperatures=temperature,
+            solvent=solvent,
+            n_jobs=n_jobs or os.cpu_count() or 1,
+            progress=progress,
+        )
+        n_rows, n_problems = write_predictions(reader, predictions, output)
+    seconds = time.monotonic() - started
+    console.print(
+        f"{output}: {n_rows} rows in {seconds:.1f} s ({n_rows / seconds:.0f} a second), "
+        f"{n_problems} without a prediction or with a remark (column problem)",
+        highlight=False,
+    )
+    return 0
+
+
+def screen(
+    model: ModelOption,
+    input: Annotated[Path, typer.Option(help="Candidates: a CSV table with a column SMILES[, solvent].")],
+    output: Annotated[Path, typer.Option(help="Where to write the ranking.")],
+    picture: Annotated[Path | None, typer.Option(help="The best structures as PNG. Default: beside the CSV.")] = None,
+    rank_by: Annotated[str, typer.Option(help="p_soluble (highest first) or chi (lowest first).")] = "p_soluble",
+    top: Annotated[int, typer.Option(min=1, help="Candidates to keep.")] = 100,
+    temperature: Annotated[float | None, typer.Option(help="Kelvin. Default: 298.15.")] = None,
+    solvent: Annotated[
+        str | None, typer.Option(help="SMILES of the solvent. Default: the table's, else water.")
+    ] = None,
+    max_chi: Annotated[float | None, typer.Option(help="Highest χ.")] = None,
+    min_chi: Annotated[float | None, typer.Option(help="Lowest χ.")] = None,
+    certain: Annotated[bool, typer.Option(help="χ conditions hold for the whole 90 % interval.")] = False,
+    min_p_soluble: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Lowest P(soluble).")] = None,
+    in_domain: Annotated[bool, typer.Option(help="Only where the model's errors are known.")] = False,
+    n_jobs: JobsOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Rank candidate repeat units by P(soluble) or χ under conditions."""
+    import os
+
+    from chitransfer.errors import ConfigError
+    from chitransfer.predict import Predictor
+    from chitransfer.predict_table import TableReader, predict_table
+    from chitransfer.screen import Conditions, screen_candidates, write_screening
+    from chitransfer.search.watch import make_console, show_progress
+
+    if rank_by != "p_soluble" and rank_by != "chi":
+        raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")
+    predictor = Predictor.load(model)
+    reader = TableReader.open(input)
+    console = make_console(quiet)
+    with show_progress(console) as progress:
+        predictions = predict_table(
+            predictor,
+            reader,
+            temperatures=None if temperature is None else [temperature],
+            solvent=solvent,
+            n_jobs=n_jobs or os.cpu_count() or 1,
+            progress=progress,
+        )
+        conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
+        found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
+    picture = picture or output.with_suffix(".png")
+    write_screening(found, output, picture)
+    console.print(
+        f"{found.n_rows} candidates, {found.n_usable} with a prediction, {found.n_kept} fulfil the conditions; "
+        f"the best {len(found.best)} are in {output}" + (f", drawn in {picture}" if len(found.best) else ""),
+        highlight=False,
+    )

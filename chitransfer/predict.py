@@ -1,0 +1,332 @@
+"""SMILES in; χ(T) with its interval, P(soluble) with its interval, and whether to believe them, out.
+
+`Predictor` is the Python interface; `chitransfer predict` and `screen` are built on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from chitransfer.chemistry.features import featurise_polymers, featurise_solvents
+from chitransfer.chemistry.identities import identify_polymers
+from chitransfer.data.tables import COLDEST_K, HOTTEST_K, WATER, canonical_solvent
+from chitransfer.errors import DataError
+from chitransfer.model.checkpoint import TrainedModel
+from chitransfer.model.network import chi_at, inverse_temperature, inverse_temperature_line
+
+# Structures of other calls that are remembered: a file often names a polymer with many solvents.
+REMEMBERED = 4096
+# Sums differ in their last bits with the size of a batch; rounding there makes equal polymers equal to the last digit.
+DECIMALS = 8
+PAIRS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Predictions of distinct polymer–solvent pairs, before temperature enters.
+
+    Attributes
+    ----------
+    coefficients
+        (n_members, n_pairs, 2) of standardised χ(T).
+    logits
+        (n_members, n_pairs) of the positive class.
+    nearest, similarity
+        The nearest training polymer's index and Tanimoto similarity, (n_pairs,).
+    """
+
+    coefficients: Tensor
+    logits: np.ndarray
+    nearest: np.ndarray
+    similarity: np.ndarray
+
+
+class Predictor:
+    """A fine-tuned model, ready to predict.
+
+    >>> predictor = Predictor.load("results/multitask_…/checkpoints/best_model.pt")  # doctest: +SKIP
+    >>> predictor.predict(["*CCO*", "*CC(*)c1ccccc1"], temperature=[298.15, 350.0])  # doctest: +SKIP
+    """
+
+    def __init__(self, model: TrainedModel) -> None:
+        self.model = model
+        self._groups = [group.to(torch.float64) for group in model.groups]
+        self._known_features: dict[str, np.ndarray] = {}
+        self._known_solvents: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def load(cls, path: str | Path) -> Predictor:
+        """Read a model written by `chitransfer finetune`; raises CheckpointError when it cannot be used."""
+        return cls(TrainedModel.load(Path(path)))
+
+    def predict(
+        self,
+        smiles: str | Sequence[str],
+        temperature: float | Sequence[float] | None = None,
+        solvent: str | Sequence[str] = WATER,
+        *,
+        n_jobs: int = 1,
+    ) -> pd.DataFrame:
+        """Predict χ(T) and solubility.
+
+        Parameters
+        ----------
+        smiles
+            One repeat unit or several, with two ``*`` each.
+        temperature
+            Kelvin, 150 … 1000; one or several, each for every polymer. Default: the model's reference, 298.15 K.
+        solvent
+            One SMILES for all, or one a polymer.
+        n_jobs
+            Processes that work out features, for more than a few hundred polymers.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row an input, in order. ``temperature_K``, ``chi``, ``chi_low``, ``chi_high`` (90 % interval) for one
+            temperature; ``chi_300K``, ``chi_300K_low``, ``chi_300K_high`` … for several. ``A_K`` and ``B`` of
+            χ(T) = A/T + B; ``p_soluble`` with ``p_soluble_low``, ``p_soluble_high``, and the label ``soluble`` (1/0) at
+            the model's threshold; ``nearest_polymer``, ``similarity`` (0 … 1), ``in_domain`` and, if not,
+            ``domain_note``; ``problem`` says why a row has no prediction.
+
+        Raises
+        ------
+        DataError
+            A temperature lies outside 150 … 1000 K, or there are not as many solvents as polymers.
+        """
+        texts = [smiles] if isinstance(smiles, str) else list(smiles)
+        solvents = [solvent] * len(texts) if isinstance(solvent, str) else list(solvent)
+        if len(solvents) != len(texts):
+            raise DataError(
+                f"give one solvent for all or one a polymer: {len(texts)} polymers, {len(solvents)} solvents"
+            )
+        several = temperature is not None and not isinstance(temperature, int | float)
+        if temperature is None:
+            temperature = self.model.scales.T_ref
+        chosen = check_temperatures(temperature if several else [temperature])  # type: ignore[arg-type,list-item]
+        table = np.tile(chosen, (len(texts), 1))
+        names = [f"chi_{value:g}K" for value in chosen] if several else ["chi"]
+        frame = self.predict_rows(texts, solvents, table, names, n_jobs=n_jobs)
+        if not several:
+            frame.insert(2, "temperature_K", chosen[0])
+        return frame
+
+    def predict_rows(
+        self,
+        smiles: Sequence[str],
+        solvents: Sequence[str],
+        temperatures: np.ndarray,
+        names: Sequence[str],
+        *,
+        n_jobs: int = 1,
+    ) -> pd.DataFrame:
+        """As `predict`, with temperatures (n_rows, n_temperatures) of each row's own and their columns' names.
+
+        A temperature of NaN gives no χ there; an empty solvent is water.
+        """
+        n_rows = len(smiles)
+        problem, structures, canonical = self._read_rows(smiles, solvents, n_jobs)
+        problem = self._featurise(structures, canonical, problem, n_jobs)
+        good = np.array([not reason for reason in problem], dtype=bool)
+        keys = [(structures[row], canonical[row]) for row in np.flatnonzero(good)]
+        distinct = {pair: position for position, pair in enumerate(dict.fromkeys(keys))}
+        pair_of_row = np.array([distinct[pair] for pair in keys], dtype=np.int64)
+        pairs = self._predict_pairs(list(distinct))
+        columns: dict[str, object] = {
+            "SMILES": list(smiles),
+            "solvent": [read or written for read, written in zip(canonical, solvents, strict=True)],
+        }
+        values = self._chi_columns(pairs, pair_of_row, temperatures[good], names)
+        values |= self._solubility_columns(pairs, pair_of_row)
+        for name, value in values.items():
+            whole = np.full(n_rows, np.nan)
+            whole[good] = np.round(value, DECIMALS)
+            columns[name] = pd.array(whole, dtype="Int64") if name == "soluble" else whole
+        columns |= self._domain_columns(pairs, pair_of_row, good, canonical, temperatures)
+        columns["problem"] = problem
+        return pd.DataFrame(columns)
+
+    def _read_rows(
+        self, smiles: Sequence[str], solvents: Sequence[str], n_jobs: int
+    ) -> tuple[list[str], list[str], list[str]]:
+        """Per row: why it cannot be used (or ""), the structure whose features count, and the canonical solvent."""
+        recipe = self.model.scales.recipe
+        problems, structures, canonical = [], [], []
+        for text, solvent, found in zip(smiles, solvents, identify_polymers(smiles, n_jobs=n_jobs), strict=True):
+            reason, name = found.reason, ""
+            if not reason:
+                try:
+                    name = canonical_solvent(solvent) if solvent else WATER
+                except ValueError as error:
+                    reason = f"solvent {solvent}: {error}"
+            if not reason and name != WATER and not recipe.with_solvent:
+                reason = f"solvent {solvent}: this model was trained in water (O) alone and knows no other solvent"
+            problems.append(reason)
+            structures.append((found.key or "") if recipe.representation == "periodic" else text)
+            canonical.append(name)
+        return problems, structures, canonical
+
+    def _featurise(
+        self, structures: Sequence[str], solvents: Sequence[str], problems: Sequence[str], n_jobs: int
+    ) -> list[str]:
+        """Work out and remember what is not known yet; returns the problems with those of the features added."""
+        recipe = self.model.scales.recipe
+        usable = [row for row, reason in enumerate(problems) if not reason]
+        needed = dict.fromkeys(structures[row] for row in usable)
+        new = [text for text in needed if text not in self._known_features]
+        failed = _remember(
+            self._known_features, new, needed, lambda part: featurise_polymers(part, recipe, n_jobs=n_jobs)
+        )
+        failed_solvents: dict[str, str] = {}
+        if recipe.with_solvent:
+            wanted = dict.fromkeys(solvents[row] for row in usable)
+            new = [text for text in wanted if text not in self._known_solvents]
+            failed_solvents = _remember(
+                self._known_solvents, new, wanted, lambda part: featurise_solvents(part, recipe)
+            )
+        return [
+            reason or failed.get(structure, "") or failed_solvents.get(solvent, "")
+            for reason, structure, solvent in zip(problems, structures, solvents, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _predict_pairs(self, pairs: Sequence[tuple[str, str]]) -> _Pairs:
+        scales, domain = self.model.scales, self.model.domain
+        coefficients, logits, nearest, similarity = [], [], [], []
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            part = pairs[start : start + PAIRS_AT_ONCE]
+            polymer = np.stack([self._known_features[structure] for structure, _ in part])
+            inputs = scales.polymer.transform(polymer)
+            if scales.recipe.with_solvent:
+                solvent = np.stack([self._known_solvents[name] for _, name in part])
+                inputs = np.hstack([inputs, scales.solvent.transform(solvent)])
+            tensor = torch.from_numpy(inputs).double()
+            results = [
+                group.forward(group.network.encoder(tensor) if group.frozen else tensor) for group in self._groups
+            ]
+            coefficients.append(torch.cat([result[0] for result in results]))
+            logits.append(torch.cat([result[1] for result in results]).numpy())
+            index, near = domain.nearest(polymer[:, : scales.recipe.fingerprint_bits])
+            nearest.append(index)
+            similarity.append(near)
+        if not pairs:
+            n_members = sum(len(group) for group in self._groups)
+            return _Pairs(torch.zeros(n_members, 0, 2), np.zeros((n_members, 0)), np.zeros(0, int), np.zeros(0))
+        return _Pairs(
+            torch.cat(coefficients, dim=1),
+            np.concatenate(logits, axis=1),
+            np.concatenate(nearest),
+            np.concatenate(similarity),
+        )
+
+    def _chi_columns(
+        self, pairs: _Pairs, pair_of_row: np.ndarray, temperatures: np.ndarray, names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        scales, interval = self.model.scales, self.model.chi_interval
+        coefficients = pairs.coefficients[:, pair_of_row]  # (member, row, 2)
+        columns: dict[str, np.ndarray] = {}
+        for position, name in enumerate(names):
+            tau = inverse_temperature(torch.from_numpy(temperatures[:, position]).double(), scales.T_ref)
+            chi = scales.chi.inverse(chi_at(coefficients, tau).numpy())  # (member, row)
+            mean = chi.mean(axis=0)
+            columns[name] = mean
+            if interval is not None:
+                spread = chi.std(axis=0, ddof=1) if len(chi) > 1 else np.zeros(len(mean))
+                half_width = interval.half_width(spread)
+                columns[f"{name}_low"], columns[f"{name}_high"] = mean - half_width, mean + half_width
+        A, B = inverse_temperature_line(coefficients.mean(0), scales.chi.mean, scales.chi.scale, scales.T_ref)
+        return columns | {"A_K": A.numpy(), "B": B.numpy()}
+
+    def _solubility_columns(self, pairs: _Pairs, pair_of_row: np.ndarray) -> dict[str, np.ndarray]:
+        calibration = self.model.probability
+        if calibration is None:
+            return {}
+        probability = calibration.probability(pairs.logits.mean(axis=0))
+        low, high = calibration.interval(pairs.logits)
+        is_positive = np.round(probability, DECIMALS) >= self.model.threshold
+        if self.model.positive_label == 0:
+            probability, low, high, is_positive = 1.0 - probability, 1.0 - high, 1.0 - low, ~is_positive
+        columns = {"p_soluble": probability, "p_soluble_low": low, "p_soluble_high": high, "soluble": is_positive}
+        return {name: value[pair_of_row].astype(np.float64) for name, value in columns.items()}
+
+    def _domain_columns(
+        self,
+        pairs: _Pairs,
+        pair_of_row: np.ndarray,
+        good: np.ndarray,
+        solvents: Sequence[str],
+        temperatures: np.ndarray,
+    ) -> dict[str, object]:
+        domain = self.model.domain
+        n_rows = len(good)
+        nearest: list[str | None] = [None] * n_rows
+        similarity = np.full(n_rows, np.nan)
+        notes = [""] * n_rows
+        for row, pair in zip(np.flatnonzero(good).tolist(), pair_of_row, strict=True):
+            nearest[row] = domain.polymers[pairs.nearest[pair]]
+            similarity[row] = round(float(pairs.similarity[pair]), DECIMALS)
+            reasons = []
+            if pairs.similarity[pair] < domain.smallest_similarity:
+                reasons.append(f"unlike every measured polymer (similarity below {domain.smallest_similarity:.2f})")
+            if solvents[row] not in domain.solvents:
+                reasons.append("solvent not met in training")
+            own = temperatures[row]
+            # Extrapolating χ = A/T + B a little is what it is for; far outside it was never tested.
+            if np.any(own < domain.coldest - 10.0) or np.any(own > domain.hottest + 10.0):
+                reasons.append(f"temperature outside the measured {domain.coldest:.0f} to {domain.hottest:.0f} K")
+            notes[row] = "; ".join(reasons)
+        in_domain = [None if not usable else not note for usable, note in zip(good, notes, strict=True)]
+        return {
+            "nearest_polymer": nearest,
+            "similarity": similarity,
+            "in_domain": pd.array(in_domain, dtype="boolean"),
+            "domain_note": notes,
+        }
+
+
+def check_temperatures(temperatures: Sequence[float]) -> np.ndarray:
+    """Temperatures in kelvin as an array (n,).
+
+    Raises
+    ------
+    DataError
+        None is given, or one lies outside 150 … 1000 K.
+    """
+    if len(temperatures) == 0:
+        raise DataError("give at least one temperature, in kelvin")
+    values = np.array(temperatures, dtype=np.float64)
+    for value in values:
+        if not COLDEST_K <= value <= HOTTEST_K:
+            hint = "; it looks like °C: add 273.15" if value < COLDEST_K else ""
+            raise DataError(f"temperatures must be in kelvin, {COLDEST_K:g} to {HOTTEST_K:g}, got {value:g}{hint}")
+    return values
+
+
+def _remember(
+    known: dict[str, np.ndarray],
+    new: list[str],
+    needed: dict[str, None],
+    featurise: Callable[[list[str]], np.ndarray],
+) -> dict[str, str]:
+    """Add the features of new structures to `known`, forgetting others when there are many; reasons of failures."""
+    failed: dict[str, str] = {}
+    if len(known) + len(new) > REMEMBERED:
+        for text in [text for text in known if text not in needed]:
+            del known[text]
+    try:
+        known.update(zip(new, featurise(new), strict=True) if new else ())
+    except DataError:
+        # One structure without finite descriptors must not cost the others of its chunk.
+        for text in new:
+            try:
+                known[text] = featurise([text])[0]
+            except DataError as error:
+                failed[text] = str(error)
+    return failed

@@ -1,0 +1,218 @@
+"""Predictions for a CSV table of any length: read, predicted and written a chunk at a time, in order.
+
+Called by `chitransfer predict --input` and `chitransfer screen`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import pandas as pd
+
+from chitransfer.data.tables import COLDEST_K, HOTTEST_K, WATER
+from chitransfer.errors import DataError
+from chitransfer.files import replace_atomically
+from chitransfer.predict import Predictor, check_temperatures
+
+CHUNK_ROWS = 4000
+# A cell longer than this is no SMILES and no note; without a limit one missing quote swallows the file.
+LONGEST_CELL = 1_000_000
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """A CSV table whose rows are read a chunk at a time.
+
+    Attributes
+    ----------
+    header
+        Column names as written.
+    smiles, solvent, temperature
+        Positions of the columns that matter; ``None`` where there is none.
+    """
+
+    path: Path
+    header: list[str]
+    smiles: int
+    solvent: int | None
+    temperature: int | None
+
+    @classmethod
+    def open(cls, path: Path) -> TableReader:
+        """Read the header.
+
+        Raises
+        ------
+        DataError
+            The file cannot be read, is empty, or has no column SMILES.
+        """
+        with _open_text(path) as stream:
+            header = [cell.strip() for cell in next(_csv_rows(stream, path), [])]
+        if not header:
+            raise DataError(f"{path}: the file is empty; it needs a header line with a column SMILES")
+        lowered = [name.lower() for name in header]
+        if lowered.count("smiles") != 1:
+            found = "no column" if "smiles" not in lowered else f"{lowered.count('smiles')} columns"
+            raise DataError(f"{path}, line 1: {found} SMILES among {', '.join(header)}; one is needed")
+        places = {name: lowered.index(name) if name in lowered else None for name in ("solvent", "temp")}
+        return cls(path, header, lowered.index("smiles"), places["solvent"], places["temp"])
+
+    def count_rows(self) -> int:
+        """Rows below the header, blank lines included; for progress alone."""
+        with _open_text(self.path) as stream:
+            return max(0, sum(1 for _ in stream) - 1)
+
+    def chunks(self, n_rows: int) -> Iterator[list[list[str]]]:
+        """Lists of up to `n_rows` rows of cells; blank lines are left out."""
+        with _open_text(self.path) as stream:
+            rows = (row for row in _csv_rows(stream, self.path) if any(cell.strip() for cell in row))
+            next(rows, None)
+            while chunk := list(islice(rows, n_rows)):
+                yield chunk
+
+
+def predict_table(
+    predictor: Predictor,
+    reader: TableReader,
+    *,
+    temperatures: Sequence[float] | None,
+    solvent: str | None,
+    n_jobs: int,
+    progress: Callable[[str, int, int], None] | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Iterator[tuple[list[list[str]], pd.DataFrame]]:
+    """Rows as read and their predictions, chunk by chunk.
+
+    Parameters
+    ----------
+    temperatures
+        Kelvin, for every row; ``None`` takes the column ``temp`` where there is one, else the reference temperature.
+    solvent
+        For every row; ``None`` takes the column ``solvent`` where there is one, else water.
+    """
+    chosen = None if temperatures is None else check_temperatures(temperatures)
+    names = ["chi"] if chosen is None or len(chosen) == 1 else [f"chi_{value:g}K" for value in chosen]
+    total = reader.count_rows() if progress is not None else 0
+    done = 0
+    for rows in reader.chunks(chunk_rows):
+        width = len(reader.header)
+        odd = [f"{len(row)} cells where the header names {width} columns" if len(row) != width else "" for row in rows]
+        cells = [row if len(row) == width else [""] * width for row in rows]
+        solvents = [solvent or WATER] * len(rows)
+        if solvent is None and reader.solvent is not None:
+            solvents = [row[reader.solvent].strip() for row in cells]
+        if chosen is None:
+            table, reasons = _row_temperatures(reader, cells, predictor.model.scales.T_ref)
+        else:
+            table, reasons = np.tile(chosen, (len(rows), 1)), [""] * len(rows)
+        frame = predictor.predict_rows(
+            [row[reader.smiles].strip() for row in cells], solvents, table, names, n_jobs=n_jobs
+        )
+        problem = [a or b or c for a, b, c in zip(odd, frame["problem"], reasons, strict=True)]
+        if table.shape[1] == 1:
+            frame.insert(2, "temperature_K", table[:, 0])
+        frame["problem"] = problem
+        done += len(rows)
+        if progress is not None:
+            progress("predicting", min(done, total), total)
+        yield rows, frame
+    if progress is not None:
+        progress("predicting", total, total)
+
+
+def _row_temperatures(reader: TableReader, cells: list[list[str]], T_ref: float) -> tuple[np.ndarray, list[str]]:
+    """Each row's own temperature (n_rows, 1), NaN with a reason where it cannot be used; empty takes `T_ref`."""
+    values = np.full((len(cells), 1), T_ref)
+    reasons = [""] * len(cells)
+    if reader.temperature is None:
+        return values, reasons
+    for row, own in enumerate(cells):
+        text = own[reader.temperature].strip()
+        if not text:
+            continue
+        try:
+            values[row, 0] = float(text)
+        except ValueError:
+            values[row, 0] = np.nan
+        if not COLDEST_K <= values[row, 0] <= HOTTEST_K:
+            reasons[row] = f"temp {text!r} is not a number of kelvin from {COLDEST_K:g} to {HOTTEST_K:g}"
+            values[row, 0] = np.nan
+    return values, reasons
+
+
+def write_predictions(
+    reader: TableReader, predictions: Iterator[tuple[list[list[str]], pd.DataFrame]], output: Path
+) -> tuple[int, int]:
+    """Write the table with its predictions beside it, atomically; the numbers of rows and of rows with a problem.
+
+    Every column of the input comes first, as it was. A prediction whose name is taken already gets ``_predicted``
+    appended.
+    """
+    counts = [0, 0]
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            taken = {name.lower() for name in reader.header}
+            header_written = False
+            for rows, frame in predictions:
+                frame = frame.drop(columns=["SMILES", "solvent"] if reader.solvent is not None else ["SMILES"])
+                if not header_written:
+                    own = [f"{name}_predicted" if name.lower() in taken else name for name in frame.columns]
+                    writer.writerow([*reader.header, *own])
+                    header_written = True
+                width = len(reader.header)
+                for row, values in zip(rows, frame.itertuples(index=False, name=None), strict=True):
+                    # A row with too many cells must not push the predictions out of their columns.
+                    cells = (row + [""] * width)[:width]
+                    writer.writerow([*cells, *(_as_text(value) for value in values)])
+                counts[0] += len(rows)
+                counts[1] += int((frame["problem"] != "").sum())
+            if not header_written:
+                raise DataError(f"{reader.path}: has a header ({', '.join(reader.header)}) but no rows")
+
+    replace_atomically(output, write)
+    return counts[0], counts[1]
+
+
+def _as_text(value: object) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return repr(round(value, 8))
+    return str(value)
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            binary = gzip.GzipFile(fileobj=raw) if packed else raw
+            with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
+                yield text
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file (paths are read from the current folder)") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; save the table as CSV in UTF-8") from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _csv_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(line.replace("\0", "") for line in stream)
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error

@@ -1,0 +1,164 @@
+"""Ranking many candidate repeat units by P(soluble) or χ under conditions; only the best are ever held in memory.
+
+Called by `chitransfer screen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from chitransfer.errors import DataError
+from chitransfer.files import replace_atomically, write_csv
+
+RankBy = Literal["p_soluble", "chi"]
+INPUT_ROW = "input_row"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a candidate must fulfil; ``None`` asks nothing.
+
+    Attributes
+    ----------
+    max_chi, min_chi
+        At the screened temperature.
+    certain
+        χ conditions must hold for the whole 90 % interval, not just for the prediction.
+    min_p_soluble
+        0 … 1.
+    in_domain
+        The model must have been tested on polymers as strange.
+    """
+
+    max_chi: float | None = None
+    min_chi: float | None = None
+    certain: bool = False
+    min_p_soluble: float | None = None
+    in_domain: bool = False
+
+    def select(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of predictions that fulfil every condition and have a prediction."""
+        keep = frame["problem"] == ""
+        low, high = ("chi_low", "chi_high") if self.certain else ("chi", "chi")
+        if self.max_chi is not None:
+            keep &= frame[high] <= self.max_chi
+        if self.min_chi is not None:
+            keep &= frame[low] >= self.min_chi
+        if self.min_p_soluble is not None:
+            keep &= frame["p_soluble"] >= self.min_p_soluble
+        if self.in_domain:
+            keep &= frame["in_domain"].fillna(False).astype(bool)
+        return frame[keep]
+
+
+@dataclass(frozen=True)
+class Screening:
+    """The best candidates, best first, and how many were read, usable and kept."""
+
+    best: pd.DataFrame
+    n_rows: int
+    n_usable: int
+    n_kept: int
+
+
+def screen_candidates(
+    predictions: Iterator[tuple[list[list[str]], pd.DataFrame]],
+    header: list[str],
+    conditions: Conditions,
+    *,
+    rank_by: RankBy,
+    top: int,
+) -> Screening:
+    """Keep the best `top` candidates of a stream of predictions.
+
+    Parameters
+    ----------
+    predictions
+        From `predict_table`, at one temperature.
+    header
+        The input's columns; they come first in the result.
+    rank_by
+        ``p_soluble``: highest first; ``chi``: lowest first. The other breaks ties, then the order of the input. A
+        polymer that is there several times with the same solvent is kept once, at its first row.
+
+    Raises
+    ------
+    DataError
+        The model cannot tell what is asked: it has no solubility head or no χ interval.
+    """
+    best: pd.DataFrame | None = None
+    n_rows = n_usable = n_kept = 0
+    for rows, frame in predictions:
+        _check_columns(frame, conditions, rank_by)
+        frame = frame.assign(**{INPUT_ROW: range(n_rows + 1, n_rows + len(rows) + 1)})
+        n_rows += len(rows)
+        n_usable += int((frame["problem"] == "").sum())
+        kept = conditions.select(frame)
+        n_kept += len(kept)
+        others = [name for name in header if name.lower() not in {column.lower() for column in frame.columns}]
+        extra = pd.DataFrame(
+            [[rows[place][header.index(name)] for name in others] for place in kept.index],
+            columns=others,
+            index=kept.index,
+            dtype=object,
+        )
+        found = pd.concat([kept, extra], axis=1)
+        best = _best_of(found if best is None or best.empty else pd.concat([best, found]), rank_by, top)
+    if best is None:
+        raise DataError("there are no candidates: the table has a header but no rows")
+    first = [INPUT_ROW, *(name for name in best.columns if name not in {INPUT_ROW, "problem"})]
+    ranked = best[first].reset_index(drop=True)
+    ranked.insert(0, "rank", range(1, len(ranked) + 1))
+    return Screening(ranked, n_rows, n_usable, n_kept)
+
+
+def _check_columns(frame: pd.DataFrame, conditions: Conditions, rank_by: RankBy) -> None:
+    asks_solubility = rank_by == "p_soluble" or conditions.min_p_soluble is not None
+    if asks_solubility and "p_soluble" not in frame:
+        raise DataError("this model has learned no solubility; rank by chi and leave --min-p-soluble out")
+    if conditions.certain and "chi_low" not in frame:
+        raise DataError("this model has no χ interval (no measured χ in its training); leave --certain out")
+
+
+def _best_of(frame: pd.DataFrame, rank_by: RankBy, top: int) -> pd.DataFrame:
+    keys, rising = ["chi", INPUT_ROW], [True, True]
+    if "p_soluble" in frame:
+        solubility_first = rank_by == "p_soluble"
+        keys = ["p_soluble", "chi", INPUT_ROW] if solubility_first else ["chi", "p_soluble", INPUT_ROW]
+        rising = [False, True, True] if solubility_first else [True, False, True]
+    ranked = frame.sort_values(keys, ascending=rising, kind="stable")
+    # Different cuts of a chain have the same prediction and the same nearest polymer and similarity.
+    same = ["solvent", "A_K", "B", "similarity", "nearest_polymer"] + (["p_soluble"] if "p_soluble" in frame else [])
+    return ranked.drop_duplicates(same).head(top)
+
+
+def write_screening(screening: Screening, output: Path, picture: Path | None, n_pictures: int = 24) -> None:
+    """Write the ranking as CSV and, if asked for, the best structures as a PNG."""
+    write_csv(output, screening.best)
+    if picture is not None and len(screening.best):
+        draw_structures(screening.best.head(n_pictures), picture)
+
+
+def draw_structures(best: pd.DataFrame, path: Path) -> None:
+    """A grid of structures with rank, P(soluble) and χ, as PNG."""
+    from rdkit import Chem
+    from rdkit.Chem import Draw
+
+    molecules = [Chem.MolFromSmiles(smiles) for smiles in best["SMILES"]]
+    legends = []
+    for row in best.to_dict("records"):
+        chi = f"χ = {row['chi']:.2f}"
+        if "chi_high" in row:
+            chi += f" ± {row['chi_high'] - row['chi']:.2f}"
+        soluble = f"P(soluble) = {row['p_soluble']:.2f}, " if "p_soluble" in row else ""
+        legends.append(f"{row['rank']}: {soluble}{chi}")
+    # Cairo needs no display; returnPNG gives the file's bytes.
+    content = Draw.MolsToGridImage(
+        molecules, molsPerRow=4, subImgSize=(320, 260), legends=legends, maxMols=len(molecules), returnPNG=True
+    )
+    replace_atomically(path, lambda temporary: temporary.write_bytes(content))

@@ -1,0 +1,187 @@
+"""A trial's parameters into a configuration file, its comments and order kept; what changed, and what to run next.
+
+Called by `chitransfer apply`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+from chitransfer.config import Config, load_config, override_config, parse_hidden_dims
+from chitransfer.errors import ConfigError, StudyError
+from chitransfer.files import write_atomically
+from chitransfer.search.space import to_overrides
+from chitransfer.search.study import StudyFolder, load_study_config, read_study
+
+# What a trial was trained under, besides the searched parameters: another value would be another model.
+MODEL_SECTIONS = ("chem", "model")
+
+
+@dataclass(frozen=True)
+class Application:
+    """A configuration with a trial's parameters in it.
+
+    Attributes
+    ----------
+    trial
+        Number of the trial.
+    text, difference
+        The new file's text, and a unified diff from the old one; the same text gives an empty diff.
+    notes
+        What in the configuration differs from the study's otherwise.
+    """
+
+    trial: int
+    text: str
+    difference: str
+    notes: list[str]
+
+
+def read_trial_params(folder: StudyFolder, trial: int | None) -> tuple[int, dict[str, Any]]:
+    """Number and parameters of a complete trial; without a number, of the one that best_params.json names.
+
+    Raises
+    ------
+    StudyError
+        The trial does not exist or did not complete, or the study has no complete trial.
+    """
+    trials = {one.number: one for one in read_study(folder).get_trials(deepcopy=False)}
+    complete = [one for one in trials.values() if one.state == TrialState.COMPLETE and one.values]
+    if not complete:
+        raise StudyError(f"{folder.path}: no trial is complete yet, so there are no best parameters")
+    if trial is None:
+        named = _named_best(folder)
+        trial = min(complete, key=lambda one: (one.values[0], one.number)).number if named is None else named
+    if trial not in trials:
+        raise StudyError(f"{folder.path}: there is no trial {trial}; the study has 0 to {max(trials)}")
+    if trials[trial].state != TrialState.COMPLETE:
+        raise StudyError(
+            f"{folder.path}: trial {trial} is {trials[trial].state.name}, not COMPLETE; choose one that is, such as "
+            f"{min(complete, key=lambda one: one.values[0]).number}"
+        )
+    return trial, dict(trials[trial].params)
+
+
+def _named_best(folder: StudyFolder) -> int | None:
+    """The trial best_params.json recommends, so that what a user reviewed is what gets applied."""
+    try:
+        number = json.loads((folder.path / "best_params.json").read_text(encoding="utf-8"))["best_trial_number"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return number if isinstance(number, int) else None
+
+
+def apply_trial(folder: StudyFolder, config_path: Path, trial: int | None) -> Application:
+    """Lay a trial's parameters over a configuration file, without writing it.
+
+    Raises
+    ------
+    ChitransferError
+        Study, trial or configuration cannot be used.
+    """
+    study_config = load_study_config(folder, {})
+    number, params = read_trial_params(folder, trial)
+    overrides = to_overrides(params, study_config.search.space)
+    old_config = load_config(config_path)
+    # Validation first: a configuration that cannot be loaded must not be written.
+    new_config = override_config(old_config, overrides)
+    old = config_path.read_text(encoding="utf-8")
+    text = _edit_yaml(old, overrides, config_path)
+    difference = "".join(
+        difflib.unified_diff(
+            old.splitlines(keepends=True), text.splitlines(keepends=True), str(config_path), f"trial {number}", n=1
+        )
+    )
+    return Application(number, text, difference, _other_differences(study_config, new_config, overrides))
+
+
+def write_application(application: Application, path: Path) -> None:
+    """Write the configuration, atomically, and check that it reads back."""
+    write_atomically(path, application.text)
+    load_config(path)
+
+
+def training_commands(path: Path, results_dir: str) -> list[str]:
+    """The two commands of full training, as the guide prints them."""
+    config = shlex.quote(str(path))
+    pattern = shlex.quote(f"{results_dir}/dft_pretrain_*/checkpoints/best_model.pt")
+    return [
+        f"python -m src.training.train_dft_pretrain --config {config}",
+        f"python -m src.training.train_multitask --config {config} --pretrained {pattern}",
+    ]
+
+
+def _edit_yaml(text: str, overrides: Mapping[str, object], path: Path) -> str:
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    newline = "\r\n" if "\r\n" in text else "\n"
+    try:
+        values = yaml.load(text)
+    except YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+    values = CommentedMap() if values is None else values
+    for dotted, value in overrides.items():
+        section, key = dotted.split(".")
+        if section not in values or values[section] is None:
+            values[section] = CommentedMap()
+        values[section][key] = _like(values[section].get(key), value)
+    stream = io.StringIO()
+    yaml.dump(values, stream)
+    return stream.getvalue().replace("\r\n", "\n").replace("\n", newline)
+
+
+def _like(old: object, value: object) -> object:
+    """The value in the style of what it replaces: ``"512_256"`` becomes ``[512, 256]``, on one line."""
+    value = parse_hidden_dims(value)
+    if isinstance(value, list):
+        if isinstance(old, list) and list(old) == value:
+            return old
+        from ruamel.yaml.comments import CommentedSeq
+
+        sequence = CommentedSeq(value)
+        sequence.fa.set_flow_style()
+        return sequence
+    if isinstance(value, float):
+        # ruamel writes 8.7e-05, which YAML 1.1 readers take for text; a point makes it a number for all of them.
+        return _as_scalar_float(value)
+    return value
+
+
+def _as_scalar_float(value: float) -> object:
+    from ruamel.yaml.scalarfloat import ScalarFloat
+
+    text = repr(value)
+    if "e" not in text or "." in text:
+        return value
+    mantissa, exponent = text.split("e")
+    loaded = YAML(typ="rt").load(f"{mantissa}.0e{exponent}")
+    return loaded if isinstance(loaded, ScalarFloat) else value
+
+
+def _other_differences(study: Config, config: Config, overrides: Mapping[str, object]) -> list[str]:
+    notes = []
+    for section in MODEL_SECTIONS:
+        known, now = getattr(study, section).model_dump(), getattr(config, section).model_dump()
+        notes += [
+            f"{section}.{key}: the study had {known[key]!r}, this configuration has {now[key]!r}"
+            for key in known
+            if known[key] != now[key] and f"{section}.{key}" not in overrides
+        ]
+    for key in ("dft_chi_csv", "exp_chi_csv", "solubility_csv"):
+        mine, theirs = getattr(config.paths, key), getattr(study.paths, key)
+        if mine != theirs:
+            notes.append(f"paths.{key}: the study had {theirs!r}, this configuration has {mine!r}")
+    return notes
