@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -171,7 +172,7 @@ class Stage1Run:
         """
         if self.finished or epoch <= self.epoch:
             return
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _without_subnormals():
             torch.set_rng_state(self._random_state)
             train_epochs(
                 first_epoch=self.epoch + 1,
@@ -288,6 +289,16 @@ class Stage1Run:
 
     def _copy_weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+
+
+@contextmanager
+def _without_subnormals() -> Iterator[None]:
+    """Round numbers below 1e-38 to zero: AdamW's moments of units that went silent decay to there, and slow it down."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 @torch.no_grad()
