@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from chitransfer.config import ObjectiveSettings
 from chitransfer.files import replace_atomically
-from chitransfer.search.results import read_standing, trivial_objective
+from chitransfer.search.results import read_standing, trivial_objective, with_one_value
 from chitransfer.search.study import CONTRACT, StudyFolder
 
 if TYPE_CHECKING:
@@ -79,10 +79,14 @@ def importance_series(study: optuna.Study) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = get_param_importances(study, params=names) if names else {}
+            found = get_param_importances(study, params=names, target=_objective) if names else {}
         except (RuntimeError, ValueError):
             return {}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _objective(trial: FrozenTrial) -> float:
+    return float(with_one_value(trial).values[0])
 
 
 def parameter_series(trials: list[FrozenTrial], name: str) -> ParameterSeries:

@@ -28,6 +28,7 @@ from chitransfer.search.replicates import (
     replicate_folder,
     run_values,
 )
+from chitransfer.search.results import OBJECTIVE, with_one_value
 from chitransfer.search.space import default_params, make_sampler, rung_epochs, suggest_params, to_overrides
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.workers import Workers
@@ -207,7 +208,10 @@ class SearchDriver:
         trial = active.trial
         for name, value in saved.attributes.items():
             trial.set_user_attr(name, value)
-        if saved.epoch not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
+        if (
+            not self.config.search.objectives
+            and saved.epoch not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        ):
             trial.report(saved.value, step=saved.epoch)
         if saved.finished or not active.rungs:
             active.rungs = []
@@ -236,12 +240,19 @@ class SearchDriver:
             value, attributes = pool_runs(active.runs)
         for name, one in attributes.items():
             active.trial.set_user_attr(name, one)
-        self._tell(active.trial, TrialState.COMPLETE, value)
+        objectives = self.config.search.objectives
+        if objectives:
+            active.trial.set_user_attr(OBJECTIVE, value)
+            missing = [name for name in objectives if attributes.get(name) is None]
+            if missing:
+                self._fail(active.trial, f"{', '.join(missing)} cannot be computed from these predictions")
+                return
+        self._tell(active.trial, TrialState.COMPLETE, [float(attributes[n]) for n in objectives] or value)
 
-    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | None) -> None:
+    def _tell(self, trial: optuna.Trial, state: TrialState, value: float | list[float] | None) -> None:
         self.study.tell(trial, value, state=state)
         self._failures.clear()
-        self.watcher.trial_ended(self.study.get_trials(deepcopy=False)[trial.number])
+        self.watcher.trial_ended(with_one_value(self.study.get_trials(deepcopy=False)[trial.number]))
 
     def _fail(self, trial: optuna.Trial, reason: str) -> None:
         trial.set_user_attr("failure_reason", reason)

@@ -5,6 +5,7 @@ Called by `search.run` during and after a search, by `chitransfer status`, and b
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,7 @@ from chitransfer.config import ObjectiveSettings
 from chitransfer.errors import TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.search.objective import ERRORS, transfer_objective
+from chitransfer.search.replicates import REPLICATE_VALUES
 from chitransfer.search.study import StudyFolder
 from chitransfer.training.metrics import CHI_METRICS, SOLUBILITY_METRICS
 
@@ -29,6 +31,8 @@ OTHER_ATTRIBUTES = (
     "stage1_epochs",
     "failure_reason",
 )
+# Where a study with several objectives keeps the transfer objective of a trial.
+OBJECTIVE = "objective"
 TITLES = {
     "stage1_mae": "Stage 1 χ MAE (validation)",
     "exp_mae": "experimental χ MAE",
@@ -56,7 +60,7 @@ class Standing:
 
 def read_standing(study: optuna.Study) -> Standing:
     """Counts by state, the best trials first, the default configuration's trial, and the pace."""
-    trials = study.get_trials(deepcopy=False)
+    trials = [with_one_value(trial) for trial in study.get_trials(deepcopy=False)]
     ranked = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: (t.values[0], t.number))
     ended = [t for t in trials if t.state.is_finished() and t.datetime_start and t.datetime_complete]
     counts = {state.name: sum(t.state == state for t in trials) for state in TrialState}
@@ -67,6 +71,20 @@ def read_standing(study: optuna.Study) -> Standing:
         ranked=ranked,
         seconds_per_trial=_pace(ended),
     )
+
+
+def with_one_value(trial: FrozenTrial) -> FrozenTrial:
+    """The trial with the transfer objective as its value, also where the study has several objectives."""
+    if trial.values is None or OBJECTIVE not in trial.user_attrs:
+        return trial
+    one = copy.copy(trial)
+    one.values = [trial.user_attrs[OBJECTIVE]]
+    return one
+
+
+def pareto_numbers(study: optuna.Study) -> list[int]:
+    """Trials of a study with several objectives that no other trial beats on all of them; none with one objective."""
+    return [trial.number for trial in study.best_trials] if len(study.directions) > 1 else []
 
 
 def _pace(ended: list[FrozenTrial]) -> float | None:
@@ -82,7 +100,8 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     """One line a trial in order of number: state, objective, components, spread, parameters, seconds, failure."""
     parameters = list(study.user_attrs.get("contract", {}).get("space", {}))
     rows = []
-    for trial in study.get_trials(deepcopy=False):
+    pareto = pareto_numbers(study)
+    for trial in map(with_one_value, study.get_trials(deepcopy=False)):
         attributes = trial.user_attrs
         row: dict[str, Any] = {
             "number": trial.number,
@@ -95,32 +114,48 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
             row[name] = attributes.get(name)
             row[f"{name}_std"] = attributes.get(f"{name}_std")
         row |= {name: attributes.get(name) for name in OTHER_ATTRIBUTES}
+        if REPLICATE_VALUES in attributes:
+            row["n_runs"] = len(attributes[REPLICATE_VALUES])
+        if len(study.directions) > 1:
+            row["on_pareto_front"] = trial.number in pareto
         row["seconds_total"] = trial.duration.total_seconds() if trial.duration else None
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def write_results(folder: StudyFolder, study: optuna.Study) -> None:
-    """Write best_params.json (when a trial is complete), all_trials.csv and top_20_trials.csv."""
+    """Write best_params.json (when a trial is complete), all_trials.csv and top_20_trials.csv.
+
+    A study with several objectives gets pareto_front.csv too. `write_best_params` may name another trial afterwards.
+    """
     frame = trials_frame(study)
     write_csv(folder.path / "all_trials.csv", frame)
     ranked = (
         frame[frame["state"] == "COMPLETE"].sort_values(["value", "number"], kind="stable") if len(frame) else frame
     )
     write_csv(folder.path / "top_20_trials.csv", ranked.head(20))
+    if len(study.directions) > 1:
+        write_csv(folder.path / "pareto_front.csv", frame[frame["number"].isin(pareto_numbers(study))])
     standing = read_standing(study)
-    if standing.best is None:
-        return
+    if standing.best is not None:
+        write_best_params(folder, standing, standing.best, {})
+
+
+def write_best_params(
+    folder: StudyFolder, standing: Standing, chosen: FrozenTrial, further: Mapping[str, object]
+) -> None:
+    """Write best_params.json for the chosen trial: the guide's keys, then ours, then `further`."""
     write_json(
         folder.path / "best_params.json",
         {
-            "best_value": standing.best.values[0],
-            "best_params": standing.best.params,
+            "best_value": chosen.values[0],
+            "best_params": chosen.params,
             "n_trials": sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL")),
-            "best_trial_number": standing.best.number,
+            "best_trial_number": chosen.number,
             "study_name": folder.name,
-            "components": {name: standing.best.user_attrs.get(name) for name in COMPONENTS},
+            "components": {name: chosen.user_attrs.get(name) for name in COMPONENTS},
             "default_value": standing.default.values[0] if standing.default else None,
+            **further,
         },
     )
 

@@ -9,7 +9,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +23,11 @@ from rich.console import Console
 
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset
+from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import ChitransferError, StudyError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.driver import SearchDriver, StopReason
+from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.results import read_standing, write_results
 from chitransfer.search.space import make_pruner
 from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
@@ -51,6 +53,7 @@ EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 1
 # How long a database server may be away before the search stops.
 STORAGE_WAIT_SECONDS = 600.0
 PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-fingerprints", "scikit-learn", "torch")
+Draw = Callable[[optuna.Study, Mapping[str, float], StudyFolder], Sequence[str] | None]
 logger = logging.getLogger("chitransfer")
 
 
@@ -60,7 +63,7 @@ def run_search(
     *,
     resume: StudyFolder | None = None,
     allow_extended_space: bool = False,
-    draw: Callable[[optuna.Study, Mapping[str, float], StudyFolder], None],
+    draw: Draw,
 ) -> int:
     """Search, from tables to results.
 
@@ -73,7 +76,8 @@ def run_search(
     allow_extended_space
         Let a resumed study take a wider search space.
     draw
-        Draws the figures of a study with at least one complete trial; called last.
+        Draws the figures of a study with at least one complete trial, writes what else there is to say about it, and
+        returns it in lines; called last.
 
     Returns
     -------
@@ -111,11 +115,13 @@ def _search(
     folder: StudyFolder,
     is_resumed: bool,
     allow_extended_space: bool,
-    draw: Callable[[optuna.Study, Mapping[str, float], StudyFolder], None],
+    draw: Draw,
 ) -> int:
     console.print(f"study {folder.name}", highlight=False)
     with show_progress(console) as progress:
         dataset = read_dataset(config, progress)
+        if config.search.control == "permute":
+            dataset = permute_labels(dataset, derive_seed(config.seed, "permute"))
     for line in describe_data(dataset, config):
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
@@ -141,12 +147,13 @@ def _search(
         display = SearchDisplay(console, config.search.n_trials, n_done, standing.best)
         with _listen_for_stop() as stop, display:
             reason = _drive(config, dataset, study, folder, workers, display, stop)
+            if reason == "finished":
+                reason = reevaluate_top(config, dataset, study, folder, workers, stop.reason)
     finally:
         workers.close()
         _write_what_there_is(folder, study)
-    if read_standing(study).best is not None:
-        draw(study, reference, folder)
-    for line in describe_outcome(study, folder, config, reference, reason):
+    further = [] if read_standing(study).best is None else draw(study, reference, folder) or []
+    for line in [*describe_outcome(study, folder, config, reference, reason), *further]:
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
     return EXIT_CODES[reason]

@@ -31,7 +31,7 @@ SELECT trials.number AS number, trial_values.value AS value, trials.datetime_com
        studies.study_name AS study_name
 FROM trials JOIN trial_values ON trial_values.trial_id = trials.trial_id
             JOIN studies ON studies.study_id = trials.study_id
-WHERE trials.state = 'COMPLETE'
+WHERE trials.state = 'COMPLETE' AND trial_values.objective = 0
 ORDER BY trial_values.value, trials.number
 """
 

@@ -26,6 +26,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
 from chitransfer.files import write_json
 from chitransfer.search.contract import find_differences, find_space_refusals, space_hint
+from chitransfer.search.objective import ERRORS
 from chitransfer.search.storage import (
     create_leaderboard,
     explain_storage_errors,
@@ -36,6 +37,7 @@ from chitransfer.search.storage import (
 from chitransfer.secrecy import mask_passwords
 
 CONTRACT = "contract"
+CONTRACT_SEARCH_KEYS = ("pruner", "rungs", "n_pretrain_seeds", "replicates", "objectives", "control")
 
 
 @dataclass(frozen=True)
@@ -208,10 +210,16 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
 
 
 def _create_in(storage: RDBStorage, name: str, contract: Mapping[str, Any]) -> optuna.Study:
-    study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+    study = optuna.create_study(study_name=name, storage=storage, directions=_directions(contract))
     study.set_user_attr(CONTRACT, dict(contract))
     create_leaderboard(storage)
     return study
+
+
+def _directions(contract: Mapping[str, Any]) -> list[str]:
+    """One objective is the transfer objective; several are metrics by name, errors minimised and scores maximised."""
+    names = contract["search"].get("objectives") or []
+    return ["minimize" if name in ERRORS else "maximize" for name in names] or ["minimize"]
 
 
 def resume_study(
@@ -237,7 +245,7 @@ def resume_study(
     """
     study = read_study(folder)
     study.pruner = pruner
-    if study.direction != optuna.study.StudyDirection.MINIMIZE:
+    if len(study.directions) == 1 and study.direction != optuna.study.StudyDirection.MINIMIZE:
         raise StudyError(f"{folder.place}: the study maximises; the transfer objective is minimised")
     known = study.user_attrs.get(CONTRACT)
     now = json.loads(json.dumps(contract))
@@ -267,7 +275,7 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
     """What every trial of a study has in common; a resumed search must agree with all of it."""
     values = config.model_dump()
     training = {k: v for k, v in values["training"].items() if k not in {"device", "num_threads"}}
-    search = {k: values["search"][k] for k in ("pruner", "rungs", "n_pretrain_seeds")}
+    search = {k: values["search"][k] for k in CONTRACT_SEARCH_KEYS}
     return {
         "seed": config.seed,
         "T_ref_K": config.T_ref_K,
