@@ -83,13 +83,28 @@ def make_sampler(settings: SearchSettings, study_seed: int, number: int, positio
             return NSGAIISampler(population_size=2 * settings.n_startup_trials, seed=seed)
         if settings.sampler == "qmc":
             # The scrambled sequence itself must be one and the same for the whole study.
-            return QMCSampler(
+            return _NumberedQMCSampler(
+                number,
                 scramble=True,
                 seed=derive_seed(study_seed, "qmc"),
                 independent_sampler=RandomSampler(seed=seed),
                 warn_independent_sampling=False,
             )
         return _make_tpe(settings, seed)
+
+
+class _NumberedQMCSampler(QMCSampler):
+    """Takes the point of the sequence that has the trial's number.
+
+    Optuna counts the points it has handed out, so a trial that is drawn again on resume would take the next one.
+    """
+
+    def __init__(self, number: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._number = number
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._number
 
 
 def _make_tpe(settings: SearchSettings, seed: int) -> TPESampler:
