@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import optuna
@@ -165,6 +166,8 @@ class SearchDriver:
             active.rungs = list(self._rungs)
             self._send(active, None)
             return
+        if not result.failure and not math.isfinite(result.value):
+            result = replace(result, failure=f"the objective is {result.value}")
         active.seconds_before += sum(result.seconds.values())
         if result.failure and active.runs:
             logger.warning("trial %d: a further run failed and is left out: %s", result.number, result.failure)
