@@ -30,7 +30,7 @@ def _permuted(rows: Rows | None, rng: np.random.Generator) -> Rows | None:
 
 
 def _with_value(rows: Rows, value: np.ndarray, column: str) -> Rows:
-    frame = rows.table.rows.assign(**{column: value.astype(rows.table.rows[column].dtype)})
+    frame = rows.table.rows.assign(**{column: value.astype(int) if column == "soluble" else value})
     return replace(rows, value=value, table=replace(rows.table, rows=frame))
 
 

@@ -211,10 +211,9 @@ class SearchDriver:
         trial = active.trial
         for name, value in saved.attributes.items():
             trial.set_user_attr(name, value)
-        if (
-            not self.config.search.objectives
-            and saved.epoch not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        ):
+        several = bool(self.config.search.objectives)
+        reported = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        if not several and saved.epoch not in reported:
             trial.report(saved.value, step=saved.epoch)
         if saved.finished or not active.rungs:
             active.rungs = []
@@ -222,7 +221,7 @@ class SearchDriver:
             if self.config.search.replicates > 1:
                 active.runs += load_replicates(self.folder.trial(trial.number))
             self._run_again_or_complete(active)
-        elif trial.should_prune():
+        elif not several and trial.should_prune():
             self._tell(trial, TrialState.PRUNED, None)
         else:
             self._send(active, saved.state)

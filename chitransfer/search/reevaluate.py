@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import optuna
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.search.driver import POLL_SECONDS, StopReason
-from chitransfer.search.objective import RungTask
+from chitransfer.search.objective import RungResult, RungTask
 from chitransfer.search.records import load_rung, save_rung
 from chitransfer.search.replicates import FIRST_FRESH, replicate_folder
 from chitransfer.search.results import read_standing
@@ -60,7 +61,7 @@ def reevaluate_top(
         for seed in range(config.search.reevaluate_seeds)
         if load_rung(replicate_folder(folder.trial(number), FIRST_FRESH + seed)) is None
     ]
-    running = {}
+    running: dict[Future[RungResult], RungTask] = {}
     while tasks or running:
         while tasks and len(running) < workers.capacity:
             task = tasks.pop(0)

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 
 from chitransfer.config import Config, load_config
 from chitransfer.data.assemble import Dataset
@@ -216,10 +217,11 @@ def _create_in(storage: RDBStorage, name: str, contract: Mapping[str, Any]) -> o
     return study
 
 
-def _directions(contract: Mapping[str, Any]) -> list[str]:
+def _directions(contract: Mapping[str, Any]) -> list[StudyDirection]:
     """One objective is the transfer objective; several are metrics by name, errors minimised and scores maximised."""
     names = contract["search"].get("objectives") or []
-    return ["minimize" if name in ERRORS else "maximize" for name in names] or ["minimize"]
+    directions = [StudyDirection.MINIMIZE if name in ERRORS else StudyDirection.MAXIMIZE for name in names]
+    return directions or [StudyDirection.MINIMIZE]
 
 
 def resume_study(
@@ -245,7 +247,7 @@ def resume_study(
     """
     study = read_study(folder)
     study.pruner = pruner
-    if len(study.directions) == 1 and study.direction != optuna.study.StudyDirection.MINIMIZE:
+    if len(study.directions) == 1 and study.direction != StudyDirection.MINIMIZE:
         raise StudyError(f"{folder.place}: the study maximises; the transfer objective is minimised")
     known = study.user_attrs.get(CONTRACT)
     now = json.loads(json.dumps(contract))
