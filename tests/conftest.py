@@ -200,6 +200,40 @@ def run_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, 
     return run
 
 
+@dataclass(frozen=True)
+class FinishedSearch:
+    """A search of six trials that ran to its end through the command line; tests must not change its folder."""
+
+    folder: Any
+    config: Any
+    config_path: Path
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def finished_search(tmp_path_factory: pytest.TempPathFactory) -> FinishedSearch:
+    """One whole search for all tests that look at what a search leaves behind."""
+    import contextlib
+    import io
+
+    from chitransfer.cli import main
+    from chitransfer.config import dump_config, load_config
+    from chitransfer.search.study import StudyFolder
+
+    root = tmp_path_factory.mktemp("finished")
+    config = load_config(
+        None, {**tiny_overrides(write_tables(root / "tables"), root), "search.n_trials": 6, "search.study_name": "done"}
+    )
+    path = root / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+        main(["search", "--config", str(path)])
+    assert stop.value.code == 0
+    folder = StudyFolder((root / "results" / "hparam_search" / "done").resolve())
+    return FinishedSearch(folder, config, path, printed.getvalue())
+
+
 @pytest.fixture
 def make_search(tmp_path: Path) -> Callable[..., tuple[int, Any]]:
     """Run a whole search in this process without figures; returns the exit code and the study's folder."""

@@ -1,0 +1,182 @@
+"""Results: the guide's tree and keys, and an objective that can be worked out again from what is on disk."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from chitransfer.config import ObjectiveSettings, load_config
+from chitransfer.errors import TrainingError
+from chitransfer.search.objective import objective_terms, transfer_objective
+from chitransfer.search.results import COMPONENTS, beaten_by_trivial, trivial_objective
+
+GUIDE = {"exp_mae": 1.5, "sol_f1": 2.0, "sol_recall": 1.5, "stage1_mae": 0.1}
+
+
+def guide_objective(exp_mae: float, sol_f1: float, sol_recall: float, stage1_mae: float) -> float:
+    """The formula as the guide writes it."""
+    return 1.5 * exp_mae + 2.0 * (1 - sol_f1) + 1.5 * (1 - sol_recall) + 0.1 * stage1_mae
+
+
+class TestObjective:
+    def test_it_is_the_guides_formula(self, rng: np.random.Generator) -> None:
+        for values in rng.random((20, 4)):
+            components = dict(zip(GUIDE, values, strict=True))
+            assert transfer_objective(components, ObjectiveSettings()) == pytest.approx(guide_objective(**components))
+
+    def test_scores_of_the_design_enter_as_one_minus_score(self) -> None:
+        weights = ObjectiveSettings(sol_auc=1.0, sol_mcc=2.0, exp_rmse=3.0, exp_r2=4.0, sol_balanced_accuracy=5.0)
+        components = {"sol_auc": 0.9, "sol_mcc": 0.4, "exp_rmse": 0.3, "exp_r2": 0.6, "sol_balanced_accuracy": 0.7}
+        terms = objective_terms(components, weights)
+        assert terms == pytest.approx(
+            {
+                "sol_auc": 0.1,
+                "sol_mcc": 2 * 0.6,
+                "exp_rmse": 0.9,
+                "exp_r2": 1.6,
+                "sol_balanced_accuracy": 1.5,
+            }
+        )
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+    def test_what_is_not_finite_fails_the_trial_by_name(self, bad: float) -> None:
+        with pytest.raises(TrainingError, match="because of exp_mae"):
+            transfer_objective({**dict.fromkeys(GUIDE, 0.5), "exp_mae": bad}, ObjectiveSettings())
+
+    def test_an_unweighted_component_may_be_nan(self) -> None:
+        components = {**dict.fromkeys(GUIDE, 0.5), "sol_auc": float("nan")}
+        assert np.isfinite(transfer_objective(components, ObjectiveSettings()))
+
+
+class TestTree:
+    def test_the_guides_files_are_there(self, finished_search: Any) -> None:
+        path = finished_search.folder.path
+        for name in (
+            "study.db",
+            "best_params.json",
+            "all_trials.csv",
+            "top_20_trials.csv",
+            "figures/optimization_history.png",
+            "figures/param_importances.png",
+            "figures/parallel_coordinate.png",
+            "figures/slice_plot.png",
+            "config.yaml",
+            "environment.json",
+            "reference.json",
+        ):
+            assert (path / name).stat().st_size > 0, name
+        (log,) = (path.parent / "logs").glob("search_*.log")
+        assert "objective" in log.read_text()
+        assert not list(path.rglob(".*-*")), "temporary files are left"
+        assert sorted(p.name for p in (path / "trials").iterdir()) == [f"{n:04d}" for n in range(6)]
+        assert not list(path.rglob("rung_*.pt"))
+
+    def test_the_kept_configuration_is_the_one_that_ran(self, finished_search: Any) -> None:
+        assert load_config(finished_search.folder.config) == finished_search.config
+
+    def test_best_params_has_the_guides_keys(self, finished_search: Any) -> None:
+        best = json.loads((finished_search.folder.path / "best_params.json").read_text())
+        assert {"best_value", "best_params", "n_trials", "best_trial_number"} <= best.keys()
+        assert best["n_trials"] == 6
+        assert list(best["best_params"]) == list(finished_search.config.search.space)
+        frame = pd.read_csv(finished_search.folder.path / "all_trials.csv")
+        row = frame.set_index("number").loc[best["best_trial_number"]]
+        assert best["best_value"] == frame["value"].min() == row["value"]
+        for name, value in best["best_params"].items():
+            assert type(value)(row[name]) == value
+        assert best["default_value"] == frame.loc[0, "value"]
+
+    def test_all_trials_has_every_component_and_parameter(self, finished_search: Any) -> None:
+        frame = pd.read_csv(finished_search.folder.path / "all_trials.csv")
+        assert frame["number"].tolist() == list(range(6))
+        assert set(frame["state"]) == {"COMPLETE"}
+        for name in (*COMPONENTS, *(f"{name}_std" for name in COMPONENTS), *finished_search.config.search.space):
+            assert frame[name].notna().all(), name
+        assert (frame["seconds_total"] > 0).all()
+        assert frame["failure_reason"].isna().all()
+        assert frame["is_default"].tolist() == [True] + [False] * 5
+
+    def test_top_20_is_sorted(self, finished_search: Any) -> None:
+        top = pd.read_csv(finished_search.folder.path / "top_20_trials.csv")
+        assert top["value"].is_monotonic_increasing
+        assert len(top) == 6
+
+
+class TestRecomputing:
+    def test_from_the_components_of_all_trials(self, finished_search: Any) -> None:
+        frame = pd.read_csv(finished_search.folder.path / "all_trials.csv")
+        expected = guide_objective(frame["exp_mae"], frame["sol_f1"], frame["sol_recall"], frame["stage1_mae"])
+        np.testing.assert_allclose(frame["value"], expected, rtol=1e-12)
+        best = json.loads((finished_search.folder.path / "best_params.json").read_text())
+        assert best["best_value"] == pytest.approx(guide_objective(**{n: best["components"][n] for n in GUIDE}))
+
+    def test_from_the_out_of_fold_predictions_on_disk(self, finished_search: Any) -> None:
+        frame = pd.read_csv(finished_search.folder.path / "all_trials.csv").set_index("number")
+        for number, row in frame.iterrows():
+            folder = finished_search.folder.trial(number)
+            chi = pd.read_csv(folder / "out_of_fold_chi.csv")
+            labels = pd.read_csv(folder / "out_of_fold_solubility.csv")
+            history = pd.read_csv(folder / "stage1_history.csv")
+            by_repeat = [part for _, part in chi.groupby(["pretrain_seed", "repeat"])]
+            assert len(by_repeat) == 2
+            exp_mae = np.mean([sk.mean_absolute_error(part["chi"], part["predicted_chi"]) for part in by_repeat])
+            parts = [part for _, part in labels.groupby(["pretrain_seed", "repeat"])]
+            for part in parts:
+                called = (part["probability_positive"] >= part["threshold"]).astype(int)
+                assert (called == part["called_positive"]).all()
+            sol_f1 = np.mean([sk.f1_score(part["soluble"], part["called_positive"]) for part in parts])
+            sol_recall = np.mean([sk.recall_score(part["soluble"], part["called_positive"]) for part in parts])
+            sol_auc = np.mean([sk.roc_auc_score(part["soluble"], part["probability_positive"]) for part in parts])
+            stage1_mae = history["validation_mae"].min()
+            assert row["value"] == pytest.approx(guide_objective(exp_mae, sol_f1, sol_recall, stage1_mae))
+            assert row["sol_auc"] == pytest.approx(sol_auc)
+
+    def test_out_of_fold_rows_are_those_of_the_tables_in_order(self, finished_search: Any) -> None:
+        written = pd.read_csv(finished_search.config.paths.exp_chi_csv)
+        chi = pd.read_csv(finished_search.folder.trial(0) / "out_of_fold_chi.csv")
+        for _, part in chi.groupby(["pretrain_seed", "repeat"]):
+            assert part["SMILES"].tolist() == written["SMILES"].tolist()
+            assert part["chi"].tolist() == written["chi"].tolist()
+
+    def test_no_polymer_is_in_two_folds_of_a_repeat_across_both_files(self, finished_search: Any) -> None:
+        folder = finished_search.folder.trial(3)
+        both = pd.concat([pd.read_csv(folder / f"out_of_fold_{name}.csv") for name in ("chi", "solubility")])
+        assert both.groupby(["repeat", "polymer"])["fold"].nunique().max() == 1
+
+    def test_all_trials_share_their_folds(self, finished_search: Any) -> None:
+        files = [pd.read_csv(finished_search.folder.trial(n) / "out_of_fold_chi.csv")["fold"] for n in range(6)]
+        assert all((one == files[0]).all() for one in files)
+
+
+class TestReadingByOthers:
+    def test_optuna_loads_the_study(self, finished_search: Any) -> None:
+        study = optuna.load_study(study_name="done", storage=f"sqlite:///{finished_search.folder.database}")
+        best = json.loads((finished_search.folder.path / "best_params.json").read_text())
+        assert study.best_value == best["best_value"]
+        assert study.best_params == best["best_params"]
+
+    def test_the_summary_shows_default_and_trivial_predictor(self, finished_search: Any) -> None:
+        for expected in ("default (trial 0)", "trivial predictor", "objective (lower is better)", "best parameters:"):
+            assert expected in finished_search.printed
+
+
+class TestTrivial:
+    def test_warnings_name_what_is_not_beaten(self) -> None:
+        best = {"exp_mae": 0.3, "sol_f1": 0.8, "sol_recall": 0.9, "stage1_mae": 0.1}
+        reference = {"exp_mae": 0.4, "sol_f1": 0.82, "sol_recall": 1.0}
+        sentences = beaten_by_trivial(best, reference, ObjectiveSettings())
+        assert len(sentences) == 2
+        assert "solubility F1: 0.800 is no better than the trivial predictor's 0.820" in sentences[0]
+        assert beaten_by_trivial({**best, "sol_f1": 0.9, "sol_recall": 1.1}, reference, ObjectiveSettings()) == []
+
+    def test_its_objective_takes_the_best_trials_stage_1(self) -> None:
+        reference = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 1.0}
+        expected = guide_objective(0.4, 0.8, 1.0, 0.2)
+        assert trivial_objective(reference, 0.2, ObjectiveSettings()) == pytest.approx(expected)
+        assert trivial_objective({**reference, "exp_mae": float("nan")}, 0.2, ObjectiveSettings()) is None

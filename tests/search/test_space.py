@@ -1,0 +1,169 @@
+"""The search space, and samplers whose suggestions depend on (study seed, trial number) and finished trials alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from chitransfer.config import Config, SpaceParameter, load_config, override_config
+from chitransfer.search.space import (
+    default_params,
+    make_pruner,
+    make_sampler,
+    rung_epochs,
+    suggest_params,
+    to_distribution,
+    to_overrides,
+)
+
+SAMPLERS = ("tpe", "random", "cmaes", "gp", "qmc", "nsga2")
+
+
+class TestDistributions:
+    @pytest.mark.parametrize(
+        ("parameter", "expected"),
+        [
+            (
+                {"key": "model.encoder_latent_dim", "type": "categorical", "choices": [4, 8]},
+                CategoricalDistribution([4, 8]),
+            ),
+            ({"key": "model.encoder_latent_dim", "type": "int", "low": 4, "high": 64}, IntDistribution(4, 64)),
+            (
+                {"key": "model.encoder_latent_dim", "type": "int", "low": 4, "high": 64, "step": 20},
+                IntDistribution(4, 64, step=20),
+            ),
+            ({"key": "model.encoder_dropout", "type": "float", "low": 0.1, "high": 0.5}, FloatDistribution(0.1, 0.5)),
+            (
+                {"key": "model.encoder_dropout", "type": "float", "low": 0.1, "high": 0.5, "step": 0.1},
+                FloatDistribution(0.1, 0.5, step=0.1),
+            ),
+            (
+                {"key": "training.lr_pretrain", "type": "log", "low": 1e-4, "high": 1e-2},
+                FloatDistribution(1e-4, 1e-2, log=True),
+            ),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:The distribution is specified by")
+    def test_optunas_own(self, parameter: dict[str, Any], expected: object) -> None:
+        assert to_distribution(SpaceParameter(**parameter)) == expected
+
+    def test_overrides_set_the_keys(self, tiny_config: Config) -> None:
+        params = {"latent_dim": 4, "encoder_hidden": "16_8", "encoder_dropout": 0.25, "lr_pretrain": 2e-3}
+        changed = override_config(tiny_config, to_overrides(params, tiny_config.search.space))
+        assert changed.model.encoder_latent_dim == 4
+        assert changed.model.encoder_hidden_dims == [16, 8]
+        assert changed.model.encoder_dropout == 0.25
+        assert changed.training.lr_pretrain == 2e-3
+
+
+class TestDefault:
+    def test_the_guides_configuration_is_a_point_of_the_guides_space(self) -> None:
+        params, outside = default_params(load_config(None))
+        assert outside == []
+        assert params == {
+            "latent_dim": 128,
+            "encoder_hidden": "512_256",
+            "encoder_dropout": 0.2,
+            "chi_head_dropout": 0.1,
+            "lr_pretrain": 1e-3,
+            "weight_decay": 1e-4,
+        }
+
+    def test_what_lies_outside_is_named(self) -> None:
+        config = load_config(None, {"model.encoder_latent_dim": 100, "model.encoder_dropout": 0.5})
+        params, outside = default_params(config)
+        assert outside == ["model.encoder_latent_dim = 100", "model.encoder_dropout = 0.5"]
+        assert "latent_dim" not in params
+        assert "weight_decay" in params
+
+
+class TestRungs:
+    @pytest.mark.parametrize(
+        ("overrides", "epochs", "expected"),
+        [
+            ({}, 100, [100]),
+            ({"search.pruner": "median"}, 90, [10, 30, 90]),
+            ({"search.pruner": "asha"}, 2, [1, 2]),
+            ({"search.pruner": "asha"}, 1, [1]),
+            ({"search.rungs": [5, 20, 100, 400]}, 100, [5, 20, 100]),
+        ],
+    )
+    def test_epochs(self, overrides: dict[str, object], epochs: int, expected: list[int]) -> None:
+        assert rung_epochs(load_config(None, overrides).search, epochs) == expected
+
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [
+            ("none", optuna.pruners.NopPruner),
+            ("median", optuna.pruners.MedianPruner),
+            ("asha", optuna.pruners.SuccessiveHalvingPruner),
+            ("hyperband", optuna.pruners.HyperbandPruner),
+        ],
+    )
+    def test_pruners(self, name: str, kind: type) -> None:
+        assert type(make_pruner(load_config(None, {"search.pruner": name}).search, 90)) is kind
+
+
+class TestSamplers:
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_suggestions_lie_in_the_space_and_differ(self, made_up_search: Callable[..., Any], sampler: str) -> None:
+        search = made_up_search(search__sampler=sampler, search__n_trials=9, search__n_startup_trials=3)
+        assert search.drive() == "finished"
+        space = search.config.search.space
+        seen = set()
+        for trial in search.study.get_trials():
+            assert list(trial.params) == list(space)
+            for name, value in trial.params.items():
+                distribution = to_distribution(space[name])
+                assert distribution._contains(distribution.to_internal_repr(value))
+            seen.add(tuple(trial.params.values()))
+        assert len(seen) == 9
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_the_study_seed_decides(self, made_up_search: Callable[..., Any], sampler: str) -> None:
+        def trials(seed: int) -> Any:
+            search = made_up_search(search__sampler=sampler, search__n_trials=6, search__n_startup_trials=3, seed=seed)
+            search.drive()
+            return search.trials()
+
+        first = trials(1)
+        assert first == trials(1)
+        assert first != trials(2)
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_stopped_after_every_trial_and_resumed(self, made_up_search: Callable[..., Any], sampler: str) -> None:
+        whole = made_up_search(search__sampler=sampler, search__n_trials=7, search__n_startup_trials=3)
+        whole.drive()
+        parts = made_up_search(search__sampler=sampler, search__n_trials=1, search__n_startup_trials=3)
+        for n_trials in range(1, 8):
+            assert parts.drive(search__n_trials=n_trials) == "finished"
+        assert parts.trials() == whole.trials()
+
+    def test_tpe_comes_to_good_values(self, made_up_search: Callable[..., Any]) -> None:
+        """Fifty trials of TPE on a smooth objective end far better than the first ten random ones."""
+        search = made_up_search(search__n_trials=50, search__n_startup_trials=10)
+        search.drive()
+        values = [trial.values[0] for trial in search.study.get_trials()]
+        assert min(values[10:]) < min(values[:10])
+        assert sorted(values[30:])[10] < sorted(values[:10])[5]
+
+    def test_parameters_drawn_alone_are_not_all_the_same_number(self, tiny_config: Config) -> None:
+        """Each parameter has a seed of its own; one seed for all would tie them to each other."""
+        study = optuna.create_study()
+        config = load_config(None, {"search.sampler": "random"})
+        params = suggest_params(study, study.ask(), config.search, 7)
+        dropout = (params["encoder_dropout"] - 0.15) / 0.2
+        head = (params["chi_head_dropout"] - 0.05) / 0.2
+        assert abs(dropout - head) > 1e-6
+
+    def test_samplers_of_two_trials_differ(self, tiny_config: Config) -> None:
+        def draw(number: int) -> float:
+            study = optuna.create_study(sampler=make_sampler(tiny_config.search, 42, number))
+            return study.ask().suggest_float("x", 0, 1)
+
+        assert draw(0) == draw(0)
+        assert draw(0) != draw(1)

@@ -1,0 +1,179 @@
+"""The study on disk: found, locked, read by others, and refused when it would go on under other conditions."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from chitransfer.config import override_config
+from chitransfer.errors import StudyError
+from chitransfer.search.study import StudyFolder, drive_alone, locate_study, read_study
+
+
+@pytest.fixture
+def copied(finished_search: Any, tmp_path: Path) -> StudyFolder:
+    """The finished study, free to be changed."""
+    shutil.copytree(finished_search.folder.path, tmp_path / "done")
+    return StudyFolder((tmp_path / "done").resolve())
+
+
+class TestLocating:
+    def test_by_folder_and_database(self, finished_search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = finished_search.folder
+        assert locate_study(folder.path) == locate_study(folder.database) == folder
+        monkeypatch.chdir(folder.path.parent)
+        assert locate_study(Path("done")) == locate_study(Path("done/study.db")) == folder
+
+    @pytest.mark.parametrize("name", ["none", "none/study.db", "done/config.yaml", "", "done/trials"])
+    def test_what_is_none(self, finished_search: Any, name: str) -> None:
+        with pytest.raises(StudyError, match="no study found; give the study's folder"):
+            locate_study(finished_search.folder.path.parent / name)
+
+    @pytest.mark.parametrize("content", [b"", b"not a database at all, only text" * 100])
+    def test_a_file_that_is_no_study(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "study.db").write_bytes(content)
+        with pytest.raises(StudyError, match=r"study\.db: (not an Optuna study database|expected one study)"):
+            read_study(locate_study(tmp_path))
+
+
+class TestLeaderboard:
+    def test_the_guides_query(self, finished_search: Any) -> None:
+        with closing(sqlite3.connect(f"file:{finished_search.folder.database}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT number, value FROM leaderboard LIMIT 5").fetchall()
+        top = pd.read_csv(finished_search.folder.path / "top_20_trials.csv").head(5)
+        assert rows == list(zip(top["number"], top["value"], strict=True))
+
+    def test_it_cannot_be_written(self, copied: StudyFolder) -> None:
+        with closing(sqlite3.connect(copied.database)) as connection, pytest.raises(sqlite3.OperationalError):
+            connection.execute("DELETE FROM leaderboard")
+
+
+class TestResuming:
+    @pytest.mark.parametrize(
+        ("change", "dotted"),
+        [
+            ({"seed": 7}, "seed"),
+            ({"objective.sol_f1": 9.0}, "objective.sol_f1"),
+            ({"cv.n_cv_folds": 4}, "cv.n_cv_folds"),
+            ({"training.stage2_epochs": 9}, "training.stage2_epochs"),
+            ({"training.num_epochs_pretrain": 9}, "training.num_epochs_pretrain"),
+            ({"chem.fingerprint_bits": 128}, "chem.fingerprint_bits"),
+            ({"solubility.positive": "insoluble"}, "solubility.positive"),
+            ({"model.chi_head_hidden_dim": 9}, "model.chi_head_hidden_dim"),
+            ({"search.space.encoder_dropout.high": 0.2}, "space.encoder_dropout.high"),
+            ({"search.pruner": "median"}, "search.pruner"),
+        ],
+        ids=str,
+    )
+    def test_other_conditions_are_refused_with_the_difference(
+        self,
+        finished_search: Any,
+        copied: StudyFolder,
+        make_search: Any,
+        change: dict[str, object],
+        dotted: str,
+    ) -> None:
+        before = (copied.path / "all_trials.csv").read_bytes()
+        kept = copied.config.read_bytes()
+        config = override_config(finished_search.config, {**change, "search.n_trials": 9})
+        with pytest.raises(StudyError) as error:
+            make_search(config.model_dump(), resume=copied)
+        assert "cannot be resumed under other conditions" in str(error.value)
+        assert f"  {dotted}: the study has " in str(error.value)
+        assert ", now " in str(error.value)
+        assert (copied.path / "all_trials.csv").read_bytes() == before
+        assert copied.config.read_bytes() == kept
+        assert len(read_study(copied).trials) == 6
+
+    def test_changed_data_is_refused(
+        self, finished_search: Any, copied: StudyFolder, make_search: Any, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "measured.csv"
+        text = Path(finished_search.config.paths.exp_chi_csv).read_text()
+        other.write_text(text + text.splitlines()[1] + "\n")
+        config = override_config(finished_search.config, {"paths.exp_chi_csv": str(other)})
+        with pytest.raises(StudyError, match=r"data\.chi\.(rows|sha256): the study has"):
+            make_search(config.model_dump(), resume=copied)
+
+    def test_the_same_data_elsewhere_is_not(
+        self, finished_search: Any, copied: StudyFolder, make_search: Any, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "elsewhere.csv"
+        shutil.copy(finished_search.config.paths.exp_chi_csv, other)
+        config = override_config(finished_search.config, {"paths.exp_chi_csv": str(other), "search.n_trials": 7})
+        code, _ = make_search(config.model_dump(), resume=copied)
+        assert code == 0
+        assert len(read_study(copied).trials) == 7
+
+    def test_another_device_or_thread_count_is_no_difference(
+        self, finished_search: Any, copied: StudyFolder, make_search: Any
+    ) -> None:
+        config = override_config(finished_search.config, {"training.num_threads": 2, "training.device": "auto"})
+        assert make_search(config.model_dump(), resume=copied)[0] == 0
+
+    def test_a_study_of_someone_else_is_refused(self, finished_search: Any, tmp_path: Path, make_search: Any) -> None:
+        import optuna
+
+        folder = StudyFolder(tmp_path)
+        optuna.create_study(study_name="theirs", storage=f"sqlite:///{folder.database}")
+        with pytest.raises(StudyError, match="was not written by chitransfer"):
+            make_search(finished_search.config.model_dump(), resume=folder)
+
+    def test_a_maximising_study_is_refused(self, finished_search: Any, tmp_path: Path, make_search: Any) -> None:
+        import optuna
+
+        folder = StudyFolder(tmp_path)
+        optuna.create_study(study_name="up", direction="maximize", storage=f"sqlite:///{folder.database}")
+        with pytest.raises(StudyError, match="maximises"):
+            make_search(finished_search.config.model_dump(), resume=folder)
+
+    def test_a_name_that_is_taken(self, finished_search: Any, make_search: Any) -> None:
+        with pytest.raises(StudyError, match=r"there is a study of that name; go on with it by --resume"):
+            make_search(finished_search.config.model_dump())
+
+
+def hold_lock(path: Path, ready: Any, let_go: Any) -> None:
+    with drive_alone(StudyFolder(path)):
+        ready.set()
+        let_go.wait(30)
+
+
+class TestLock:
+    def test_a_second_driver_is_refused_by_host_and_process(self, tmp_path: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        ready, let_go = context.Event(), context.Event()
+        other = context.Process(target=hold_lock, args=(tmp_path, ready, let_go))
+        other.start()
+        try:
+            assert ready.wait(60)
+            with (
+                pytest.raises(StudyError, match=rf"another search is writing .*pid {other.pid}"),
+                drive_alone(StudyFolder(tmp_path)),
+            ):
+                pass
+        finally:
+            let_go.set()
+            other.join(30)
+        with drive_alone(StudyFolder(tmp_path)):
+            assert (tmp_path / "driver.json").is_file()
+
+    def test_a_dead_drivers_lock_is_free(self, tmp_path: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        ready, let_go = context.Event(), context.Event()
+        other = context.Process(target=hold_lock, args=(tmp_path, ready, let_go))
+        other.start()
+        assert ready.wait(60)
+        other.kill()
+        other.join(30)
+        assert (tmp_path / "driver.json").is_file()
+        with drive_alone(StudyFolder(tmp_path)):
+            assert str(os.getpid()) in (tmp_path / "driver.json").read_text()
+        assert not (tmp_path / "driver.json").exists()
