@@ -139,8 +139,10 @@ def polymer_identity(smiles: str) -> str:
         return _join(list(key))
 
 
-def oligomer(smiles: str, n_units: int, cap: Literal["H", "C"] = "H") -> Chem.Mol:
-    """An open chain of `n_units` ≥ 1 units, without stereo, whose ends carry hydrogen or a methyl group.
+def oligomer(smiles: str, n_units: int, cap: Literal["H", "C", "*"] = "H") -> Chem.Mol:
+    """An open chain of `n_units` ≥ 1 units, without stereo, whose ends carry hydrogen, a methyl group or a plain ``*``.
+
+    Atoms come unit by unit in the order of `parse_repeat_unit`.
 
     Raises
     ------
@@ -149,13 +151,13 @@ def oligomer(smiles: str, n_units: int, cap: Literal["H", "C"] = "H") -> Chem.Mo
     """
     chain, ends = _chain(smiles, n_units)
     for end in sorted(ends, reverse=True):
+        atom = chain.GetAtomWithIdx(end)
+        atom.SetIsotope(0)
         if cap == "C":
-            atom = chain.GetAtomWithIdx(end)
             atom.SetAtomicNum(6)
-            atom.SetIsotope(0)
             atom.SetNoImplicit(False)
-        else:
-            neighbour = chain.GetAtomWithIdx(end).GetNeighbors()[0]
+        elif cap == "H":
+            neighbour = atom.GetNeighbors()[0]
             if neighbour.GetNoImplicit() or neighbour.GetIsAromatic():
                 neighbour.SetNumExplicitHs(neighbour.GetNumExplicitHs() + 1)
             chain.RemoveAtom(end)

@@ -1,0 +1,259 @@
+"""One polymer or solvent as one vector: Morgan counts and descriptors of a ring of units, and the recipe for them.
+
+Called by `chemistry.features`, which does this for many structures at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import Descriptors, rdFingerprintGenerator, rdMolDescriptors
+
+from chitransfer.chemistry.polymers import oligomer, parse_repeat_unit, polymer_identity, ring_of_units
+from chitransfer.errors import CheckpointError, ConfigError, DataError
+
+FEATURE_VERSION = 1
+Representation = Literal["periodic", "repeat_unit"]
+# Backbone atoms that settle whether a bond between them counts as rotatable.
+SPAN_OF_ROTATABLE_BOND = 6
+_STAR = Chem.MolFromSmarts("[#0]")
+DESCRIPTORS = (
+    "MolWt",
+    "MolLogP",
+    "MolMR",
+    "TPSA",
+    "LabuteASA",
+    "NumHDonors",
+    "NumHAcceptors",
+    "NumHeteroatoms",
+    "NumRotatableBonds",
+    "RingCount",
+    "NumAromaticRings",
+    "FractionCSP3",
+    "HeavyAtomCount",
+)
+
+
+@dataclass(frozen=True)
+class FeatureRecipe:
+    """What a feature vector is made of; two recipes that differ give vectors that must not be mixed.
+
+    Attributes
+    ----------
+    representation
+        ``periodic``: Morgan counts of a ring of units divided by the number of units, extensive descriptors per heavy
+        atom; the same however the chain is cut. ``repeat_unit``: Morgan bits and plain descriptors of the unit as
+        written with ``*`` replaced by carbon.
+    fingerprint_bits, fingerprint_radius
+        Folded length and radius in bonds.
+    descriptors
+        RDKit's descriptors after the fingerprint, in order, out of `DESCRIPTORS`.
+    with_solvent
+        The solvent's own counts and descriptors are appended to the polymer's.
+    version
+        Of this code's features; it changes when the same recipe would give other numbers.
+
+    Raises
+    ------
+    ConfigError
+        A value is none of those possible.
+    """
+
+    representation: Representation = "periodic"
+    fingerprint_bits: int = 2048
+    fingerprint_radius: int = 2
+    descriptors: tuple[str, ...] = DESCRIPTORS
+    with_solvent: bool = False
+    version: int = FEATURE_VERSION
+
+    def __post_init__(self) -> None:
+        if self.representation not in get_args(Representation):
+            raise ConfigError(f"representation must be periodic or repeat_unit, not {self.representation!r}")
+        if self.fingerprint_bits < 1 or self.fingerprint_radius < 0:
+            raise ConfigError(
+                "a fingerprint needs at least 1 bit and a radius of 0 or more, not "
+                f"{self.fingerprint_bits} bits and radius {self.fingerprint_radius}"
+            )
+        unknown = [name for name in self.descriptors if name not in DESCRIPTORS]
+        if unknown or len(set(self.descriptors)) < len(self.descriptors):
+            raise ConfigError(
+                f"descriptors must be distinct names out of {', '.join(DESCRIPTORS)}; got {', '.join(self.descriptors)}"
+            )
+
+    @property
+    def n_structure_features(self) -> int:
+        """Columns of one polymer, and of one solvent."""
+        return self.fingerprint_bits + len(self.descriptors)
+
+    @property
+    def n_features(self) -> int:
+        """Columns of a polymer together with its solvent's, if those are used."""
+        return self.n_structure_features * (2 if self.with_solvent else 1)
+
+    def names(self) -> list[str]:
+        """Column names of a polymer's vector, then of the solvent's, (n_features,)."""
+        own = [f"morgan_{bit}" for bit in range(self.fingerprint_bits)] + list(self.descriptors)
+        return own + ([f"solvent_{name}" for name in own] if self.with_solvent else [])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return asdict(self) | {"descriptors": list(self.descriptors)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FeatureRecipe:
+        """The inverse of `to_dict`.
+
+        Raises
+        ------
+        CheckpointError
+            The recipe was written for other features than this release computes.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(values) != names or values["version"] != FEATURE_VERSION:
+            raise CheckpointError(
+                f"features must be of version {FEATURE_VERSION} with the keys {', '.join(sorted(names))}; "
+                f"got {json.dumps(values, default=str, sort_keys=True)}. "
+                "Use the release that wrote this file, or train again with this one."
+            )
+        try:
+            return cls(**values | {"descriptors": tuple(values["descriptors"])})
+        except (ConfigError, TypeError) as error:
+            raise CheckpointError(f"this file's feature recipe is not usable: {error}") from error
+
+    def digest(self) -> str:
+        """SHA-256 of the recipe."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def polymer_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
+    """Features of one repeat unit, (n_structure_features,) float64.
+
+    Periodic: Morgan counts per unit of the endless chain; HeavyAtomCount of one unit (the shortest there is);
+    FractionCSP3 as it is; every other descriptor per heavy atom.
+
+    Raises
+    ------
+    PolymerError
+        `smiles` is no repeat unit.
+    """
+    if recipe.representation == "repeat_unit":
+        return _unit_vector(smiles, recipe)
+    return identity_vector(polymer_identity(smiles), recipe)
+
+
+def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
+    """Periodic features of a unit that is known to come from `polymer_identity`; as `polymer_vector`."""
+    unit = oligomer(identity, 1, cap="*")
+    n_backbone = _backbone_length(unit)
+    n_units = _units_for_ring(n_backbone, recipe.fingerprint_radius)
+    ring = ring_of_units(identity, n_units)
+    # Atoms are as between two `*`, where rings are rings of the polymer: in the ring of units every backbone atom would
+    # count as one of a ring.
+    invariants = rdMolDescriptors.GetConnectivityInvariants(unit)
+    for end in sorted(_stars(unit), reverse=True):
+        del invariants[end]
+    generator = _generator(recipe.fingerprint_bits, recipe.fingerprint_radius)
+    counts = generator.GetCountFingerprintAsNumPy(ring, customAtomInvariants=invariants * n_units) / n_units
+    values = _plain_descriptors(ring)
+    n_heavy = ring.GetNumHeavyAtoms()
+    n_unit_heavy = n_heavy // n_units
+    for name in set(DESCRIPTORS) - {"HeavyAtomCount", "FractionCSP3"}:
+        values[name] /= n_heavy
+    # The ring of units is no ring of the polymer: rings are counted in the unit, and bonds that rotate in the open
+    # chain's growth.
+    values["RingCount"] = rdMolDescriptors.CalcNumRings(unit) / n_unit_heavy
+    values["NumAromaticRings"] = rdMolDescriptors.CalcNumAromaticRings(unit) / n_unit_heavy
+    shorter = -(-SPAN_OF_ROTATABLE_BOND // n_backbone)
+    grown = _rotatable_bonds(oligomer(identity, shorter + 1, cap="*"))
+    values["NumRotatableBonds"] = (grown - _rotatable_bonds(oligomer(identity, shorter, cap="*"))) / n_unit_heavy
+    values["HeavyAtomCount"] = n_unit_heavy
+    return _vector(counts, values, recipe)
+
+
+def _unit_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
+    unit = parse_repeat_unit(smiles)
+    for end in _stars(unit):
+        unit.GetAtomWithIdx(end).SetAtomicNum(6)
+        unit.GetAtomWithIdx(end).SetNoImplicit(False)
+    Chem.SanitizeMol(unit)
+    bits = _generator(recipe.fingerprint_bits, recipe.fingerprint_radius).GetFingerprintAsNumPy(unit)
+    return _vector(bits, _plain_descriptors(unit), recipe)
+
+
+def solvent_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
+    """Features of one whole molecule, (n_structure_features,) float64: Morgan counts and plain descriptors.
+
+    Raises
+    ------
+    DataError
+        RDKit cannot read `smiles`.
+    """
+    molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None or molecule.GetNumAtoms() == 0:
+        raise DataError(f"{smiles!r}: RDKit cannot read this solvent; give its SMILES, such as O for water")
+    counts = _generator(recipe.fingerprint_bits, recipe.fingerprint_radius).GetCountFingerprintAsNumPy(molecule)
+    return _vector(counts, _plain_descriptors(molecule), recipe)
+
+
+def _vector(fingerprint: np.ndarray, values: dict[str, float], recipe: FeatureRecipe) -> np.ndarray:
+    return np.concatenate([fingerprint, [values[name] for name in recipe.descriptors]])
+
+
+def units_for_ring(smiles: str, fingerprint_radius: int = 2) -> int:
+    """Units in the ring of a repeat unit: at least 3, and at least 12 backbone atoms.
+
+    A ring must be longer than a fingerprint environment, so that no environment meets itself around it.
+
+    Raises
+    ------
+    PolymerError
+        As `parse_repeat_unit`.
+    """
+    return _units_for_ring(_backbone_length(parse_repeat_unit(smiles)), fingerprint_radius)
+
+
+def _units_for_ring(n_backbone: int, fingerprint_radius: int) -> int:
+    return max(3, -(-max(12, 2 * fingerprint_radius + 2) // n_backbone))
+
+
+def _backbone_length(unit: Chem.Mol) -> int:
+    return len(Chem.GetShortestPath(unit, *_stars(unit))) - 2
+
+
+def _stars(unit: Chem.Mol) -> tuple[int, int]:
+    (first,), (second,) = unit.GetSubstructMatches(_STAR)
+    return first, second
+
+
+def _plain_descriptors(molecule: Chem.Mol) -> dict[str, float]:
+    log_p, molar_refractivity = rdMolDescriptors.CalcCrippenDescriptors(molecule)
+    return {
+        "MolWt": Descriptors.MolWt(molecule),  # type: ignore[attr-defined]
+        "MolLogP": log_p,
+        "MolMR": molar_refractivity,
+        "TPSA": rdMolDescriptors.CalcTPSA(molecule),
+        "LabuteASA": rdMolDescriptors.CalcLabuteASA(molecule),
+        "NumHDonors": rdMolDescriptors.CalcNumHBD(molecule),
+        "NumHAcceptors": rdMolDescriptors.CalcNumHBA(molecule),
+        "NumHeteroatoms": rdMolDescriptors.CalcNumHeteroatoms(molecule),
+        "NumRotatableBonds": _rotatable_bonds(molecule),
+        "RingCount": rdMolDescriptors.CalcNumRings(molecule),
+        "NumAromaticRings": rdMolDescriptors.CalcNumAromaticRings(molecule),
+        "FractionCSP3": rdMolDescriptors.CalcFractionCSP3(molecule),
+        "HeavyAtomCount": molecule.GetNumHeavyAtoms(),
+    }
+
+
+def _rotatable_bonds(molecule: Chem.Mol) -> int:
+    return int(rdMolDescriptors.CalcNumRotatableBonds(molecule))
+
+
+@lru_cache(maxsize=8)
+def _generator(n_bits: int, radius: int) -> Any:
+    return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
