@@ -1,0 +1,208 @@
+"""Subgroup counts: against hand-written ones, ugropy's oligomer differences, NIST's subgroup tables and brute force."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+
+import pytest
+import thermo.unifac
+import ugropy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem
+
+from chitransfer.chemistry import groups as module
+from chitransfer.chemistry.cover import Candidate, cheapest_covers
+from chitransfer.chemistry.groups import (
+    FragmentationError,
+    count_matrix,
+    molecule_groups,
+    repeat_unit_groups,
+    subgroups,
+)
+
+# ugropy's solver announces its next version; the product has its own (chemistry.cover).
+SOLVER_WARNING = pytest.mark.filterwarnings("ignore:PULP_CBC_CMD is deprecated:DeprecationWarning")
+
+
+@pytest.mark.parametrize(
+    ("smiles", "expected"),
+    [
+        ("*CC*", {"CH2": 1}),  # the primitive unit of polyethylene
+        ("*CC(*)c1ccccc1", {"CH2": 1, "ACH": 5, "ACCH": 1}),
+        ("*CCO*", {"CH2": 1, "CH2O": 1}),
+        ("*CC(*)OC", {"CH2": 1, "CH": 1, "CH3O": 1}),
+        ("*CC(*)OC(C)=O", {"CH2": 1, "CH": 1, "CH3COO": 1}),
+        ("*CC(*)(C)C(=O)OC", {"CH3": 2, "CH2": 1, "C": 1, "COO": 1}),
+        ("*O[Si](*)(C)C", {"CH3": 2, "SIO": 1}),
+        ("*OC(=O)c1ccc(C(=O)OCC*)cc1", {"CH2": 2, "ACH": 4, "AC": 2, "COO": 2}),
+        # gaps that the published list alone leaves open
+        ("*CC(*)C(=O)NC(C)C", {"CH3": 2, "CH2": 1, "CH": 1, "AMHCH": 1}),
+        ("*CC(*)N1CCCC1=O", {"CH2": 3, "AMCH2CH": 1}),
+        ("*Oc1ccc(C(C)(C)c2ccc(OC(*)=O)cc2)cc1", {"CH3": 2, "C": 1, "ACH": 8, "AC": 4, "COO": 1, "O": 1}),
+        ("*Oc1ccc(S(=O)(=O)c2ccc(*)cc2)cc1", {"ACH": 8, "AC": 4, "SU": 1, "O": 1}),
+        ("*OCCOC(=O)NCCNC(*)=O", {"AMHCH2": 2, "CH2O": 2}),
+    ],
+)
+def test_counts_of_known_polymers(smiles: str, expected: dict[str, int]) -> None:
+    assert repeat_unit_groups(smiles).by_name() == expected
+
+
+def test_urethane_is_an_amide_beside_an_ether() -> None:
+    found = repeat_unit_groups("*OCCOC(=O)NCCNC(*)=O").by_name()
+    assert "COO" not in found
+    assert "CH2NH" not in found
+
+
+@pytest.mark.parametrize(
+    "cuts", [("*CCO*", "*OCC*", "*COC*", "*CCOCCO*"), ("*CC(*)C(=O)OC", "*C(C*)C(=O)OC", "*CC(C(=O)OC)CC(*)C(=O)OC")]
+)
+def test_counts_do_not_depend_on_the_cut(cuts: tuple[str, ...]) -> None:
+    assert len({repeat_unit_groups(cut) for cut in cuts}) == 1
+
+
+def _hydrogen_capped(unit: str, n: int) -> str:
+    """An oligomer written by text: the unit must be ``*…*`` with the second star last."""
+    assert unit.startswith("*")
+    assert unit.endswith("*")
+    return "C" + unit[1:-1] * n + "C"
+
+
+@SOLVER_WARNING
+@pytest.mark.parametrize(
+    "unit",
+    ["*C*", "*CC(C)*", "*CC(O)*", "*CCO*", "*CCCCO*", "*OCCCCCC(=O)*", "*CC(Cl)*", "*CC(C(=O)O)*", "*CC(C#CC)*"],
+)
+def test_counts_are_what_an_oligomer_gains_with_one_more_unit(unit: str) -> None:
+    """The oracle: ugropy's own fragmentations of two chains; the difference of some two of them is what we count."""
+    longer, shorter = (
+        ugropy.unifac.get_groups(_hydrogen_capped(unit, n), "smiles", search_multiple_solutions=True) for n in (4, 3)
+    )
+    ours = repeat_unit_groups(unit).by_name()
+    differences = []
+    for long in longer:
+        for short in shorter:
+            difference = Counter(long.subgroups)
+            difference.subtract(short.subgroups)
+            differences.append({name: count for name, count in difference.items() if count})
+    assert ours in differences
+
+
+@SOLVER_WARNING
+@pytest.mark.parametrize(
+    "smiles", ["O", "CO", "CCO", "CC(C)=O", "c1ccncc1", "ClC(Cl)Cl", "CN(C)C=O", "CS(C)=O", "OCCO"]
+)
+def test_solvents_are_fragmented_as_ugropy_does(smiles: str) -> None:
+    assert molecule_groups(smiles).by_name() == ugropy.unifac.get_groups(smiles, "smiles").subgroups
+
+
+def test_published_subgroups_are_thermos() -> None:
+    known = {(round(g.R, 6), round(g.Q, 6), g.main_group_id) for g in thermo.unifac.UFSG.values()}
+    published = [entry for entry in subgroups() if not entry.derived]
+    assert {(round(g.R, 6), round(g.Q, 6), g.main_group) for g in published} == known
+    by_name = {entry.name: entry for entry in published}
+    assert by_name["HCO"].main_group == 10
+    assert by_name["CHO"].main_group == 13
+
+
+@pytest.mark.parametrize(
+    ("ours", "number"),
+    [("CHCO", 44), ("CCO", 45), ("ACNH", 80), ("ACN", 81), ("CHCN", 87), ("CCN", 88), ("C-S", 145)],
+)
+def test_derived_subgroups_have_the_values_nist_lists(ours: str, number: int) -> None:
+    entry = next(group for group in subgroups() if group.name == ours)
+    listed = thermo.unifac.NISTKTUFSG[number]
+    assert entry.derived
+    assert pytest.approx(listed.R, abs=2e-3) == entry.R
+    assert pytest.approx(listed.Q, abs=2e-3) == entry.Q
+
+
+def test_amide_core_with_its_two_neighbours_is_the_published_amide() -> None:
+    values = {group.name: group for group in subgroups()}
+    for quantity in ("R", "Q"):
+        core, ch2, whole = (getattr(values[name], quantity) for name in ("AM", "CH2", "AM(CH2)2"))
+        assert core + 2 * ch2 == pytest.approx(whole)
+
+
+def test_aromatic_sulfone_and_sulfide_match_nists_increments() -> None:
+    values = {group.name: group for group in subgroups()}
+    for ours, number in (("SU", 122), ("S", 187), ("CO", 178)):
+        listed = thermo.unifac.NISTUFSG[number]  # listed together with the aromatic carbon
+        R = values[ours].R + values["AC"].R
+        Q = values[ours].Q + values["AC"].Q
+        assert pytest.approx((listed.R, listed.Q), abs=2e-3) == (R, Q)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "words"),
+    [
+        ("*CC(*)P(C)C", "element P"),
+        ("*CC(*)C(=O)[O-]", "ion O-1"),
+        ("*CC(*)[N+](C)(C)C", "ion N+1"),
+        ("*CC(*)C(=O)OCCc1ccc(N=Nc2ccccc2)cc1", "N atom"),
+        ("*CC(*)N1CCCC1=S", "C=S"),
+        ("*CC(*)O[N+](=O)[O-]", "N atom"),
+        ("*CC", "one *"),
+        ("nonsense", "SMILES"),
+    ],
+)
+def test_what_has_no_groups_says_why(smiles: str, words: str) -> None:
+    with pytest.raises(FragmentationError, match=words.replace("*", r"\*").replace("+", r"\+")):
+        repeat_unit_groups(smiles)
+
+
+def test_unreadable_solvent_says_so() -> None:
+    with pytest.raises(FragmentationError, match="not a readable SMILES"):
+        molecule_groups("C1CC")
+
+
+@pytest.mark.parametrize(
+    "smiles", ["O=C(NCc1ccco1)N1CCN(S(C)(=O)=O)CC1", "FC(F)(F)c1ccncc1Cl", "C[Si](C)(C)OCC#N", "CCO"]
+)
+def test_leaving_out_patterns_that_cannot_match_changes_nothing(smiles: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    molecule = Chem.MolFromSmiles(smiles)
+    quick = module._matches(molecule)
+    every = tuple((index, pattern, frozenset()) for index, pattern, _ in module._patterns())
+    monkeypatch.setattr(module, "_patterns", lambda: every)
+    assert module._matches(molecule) == quick
+
+
+def test_every_atom_is_counted_once() -> None:
+    """Heavy atoms of the groups add up to those of the unit, for a polymer of many groups."""
+    unit = "*Oc1ccc(C(C)(C)c2ccc(OC(=O)NCCCCCCNC(*)=O)cc2)cc1"
+    patterns = {index: pattern for index, pattern, _ in module._patterns()}
+    counted = sum(patterns[index].GetNumAtoms() * count for index, count in repeat_unit_groups(unit).counts)
+    assert counted == Chem.MolFromSmiles(unit).GetNumAtoms() - 2
+
+
+def test_count_matrix_has_the_counts() -> None:
+    found = repeat_unit_groups("*CC(*)c1ccccc1")
+    matrix = count_matrix([found, molecule_groups("O")])
+    assert matrix.shape == (2, len(subgroups()))
+    assert matrix.sum(axis=1).tolist() == [7.0, 1.0]
+
+
+PIECES = st.lists(
+    st.tuples(st.integers(0, 4), st.frozensets(st.integers(0, 4), min_size=1, max_size=3), st.integers(0, 1)),
+    max_size=9,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(n=st.integers(1, 5), pieces=PIECES)
+def test_covers_are_those_of_brute_force(n: int, pieces: list[tuple[int, frozenset[int], int]]) -> None:
+    universe = list(range(n))
+    candidates = {Candidate(piece, atoms, (extra, 1)) for piece, atoms, extra in pieces if max(atoms) < n}
+    best: tuple[int, int] | None = None
+    expected: set[tuple[int, ...]] = set()
+    for size in range(1, n + 1):
+        for chosen in combinations(sorted(candidates, key=repr), size):
+            atoms = [atom for candidate in chosen for atom in candidate.atoms]
+            if sorted(atoms) == universe:
+                cost = (sum(c.cost[0] for c in chosen), sum(c.cost[1] for c in chosen))
+                if best is None or cost < best:
+                    best, expected = cost, set()
+                if cost == best:
+                    expected.add(tuple(sorted(c.piece for c in chosen)))
+    assert {tuple(sorted(pieces)) for pieces in cheapest_covers(universe, candidates)} == expected

@@ -1,0 +1,121 @@
+"""χ added to a user's table: every row keeps its place, and says why when it has no value."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_smiles
+from chitransfer.data import compute
+from chitransfer.data.compute import ADDED_COLUMNS, compute_table
+from chitransfer.errors import DataError
+
+PAIRS = """name,Temp,smiles,Solvent
+PVA,298.15,*CC(*)O,O
+PVA hot,350,*CC(*)O,
+PEO,,*OCC*,c1ccccc1
+phosphine,300,*CC(*)P(C)C,O
+no polymer,300,CCO,O
+Celsius,25,*CCO*,O
+"a, quoted",abc,*CCO*,O
+odd solvent,300,*CCO*,*C
+ionic solvent,300,*CCO*,[Na+].[Cl-]
+PVA,298.15,*C(O)C*,[OH2]
+"""
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.csv"
+    path.write_text(PAIRS, encoding="utf-8")
+    return path
+
+
+def test_rows_keep_their_place_and_their_cells(pairs: Path, tmp_path: Path) -> None:
+    summary = compute_table(pairs, tmp_path / "out.csv")
+    before, after = pd.read_csv(pairs, dtype=str), pd.read_csv(tmp_path / "out.csv", dtype=str)
+    assert list(after.columns) == [*before.columns, *ADDED_COLUMNS]
+    pd.testing.assert_frame_equal(after[before.columns], before)
+    assert summary.n_rows == 10
+    assert summary.n_values == 4
+    assert sum(summary.reasons.values()) == 6
+
+
+def test_values_are_the_models(pairs: Path, tmp_path: Path) -> None:
+    compute_table(pairs, tmp_path / "out.csv")
+    after = pd.read_csv(tmp_path / "out.csv")
+    expected = [
+        chi_of_smiles("*CC(*)O", "O", [298.15])[0],
+        chi_of_smiles("*CC(*)O", "O", [350.0])[0],
+        chi_of_smiles("*CCO*", "c1ccccc1", [298.15])[0],
+    ]
+    assert after.chi_unifac[:3].tolist() == pytest.approx(expected, abs=5.1e-5)
+    assert after.chi_unifac[9] == after.chi_unifac[0]
+    assert after.method[:3].tolist() == ["unifac", "unifac", "unifac-2.0"]
+    kelvin = np.array(DEFAULT_TEMPERATURES)
+    A, B = np.polyfit(1 / kelvin, chi_of_smiles("*CC(*)O", "O", kelvin), 1)
+    assert after.A_unifac_K[0] == pytest.approx(A, abs=6e-3)
+    assert after.B_unifac[0] == pytest.approx(B, abs=6e-5)
+
+
+def test_reasons_are_given_in_words(pairs: Path, tmp_path: Path) -> None:
+    compute_table(pairs, tmp_path / "out.csv")
+    reasons = pd.read_csv(tmp_path / "out.csv").set_index("name").reason
+    assert "element P" in reasons["phosphine"]
+    assert "two *" in reasons["no polymer"]
+    assert "273.15" in reasons["Celsius"]
+    assert reasons["a, quoted"] == "temp is not a number"
+    assert "whole molecule" in reasons["odd solvent"]
+    assert reasons["ionic solvent"].startswith("solvent: ")
+
+
+def test_its_own_output_can_be_computed_again(pairs: Path, tmp_path: Path) -> None:
+    compute_table(pairs, tmp_path / "out.csv.gz")
+    compute_table(tmp_path / "out.csv.gz", tmp_path / "again.csv")
+    assert gzip.decompress((tmp_path / "out.csv.gz").read_bytes()) == (tmp_path / "again.csv").read_bytes()
+
+
+def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "CHUNK", 5)
+    path = tmp_path / "many.csv"
+    units = [f"*CC(*)C(=O)O{'C' * n}" for n in range(1, 10)] + [f"*{'C' * n}O*" for n in range(1, 9)]
+    path.write_text("SMILES\n" + "\n".join(units) + "\n", encoding="utf-8")
+    seen: list[tuple[int, int]] = []
+    compute_table(path, tmp_path / "one.csv", n_jobs=1)
+    compute_table(path, tmp_path / "two.csv", n_jobs=2, progress=lambda done, total: seen.append((done, total)))
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert [done for done, _ in seen] == [5, 10, 15, 17]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        ("polymer,solvent\n*CC*,O\n", "missing column SMILES"),
+        ("SMILES,temp,Temp\n*CC*,300,300\n", "2 times"),
+        ("SMILES,temp\n*CC*,300,1\n", "3 cells"),
+    ],
+)
+def test_unreadable_files_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        compute_table(path, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_missing_file_and_another_ending_are_refused(tmp_path: Path, pairs: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        compute_table(tmp_path / "none.csv", tmp_path / "out.csv")
+    with pytest.raises(DataError, match="csv"):
+        compute_table(pairs, tmp_path / "out.xlsx")
+
+
+def test_the_measured_table_gets_values(shared_data: Path, tmp_path: Path) -> None:
+    summary = compute_table(shared_data / "experiment_chi.csv", tmp_path / "out.csv")
+    assert summary.n_rows == 1190
+    assert summary.n_values >= 1140
