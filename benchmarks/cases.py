@@ -1,0 +1,274 @@
+"""The cases of `python -m benchmarks`: each compares what the project does with what one would write without it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.conventional import conventional_epochs, lightning_epochs
+from benchmarks.measure import Timing, compare
+from benchmarks.synthetic import (
+    FULL_ROWS,
+    GUIDE_HIDDEN,
+    fold_masks,
+    make_settings,
+    make_shape,
+    make_stage1,
+    make_stage2,
+    make_stage2_settings,
+)
+from chitransfer.model.network import TransferNetwork
+from chitransfer.training.stage1 import Stage1Data, Stage1Run
+from chitransfer.training.stage2 import fit_members
+
+N_FOLDS, N_REPEATS = 5, 3
+
+
+def _epochs(data: Stage1Data, hidden: str = "512_256", seed: int = 0) -> Callable[[], None]:
+    run = Stage1Run(data, make_shape(data, hidden), make_settings(10_000), seed)
+    return lambda: run.train_to(run.epoch + 1)
+
+
+def stage1_epoch(n_rows: int) -> list[Timing]:
+    """One epoch, validation included, against DataLoader and Lightning."""
+    data = make_stage1(n_rows)
+    variants: dict[str, Callable[[], object]] = {
+        "Dataset, DataLoader, autograd": conventional_epochs(data, make_shape(data), make_settings(), 0),
+        "chitransfer": _epochs(data),
+    }
+    try:
+        variants["PyTorch Lightning, one epoch of a fit"] = lightning_epochs(data, make_shape(data), make_settings(), 1)
+    except ImportError:
+        print("lightning is not installed: that variant is not measured")
+    return compare(f"Stage 1 epoch, {n_rows} rows", variants, n_runs=2)
+
+
+def stage1_accuracy(n_rows: int) -> list[Timing]:
+    """Validation MAE after the same number of epochs, three seeds, for the conventional loop and ours."""
+    data = make_stage1(min(n_rows, 12_000))
+    errors: dict[str, list[float]] = {"conventional": [], "chitransfer": []}
+
+    def conventional() -> None:
+        epoch = conventional_epochs(data, make_shape(data), make_settings(), len(errors["conventional"]))
+        errors["conventional"].append(min(epoch() for _ in range(15)))
+
+    def ours() -> None:
+        run = Stage1Run(data, make_shape(data), make_settings(15), len(errors["chitransfer"]))
+        run.train_to(15)
+        errors["chitransfer"].append(run.best_mae)
+
+    timings = compare("Stage 1, 15 epochs of 12000 rows", {"conventional": conventional, "chitransfer": ours}, n_runs=3)
+    return [
+        Timing(
+            **{**vars(t), "note": f"validation MAE {np.mean(errors[t.variant]):.4f} ± {np.std(errors[t.variant]):.4f}"}
+        )
+        for t in timings
+    ]
+
+
+def quick_stage2(n_rows: int) -> list[Timing]:
+    """5 folds × 3 repeats × 20 epochs on 40 + 443 rows: all members at once against a loop over folds."""
+    data = make_stage1(2_000)
+    stage2 = make_stage2(data)
+    network = TransferNetwork(make_shape(data)).eval()
+    masks = [fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility)]
+
+    def loop() -> None:
+        for member in range(N_FOLDS * N_REPEATS):
+            fit_members(network, stage2, *(mask[member : member + 1] for mask in masks), make_stage2_settings(), member)
+
+    return compare(
+        "Quick Stage 2, 15 members",
+        {
+            "a loop over folds": loop,
+            "chitransfer, all folds at once": lambda: fit_members(network, stage2, *masks, make_stage2_settings(), 0),
+        },
+        n_runs=5,
+    )
+
+
+def features(n_rows: int) -> list[Timing]:
+    """Periodic features of the built-in table's repeat units against plain RDKit ones and the cache."""
+    from rdkit import Chem
+    from rdkit.Chem import Descriptors, rdFingerprintGenerator
+
+    from chitransfer.chemistry.features import FeatureCache
+    from chitransfer.chemistry.vectors import FeatureRecipe
+    from chitransfer.config import load_config
+    from chitransfer.training.settings import read_dataset
+
+    smiles = list(read_dataset(load_config(None)).polymers[:1000])
+    recipe = FeatureRecipe()
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    names = ("MolWt", "MolLogP", "TPSA", "NumHDonors", "NumHAcceptors", "NumRotatableBonds", "RingCount", "MolMR")
+
+    def plain() -> None:
+        for text in smiles:
+            molecule = Chem.MolFromSmiles(text.replace("*", "C"))
+            generator.GetCountFingerprintAsNumPy(molecule)
+            [getattr(Descriptors, name)(molecule) for name in names]
+
+    with tempfile.TemporaryDirectory() as folder:
+        cache = FeatureCache(Path(folder))
+        cache.polymer_features(smiles, recipe, are_identities=True)
+        return compare(
+            "Features of 1000 repeat units, one process",
+            {
+                "plain RDKit on one unit": plain,
+                "chitransfer, endless chain": lambda: FeatureCache(None).polymer_features(
+                    smiles, recipe, are_identities=True
+                ),
+                "chitransfer, from the cache": lambda: cache.polymer_features(smiles, recipe, are_identities=True),
+            },
+        )
+
+
+def whole_search(n_rows: int) -> list[Timing]:
+    """Seconds of a search of 50 trials of 100 epochs, worked out from epochs of each encoder and a quick Stage 2."""
+    data = make_stage1(n_rows)
+    stage2 = make_stage2(data)
+    masks = [fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility)]
+    totals = {"conventional": np.zeros(2), "chitransfer": np.zeros(2)}
+    for hidden in GUIDE_HIDDEN:
+        timed = compare(
+            hidden,
+            {
+                "conventional": conventional_epochs(data, make_shape(data, hidden), make_settings(), 0),
+                "chitransfer": _epochs(data, hidden),
+            },
+            n_runs=2,
+        )
+        for t in timed:
+            totals[t.variant] += 50 * 100 / len(GUIDE_HIDDEN) * np.array([t.wall, t.cpu])
+    network = TransferNetwork(make_shape(data)).eval()
+
+    def loop() -> None:
+        for member in range(N_FOLDS * N_REPEATS):
+            fit_members(network, stage2, *(mask[member : member + 1] for mask in masks), make_stage2_settings(), member)
+
+    def together() -> None:
+        fit_members(network, stage2, *masks, make_stage2_settings(), 0)
+
+    for t in compare("stage 2", {"conventional": loop, "chitransfer": together}, n_runs=1):
+        totals[t.variant] += 50 * np.array([t.wall, t.cpu])
+    reference = totals["conventional"]
+    return [
+        Timing(
+            f"Search of 50 trials × 100 epochs, {n_rows} rows, no pruning, one process (extrapolated)",
+            name,
+            2,
+            *map(float, own),
+            *map(float, reference / own),
+            f"{own[0] / 3600:.1f} h on the clock, {own[1] / 3600:.1f} CPU hours",
+        )
+        for name, own in totals.items()
+    ]
+
+
+def growth(n_rows: int) -> list[Timing]:
+    """Stage 1 epoch by number of rows; ratios are to the smallest table."""
+    sizes = [size for size in (5_000, 20_000, FULL_ROWS) if size <= n_rows]
+    return compare("Stage 1 epoch by rows", {f"{size} rows": _epochs(make_stage1(size)) for size in sizes})
+
+
+_WORKER = """
+import sys, time, torch
+torch.set_num_threads(1)
+from benchmarks.cases import _epochs
+from benchmarks.synthetic import make_stage1
+epoch = _epochs(make_stage1(9000))
+epoch()
+print('ready', flush=True)
+sys.stdin.readline()
+started = time.perf_counter()
+for _ in range(6):
+    epoch()
+print(time.perf_counter() - started, flush=True)
+"""
+
+
+def workers(n_rows: int) -> list[Timing]:
+    """Epochs per second of one single-threaded process, of two at a time, and of one process with two threads."""
+
+    def run(n_processes: int) -> float:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", _WORKER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(n_processes)
+        ]
+        for process in processes:
+            if process.stdout is not None:
+                process.stdout.readline()
+        started = time.perf_counter()
+        for process in processes:
+            process.communicate("go\n")
+        return (time.perf_counter() - started) / n_processes
+
+    seconds = {n: min(run(n) for _ in range(2)) for n in (1, 2)}
+    return [
+        Timing(
+            "Seconds per 6 epochs of 9000 rows, by workers",
+            f"{n} worker(s) of one thread",
+            2,
+            s,
+            s,
+            seconds[1] / s,
+            1.0,
+        )
+        for n, s in seconds.items()
+    ]
+
+
+def start_of_help(n_rows: int) -> list[Timing]:
+    """`chitransfer --help` against starting Python alone."""
+    return compare(
+        "Start",
+        {
+            "python -c pass": lambda: subprocess.run([sys.executable, "-c", "pass"], check=True),
+            "chitransfer --help": lambda: subprocess.run(
+                [sys.executable, "-m", "chitransfer", "--help"], check=True, stdout=subprocess.DEVNULL
+            ),
+        },
+        n_runs=5,
+    )
+
+
+def precision(n_rows: int) -> list[Timing]:
+    """Stage 1 epoch in float32 and in bfloat16 after the first layer, which pays only where the processor has it."""
+    data = make_stage1(min(n_rows, 9_000))
+    variants: dict[str, Callable[[], object]] = {}
+    for name in ("fp32", "bf16"):
+        settings = make_settings(10_000)
+        run = Stage1Run(data, make_shape(data), type(settings)(**{**vars(settings), "precision": name}), 0)
+        variants[name] = lambda run=run: run.train_to(run.epoch + 1)  # type: ignore[misc]
+    return compare("Stage 1 epoch by precision", variants)
+
+
+CASES: dict[str, Callable[[int], list[Timing]]] = {
+    "stage1": stage1_epoch,
+    "accuracy": stage1_accuracy,
+    "stage2": quick_stage2,
+    "features": features,
+    "search": whole_search,
+    "growth": growth,
+    "workers": workers,
+    "start": start_of_help,
+    "precision": precision,
+}
+
+
+def run_case(name: str, n_rows: int, n_threads: int) -> list[Timing]:
+    """Run one case with a fixed number of threads."""
+    torch.set_num_threads(n_threads)
+    return CASES[name](n_rows)

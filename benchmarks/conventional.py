@@ -1,0 +1,126 @@
+"""Stage 1 as a competent user writes it: Dataset, DataLoader, autograd, AdamW; and the same in PyTorch Lightning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from chitransfer.model.network import NetworkShape, TransferNetwork
+from chitransfer.training.inputs import PairTable
+from chitransfer.training.stage1 import Stage1Data, Stage1Settings
+
+Item = tuple[Tensor, Tensor]
+
+
+class PolymerDataset(Dataset[Item]):
+    """One polymer's features and χ an item."""
+
+    def __init__(self, data: Stage1Data, pairs: PairTable) -> None:
+        self.features = data.features.polymer[pairs.structure].numpy().astype(np.float32)
+        self.chi = pairs.target[:, 0].numpy()
+
+    def __len__(self) -> int:
+        return len(self.chi)
+
+    def __getitem__(self, position: int) -> Item:
+        return torch.from_numpy(self.features[position]), torch.tensor(self.chi[position])
+
+
+def _predict(network: TransferNetwork, features: Tensor) -> Tensor:
+    coefficients: Tensor = network.heads.chi(network.encoder(features))
+    return coefficients[:, 0]
+
+
+def conventional_epochs(
+    data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int
+) -> Callable[[], float]:
+    """A function that trains one more epoch and returns the validation MAE in standardised χ."""
+    torch.manual_seed(seed)
+    network = TransferNetwork(shape)
+    trained = [*network.encoder.parameters(), *network.heads.chi.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=settings.lr_schedule_factor, patience=settings.lr_schedule_patience
+    )
+    loader = DataLoader(PolymerDataset(data, data.train), settings.batch_size, shuffle=True)
+    validation = DataLoader(PolymerDataset(data, data.validation), settings.batch_size)
+    criterion = nn.MSELoss()
+
+    def epoch() -> float:
+        network.train()
+        running = 0.0
+        for features, chi in loader:
+            optimizer.zero_grad()
+            loss = criterion(_predict(network, features), chi)
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, settings.grad_clip_norm)
+            optimizer.step()
+            running += loss.item()
+        network.eval()
+        errors = []
+        with torch.no_grad():
+            for features, chi in validation:
+                errors.append((_predict(network, features) - chi).abs())
+        mae = float(torch.cat(errors).mean())
+        schedule.step(mae)
+        return mae
+
+    return epoch
+
+
+def lightning_epochs(
+    data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, n_epochs: int
+) -> Callable[[], None]:
+    """A function that fits `n_epochs` epochs with Lightning's defaults, without logging and checkpoints.
+
+    Raises
+    ------
+    ImportError
+        Lightning is not installed.
+    """
+    import logging
+
+    import lightning
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = TransferNetwork(shape)
+
+        def training_step(self, batch: Item, number: int) -> Tensor:
+            features, chi = batch
+            return nn.functional.mse_loss(_predict(self.network, features), chi)
+
+        def validation_step(self, batch: Item, number: int) -> None:
+            features, chi = batch
+            self.log("mae", (_predict(self.network, features) - chi).abs().mean(), on_epoch=True)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+
+    loader = DataLoader(PolymerDataset(data, data.train), settings.batch_size, shuffle=True)
+    validation = DataLoader(PolymerDataset(data, data.validation), settings.batch_size)
+
+    def fit() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lightning.Trainer(
+                max_epochs=n_epochs,
+                accelerator="cpu",
+                devices=1,
+                gradient_clip_val=settings.grad_clip_norm,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+            ).fit(Module(), loader, validation)
+
+    return fit
