@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import socket
+from contextlib import suppress
 from typing import Any
 
 import dask
@@ -21,6 +23,7 @@ DASHBOARD_PORT = 8787
 OUR_SCHEDULER = {"distributed.scheduler.allowed-failures": 0}
 # Seconds before the end of a job's walltime at which its worker hands over.
 FAREWELL_SECONDS = 90
+SUBMIT_COMMANDS = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}
 JOB_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
 
 
@@ -94,23 +97,38 @@ class BatchWorkers:
             raise ConfigError(
                 f"search.scheduler: {system} needs dask-jobqueue; install it with `pip install 'chitransfer[cluster]'`"
             ) from error
+        if shutil.which(SUBMIT_COMMANDS[system]) is None:
+            raise StudyError(
+                f"search.scheduler: {system} is not on this machine ({SUBMIT_COMMANDS[system]} was not found); "
+                "run the search where its commands are, such as a login node"
+            )
         try:
             with dask.config.set(OUR_SCHEDULER):
                 self._cluster = getattr(jobqueue, JOB_CLASSES[system])(**job_options(system, settings))
-            self.script = str(self._cluster.job_script())
+            # The first jobs are handed over at once and waited for, so that a refusal is heard.
+            self._cluster.sync(_hand_over, self._cluster, max(1, settings.minimum_jobs))
             self._cluster.adapt(minimum_jobs=settings.minimum_jobs, maximum_jobs=settings.maximum_jobs)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"cluster: {system} jobs cannot be made of these settings ({error})") from error
-        except (FileNotFoundError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
+            # Dask asserts when it closes jobs that were never started; the scheduler is gone by then.
+            with suppress(AssertionError):
+                self._cluster.close(timeout=20)
             raise StudyError(
-                f"search.scheduler: jobs cannot be handed to {system} from this machine ({error}); "
-                "run the search where its commands are, such as a login node"
+                f"search.scheduler: {system} does not take the job; correct the cluster section\n{error}"
             ) from error
         self.address = str(self._cluster.scheduler_address)
 
     def close(self) -> None:
         """Cancel the jobs and end the scheduler."""
         self._cluster.close(timeout=20)
+
+
+async def _hand_over(cluster: Any, n_jobs: int) -> None:
+    # `scale` would do the same in the background, where a refusal only reaches a log.
+    while len(cluster.worker_spec) < n_jobs:
+        cluster.worker_spec.update(cluster.new_worker_spec())
+    await cluster
 
 
 def job_options(system: str, settings: ClusterSettings) -> dict[str, Any]:
@@ -130,7 +148,6 @@ def job_options(system: str, settings: ClusterSettings) -> dict[str, Any]:
         ],
         "scheduler_options": {"dashboard_address": f"127.0.0.1:{free_dashboard_port()}"},
         "local_directory": settings.local_directory,
-        "name": "chitransfer",
     }  # fmt: skip
     if settings.interface is not None:
         options["interface"] = settings.interface

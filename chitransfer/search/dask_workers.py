@@ -117,8 +117,11 @@ class DaskWorkers:
 
     @property
     def dashboard(self) -> str:
-        """Address of Dask's dashboard."""
-        return str(self._client.dashboard_link)
+        """Address of Dask's dashboard; that of a scheduler of ours listens on this machine alone."""
+        link = str(self._client.dashboard_link)
+        if self._cluster.capacity is None:
+            return link
+        return f"http://127.0.0.1:{link.rpartition(':')[2]}"
 
     def submit(self, task: RungTask) -> Future[RungResult]:
         """Send a rung to whichever worker is free."""

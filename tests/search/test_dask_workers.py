@@ -281,5 +281,5 @@ def test_a_batch_system_that_is_not_here_is_named(
     pytest.importorskip("dask_jobqueue")
     monkeypatch.setenv("PATH", "")
     config = load_config(None, {**tiny, "search.scheduler": "slurm"})
-    with pytest.raises(StudyError, match="cannot be handed to slurm"):
+    with pytest.raises(StudyError, match="slurm is not on this machine"):
         make_workers(config, tiny_dataset, "key")
