@@ -163,7 +163,8 @@ def read_study(folder: StudyFolder) -> optuna.Study:
     name = folder.name
     if folder.storage is None:
         try:
-            with closing(sqlite3.connect(f"file:{quote(str(folder.database))}?mode=ro", uri=True)) as connection:
+            # Not read-only: what a killed driver was writing must be rolled back first, and SQLite does so on opening.
+            with closing(sqlite3.connect(f"file:{quote(str(folder.database))}?mode=rw", uri=True)) as connection:
                 names = [name for (name,) in connection.execute("SELECT study_name FROM studies")]
         except sqlite3.DatabaseError as error:
             raise StudyError(f"{folder.database}: not an Optuna study database ({error})") from error
