@@ -83,6 +83,12 @@ def save_rung(folder: Path, result: RungResult, params: dict[str, Any], dataset:
             old.unlink(missing_ok=True)
 
 
+def discard_states(folder: Path) -> None:
+    """Delete what a trial would have gone on from; it has ended."""
+    for state in folder.glob("rung_*.pt"):
+        state.unlink(missing_ok=True)
+
+
 def load_rung(folder: Path) -> SavedRung | None:
     """The last whole rung in a trial's folder, ``None`` when there is none or it is damaged (it is then run again)."""
     path = folder / "scores.json"
