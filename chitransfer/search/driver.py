@@ -21,7 +21,7 @@ from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.objective import RungResult, RungTask
-from chitransfer.search.records import SavedRung, load_rung, save_rung, trial_attributes
+from chitransfer.search.records import SavedRung, discard_states, load_rung, save_rung, trial_attributes
 from chitransfer.search.replicates import (
     deserves_another_run,
     load_replicates,
@@ -253,6 +253,7 @@ class SearchDriver:
 
     def _tell(self, trial: optuna.Trial, state: TrialState, value: float | list[float] | None) -> None:
         self.study.tell(trial, value, state=state)
+        discard_states(self.folder.trial(trial.number))
         self._failures.clear()
         self.watcher.trial_ended(with_one_value(self.study.get_trials(deepcopy=False)[trial.number]))
 
