@@ -257,6 +257,16 @@ def make_search(tmp_path: Path) -> Callable[..., tuple[int, Any]]:
     return search
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Any:
+    """Processes that start in a moment, the slow imports being made once; for what must be killed or signalled."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["chitransfer.cli", "chitransfer.search.run", "chitransfer.report.figures"])
+    return context
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""

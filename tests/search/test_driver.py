@@ -133,6 +133,7 @@ class TestPruning:
         assert states == ["COMPLETE"] * 5 + ["PRUNED"] * 7
         assert [t.epoch for t in search.workers.tasks if t.number == 11] == [10]
         assert search.study.best_trial.number == 0
+        assert not list(search.folder.path.rglob("rung_*.pt"))
 
     @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
     def test_other_pruners_prune_too(self, made_up_search: Callable[..., Any], pruner: str) -> None:

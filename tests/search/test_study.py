@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -42,6 +41,32 @@ class TestLocating:
         (tmp_path / "study.db").write_bytes(content)
         with pytest.raises(StudyError, match=r"study\.db: (not an Optuna study database|expected one study)"):
             read_study(locate_study(tmp_path))
+
+
+def leave_hot_journal(database: Path) -> None:
+    """Die in the middle of a transaction that has reached the file."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("PRAGMA cache_size = 1")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE trial_user_attributes SET value_json = '\"overwritten\"'")
+    connection.executemany(
+        "INSERT INTO study_user_attributes (study_id, key, value_json) VALUES (1, ?, ?)",
+        [(f"half written {i}", '"' + "x" * 5000 + '"') for i in range(200)],
+    )
+    os._exit(9)
+
+
+class TestKilledInTheMiddleOfAWrite:
+    def test_the_half_written_part_is_taken_back(self, copied: StudyFolder, fork_server: Any) -> None:
+        process = fork_server.Process(target=leave_hot_journal, args=(copied.database,))
+        process.start()
+        process.join(60)
+        assert process.exitcode == 9
+        assert copied.database.with_name("study.db-journal").stat().st_size > 0
+        study = read_study(copied)
+        assert len(study.trials) == 6
+        assert not any(key.startswith("half written") for key in study.user_attrs)
+        assert isinstance(study.trials[0].user_attrs["exp_mae"], float)
 
 
 class TestLeaderboard:
@@ -147,10 +172,9 @@ def hold_lock(path: Path, ready: Any, let_go: Any) -> None:
 
 
 class TestLock:
-    def test_a_second_driver_is_refused_by_host_and_process(self, tmp_path: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        ready, let_go = context.Event(), context.Event()
-        other = context.Process(target=hold_lock, args=(tmp_path, ready, let_go))
+    def test_a_second_driver_is_refused_by_host_and_process(self, tmp_path: Path, fork_server: Any) -> None:
+        ready, let_go = fork_server.Event(), fork_server.Event()
+        other = fork_server.Process(target=hold_lock, args=(tmp_path, ready, let_go))
         other.start()
         try:
             assert ready.wait(60)
@@ -165,10 +189,9 @@ class TestLock:
         with drive_alone(StudyFolder(tmp_path)):
             assert (tmp_path / "driver.json").is_file()
 
-    def test_a_dead_drivers_lock_is_free(self, tmp_path: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        ready, let_go = context.Event(), context.Event()
-        other = context.Process(target=hold_lock, args=(tmp_path, ready, let_go))
+    def test_a_dead_drivers_lock_is_free(self, tmp_path: Path, fork_server: Any) -> None:
+        ready, let_go = fork_server.Event(), fork_server.Event()
+        other = fork_server.Process(target=hold_lock, args=(tmp_path, ready, let_go))
         other.start()
         assert ready.wait(60)
         other.kill()

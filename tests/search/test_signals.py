@@ -1,0 +1,105 @@
+"""Ctrl-C, SIGTERM and the time limit end a search cleanly: exit code, resume command, a study that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from chitransfer.cli import main
+from chitransfer.config import dump_config, load_config
+from chitransfer.search.study import locate_study, read_study
+
+
+def long_search(tiny: dict[str, object], tmp_path: Path, **changes: object) -> tuple[Path, list[str]]:
+    """A search of many trials; its study's folder and command."""
+    config = load_config(None, {**tiny, "search.n_trials": 500, "search.study_name": "long", **changes})
+    path = tmp_path / "long.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    return tmp_path / "results" / "hparam_search" / "long", ["search", "--quiet", "--config", str(path)]
+
+
+def wait_for(path: Path, process: Any, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.exitcode is None, f"the search ended with {process.exitcode}"
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_the_search_cleanly(
+    tiny: dict[str, object], tmp_path: Path, fork_server: Any, number: int, code: int, word: str
+) -> None:
+    study, words = long_search(tiny, tmp_path)
+    process = fork_server.Process(target=main, args=(words,))
+    process.start()
+    wait_for(study / "trials" / "0001" / "scores.json", process)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == code
+    (log,) = (study.parent / "logs").glob("search_long_*.log")
+    text = log.read_text()
+    assert f"search {word}: " in text
+    assert f"resume with: bash scripts/run_hparam_search.sh --resume {study / 'study.db'}" in text
+    assert "Traceback" not in text
+    frame = pd.read_csv(study / "all_trials.csv")
+    n_complete = int((frame["state"] == "COMPLETE").sum())
+    assert n_complete >= 1
+    assert json.loads((study / "best_params.json").read_text())["n_trials"] == n_complete
+    assert (study / "figures" / "optimization_history.png").exists()
+    assert not (study / "driver.json").exists()
+    # It goes on: the interrupted trial is finished, not repeated under another number.
+    again = fork_server.Process(
+        target=main, args=(["search", "--quiet", "--resume", str(study), "--n_trials", str(n_complete + 1)],)
+    )
+    again.start()
+    again.join(120)
+    assert again.exitcode == 0
+    states = [trial.state.name for trial in read_study(locate_study(study)).trials]
+    assert "RUNNING" not in states
+    assert len(states) == n_complete + 1
+
+
+def test_a_signal_in_the_middle_of_a_long_stage_1(tiny: dict[str, object], tmp_path: Path, fork_server: Any) -> None:
+    """The running trial is given up at the end of an epoch, not after all hundred thousand of them."""
+    study, words = long_search(
+        tiny,
+        tmp_path,
+        **{"training.num_epochs_pretrain": 100_000, "training.early_stopping_patience": 100_000, "search.rungs": [3]},
+    )
+    process = fork_server.Process(target=main, args=(words,))
+    process.start()
+    wait_for(study / "trials" / "0000" / "scores.json", process)
+    began = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 143
+    assert time.monotonic() - began < 20
+    assert [trial.state.name for trial in read_study(locate_study(study)).trials] == ["RUNNING"]
+
+
+def test_out_of_time_is_a_good_end(
+    tiny: dict[str, object], tmp_path: Path, run_command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, words = long_search(tiny, tmp_path)
+    words.remove("--quiet")
+    code, out, err = run_command(*words, "--timeout-hours", 2.0 / 3600)
+    assert code == 0, err
+    assert "search stopped after" in out
+    flat = out.replace("\n", "")
+    assert f"--resume {tmp_path / 'results' / 'hparam_search' / 'long' / 'study.db'}" in flat
+
+
+def test_signal_handlers_are_put_back(tiny: dict[str, object], make_search: Any) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    make_search({**tiny, "search.n_trials": 1})
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
