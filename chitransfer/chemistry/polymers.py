@@ -16,7 +16,6 @@ from rdkit import Chem, rdBase
 LONGEST_SMILES = 2000
 MOST_CUTS = 40
 LEFT, RIGHT = 1, 2
-ORDINARY_BONDS = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
 STEREO_MARKS = "@/\\"
 TETRAHEDRAL = (
     Chem.ChiralType.CHI_UNSPECIFIED,
@@ -24,6 +23,7 @@ TETRAHEDRAL = (
     Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
 )
 _STAR, _LEFT_END, _RIGHT_END = (Chem.MolFromSmarts(pattern) for pattern in ("[#0]", "[1#0]", "[2#0]"))
+_ODD_BOND = Chem.MolFromSmarts("*!-&!=&!#&!:*")
 
 
 class PolymerError(ValueError):
@@ -42,9 +42,7 @@ def _parse(smiles: str) -> Chem.Mol:
         raise PolymerError(f"a repeat unit needs exactly two * for its two chain ends, this has {counted}")
     if len(Chem.GetMolFrags(molecule)) > 1:
         raise PolymerError("more than one molecule; leave counter-ions and solvents out")
-    # Loops over atoms and bonds are slow in Python, so only where the text has the characters they look for.
-    if set("~$<>") & set(smiles) and any(bond.GetBondType() not in ORDINARY_BONDS for bond in molecule.GetBonds()):
-        raise PolymerError("dative, quadruple or unspecified bonds; write single, double, triple or aromatic ones")
+    _refuse_odd_bonds(molecule)
     for star, label in zip(stars, (LEFT, RIGHT), strict=True):
         if star.GetDegree() != 1:
             raise PolymerError("a * must be bonded once, to the atom at its chain end")
@@ -61,7 +59,15 @@ def _parse(smiles: str) -> Chem.Mol:
     if ":" in smiles:
         for atom in molecule.GetAtoms():
             atom.SetAtomMapNum(0)
-    return _sanitise(molecule, has_centres="@" in smiles)
+    molecule = _sanitise(molecule, has_centres="@" in smiles)
+    # RDKit makes some bonds to metals dative.
+    _refuse_odd_bonds(molecule)
+    return molecule
+
+
+def _refuse_odd_bonds(molecule: Chem.Mol) -> None:
+    if molecule.HasSubstructMatch(_ODD_BOND):
+        raise PolymerError("dative, quadruple or unspecified bonds; write single, double, triple or aromatic ones")
 
 
 def _read(smiles: str) -> Chem.Mol:
