@@ -1,0 +1,142 @@
+"""Figures: the numbers are the study's, and the pictures show something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from chitransfer.report import figures
+from chitransfer.report.figures import draw_study, history_series, importance_series, parameter_series
+from chitransfer.search.study import CONTRACT, StudyFolder, read_study
+
+NAMES = ("optimization_history.png", "param_importances.png", "parallel_coordinate.png", "slice_plot.png")
+SPACE = {
+    "rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
+    "dropout": optuna.distributions.FloatDistribution(0.0, 0.4),
+    "extra": optuna.distributions.CategoricalDistribution([0, 16, 64]),
+    "fixed": optuna.distributions.IntDistribution(3, 3),
+}
+
+
+def made_up_study(n_trials: int) -> optuna.Study:
+    """A study whose objective is ruled by `rate` alone; one trial failed, one was pruned."""
+    study = optuna.create_study()
+    rng = np.random.default_rng(3)
+    for number in range(n_trials):
+        params = {
+            "rate": float(10 ** rng.uniform(-4, -2)),
+            "dropout": float(rng.uniform(0, 0.4)),
+            "extra": [0, 16, 64][number % 3],
+            "fixed": 3,
+        }
+        state = {1: optuna.trial.TrialState.FAIL, 2: optuna.trial.TrialState.PRUNED}.get(
+            number, optuna.trial.TrialState.COMPLETE
+        )
+        value = (np.log10(params["rate"]) + 3) ** 2 + 0.001 * params["dropout"]
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                params=params,
+                distributions=SPACE,
+                value=float(value) if state == optuna.trial.TrialState.COMPLETE else None,
+                user_attrs={"is_default": number == 0, "stage1_mae": 0.1},
+            )
+        )
+    study.set_user_attr(CONTRACT, {"objective": {"exp_mae": 1.0, "sol_f1": 0.0, "sol_recall": 0.0, "stage1_mae": 1.0}})
+    return study
+
+
+class TestSeries:
+    def test_history_is_the_studys(self, finished_search: Any) -> None:
+        study = read_study(finished_search.folder)
+        series = history_series(study, {"exp_mae": 0.4, "sol_f1": 0.6, "sol_recall": 1.0})
+        values = [trial.values[0] for trial in study.trials]
+        assert series.number.tolist() == list(range(6))
+        assert series.value.tolist() == values
+        assert series.running_best.tolist() == [min(values[: n + 1]) for n in range(6)]
+        assert series.default == (0, values[0])
+        best = study.best_trial.user_attrs["stage1_mae"]
+        assert series.trivial == pytest.approx(1.5 * 0.4 + 2.0 * 0.4 + 0.0 + 0.1 * best)
+
+    def test_failed_and_pruned_trials_are_left_out(self) -> None:
+        assert history_series(made_up_study(6), {}).number.tolist() == [0, 3, 4, 5]
+
+    def test_importances_are_shares_and_find_what_matters(self) -> None:
+        found = importance_series(made_up_study(40))
+        assert set(found) == {"rate", "dropout", "extra"}
+        assert sum(found.values()) == pytest.approx(1.0)
+        assert next(iter(found)) == "rate"
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+        assert found["rate"] > 0.7
+
+    def test_importances_are_the_same_each_time(self) -> None:
+        study = made_up_study(20)
+        assert importance_series(study) == importance_series(study)
+
+    def test_too_few_trials_say_nothing(self) -> None:
+        assert importance_series(made_up_study(4)) == {}
+
+    def test_positions_of_parameters(self) -> None:
+        trials = [t for t in made_up_study(9).trials if t.values]
+        rate = parameter_series(trials, "rate")
+        assert rate.is_log
+        assert rate.position.tolist() == [t.params["rate"] for t in trials]
+        assert rate.ticks == pytest.approx([1e-4, 1e-3, 1e-2])
+        extra = parameter_series(trials, "extra")
+        assert extra.labels == ["0", "16", "64"]
+        assert [extra.labels[int(p)] for p in extra.position] == [str(t.params["extra"]) for t in trials]
+
+    def test_choices_that_begin_with_zero_keep_their_names(self) -> None:
+        """Positions 0, 1, 2 must not be shown as if they were the values."""
+        trials = [t for t in made_up_study(9).trials if t.values]
+        figure = figures._draw_slices(trials, trials[0], trials[0])
+        (axes,) = [axes for axes in figure.axes if axes.get_xlabel() == "extra"]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "16", "64"]
+
+
+class TestPictures:
+    def assert_shows_something(self, path: Path) -> None:
+        from matplotlib import image
+
+        pixels = image.imread(path)[..., :3]
+        assert min(pixels.shape[:2]) > 250, path
+        white = (pixels > 0.99).all(axis=-1)
+        assert 0.005 < 1.0 - white.mean() < 0.7, path
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, path
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_of_a_search(self, finished_search: Any, name: str) -> None:
+        self.assert_shows_something(finished_search.folder.figures / name)
+
+    @pytest.mark.parametrize("n_trials", [1, 4, 30])
+    def test_of_any_number_of_trials(self, tmp_path: Path, n_trials: int) -> None:
+        folder = StudyFolder(tmp_path)
+        draw_study(made_up_study(n_trials), {"exp_mae": 0.5}, folder)
+        assert sorted(path.name for path in folder.figures.iterdir()) == sorted(NAMES)
+        for name in NAMES:
+            self.assert_shows_something(folder.figures / name)
+
+    def test_equal_values_and_a_single_parameter(self, tmp_path: Path) -> None:
+        study = optuna.create_study()
+        for x in (0.1, 0.2, 0.3, 0.4, 0.5):
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params={"x": x}, distributions={"x": optuna.distributions.FloatDistribution(0, 1)}, value=1.0
+                )
+            )
+        draw_study(study, {}, StudyFolder(tmp_path))
+        assert len(list((tmp_path / "figures").iterdir())) == 4
+
+    def test_axes_are_labelled_and_the_default_is_marked(self) -> None:
+        study = made_up_study(12)
+        figure = figures._draw_history(history_series(study, {"exp_mae": 0.5}))
+        (axes,) = figure.axes
+        assert axes.get_xlabel() == "trial"
+        assert "objective" in axes.get_ylabel()
+        labels = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert any(label.startswith("default configuration") for label in labels)
+        assert any(label.startswith("trivial predictor") for label in labels)

@@ -1,0 +1,186 @@
+"""The commands: the guide's flags and module names, status, and a start that imports nothing slow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from chitransfer.config import Config
+
+Run = Callable[..., tuple[int, str, str]]
+GUIDE_FLAGS = {
+    "n_trials": ("100", "search.n_trials", 100),
+    "timeout_hours": ("72", "search.timeout_hours", 72.0),
+    "n_cv_folds": ("3", "cv.n_cv_folds", 3),
+    "stage2_epochs": ("15", "training.stage2_epochs", 15),
+    "study_name": ("my_study", "search.study_name", "my_study"),
+}
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configurations `run_search` was called with, instead of running it."""
+    seen: list[Config] = []
+
+    def remember(config: Config, console: object, **options: object) -> int:
+        seen.append(config)
+        return 0
+
+    monkeypatch.setattr("chitransfer.search.run.run_search", remember)
+    return seen
+
+
+def value_at(config: Any, dotted: str) -> object:
+    for part in dotted.split("."):
+        config = getattr(config, part)
+    return config
+
+
+class TestFlags:
+    @pytest.mark.parametrize("hyphens", [False, True])
+    @pytest.mark.parametrize("with_equals", [False, True])
+    def test_the_guides_flags(self, run_command: Run, captured: list[Config], hyphens: bool, with_equals: bool) -> None:
+        words = ["search"]
+        for name, (text, _, _) in GUIDE_FLAGS.items():
+            flag = "--" + (name.replace("_", "-") if hyphens else name)
+            words += [f"{flag}={text}"] if with_equals else [flag, text]
+        code, _, err = run_command(*words)
+        assert code == 0, err
+        for _, dotted, value in GUIDE_FLAGS.values():
+            assert value_at(captured[0], dotted) == value
+
+    def test_underscores_in_values_stay(self, run_command: Run, captured: list[Config]) -> None:
+        run_command("search", "--set", "model.encoder_hidden_dims=64_32", "--study_name=a_b_c")
+        assert captured[0].model.encoder_hidden_dims == [64, 32]
+        assert captured[0].search.study_name == "a_b_c"
+
+    def test_set_wins_over_flags_and_flags_over_the_file(
+        self, run_command: Run, captured: list[Config], tiny_yaml: Path
+    ) -> None:
+        run_command("search", "--config", tiny_yaml, "--n-trials", 7, "--seed", 5, "--set", "seed=6")
+        assert captured[0].search.n_trials == 7
+        assert captured[0].seed == 6
+        assert captured[0].chem.fingerprint_bits == 64
+
+    def test_a_resumed_study_takes_its_own_configuration(
+        self, run_command: Run, captured: list[Config], finished_search: Any
+    ) -> None:
+        code, _, _ = run_command("search", "--resume", finished_search.folder.database, "--n_trials", 9)
+        assert code == 0
+        assert captured[0].search.n_trials == 9
+        assert captured[0].training == finished_search.config.training
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (["search", "--n_trails", "3"], "--n-trails"),
+            (["search", "--n_trials", "many"], "many"),
+            (["search", "--n_trials"], "--n-trials"),
+            (["serach"], "serach"),
+            (["status"], "STUDY"),
+        ],
+    )
+    def test_mistakes_are_exit_code_2(self, run_command: Run, words: list[str], expected: str) -> None:
+        code, _, err = run_command(*words)
+        assert code == 2
+        assert expected in err
+        assert "Traceback" not in err
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            (["search", "--n_trials", "0"], "search.n_trials"),
+            (["search", "--sampler", "magic"], "search.sampler"),
+            (["search", "--config", "none.yaml"], "none.yaml"),
+            (["search", "--resume", "none"], "no study found"),
+            (["search", "--set", "seed"], "--set needs the form"),
+            (["search", "--study_name", "../x"], "search.study_name"),
+            (["status", "none"], "no study found"),
+        ],
+    )
+    def test_what_cannot_be_done_is_one_message(self, run_command: Run, words: list[str], expected: str) -> None:
+        code, _, err = run_command(*words)
+        assert code == 2
+        assert expected in err
+        assert err.count("ERROR") == 1
+        assert "Traceback" not in err
+
+
+class TestStatus:
+    @pytest.mark.parametrize("by_database", [True, False])
+    def test_a_finished_study(self, run_command: Run, finished_search: Any, by_database: bool) -> None:
+        folder = finished_search.folder
+        code, out, _ = run_command("status", folder.database if by_database else folder.path)
+        assert code == 0
+        assert "study done: 6 of 6 trials ended (6 complete)" in out
+        top = pd.read_csv(folder.path / "top_20_trials.csv")
+        for place, row in enumerate(top.head(5).itertuples(), start=1):
+            assert f"{place}. trial {row.number}: {row.value:.4f}" in out
+        assert "6. trial" not in out
+        assert f"exp MAE {top['exp_mae'][0]:.3f}" in out
+        assert "pace: " in out
+
+    def test_it_changes_nothing(self, run_command: Run, finished_search: Any) -> None:
+        before = finished_search.folder.database.read_bytes()
+        run_command("status", finished_search.folder.path)
+        assert finished_search.folder.database.read_bytes() == before
+
+
+class TestStart:
+    def test_help_imports_nothing_slow(self) -> None:
+        slow = "{'torch', 'optuna', 'pandas', 'numpy', 'rdkit', 'sklearn', 'scipy', 'dask', 'matplotlib', 'thermo'}"
+        program = f"import sys, chitransfer.cli; print(sorted({slow} & set(sys.modules)))"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+    @pytest.mark.parametrize("words", [["--help"], ["-h"], ["search", "--help"], ["status", "-h"]])
+    def test_help(self, run_command: Run, words: list[str]) -> None:
+        code, out, _ = run_command(*words)
+        assert code == 0
+        assert "Usage" in out
+
+    def test_without_words_it_says_what_there_is(self, run_command: Run) -> None:
+        _, out, err = run_command()
+        assert "search" in out + err
+
+    def test_the_guides_module_runs_one_trial(self, tiny_yaml: Path, project_root: Path, tmp_path: Path) -> None:
+        """`python -m src.training.hparam_search_transfer_aware --config … --n_trials 1`, as the guide has it."""
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "src.training.hparam_search_transfer_aware",
+                "--config", str(tiny_yaml), "--n_trials", "1", "--study_name", "one",
+            ],
+            cwd=project_root, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "Warning" not in done.stderr
+        assert "search finished: 1 complete" in done.stdout
+        assert (tmp_path / "results" / "hparam_search" / "one" / "best_params.json").exists()
+
+    @pytest.mark.slow
+    def test_the_launcher(self, tiny_yaml: Path, project_root: Path, tmp_path: Path) -> None:
+        if not (Path(sys.prefix) / "bin" / "python").exists():
+            pytest.skip("this Python is no virtual environment")
+        environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+        launcher = project_root / "scripts" / "run_hparam_search.sh"
+
+        def launch(*words: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                ["bash", str(launcher), *words],
+                cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False,
+            )  # fmt: skip
+
+        first = launch("--config", str(tiny_yaml), "--n_trials", "1", "--study_name", "launched")
+        assert first.returncode == 0, first.stderr
+        study = tmp_path / "results" / "hparam_search" / "launched"
+        second = launch("--resume", str(study / "study.db"), "--n_trials", "2")
+        assert second.returncode == 0, second.stderr
+        assert len(pd.read_csv(study / "all_trials.csv")) == 2
+        assert launch("--n_trials", "0").returncode == 2
