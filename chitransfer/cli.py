@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import typer
 
 from chitransfer.commands.data import data
+from chitransfer.commands.evidence import compare, dashboard, report
 from chitransfer.commands.model import apply, finetune, predict, pretrain, screen
+from chitransfer.commands.rescore import rescore
 from chitransfer.commands.search import search, status
 from chitransfer.errors import ChitransferError
 from chitransfer.secrecy import mask_passwords
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (search, status, apply, pretrain, finetune, predict, screen):
+for command in (search, status, rescore, apply, pretrain, finetune, predict, screen):
     app.command()(command)
 app.add_typer(data, name="data")
 

@@ -10,7 +10,8 @@ import logging
 import pickle
 import resource
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from chitransfer.config import Config, ObjectiveSettings, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
+from chitransfer.search.encoders import SavedEncoder, pack_encoders, stage1_key
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import OutOfFold, Scores, cross_validate, make_folds
 from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
@@ -76,6 +78,8 @@ class RungResult:
         Per pretraining seed: scores, out-of-fold predictions, Stage 1 history.
     state
         To go on from; plain tensors, loadable with ``weights_only``.
+    encoders
+        The Stage 1 results of a finished trial, from `search.encoders.pack_encoders`; empty before, and in repeats.
     failure
         The reason, empty when the rung succeeded.
     """
@@ -88,6 +92,7 @@ class RungResult:
     value: float = float("nan")
     replicates: tuple[ReplicateResult, ...] = ()
     state: bytes = b""
+    encoders: bytes = b""
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
     failure: str = ""
@@ -211,7 +216,7 @@ class TrialRunner:
         folds = self._folds_of(task.replicate)
         states: list[dict[str, Any]] = [] if task.state is None else unpack_state(task.state)
         seconds = {"stage1": 0.0, "stage2": 0.0}
-        replicates, networks_mae, new_states, epochs = [], [], [], []
+        replicates, networks_mae, new_states, epochs, encoders = [], [], [], [], []
         finished = True
         for position in range(n_seeds):
             replicate = task.replicate * n_seeds + position
@@ -243,9 +248,12 @@ class TrialRunner:
             replicates.append(ReplicateResult(seed, run.best_epoch, scores, out_of_fold, run.history))
             networks_mae.append(run.best_mae)
             new_states.append(run.state_dict())
+            key = stage1_key(config, self.dataset, seed)
+            weights = new_states[-1]["best_weights"]
+            encoders.append(SavedEncoder(key, seed, weights, run.best_mae, run.best_epoch, run.epoch))
             epochs.append(run.epoch)
             finished &= run.finished
-        components, spread = _pool(replicates)
+        components, spread = pool_scores([replicate.scores for replicate in replicates])
         components["stage1_mae"], spread["stage1_mae"] = float(np.mean(networks_mae)), float(np.std(networks_mae))
         return RungResult(
             number=task.number,
@@ -256,6 +264,7 @@ class TrialRunner:
             value=transfer_objective(components, config.objective),
             replicates=tuple(replicates),
             state=b"" if finished else pack_state(new_states),
+            encoders=pack_encoders(encoders) if finished and task.replicate == 0 else b"",
             seconds=seconds,
             peak_memory_mb=self._peak_memory_mb(),
         )
@@ -276,9 +285,9 @@ class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
     """A rung was given up because the search is stopping."""
 
 
-def _pool(replicates: list[ReplicateResult]) -> tuple[dict[str, float], dict[str, float]]:
-    names = replicates[0].scores.per_repeat
-    values = {name: np.concatenate([r.scores.per_repeat[name] for r in replicates]) for name in names}
+def pool_scores(scores: Sequence[Scores]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard deviation of every metric over the repeats of all pretraining seeds."""
+    values = {name: np.concatenate([one.per_repeat[name] for one in scores]) for name in scores[0].per_repeat}
     return (
         {name: float(np.mean(value)) for name, value in values.items()},
         {name: float(np.std(value)) for name, value in values.items()},
@@ -308,7 +317,10 @@ def unpack_state(state: bytes) -> list[dict[str, Any]]:
         The bytes are damaged, or hold anything but tensors and plain values.
     """
     try:
-        states: list[dict[str, Any]] = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            # What PyTorch warns of in foreign bytes ends in an error below.
+            warnings.simplefilter("ignore")
+            states: list[dict[str, Any]] = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"the state of its last rung cannot be read ({reason})") from error

@@ -1,0 +1,48 @@
+"""`chitransfer rescore`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chitransfer.commands.options import SetOption, collect_overrides
+
+
+def rescore(
+    study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")],
+    n_cv_folds: Annotated[int | None, typer.Option(help="Folds of quick Stage 2.")] = None,
+    n_cv_repeats: Annotated[int | None, typer.Option(help="Shuffles of the folds.")] = None,
+    stage2_epochs: Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    settings: SetOption = None,
+    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+) -> None:
+    """Score a study's kept Stage 1 encoders under other folds, Stage 2 settings or objective weights."""
+    from chitransfer.search.rescore import rescore_study
+    from chitransfer.search.study import locate_study
+    from chitransfer.search.watch import make_console, show_progress
+
+    overrides = collect_overrides(
+        {
+            "cv.n_cv_folds": n_cv_folds,
+            "cv.n_cv_repeats": n_cv_repeats,
+            "training.stage2_epochs": stage2_epochs,
+            "training.device": device,
+        },
+        settings,
+    )
+    console = make_console(quiet)
+    with show_progress(console) as progress:
+        rescored = rescore_study(locate_study(study), overrides, progress=progress)
+    console.print(f"{len(rescored.trials)} trials scored again without pretraining", highlight=False)
+    console.print("rank  trial  objective  before  rank before", highlight=False)
+    for rank, row in enumerate(rescored.trials.head(10).itertuples(), start=1):
+        line = f"{rank:4d}  {row.number:5d}  {row.value:9.4f}  {row.value_before:6.4f}  {row.rank_before:11d}"
+        console.print(line, highlight=False)
+    if len(rescored.trials) >= 3:
+        console.print(f"rank correlation with the scores before: {rescored.rank_correlation:.2f}", highlight=False)
+    for number, reason in rescored.skipped.items():
+        console.print(f"trial {number} left out: {reason}", markup=False, highlight=False)
+    console.print(f"results in {rescored.folder}", markup=False, highlight=False)

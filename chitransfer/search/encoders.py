@@ -1,0 +1,131 @@
+"""Stage 1 results kept with a trial, named by the hash of all that determines them, so that nothing is trained twice.
+
+Packed by `search.objective`, written by `search.records`, read by `search.rescore` and `search.second_pass`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chitransfer.config import Config
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import CheckpointError
+from chitransfer.model.network import TransferNetwork
+from chitransfer.training.settings import network_shape, stage1_settings
+
+FILE_NAME = "stage1.pt"
+# The solubility head has no part in Stage 1: Stage 2 gives it new weights, of whatever size it is then to have.
+STAGE2_SHAPE_KEYS = ("solubility_head_hidden_dim", "solubility_head_dropout")
+
+
+@dataclass(frozen=True)
+class SavedEncoder:
+    """Encoder and χ head of one pretraining seed at their best validation epoch.
+
+    Attributes
+    ----------
+    key
+        `stage1_key` of the run that made them.
+    weights
+        By parameter name, on the CPU.
+    mae
+        Validation MAE of computed χ, in χ's own units.
+    """
+
+    key: str
+    seed: int
+    weights: dict[str, Tensor]
+    mae: float
+    best_epoch: int
+    n_epochs: int
+
+    def build(self, config: Config, n_features: int) -> TransferNetwork:
+        """The network in eval mode; sizes and dropouts come from `config`, the solubility head is a new one.
+
+        Raises
+        ------
+        CheckpointError
+            The sizes of the configuration are not those of the weights.
+        """
+        network = TransferNetwork(network_shape(config, n_features))
+        own = {name for name in network.state_dict() if not name.startswith("heads.solubility.")}
+        try:
+            network.load_state_dict(self.weights, strict=False)
+        except RuntimeError as error:
+            raise CheckpointError(f"the kept Stage 1 weights do not fit the network ({error})") from error
+        if own != set(self.weights):
+            raise CheckpointError(
+                f"the kept Stage 1 weights do not fit the network: {', '.join(sorted(own ^ set(self.weights)))}"
+            )
+        return network.eval()
+
+
+def stage1_key(config: Config, dataset: Dataset, seed: int) -> str:
+    """Hash of all that determines a Stage 1 result: table, features, split, network, optimisation and seed.
+
+    `config` is the trial's, its overrides laid over the study's.
+    """
+    shape = network_shape(config, dataset.recipe.n_features).to_dict()
+    what = {
+        "table": dataset.stage1.table.digest,
+        "recipe": dataset.recipe.digest(),
+        "control": config.search.control,
+        "split": [config.seed, config.training.validation_fraction],
+        "T_ref_K": config.T_ref_K,
+        "shape": {name: value for name, value in shape.items() if name not in STAGE2_SHAPE_KEYS},
+        "settings": asdict(stage1_settings(config)),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def pack_encoders(encoders: Sequence[SavedEncoder]) -> bytes:
+    """Encoders of a trial as bytes; the solubility head, which Stage 1 left as it was, is dropped."""
+    stream = io.BytesIO()
+    torch.save(
+        [
+            {
+                **vars(encoder),
+                "weights": {
+                    name: tensor.cpu().contiguous()
+                    for name, tensor in encoder.weights.items()
+                    if not name.startswith("heads.solubility.")
+                },
+            }
+            for encoder in encoders
+        ],
+        stream,
+    )
+    return stream.getvalue()
+
+
+def read_encoders(folder: Path) -> list[SavedEncoder]:
+    """The encoders kept in a trial's folder; executes nothing it reads.
+
+    Raises
+    ------
+    CheckpointError
+        There are none, or the file is damaged.
+    """
+    path = folder / FILE_NAME
+    try:
+        kept: list[dict[str, Any]] = torch.load(path, weights_only=True, map_location="cpu")
+        return [SavedEncoder(**values) for values in kept]
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: missing, so this trial cannot be scored again without pretraining; "
+            "a complete trial keeps it, a pruned or failed one does not"
+        ) from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read ({reason}); restore the file or search again") from error

@@ -1,0 +1,203 @@
+"""Scoring kept Stage 1 encoders again under other folds, Stage 2 settings or objective weights, without pretraining.
+
+Called by `chitransfer rescore`; `search.second_pass` scores single encoders with `score_encoders`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from optuna.trial import TrialState
+
+from chitransfer.config import Config, dump_config, load_config, override_config
+from chitransfer.errors import CheckpointError, StudyError
+from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
+from chitransfer.search.objective import TrialRunner, pool_scores, transfer_objective
+from chitransfer.search.space import to_overrides
+from chitransfer.search.study import StudyFolder, load_study_config, read_study
+from chitransfer.seeds import derive_seed
+from chitransfer.training.crossval import cross_validate
+from chitransfer.training.settings import read_dataset, stage2_settings
+
+# Found out again on every machine; no part of what was measured.
+PLACE_KEYS = ("paths.results_dir", "paths.cache_dir", "training.device", "training.num_threads", "search.n_trials")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """A study's complete trials under new conditions.
+
+    Attributes
+    ----------
+    folder
+        Where ``all_trials.csv``, ``top_20_trials.csv``, ``best_params.json`` and ``config.yaml`` were written.
+    trials
+        One line a trial, best first: ``number``, ``value``, ``value_before``, ``rank_before``, parameters, components.
+    skipped
+        Why trials were left out, by number.
+    """
+
+    folder: Path
+    trials: pd.DataFrame
+    skipped: dict[int, str]
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's correlation of the objective before and after; NaN below three trials."""
+        if len(self.trials) < 3:
+            return float("nan")
+        before, after = self.trials["value_before"].rank(), self.trials["value"].rank()
+        return float(np.corrcoef(before, after)[0, 1])
+
+
+def score_encoders(
+    runner: TrialRunner, config: Config, number: int, encoders: Sequence[SavedEncoder]
+) -> tuple[float, dict[str, float], dict[str, float]]:
+    """Objective, components and their spread of a trial's encoders by quick Stage 2.
+
+    Parameters
+    ----------
+    runner
+        Holds tables, features and folds.
+    config
+        The trial's configuration.
+    number
+        Of the trial; fixes Stage 2's random choices as in the search.
+
+    Raises
+    ------
+    TrainingError
+        Stage 2 diverged, or the objective is not finite.
+    CheckpointError
+        The encoders do not fit the configuration.
+    """
+    scores = []
+    for replicate, encoder in enumerate(encoders):
+        network = encoder.build(config, runner.stage1_data.features.n_features).to(runner.device)
+        _, one = cross_validate(
+            network,
+            runner.stage2_data,
+            runner.dataset,
+            runner.folds,
+            stage2_settings(config, config.training.stage2_epochs),
+            derive_seed(config.seed, "quick stage2", number, replicate),
+        )
+        scores.append(one)
+    components, spread = pool_scores(scores)
+    errors = [encoder.mae for encoder in encoders]
+    components["stage1_mae"], spread["stage1_mae"] = float(np.mean(errors)), float(np.std(errors))
+    return transfer_objective(components, config.objective), components, spread
+
+
+def rescore_study(
+    folder: StudyFolder,
+    overrides: Mapping[str, object],
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Rescored:
+    """Score every complete trial of a study again; the study itself is not changed.
+
+    Parameters
+    ----------
+    overrides
+        Dotted configuration keys to change: of ``cv``, ``objective``, ``solubility``, the Stage 2 part of ``training``,
+        or the measured tables.
+    progress
+        Called with ("rescore", done, total).
+
+    Raises
+    ------
+    StudyError
+        The study has no complete trial, or what is changed would change Stage 1; the message names it.
+    CheckpointError
+        No complete trial kept a readable Stage 1 result.
+    """
+    config = load_study_config(folder, overrides)
+    trials = [t for t in read_study(folder).get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    if not trials:
+        raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to score again")
+    dataset = read_dataset(config)
+    runner = TrialRunner(config, dataset, n_threads=config.training.num_threads)
+    before = {t.number: t.values[0] for t in trials}
+    order = sorted(before, key=lambda number: (before[number], number))
+    rows: list[dict[str, Any]] = []
+    skipped: dict[int, str] = {}
+    for done, trial in enumerate(trials):
+        own = override_config(config, to_overrides(trial.params, config.search.space))
+        try:
+            encoders = read_encoders(folder.trial(trial.number))
+        except CheckpointError as error:
+            skipped[trial.number] = str(error)
+            logger.warning("trial %d is left out: %s", trial.number, error)
+            continue
+        for encoder in encoders:
+            if stage1_key(own, dataset, encoder.seed) != encoder.key:
+                raise StudyError(_refusal(folder, trial.number, config))
+        value, components, spread = score_encoders(runner, own, trial.number, encoders)
+        rows.append(
+            {
+                "number": trial.number,
+                "value": value,
+                "value_before": before[trial.number],
+                "rank_before": order.index(trial.number) + 1,
+                **trial.params,
+                **components,
+                **{f"{name}_std": deviation for name, deviation in spread.items()},
+            }
+        )
+        if progress is not None:
+            progress("rescore", done + 1, len(trials))
+    if not rows:
+        raise CheckpointError(f"{folder.path}: no trial kept its Stage 1 result; {next(iter(skipped.values()))}")
+    frame = pd.DataFrame(rows).sort_values(["value", "number"], kind="stable", ignore_index=True)
+    target = folder.path / "rescored" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
+    _write(target, frame, config, folder, {t.number: t.params for t in trials})
+    return Rescored(target, frame, skipped)
+
+
+def _write(
+    target: Path, frame: pd.DataFrame, config: Config, folder: StudyFolder, params: Mapping[int, Mapping[str, Any]]
+) -> None:
+    write_atomically(target / "config.yaml", dump_config(config))
+    write_csv(target / "all_trials.csv", frame.sort_values("number"))
+    write_csv(target / "top_20_trials.csv", frame.head(20))
+    number = int(frame["number"].iloc[0])
+    write_json(
+        target / "best_params.json",
+        {
+            "best_value": float(frame["value"].iloc[0]),
+            "best_params": dict(params[number]),
+            "n_trials": len(frame),
+            "best_trial_number": number,
+            "study_name": folder.name,
+        },
+    )
+
+
+def _refusal(folder: StudyFolder, number: int, config: Config) -> str:
+    changed = [key for key in _changed_keys(load_config(folder.config), config) if key not in PLACE_KEYS]
+    what = ", ".join(changed) if changed else "the Stage 1 table or its features"
+    return (
+        f"{folder.path}: trial {number} was pretrained under other conditions, so its Stage 1 result cannot be scored "
+        f"under these (changed: {what}). Leave what concerns Stage 1 as it was (chem, model, the Stage 1 part of "
+        "training, the computed table, seed), or start a new search"
+    )
+
+
+def _changed_keys(before: Config, after: Config) -> list[str]:
+    old, new = before.model_dump(), after.model_dump()
+    return [
+        f"{section}.{key}" if isinstance(values, dict) else section
+        for section, values in old.items()
+        for key in (values if isinstance(values, dict) else [""])
+        if (values[key] != new[section][key] if isinstance(values, dict) else values != new[section])
+    ]

@@ -1,0 +1,91 @@
+"""Kept encoders scored again: the same conditions give the same scores, others give what a search there would give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from chitransfer.errors import CheckpointError, StudyError
+from chitransfer.search.encoders import read_encoders
+from chitransfer.search.rescore import rescore_study
+from chitransfer.search.study import StudyFolder
+
+
+@pytest.fixture
+def study(make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object]) -> StudyFolder:
+    """A finished search of three trials."""
+    code, folder = make_search({**tiny, "search.reevaluate_top": 0})
+    assert code == 0
+    assert isinstance(folder, StudyFolder)
+    return folder
+
+
+def test_the_same_conditions_give_the_same_scores(study: StudyFolder) -> None:
+    rescored = rescore_study(study, {})
+    searched = pd.read_csv(study.path / "all_trials.csv").set_index("number")
+    assert len(rescored.trials) == len(searched) == 3
+    assert not rescored.skipped
+    for row in rescored.trials.itertuples():
+        assert row.value == pytest.approx(searched.loc[row.number, "value"], rel=1e-6)
+        assert row.exp_mae == pytest.approx(searched.loc[row.number, "exp_mae"], rel=1e-6)
+    best = json.loads((rescored.folder / "best_params.json").read_text())
+    assert best["best_params"] == json.loads((study.path / "best_params.json").read_text())["best_params"]
+
+
+def test_other_conditions_give_what_a_search_under_them_gives(
+    study: StudyFolder, make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object], tmp_path: Path
+) -> None:
+    changes: dict[str, object] = {"training.stage2_epochs": 6, "cv.n_cv_folds": 4, "objective.sol_f1": 0.5}
+    rescored = rescore_study(study, changes)
+    elsewhere = {**tiny, **changes, "paths.results_dir": str(tmp_path / "other"), "search.reevaluate_top": 0}
+    # The sampler's first trials do not depend on scores.
+    _, other = make_search({**elsewhere, "search.sampler": "random", "search.n_startup_trials": 10})
+    searched = pd.read_csv(other.path / "all_trials.csv").set_index("number")
+    mine = rescored.trials.set_index("number")
+    assert mine.loc[0, "value"] == pytest.approx(searched.loc[0, "value"], rel=1e-6)
+    assert mine.loc[0, "value"] != pytest.approx(mine.loc[0, "value_before"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change", [{"training.lr_schedule_factor": 0.3}, {"seed": 7}, {"training.validation_fraction": 0.2}]
+)
+def test_what_concerns_stage1_is_refused(study: StudyFolder, change: dict[str, object]) -> None:
+    with pytest.raises(StudyError, match=f"changed: {next(iter(change))}"):
+        rescore_study(study, change)
+
+
+def test_a_trial_without_its_encoder_is_left_out(study: StudyFolder) -> None:
+    (study.trial(1) / "stage1.pt").unlink()
+    (study.trial(2) / "stage1.pt").write_bytes(b"damaged")
+    rescored = rescore_study(study, {})
+    assert rescored.trials["number"].tolist() == [0]
+    assert set(rescored.skipped) == {1, 2}
+    assert "missing" in rescored.skipped[1]
+    assert "cannot be read" in rescored.skipped[2]
+    (study.trial(0) / "stage1.pt").unlink()
+    with pytest.raises(CheckpointError, match="no trial kept"):
+        rescore_study(study, {})
+
+
+def test_weights_of_another_size_are_refused(study: StudyFolder) -> None:
+    from chitransfer.config import load_config, override_config
+
+    (encoder,) = read_encoders(study.trial(0))
+    config = override_config(load_config(study.config), {"model.encoder_latent_dim": 5})
+    with pytest.raises(CheckpointError, match="do not fit"):
+        encoder.build(config, 77)
+
+
+def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = run_command("rescore", study.path, "--stage2_epochs", 4, "--set", "training.class_weight_pos=2.0")
+    assert code == 0
+    assert "3 trials scored again without pretraining" in out
+    assert "rank correlation" in out
+    code, _, err = run_command("rescore", study.path, "--set", "training.lr_schedule_factor=0.1")
+    assert code == 2
+    assert "training.lr_schedule_factor" in err
