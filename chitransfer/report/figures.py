@@ -233,7 +233,7 @@ def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: F
                 axes.scatter(series.position[at], values[at], marker="D", s=70, color=color, edgecolor="k", label=label)
         if series.is_log:
             axes.set_xscale("log")
-        elif len(series.ticks) == len(series.labels) and series.labels[0] != f"{series.ticks[0]:.3g}":
+        elif isinstance(trials[0].distributions[name], optuna.distributions.CategoricalDistribution):
             axes.set_xticks(series.ticks, series.labels)
         axes.set_xlabel(name)
     for axes in grid[::n_columns]:
