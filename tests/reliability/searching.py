@@ -57,6 +57,13 @@ def go_on(overrides: Mapping[str, object], folder: Path, prepare: Callable[[], o
     return start_search(overrides, folder if (folder / "study.db").is_file() else None, prepare)
 
 
+def finish_code(process: BaseProcess, timeout: float = 400) -> int:
+    """Wait for the end; the exit code."""
+    process.join(timeout)
+    assert process.exitcode is not None, "the search hangs"
+    return int(process.exitcode)
+
+
 def kill(process: BaseProcess) -> None:
     """What the out-of-memory killer and a power cut do."""
     if process.pid is not None and process.is_alive():

@@ -1,0 +1,210 @@
+"""A study on PostgreSQL: the same rules, a lock on the server, a server that goes away, and no password anywhere."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from searching import finish_code, start_search
+
+from chitransfer.errors import ConfigError, StudyError
+from chitransfer.search.study import keep_storage, locate_study
+
+pytest.importorskip("psycopg")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    # SQLAlchemy's pool leaves its connections to the end of the process.
+    pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+PASSWORD = "sesame-open-7391"
+
+
+def find_programs() -> Path | None:
+    """The folder of PostgreSQL's server programs."""
+    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
+    found = shutil.which("postgres")
+    return next((f for f in folders if (f / "initdb").exists()), Path(found).resolve().parent if found else None)
+
+
+class Server:
+    """A PostgreSQL server of this test's own, with a password."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs, self.folder = programs, folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        # The server refuses to run as root.
+        self.user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
+        folder.mkdir()
+        secret = folder / "secret"
+        secret.write_text(PASSWORD)
+        if self.user is not None:
+            for path in (folder, secret):
+                os.chown(path, self.user.pw_uid, self.user.pw_gid)
+        self.call("initdb", "-D", str(folder / "data"), "-U", "ann", "-A", "scram-sha-256", "--pwfile", str(secret))
+
+    def call(self, program: str, *words: str) -> None:
+        subprocess.run(
+            [str(self.programs / program), *words],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=self.folder,
+            user=None if self.user is None else self.user.pw_uid,
+        )
+
+    def start(self) -> None:
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        log = str(self.folder / "log")
+        self.call("pg_ctl", "-D", str(self.folder / "data"), "-o", options, "-l", log, "-w", "start")
+
+    def stop(self, how: str = "immediate") -> None:
+        self.call("pg_ctl", "-D", str(self.folder / "data"), "-m", how, "-w", "stop")
+
+    @property
+    def address(self) -> str:
+        return f"postgresql://ann:{PASSWORD}@127.0.0.1:{self.port}/postgres"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server is not installed")
+    root = tmp_path_factory.mktemp("pg")
+    for parent in (root, *root.parents[:2]):
+        parent.chmod(0o755)
+    server = Server(programs, root / "server")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def stored(tiny: dict[str, object], server: Server, tmp_path: Path) -> dict[str, object]:
+    return {**tiny, "search.storage": server.address, "search.study_name": tmp_path.name.replace("_", "-")[:60]}
+
+
+def trials_of(stored: dict[str, object]) -> list[optuna.trial.FrozenTrial]:
+    address = str(stored["search.storage"]).replace("postgresql:", "postgresql+psycopg:")
+    return optuna.load_study(study_name=str(stored["search.study_name"]), storage=address).get_trials(deepcopy=False)
+
+
+def folder_of(stored: dict[str, object]) -> Path:
+    return Path(str(stored["paths.results_dir"])) / "hparam_search" / str(stored["search.study_name"])
+
+
+def run(stored: dict[str, object], resume: bool = False) -> int:
+    return finish_code(start_search(stored, folder_of(stored) if resume else None))
+
+
+def test_a_study_on_a_server_is_searched_and_resumed(stored: dict[str, object]) -> None:
+    assert run(stored) == 0
+    assert [t.state.name for t in trials_of(stored)] == ["COMPLETE"] * 3
+    assert not (folder_of(stored) / "study.db").exists()
+    assert run(stored) == 2, "a second study of that name must be refused"
+    assert run({**stored, "search.n_trials": 5}, resume=True) == 0
+    assert [t.number for t in trials_of(stored)] == list(range(5))
+
+
+def test_the_password_is_nowhere(
+    stored: dict[str, object], run_command: Callable[..., tuple[int, str, str]], tmp_path: Path, capfd: Any
+) -> None:
+    assert run(stored) == 0
+    for path in folder_of(stored).parent.rglob("*"):
+        if path.is_file():
+            assert PASSWORD.encode() not in path.read_bytes(), path
+    wrong = str(stored["search.storage"]).replace(PASSWORD, f"{PASSWORD}-wrong")
+    assert run({**stored, "search.storage": wrong, "search.study_name": "other"}) == 2
+    assert run({**stored, "search.storage": wrong.replace(":5", ":bad5"), "search.study_name": "third"}) == 2
+    code, out, err = run_command("search", "--storage", f"mysql://ann:{PASSWORD}@host/db")
+    assert code == 2
+    assert "postgresql://" in err
+    code, out2, err2 = run_command("search", "--storage", f"postgresql://ann:{PASSWORD}@127.0.0.1:1/db")
+    assert code == 2
+    said = capfd.readouterr()
+    for text in (out, err, out2, err2, said.out, said.err):
+        assert PASSWORD not in text
+
+
+def test_status_needs_no_password_in_the_folder(
+    stored: dict[str, object], run_command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(stored) == 0
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    code, out, _ = run_command("status", folder_of(stored))
+    assert code == 0
+    assert "3 of 3 trials ended" in out
+
+
+def test_a_second_driver_is_refused_even_from_another_folder(stored: dict[str, object], tmp_path: Path) -> None:
+    from chitransfer.search.storage import lock_on_server
+
+    address, name = str(stored["search.storage"]), str(stored["search.study_name"])
+    with lock_on_server(address, name):
+        with (
+            pytest.raises(StudyError, match=rf"another search .*host {socket.gethostname()[:24]}, pid {os.getpid()}"),
+            lock_on_server(address, name),
+        ):
+            pass
+        with lock_on_server(address, f"{name}-other"):
+            pass
+    with lock_on_server(address, name):
+        pass
+
+
+def test_a_server_that_restarts_in_the_middle(stored: dict[str, object], server: Server) -> None:
+    process = start_search({**stored, "search.n_trials": 12})
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if sum(t.state.is_finished() for t in trials_of(stored)) >= 2:
+                break
+        except KeyError:
+            pass
+        time.sleep(0.2)
+    server.stop()
+    time.sleep(4)
+    server.start()
+    assert finish_code(process) == 0
+    trials = trials_of(stored)
+    assert [t.number for t in trials] == list(range(12))
+    assert {t.state.name for t in trials} == {"COMPLETE"}
+
+
+def test_a_driver_killed_frees_the_lock(stored: dict[str, object]) -> None:
+    process = start_search({**stored, "search.n_trials": 20})
+    while not (folder_of(stored) / "trials" / "0001").exists():
+        time.sleep(0.1)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert run({**stored, "search.n_trials": 6}, resume=True) == 0
+    assert {t.state.name for t in trials_of(stored)} == {"COMPLETE"}
+
+
+def test_a_storage_cannot_change_on_resume(stored: dict[str, object]) -> None:
+    assert run(stored) == 0
+    folder = locate_study(folder_of(stored))
+    with pytest.raises(StudyError, match=r"the study stays where it was created") as told:
+        keep_storage(folder, None)
+    assert PASSWORD not in str(told.value)
+
+
+@pytest.mark.parametrize("address", ["sqlite:///x.db", "mysql://u@h/d", "postgresql:/h/d"])
+def test_other_storages_are_configuration_errors(address: str, tiny: dict[str, object]) -> None:
+    from chitransfer.config import load_config
+
+    with pytest.raises(ConfigError, match=r"postgresql://user@host:port/database"):
+        load_config(None, {**tiny, "search.storage": address})
