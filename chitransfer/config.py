@@ -291,6 +291,65 @@ class SearchSettings(Section):
         return self
 
 
+def second_pass_space() -> dict[str, SpaceParameter]:
+    """Stage 2 hyperparameters that a second pass tunes on one Stage 1 encoder."""
+    return {
+        "lr_finetune": SpaceParameter(key="training.lr_finetune", type="log", low=1e-4, high=1e-2),
+        "lr_encoder": SpaceParameter(key="training.lr_encoder", type="log", low=1e-5, high=1e-3),
+        "weight_decay_finetune": SpaceParameter(key="training.weight_decay_finetune", type="log", low=1e-5, high=1e-2),
+        "freeze_encoder": SpaceParameter(
+            key="training.freeze_encoder_stage2", type="categorical", choices=[True, False]
+        ),
+        "stage2_epochs": SpaceParameter(key="training.stage2_epochs", type="int", low=10, high=60, step=5),
+        "lambda_exp": SpaceParameter(key="training.lambda_exp", type="log", low=0.5, high=10.0),
+        "class_weight_pos": SpaceParameter(key="training.class_weight_pos", type="log", low=1.0, high=10.0),
+        "chi_head_dropout": SpaceParameter(key="model.chi_head_dropout", type="float", low=0.0, high=0.4),
+        "solubility_head_dropout": SpaceParameter(key="model.solubility_head_dropout", type="float", low=0.0, high=0.4),
+    }
+
+
+# What a second pass may tune: nothing that the kept Stage 1 result would have to be trained again for.
+SECOND_PASS_KEYS = frozenset(
+    {
+        "training.lr_finetune",
+        "training.lr_encoder",
+        "training.weight_decay_finetune",
+        "training.batch_size_exp",
+        "training.stage2_epochs",
+        "training.freeze_encoder_stage2",
+        "training.lambda_exp",
+        "training.lambda_sol",
+        "training.class_weight_pos",
+        "training.grad_clip_norm",
+        "model.encoder_dropout",
+        "model.chi_head_dropout",
+        "model.solubility_head_dropout",
+        "model.solubility_head_hidden_dim",
+    }
+)
+
+
+class SecondPassSettings(Section):
+    """Tuning Stage 2 on one Stage 1 encoder of a finished search."""
+
+    n_trials: Count = 50
+    space: Annotated[dict[str, SpaceParameter], Field(min_length=1)] = Field(default_factory=second_pass_space)
+
+    @field_validator("space", mode="after")
+    @classmethod
+    def _check_space(cls, space: dict[str, SpaceParameter]) -> dict[str, SpaceParameter]:
+        keys = [parameter.key for parameter in space.values()]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"two parameters of the space set the same key: {', '.join(sorted(keys))}")
+        others = sorted(set(keys) - SECOND_PASS_KEYS)
+        if others:
+            raise ValueError(
+                f"a second pass goes on from a finished Stage 1 and cannot tune {', '.join(others)}; "
+                f"it can tune {', '.join(sorted(SECOND_PASS_KEYS))}"
+            )
+        return space
+
+
 class ClusterSettings(Section):
     """A job of the batch system, for `search.scheduler` slurm, pbs, lsf or sge."""
 
@@ -333,6 +392,7 @@ class Config(Section):
     solubility: SolubilitySettings = SolubilitySettings()
     objective: ObjectiveSettings = ObjectiveSettings()
     search: SearchSettings = SearchSettings()
+    second_pass: SecondPassSettings = SecondPassSettings()
     cluster: ClusterSettings = ClusterSettings()
 
 
@@ -396,10 +456,11 @@ def dump_config(config: Config) -> str:
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     values = config.model_dump()
-    values["search"]["space"] = {
-        name: {key: value for key, value in parameter.items() if value is not None}
-        for name, parameter in values["search"]["space"].items()
-    }
+    for section in ("search", "second_pass"):
+        values[section]["space"] = {
+            name: {key: value for key, value in parameter.items() if value is not None}
+            for name, parameter in values[section]["space"].items()
+        }
     if values["search"]["storage"] is not None:
         values["search"]["storage"] = strip_password(values["search"]["storage"])
     yaml.dump(values, stream)
@@ -514,10 +575,11 @@ def _suggest(parts: Sequence[str]) -> str:
 
 
 def _unusable_space_values(config: Config) -> Iterator[tuple[str, str]]:
-    for name, parameter in config.search.space.items():
+    named = [(f"search.space.{name}", parameter) for name, parameter in config.search.space.items()]
+    named += [(f"second_pass.space.{name}", parameter) for name, parameter in config.second_pass.space.items()]
+    for dotted, parameter in named:
         section, key = parameter.key.split(".")
         settings: Section = getattr(config, section)
-        dotted = f"search.space.{name}"
         if key not in type(settings).model_fields:
             yield f"{dotted}.key", f"{parameter.key} is no key of the configuration{_suggest([section, key])}"
             continue
