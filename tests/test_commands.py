@@ -81,10 +81,10 @@ class TestFlags:
         ("words", "expected"),
         [
             (["search", "--n_trails", "3"], "--n-trails"),
-            (["search", "--n_trials", "many"], "many"),
+            (["search", "--n_trials", "many"], "integer"),
             (["search", "--n_trials"], "--n-trials"),
             (["serach"], "serach"),
-            (["status"], "STUDY"),
+            (["status"], "study"),
         ],
     )
     def test_mistakes_are_exit_code_2(self, run_command: Run, words: list[str], expected: str) -> None:
