@@ -218,7 +218,8 @@ def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: F
     names = list(trials[0].params)
     n_columns = min(3, len(names))
     n_rows = -(-len(names) // n_columns)
-    figure = new_figure(4 * n_columns, 3.2 * n_rows)
+    # A single column still needs room for the legend and the colour bar.
+    figure = new_figure(max(7.0, 4.0 * n_columns), max(4.0, 3.2 * n_rows))
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
     values = np.array([trial.values[0] for trial in trials])
     numbers = np.array([trial.number for trial in trials])
