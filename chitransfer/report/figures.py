@@ -209,6 +209,7 @@ def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default:
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.set_xlim(-0.35, len(columns) - 0.55)
+    axes.set_ylim(-0.05, 1.05)
     axes.set_title("Parallel coordinates (dark lines: low objective)")
     axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=2)
     return figure
