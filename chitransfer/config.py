@@ -107,6 +107,7 @@ class TrainingSettings(Section):
     lr_pretrain: Positive = 1e-3
     weight_decay: NotNegative = 1e-4
     batch_size_dft: Count = 256
+    min_batches_per_epoch: Count = 16
     num_epochs_pretrain: Count = 200
     min_epochs_pretrain: Annotated[int, Field(ge=0)] = 0
     n_networks: Count = 1
@@ -126,6 +127,7 @@ class TrainingSettings(Section):
     freeze_encoder_stage2: bool = True
     lambda_exp: NotNegative = 3.0
     lambda_sol: NotNegative = 1.0
+    lambda_dft: NotNegative = 0.0
     class_weight_pos: Positive = 5.0
 
     @model_validator(mode="after")

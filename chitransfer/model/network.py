@@ -52,7 +52,7 @@ class Encoder(nn.Sequential):
             layers.append(nn.Linear(width, hidden))
             if use_batchnorm:
                 layers.append(nn.BatchNorm1d(hidden))
-            layers += [nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.SiLU(), nn.Dropout(dropout)]
             width = hidden
         super().__init__(*layers, nn.Linear(width, latent_dim))
 
@@ -69,7 +69,7 @@ class ChiHead(nn.Sequential):
     """Latent vectors (…, latent_dim) to the two coefficients of standardised χ(T), (…, 2)."""
 
     def __init__(self, latent_dim: int, hidden_dim: int, dropout: float) -> None:
-        super().__init__(nn.Linear(latent_dim, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, 2))
+        super().__init__(nn.Linear(latent_dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, 2))
 
 
 class SolubilityHead(nn.Sequential):
@@ -77,7 +77,7 @@ class SolubilityHead(nn.Sequential):
 
     def __init__(self, latent_dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__(
-            nn.Linear(latent_dim + 1, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, 1)
+            nn.Linear(latent_dim + 1, hidden_dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, 1)
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from chitransfer.model.network import TransferNetwork
 from chitransfer.training.sparse import SparseBatch
@@ -67,7 +68,7 @@ class FlatParameters:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A linear layer and what follows it; only hidden layers have ReLU, batch norm and dropout behind them."""
+    """A linear layer and what follows it; only hidden layers have SiLU, batch norm and dropout behind them."""
 
     linear: nn.Linear
     is_hidden: bool
@@ -85,8 +86,10 @@ class _Trace:
         Its input is ``scale · entered``: dropout's 1 / (1 − p) is left to the next product, which has it for free.
     sums
         Output of the linear layer, before batch norm.
-    left
-        What left the layer (after ReLU and dropout, not yet scaled).
+    before
+        What SiLU was applied to.
+    kept
+        1 where dropout let SiLU's output through; ``None`` without dropout.
     statistics
         Mean and inverse standard deviation of the batch, with batch norm.
     """
@@ -94,7 +97,8 @@ class _Trace:
     entered: Tensor
     scale: float
     sums: Tensor
-    left: Tensor
+    before: Tensor
+    kept: Tensor | None
     statistics: tuple[Tensor, Tensor] | None
 
 
@@ -160,15 +164,16 @@ class SparseStep:
                 sums = self._multiply(hidden, layer.linear.weight.t()).mul_(scale).add_(layer.linear.bias)
             else:
                 sums = torch.addmm(layer.linear.bias, hidden, layer.linear.weight.t(), alpha=scale)
-            hidden, scale, statistics = sums, 1.0, None
+            hidden, scale, before, kept, statistics = sums, 1.0, sums, None, None
             if layer.is_hidden:
                 if layer.norm is not None:
-                    hidden, statistics = _batch_norm(sums, layer.norm)
-                hidden.relu_()
+                    before, statistics = _batch_norm(sums, layer.norm)
+                hidden = functional.silu(before)
                 if layer.dropout > 0:
-                    hidden.mul_(self._masks.draw(hidden.shape, layer.dropout))
+                    kept = self._masks.draw(hidden.shape, layer.dropout)
+                    hidden.mul_(kept)
                     scale = 1.0 / (1.0 - layer.dropout)
-            traces.append(_Trace(entered, entered_scale, sums, hidden, statistics))
+            traces.append(_Trace(entered, entered_scale, sums, before, kept, statistics))
         return hidden, traces
 
     def _backward(self, gradient: Tensor, batch: SparseBatch, traces: list[_Trace]) -> None:
@@ -176,8 +181,8 @@ class SparseStep:
             layer, trace = self._layers[number], traces[number]
             weight, bias = layer.linear.weight, layer.linear.bias
             if layer.is_hidden:
-                # Positive where ReLU let it through and dropout kept it.
-                gradient = torch.ops.aten.threshold_backward(gradient, trace.left, 0.0)
+                gradient = gradient if trace.kept is None else gradient.mul_(trace.kept)
+                gradient = torch.ops.aten.silu_backward(gradient, trace.before)
                 if layer.norm is not None and trace.statistics is not None:
                     gradient = _batch_norm_backward(gradient, trace.sums, trace.statistics, layer.norm)
             torch.sum(gradient, dim=0, out=_gradient(bias))
@@ -256,7 +261,7 @@ def _read_layers(modules: nn.Sequential) -> list[_Layer]:
             layers.append(_Layer(module, False, None, 0.0))
         elif isinstance(module, nn.BatchNorm1d):
             layers[-1] = replace(layers[-1], norm=module)
-        elif isinstance(module, nn.ReLU):
+        elif isinstance(module, nn.SiLU):
             layers[-1] = replace(layers[-1], is_hidden=True)
         elif isinstance(module, nn.Dropout):
             layers[-1] = replace(layers[-1], dropout=module.p)

@@ -44,6 +44,11 @@ class Stage1Settings:
     grad_clip_norm: float
     precision: str = "fp32"
     min_epochs: int = 0
+    min_batches_per_epoch: int = 1
+
+    def batch_size_for(self, n_pairs: int) -> int:
+        """Pairs a batch: `batch_size`, or fewer where a small table would give too few batches an epoch."""
+        return min(self.batch_size, max(1, math.ceil(n_pairs / self.min_batches_per_epoch)))
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,8 @@ class Stage1Run:
         self.data = data
         self.settings = settings
         self.device = data.train.tau.device
-        if shape.use_batchnorm and min(settings.batch_size, len(data.train)) < 2:
+        self._batch_size = settings.batch_size_for(len(data.train))
+        if shape.use_batchnorm and self._batch_size < 2:
             raise TrainingError(
                 f"batch normalisation needs at least 2 pairs a batch, got training.batch_size_dft "
                 f"{settings.batch_size} and {len(data.train)} training pairs; use larger batches or set "
@@ -141,7 +147,7 @@ class Stage1Run:
         self._shuffle = torch.Generator().manual_seed(seed)
         self._flat = FlatParameters.of(self.network)
         self._sparse_step = (
-            SparseStep(self.network, data.sparse_train.dense_columns, settings.batch_size, settings.precision)
+            SparseStep(self.network, data.sparse_train.dense_columns, self._batch_size, settings.precision)
             if self.device.type == "cpu"
             else None
         )
@@ -225,7 +231,7 @@ class Stage1Run:
         self.history = list(state["history"])
 
     def _batches(self, epoch: int) -> Iterator[_Batch]:
-        train, size = self.data.train, self.settings.batch_size
+        train, size = self.data.train, self._batch_size
         order = torch.randperm(len(train), generator=self._shuffle).to(self.device)
         if self.network.shape.use_batchnorm and len(order) % size == 1:
             # A pair alone in the last batch has no variance to normalise by; every epoch leaves out another one.

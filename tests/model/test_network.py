@@ -58,12 +58,15 @@ def test_forward_is_the_written_out_formula() -> None:
     def dense(h: np.ndarray, name: str) -> np.ndarray:
         return h @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
-    h = np.maximum(dense(x, "encoder.0"), 0)
-    h = np.maximum(dense(h, "encoder.3"), 0)
+    def silu(h: np.ndarray) -> np.ndarray:
+        return h / (1.0 + np.exp(-h))
+
+    h = silu(dense(x, "encoder.0"))
+    h = silu(dense(h, "encoder.3"))
     z = dense(h, "encoder.6")
-    coefficients = dense(np.maximum(dense(z, "heads.chi.0"), 0), "heads.chi.3")
+    coefficients = dense(silu(dense(z, "heads.chi.0")), "heads.chi.3")
     with_chi = np.hstack([z, coefficients[:, :1]])
-    logit = dense(np.maximum(dense(with_chi, "heads.solubility.0"), 0), "heads.solubility.3")[:, 0]
+    logit = dense(silu(dense(with_chi, "heads.solubility.0")), "heads.solubility.3")[:, 0]
     with torch.no_grad():
         found_coefficients, found_logit = network(torch.from_numpy(x))
     np.testing.assert_allclose(found_coefficients.numpy(), coefficients, rtol=1e-12)
@@ -74,7 +77,7 @@ def test_forward_is_the_written_out_formula() -> None:
 
 def test_batchnorm_and_dropout_sit_after_each_hidden_layer() -> None:
     names = [type(layer).__name__ for layer in Encoder(7, [6, 5], 4, 0.3, use_batchnorm=True)]
-    block = ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
+    block = ["Linear", "BatchNorm1d", "SiLU", "Dropout"]
     assert names == [*block, *block, "Linear"]
     assert [layer.p for layer in Encoder(7, [6, 5], 4, 0.3, False) if isinstance(layer, torch.nn.Dropout)] == [0.3, 0.3]
 

@@ -82,10 +82,10 @@ class TestLearning:
             table=rows.table,
         )
         data = build(replace(tiny_dataset, stage1=small), validation_fraction=0.01)
-        settings = replace(SETTINGS, n_epochs=400, early_stopping_patience=400, lr_schedule_patience=400, lr=5e-3)
+        settings = replace(SETTINGS, n_epochs=800, early_stopping_patience=800, lr_schedule_patience=800, lr=5e-3)
         run = Stage1Run(data, shape_for(data, encoder_dropout=0.0, chi_head_dropout=0.0), settings, seed=1)
         before = stage1_mae(run.network, data, data.train)
-        run.train_to(400)
+        run.train_to(800)
         after = stage1_mae(run.network, data, data.train)
         assert before > 0.1
         assert after < 0.02
@@ -93,9 +93,9 @@ class TestLearning:
     def test_all_temperatures_of_a_pair_are_learned(self, tiny_dataset: Dataset) -> None:
         """The slope over temperature, not only the mean, comes close to the formula's A/T."""
         data = build(tiny_dataset)
-        settings = replace(SETTINGS, n_epochs=400, early_stopping_patience=400, lr_schedule_patience=400, lr=5e-3)
+        settings = replace(SETTINGS, n_epochs=800, early_stopping_patience=800, lr_schedule_patience=800, lr=5e-3)
         run = Stage1Run(data, shape_for(data, encoder_dropout=0.0, chi_head_dropout=0.0), settings, seed=1)
-        run.train_to(400)
+        run.train_to(800)
         with torch.no_grad():
             slopes = predict_coefficients(run.network, data.features, data.train.structure, data.train.solvent)[:, 1]
         tau, target = data.train.tau, data.train.target

@@ -1,0 +1,92 @@
+"""The commands of the guide and the README are run as they stand, on tables and a configuration of seconds."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SETTINGS = {
+    "num_epochs_pretrain: 100": "num_epochs_pretrain: 2",
+    "encoder_hidden_dims: [512, 256]": "encoder_hidden_dims: [16, 8]",
+    'choices: ["512_256", "1024_512_256", "256_128"]': 'choices: ["16_8", "8_4"]',
+    "encoder_latent_dim: 128": "encoder_latent_dim: 8",
+    "choices: [64, 128, 256]": "choices: [4, 8]",
+    "n_cv_repeats: 3": "n_cv_repeats: 1",
+    "stage2_epochs: 20": "stage2_epochs: 1",
+    "fingerprint_bits: 2048": "fingerprint_bits: 128",
+    "dft_chi_csv: builtin:computed_chi ": "dft_chi_csv: my/computed.csv ",
+}
+
+
+def read_commands(document: Path) -> list[tuple[str, str]]:
+    """The fenced bash and python blocks of a Markdown file, in order."""
+    return [(language, text) for language, text in BLOCK.findall(document.read_text(encoding="utf-8"))]
+
+
+def small_budgets(text: str) -> str:
+    """The same commands with at most four trials."""
+    return re.sub(r"(--n[_-]trials )(\d+)", lambda found: f"{found[1]}{min(int(found[2]), 4)}", text)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, project_root: Path, tables: Any) -> Path:
+    """A folder as a fresh clone has it, with a configuration of seconds and the tables the guide names."""
+    for name in ("scripts", "src", "configs"):
+        shutil.copytree(project_root / name, tmp_path / name)
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(project_root / name, tmp_path / name)
+    (tmp_path / "my").mkdir()
+    names = {"computed.csv": tables.stage1, "measured.csv": tables.chi}
+    names |= {"solubility.csv": tables.solubility, "soluble.csv": tables.solubility}
+    for name, path in names.items():
+        shutil.copy(path, tmp_path / "my" / name)
+        shutil.copy(path, tmp_path / name)
+    config = tmp_path / "configs" / "config_hparam_search.yaml"
+    text = config.read_text(encoding="utf-8")
+    for given, small in SETTINGS.items():
+        assert given in text, given
+        text = text.replace(given, small)
+    config.write_text(text.replace("n_trials: 50", "n_trials: 3"), encoding="utf-8")
+    # `chitransfer search` without --config takes the defaults; here they must be small too.
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "chitransfer"
+    wrapper.write_text(
+        f'#!/usr/bin/env bash\nif [ "$1" = search ] && [[ "$*" != *--config* ]]; then shift; '
+        f'set -- search --config configs/config_hparam_search.yaml "$@"; fi\n'
+        f'exec "{sys.executable}" -m chitransfer "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text("")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["docs/guide.md", "README.md"])
+def test_every_command_of_the_document_runs(document: str, workplace: Path, project_root: Path) -> None:
+    environment = {
+        **os.environ,
+        "PATH": f"{workplace / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": sys.prefix,
+        "CHITRANSFER_CACHE": str(workplace / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    commands = read_commands(project_root / document)
+    assert commands
+    for language, text in commands:
+        # The tests themselves, a server that never ends, and a program that need not be installed.
+        lines = [line for line in text.splitlines() if "run_tests.sh" not in line and "dashboard" not in line]
+        if shutil.which("sqlite3") is None:
+            lines = [line for line in lines if not line.startswith("sqlite3 ")]
+        script = small_budgets("\n".join(lines))
+        call = ["bash", "-euo", "pipefail", "-c", script] if language == "bash" else [sys.executable, "-c", script]
+        done = subprocess.run(call, cwd=workplace, env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
