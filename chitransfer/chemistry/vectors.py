@@ -165,13 +165,15 @@ def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
     n_unit_heavy = n_heavy // n_units
     for name in set(DESCRIPTORS) - {"HeavyAtomCount", "FractionCSP3"}:
         values[name] /= n_heavy
-    # The ring of units is no ring of the polymer: rings are counted in the unit, and bonds that rotate in the open
-    # chain's growth.
+    # The ring of units is no ring of the polymer: rings are counted in the unit. Its bonds rotate all the same, and
+    # RDKit adds one hydrogen's sphere to every molecule's surface: both are read off the open chain's growth.
     values["RingCount"] = rdMolDescriptors.CalcNumRings(unit) / n_unit_heavy
     values["NumAromaticRings"] = rdMolDescriptors.CalcNumAromaticRings(unit) / n_unit_heavy
-    shorter = -(-SPAN_OF_ROTATABLE_BOND // n_backbone)
-    grown = _rotatable_bonds(oligomer(identity, shorter + 1, cap="*"))
-    values["NumRotatableBonds"] = (grown - _rotatable_bonds(oligomer(identity, shorter, cap="*"))) / n_unit_heavy
+    n_shorter = -(-SPAN_OF_ROTATABLE_BOND // n_backbone)
+    longer, shorter = (oligomer(identity, n, cap="*") for n in (n_shorter + 1, n_shorter))
+    values["NumRotatableBonds"] = (_rotatable_bonds(longer) - _rotatable_bonds(shorter)) / n_unit_heavy
+    surfaces = [rdMolDescriptors.CalcLabuteASA(molecule) for molecule in (longer, shorter)]
+    values["LabuteASA"] = (surfaces[0] - surfaces[1]) / n_unit_heavy
     values["HeavyAtomCount"] = n_unit_heavy
     return _vector(counts, values, recipe)
 

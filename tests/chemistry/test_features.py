@@ -1,0 +1,521 @@
+"""Features against raw RDKit on molecules written by hand; the cache against interruption and damage."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rdkit
+from rdkit import Chem
+from rdkit.Chem import Crippen, Descriptors, Lipinski, MolSurf, rdFingerprintGenerator
+
+from chitransfer.chemistry import features as features_module
+from chitransfer.chemistry import vectors as vectors_module
+from chitransfer.chemistry.features import (
+    DESCRIPTORS,
+    FeatureCache,
+    FeatureRecipe,
+    default_cache_folder,
+    featurise_polymers,
+    featurise_solvents,
+)
+from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.errors import CheckpointError, ConfigError, DataError
+
+# Written so that text repeated end to end is the chain; shortest units, whose features are those of the text.
+CHAINS = [
+    "CCO",
+    "CC(c1ccccc1)",
+    "CC(C)(C(=O)OC)",
+    "CC(C(=O)NC(C)C)",
+    "C",
+    "C(F)(F)",
+    "O[Si](C)(C)",
+    "OCCOC(=O)c1ccc(cc1)C(=O)",
+    "NCCCCCC(=O)",
+    "NCCCCCCNC(=O)CCCCC(=O)",
+    "C1CCN(CC1)C(=O)",
+    "c1ccc(cc1)",
+    "c1ccc(s1)",
+    "CC(C1CCCO1)",
+    "CC(C(=O)[O-])",
+    "CSS",
+    "N1C(=O)c2ccc(cc2C1=O)Oc1ccc2C(=O)N(C(=O)c2c1)c1ccc(cc1)",
+]
+CUTS = [
+    ["*CCO*", "*OCC*", "*COC*", "*CCOCCO*", "[2*]OCCOCC[1*]"],
+    ["*CC(*)c1ccccc1", "*C(c1ccccc1)C*", "*CC(CC(*)C1=CC=CC=C1)c1ccccc1"],
+    ["*C/C=C\\C*", "*/C=C\\CC*"],
+    ["*OCCOC(=O)c1ccc(C(*)=O)cc1", "*C(=O)OCCOC(=O)c1ccc(*)cc1", "*CCOC(=O)c1ccc(C(=O)O*)cc1"],
+    ["*=CC=*", "*C=C*"],
+]
+RAW: dict[str, Callable[[Chem.Mol], float]] = {
+    "MolWt": Descriptors.MolWt,  # type: ignore[attr-defined]
+    "MolLogP": Crippen.MolLogP,  # type: ignore[attr-defined]
+    "MolMR": Crippen.MolMR,  # type: ignore[attr-defined]
+    "TPSA": MolSurf.TPSA,  # type: ignore[attr-defined]
+    "LabuteASA": MolSurf.LabuteASA,  # type: ignore[attr-defined]
+    "NumHDonors": Lipinski.NumHDonors,
+    "NumHAcceptors": Lipinski.NumHAcceptors,
+    "NumHeteroatoms": Lipinski.NumHeteroatoms,
+    "NumRotatableBonds": Lipinski.NumRotatableBonds,
+    "RingCount": Lipinski.RingCount,
+    "NumAromaticRings": Lipinski.NumAromaticRings,
+    "FractionCSP3": Lipinski.FractionCSP3,
+    "HeavyAtomCount": Lipinski.HeavyAtomCount,
+}
+N_LONG = 14
+
+
+def chain(text: str, n_units: int) -> Chem.Mol:
+    return Chem.MolFromSmiles(text * n_units)
+
+
+def count_carbons(molecule: Chem.Mol) -> tuple[int, int]:
+    """All carbons, and the saturated ones."""
+    carbons = [atom for atom in molecule.GetAtoms() if atom.GetSymbol() == "C"]
+    return len(carbons), sum(atom.GetHybridization() == Chem.HybridizationType.SP3 for atom in carbons)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("radius", [0, 2, 3])
+@pytest.mark.parametrize("text", CHAINS)
+def test_periodic_counts_are_what_an_open_chain_gains_with_a_unit(text: str, radius: int) -> None:
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=1024)
+    longer, shorter = (
+        generator.GetCountFingerprintAsNumPy(chain(text, n)).astype(np.int64) for n in (N_LONG + 1, N_LONG)
+    )
+    recipe = FeatureRecipe(fingerprint_bits=1024, fingerprint_radius=radius)
+    (vector,) = featurise_polymers([f"*{text}*"], recipe)
+    np.testing.assert_array_equal(vector[:1024], longer - shorter)
+
+
+@pytest.mark.parametrize("text", CHAINS)
+def test_periodic_descriptors_are_the_growth_of_an_open_chain_per_heavy_atom(text: str) -> None:
+    (vector,) = featurise_polymers([f"*{text}*"], FeatureRecipe())
+    values = dict(zip(DESCRIPTORS, vector[2048:], strict=True))
+    longer, shorter = chain(text, N_LONG + 1), chain(text, N_LONG)
+    n_heavy = longer.GetNumHeavyAtoms() - shorter.GetNumHeavyAtoms()
+    assert values.pop("HeavyAtomCount") == n_heavy
+    (carbons, saturated), (fewer, fewer_saturated) = count_carbons(longer), count_carbons(shorter)
+    fraction = (saturated - fewer_saturated) / (carbons - fewer) if carbons else 0.0
+    assert values.pop("FractionCSP3") == pytest.approx(fraction)
+    for name, value in values.items():
+        growth = RAW[name](longer) - RAW[name](shorter)
+        assert value == pytest.approx(growth / n_heavy, rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_cuts_of_a_chain_have_the_same_features_to_the_last_bit(cuts: list[str]) -> None:
+    features = featurise_polymers(cuts, FeatureRecipe())
+    assert len({row.tobytes() for row in features}) == 1
+
+
+def test_periodic_features_do_not_depend_on_the_size_of_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    smiles = [f"*{text}*" for text in CHAINS]
+    known = featurise_polymers(smiles, FeatureRecipe())
+    monkeypatch.setattr(vectors_module, "_units_for_ring", lambda n_backbone, radius: 25)
+    larger = featurise_polymers(smiles, FeatureRecipe())
+    np.testing.assert_array_equal(larger[:, :2048], known[:, :2048])
+    np.testing.assert_allclose(larger[:, 2048:], known[:, 2048:], rtol=1e-5, atol=1e-6)
+
+
+def test_a_ring_in_the_unit_is_told_from_the_ring_of_units() -> None:
+    cyclic, open_chain = featurise_polymers(["*C1CCC(*)CC1", "*CCCC*"], FeatureRecipe())
+    shared = np.flatnonzero((cyclic[:2048] > 0) & (open_chain[:2048] > 0))
+    assert len(shared) == 0
+
+
+@pytest.mark.parametrize("smiles", ["*CCO*", "*OCC*", "*CC(*)c1ccccc1", "*=CC=*", "*NCCCCCC(*)=O", "[1*]CC[2*]"])
+def test_repeat_unit_features_are_rdkits_of_the_unit_as_written(smiles: str) -> None:
+    molecule = Chem.MolFromSmiles(smiles.replace("[1*]", "*").replace("[2*]", "*").replace("*", "C"))
+    (vector,) = featurise_polymers([smiles], FeatureRecipe(representation="repeat_unit"))
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    np.testing.assert_array_equal(vector[:2048], generator.GetFingerprintAsNumPy(molecule))
+    expected = [RAW[name](molecule) for name in DESCRIPTORS]
+    np.testing.assert_allclose(vector[2048:], np.array(expected, dtype=np.float32), rtol=1e-6)
+
+
+@pytest.mark.parametrize("representation", ["periodic", "repeat_unit"])
+@pytest.mark.parametrize("smiles", ["O", "CCO", "c1ccccc1", "ClC(Cl)Cl", "[Ar]", "[Na+].[Cl-]", "CN1CCCC1=O", "[H][H]"])
+def test_solvent_features_are_rdkits_of_the_molecule(smiles: str, representation: str) -> None:
+    recipe = FeatureRecipe(representation=representation, with_solvent=True)  # type: ignore[arg-type]
+    (vector,) = featurise_solvents([smiles], recipe)
+    molecule = Chem.MolFromSmiles(smiles)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    np.testing.assert_array_equal(vector[:2048], generator.GetCountFingerprintAsNumPy(molecule))
+    expected = [RAW[name](molecule) for name in DESCRIPTORS]
+    np.testing.assert_allclose(vector[2048:], np.array(expected, dtype=np.float32), rtol=1e-6)
+
+
+def test_chosen_descriptors_come_in_the_chosen_order() -> None:
+    every = featurise_polymers(["*CCO*"], FeatureRecipe(fingerprint_bits=128))
+    some = featurise_polymers(["*CCO*"], FeatureRecipe(fingerprint_bits=128, descriptors=("TPSA", "MolWt")))
+    expected = every[0, [128 + DESCRIPTORS.index("TPSA"), 128 + DESCRIPTORS.index("MolWt")]]
+    np.testing.assert_array_equal(some[0, 128:], expected)
+    none = featurise_solvents(["O"], FeatureRecipe(fingerprint_bits=128, descriptors=()))
+    assert none.shape == (1, 128)
+
+
+def test_features_of_the_real_tables_are_finite_and_whole_counts(shared_data: Path) -> None:
+    with (shared_data / "solubility.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    units, solvents = (sorted({row[column] for row in rows}) for column in ("SMILES", "solvent"))
+    for features in (featurise_polymers(units, FeatureRecipe()), featurise_solvents(solvents, FeatureRecipe())):
+        assert features.dtype == np.float32
+        assert np.isfinite(features).all()
+        np.testing.assert_array_equal(features[:, :2048], np.rint(features[:, :2048]))
+
+
+def test_inputs_are_not_changed_and_repeats_allowed() -> None:
+    smiles = ["*OCC*", "*CCO*", "*OCC*"]
+    given = list(smiles)
+    features = featurise_polymers(smiles, FeatureRecipe())
+    featurise_polymers(smiles, FeatureRecipe(representation="repeat_unit"))
+    cached, index = FeatureCache(None).polymer_features(smiles, FeatureRecipe())
+    assert smiles == given
+    np.testing.assert_array_equal(cached[index], features)
+    assert index.dtype == np.int64
+    assert len(cached) == 1
+
+
+def test_no_structures_give_no_rows() -> None:
+    assert featurise_polymers([], FeatureRecipe()).shape == (0, 2061)
+    assert featurise_solvents([], FeatureRecipe()).shape == (0, 2061)
+    features, index = FeatureCache(None).polymer_features([], FeatureRecipe())
+    assert features.shape == (0, 2061)
+    assert index.shape == (0,)
+
+
+@pytest.mark.parametrize("smiles", ["CCO", "*CC", "*CC(*", ""])
+def test_errors_name_the_structure(smiles: str) -> None:
+    recipe = FeatureRecipe()
+    for call in (
+        lambda: featurise_polymers(["*CCO*", smiles], recipe),
+        lambda: featurise_polymers([smiles], dataclasses.replace(recipe, representation="repeat_unit")),
+        lambda: FeatureCache(None).polymer_features(["*CCO*", smiles], recipe),
+    ):
+        with pytest.raises(DataError) as caught:
+            call()
+        assert str(caught.value).startswith(f"{smiles}: ")
+
+
+@pytest.mark.parametrize("smiles", ["", "C(", "not a molecule"])
+def test_unreadable_solvents_are_named(smiles: str) -> None:
+    with pytest.raises(DataError, match="solvent") as caught:
+        featurise_solvents(["O", smiles], FeatureRecipe())
+    assert repr(smiles) in str(caught.value)
+
+
+def test_a_descriptor_that_is_not_finite_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = vectors_module._plain_descriptors
+    monkeypatch.setattr(vectors_module, "_plain_descriptors", lambda molecule: plain(molecule) | {"TPSA": np.nan})
+    with pytest.raises(DataError, match=r"\*CCO\*: .*TPSA"):
+        featurise_polymers(["*CCO*"], FeatureRecipe())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Recipe
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_guides_family_is_2048_bits_and_13_descriptors() -> None:
+    recipe = FeatureRecipe()
+    assert (recipe.fingerprint_bits, recipe.fingerprint_radius, len(recipe.descriptors)) == (2048, 2, 13)
+    assert recipe.n_features == recipe.n_structure_features == len(recipe.names()) == 2061
+
+
+def test_names_cover_polymer_and_solvent() -> None:
+    recipe = FeatureRecipe(fingerprint_bits=64, with_solvent=True)
+    assert recipe.n_features == 2 * recipe.n_structure_features == len(recipe.names()) == len(set(recipe.names()))
+    assert recipe.names()[64] == "MolWt"
+    assert recipe.names()[77 + 64] == "solvent_MolWt"
+
+
+def test_recipes_survive_a_checkpoint_and_differ_by_digest() -> None:
+    recipes = [
+        FeatureRecipe(),
+        FeatureRecipe(representation="repeat_unit"),
+        FeatureRecipe(fingerprint_bits=1024),
+        FeatureRecipe(fingerprint_radius=3),
+        FeatureRecipe(descriptors=("MolWt",)),
+        FeatureRecipe(with_solvent=True),
+    ]
+    assert len({recipe.digest() for recipe in recipes}) == len(recipes)
+    for recipe in recipes:
+        assert FeatureRecipe.from_dict(recipe.to_dict()) == recipe
+        assert FeatureRecipe.from_dict(recipe.to_dict()).digest() == recipe.digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 0},
+        {"colour": "red"},
+        {"descriptors": ["MolWt", "Luck"]},
+        {"representation": "drawn"},
+        {"version": "1"},
+    ],
+)
+def test_recipes_of_other_releases_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError):
+        FeatureRecipe.from_dict(FeatureRecipe().to_dict() | change)
+    incomplete = FeatureRecipe().to_dict()
+    del incomplete["descriptors"]
+    with pytest.raises(CheckpointError):
+        FeatureRecipe.from_dict(incomplete)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"representation": "drawn"},
+        {"fingerprint_bits": 0},
+        {"fingerprint_radius": -1},
+        {"descriptors": ("Luck",)},
+        {"descriptors": ("MolWt", "MolWt")},
+    ],
+)
+def test_impossible_recipes_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        FeatureRecipe(**values)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cache
+# ---------------------------------------------------------------------------------------------------------------------
+
+SMILES = [f"*CC(*)C{'C' * n}O" for n in range(10)]
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Structures computed since the last `clear`, with chunks of four."""
+    seen: list[str] = []
+    for name in ("identity_vector", "polymer_vector"):
+        make = getattr(features_module, name)
+
+        def make_and_note(smiles: str, recipe: FeatureRecipe, make: Callable[..., np.ndarray] = make) -> np.ndarray:
+            seen.append(smiles)
+            return make(smiles, recipe)
+
+        monkeypatch.setattr(features_module, name, make_and_note)
+    monkeypatch.setattr(features_module, "CHUNK", 4)
+    return seen
+
+
+def chunk_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("features-*"))
+
+
+def test_each_structure_is_computed_once(tmp_path: Path, computed: list[str]) -> None:
+    recipe = FeatureRecipe()
+    smiles = [*SMILES, "*C(CO)C*", *SMILES]
+    first, index = FeatureCache(tmp_path).polymer_features(smiles, recipe)
+    assert sorted(computed) == sorted({polymer_identity(text) for text in SMILES})
+    assert len(first) == len(SMILES)
+    assert index.tolist()[:10] == index.tolist()[11:]
+    assert index[10] == index[0]
+    computed.clear()
+    again, same = FeatureCache(tmp_path).polymer_features(smiles, recipe)
+    assert computed == []
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(same, index)
+    np.testing.assert_array_equal(first[index], featurise_polymers(smiles, recipe))
+
+
+def test_the_order_of_the_inputs_does_not_matter(tmp_path: Path, computed: list[str]) -> None:
+    recipe = FeatureRecipe(fingerprint_bits=256)
+    FeatureCache(tmp_path).polymer_features(SMILES, recipe)
+    computed.clear()
+    shuffled = random.Random(0).sample(SMILES, len(SMILES))
+    features, index = FeatureCache(tmp_path).polymer_features(shuffled, recipe)
+    assert computed == []
+    np.testing.assert_array_equal(features[index], featurise_polymers(shuffled, recipe))
+
+
+def test_identities_are_taken_at_their_word(tmp_path: Path, computed: list[str]) -> None:
+    keys = [polymer_identity(text) for text in SMILES]
+    cache = FeatureCache(tmp_path)
+    known, index = cache.polymer_features(SMILES, FeatureRecipe())
+    computed.clear()
+    same, also = cache.polymer_features(keys, FeatureRecipe(), are_identities=True)
+    assert computed == []
+    np.testing.assert_array_equal(known[index], same[also])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"representation": "repeat_unit"},
+        {"fingerprint_bits": 512},
+        {"fingerprint_radius": 1},
+        {"descriptors": ("TPSA",)},
+    ],
+)
+def test_another_recipe_is_computed_anew(tmp_path: Path, computed: list[str], change: dict[str, object]) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.polymer_features(SMILES, FeatureRecipe())
+    computed.clear()
+    recipe = FeatureRecipe(**change)  # type: ignore[arg-type]
+    features, index = cache.polymer_features(SMILES, recipe)
+    assert len(computed) == len(SMILES)
+    np.testing.assert_array_equal(features[index], FeatureCache(None).polymer_features(SMILES, recipe)[0][index])
+
+
+def test_another_rdkit_is_computed_anew(tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    FeatureCache(tmp_path).polymer_features(SMILES, FeatureRecipe())
+    computed.clear()
+    monkeypatch.setattr(rdkit, "__version__", "2000.01.1")
+    FeatureCache(tmp_path).polymer_features(SMILES, FeatureRecipe())
+    assert len(computed) == len(SMILES)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = features_module.identity_vector
+
+    def make_until_stopped(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
+        if len(computed) == 6:
+            raise KeyboardInterrupt
+        return make(smiles, recipe)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features_module, "identity_vector", make_until_stopped)
+        with pytest.raises(KeyboardInterrupt):
+            FeatureCache(tmp_path).polymer_features(SMILES, FeatureRecipe())
+    assert len(chunk_files(tmp_path)) == 1
+    assert list(tmp_path.glob(".*")) == []
+    computed.clear()
+    steps: list[tuple[int, int]] = []
+    features, index = FeatureCache(tmp_path).polymer_features(
+        SMILES, FeatureRecipe(), progress=lambda done, total: steps.append((done, total))
+    )
+    assert len(computed) == len(SMILES) - 4
+    assert steps == [(4, 10), (8, 10), (10, 10)]
+    np.testing.assert_array_equal(features[index], featurise_polymers(SMILES, FeatureRecipe()))
+
+
+def damage_by_cutting(path: Path, _: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def damage_by_flipping(path: Path, _: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def damage_by_emptying(path: Path, _: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_by_swapping(path: Path, other: Path) -> None:
+    path.write_bytes(other.read_bytes())
+
+
+def damage_by_planting(path: Path, _: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+            return os.mkdir, (str(path.parent / "executed"),)
+
+    path.write_bytes(pickle.dumps(Trap()))
+
+
+def damage_by_planting_an_array(path: Path, _: Path) -> None:
+    np.savez(path.with_suffix(".npz"), row=np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    path.write_bytes(path.with_suffix(".npz").read_bytes())
+    path.with_suffix(".npz").unlink()
+
+
+def damage_by_a_folder(path: Path, _: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_by_cutting,
+        damage_by_flipping,
+        damage_by_emptying,
+        damage_by_swapping,
+        damage_by_planting,
+        damage_by_planting_an_array,
+        damage_by_a_folder,
+    ],
+)
+def test_a_damaged_or_foreign_file_is_made_again(
+    tmp_path: Path, computed: list[str], caplog: pytest.LogCaptureFixture, damage: Callable[[Path, Path], None]
+) -> None:
+    recipe = FeatureRecipe()
+    known, index = FeatureCache(tmp_path).polymer_features(SMILES, recipe)
+    damaged, other, *_ = chunk_files(tmp_path)
+    damage(damaged, other)
+    computed.clear()
+    with caplog.at_level(logging.WARNING):
+        again, same = FeatureCache(tmp_path).polymer_features(SMILES, recipe)
+    assert str(damaged) in caplog.text
+    assert 0 < len(computed) <= 4
+    np.testing.assert_array_equal(again, known)
+    np.testing.assert_array_equal(same, index)
+    assert not (tmp_path / "executed").exists()
+    if damage is not damage_by_a_folder:
+        caplog.clear()
+        computed.clear()
+        FeatureCache(tmp_path).polymer_features(SMILES, recipe)
+        assert (computed, caplog.text) == ([], "")
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        features, index = FeatureCache(blocked / "cache").polymer_features(SMILES, FeatureRecipe())
+    assert "cannot be written" in caplog.text
+    np.testing.assert_array_equal(features[index], featurise_polymers(SMILES, FeatureRecipe()))
+
+
+def test_no_folder_remembers_nothing(computed: list[str]) -> None:
+    for _ in range(2):
+        FeatureCache(None).polymer_features(SMILES, FeatureRecipe())
+    assert len(computed) == 2 * len(SMILES)
+
+
+def test_progress_reaches_the_total() -> None:
+    steps: list[tuple[int, int]] = []
+    featurise_polymers(SMILES, FeatureRecipe(), progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(10, 10)]
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_numbers_and_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features_module, "CHUNK", 4)
+    recipe = FeatureRecipe(fingerprint_bits=256)
+    alone = featurise_polymers(SMILES, recipe)
+    np.testing.assert_array_equal(featurise_polymers(SMILES, recipe, n_jobs=2), alone)
+    features, index = FeatureCache(tmp_path).polymer_features(SMILES, recipe, n_jobs=2)
+    np.testing.assert_array_equal(features[index], alone)
+    with pytest.raises(DataError, match="CCO: a repeat unit needs exactly two"):
+        featurise_polymers([*SMILES, "CCO"], recipe, n_jobs=2)
+
+
+def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHITRANSFER_CACHE", str(tmp_path / "mine"))
+    assert default_cache_folder() == tmp_path / "mine"
+    monkeypatch.delenv("CHITRANSFER_CACHE")
+    assert default_cache_folder().name == "chitransfer"
+    assert not (tmp_path / "mine").exists()
