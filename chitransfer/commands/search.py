@@ -36,12 +36,18 @@ def search(
     allow_extended_space: Annotated[
         bool, typer.Option(help="Let a resumed study take wider ranges and further parameters.")
     ] = False,
+    second_pass: Annotated[
+        Path | None, typer.Option(help="Tune Stage 2 on the best Stage 1 encoder of this finished study.")
+    ] = None,
+    trial: Annotated[int | None, typer.Option(help="With --second-pass: another trial's encoder.")] = None,
+    control: Annotated[str | None, typer.Option(help="permute: shuffle measured labels; must end at chance.")] = None,
     settings: SetOption = None,
     quiet: Annotated[bool, typer.Option(help="Print nothing but errors; the log has everything.")] = False,
 ) -> int:
     """Search Stage 1 hyperparameters by their Stage 2 result."""
     from chitransfer.config import load_config
-    from chitransfer.report.figures import draw_study
+    from chitransfer.errors import ConfigError
+    from chitransfer.report.finish import finish_study
     from chitransfer.search.run import run_search
     from chitransfer.search.study import keep_storage, load_study_config, locate_study
     from chitransfer.search.watch import make_console
@@ -58,6 +64,7 @@ def search(
             "search.pruner": pruner,
             "training.device": device,
             "seed": seed,
+            "search.control": control,
             "paths.results_dir": results_dir,
             "search.workers": workers,
             "search.devices": None if devices is None else [name.strip() for name in devices.split(",")],
@@ -67,6 +74,17 @@ def search(
         },
         settings,
     )
+    if second_pass is not None:
+        from chitransfer.search.second_pass import run_second_pass
+
+        if resume is not None or config is not None:
+            raise ConfigError("--second-pass takes the study's own configuration; leave out --resume and --config")
+        budget = overrides.pop("search.n_trials", None)
+        if budget is not None:
+            overrides["second_pass.n_trials"] = budget
+        return run_second_pass(locate_study(second_pass), make_console(quiet), trial=trial, overrides=overrides)
+    if trial is not None:
+        raise ConfigError("--trial names the encoder of a second pass; give --second-pass STUDY with it")
     folder = None if resume is None else locate_study(resume)
     if folder is not None and config is None:
         resolved = load_study_config(folder, overrides)
@@ -79,7 +97,7 @@ def search(
         make_console(quiet),
         resume=folder,
         allow_extended_space=allow_extended_space,
-        draw=draw_study,
+        draw=finish_study,
     )
 
 

@@ -20,7 +20,7 @@ from chitransfer.config import Config, dump_config, load_config, override_config
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
-from chitransfer.search.objective import TrialRunner, pool_scores, transfer_objective
+from chitransfer.search.objective import ReplicateResult, TrialRunner, pool_scores, transfer_objective
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_study
 from chitransfer.seeds import derive_seed
@@ -59,10 +59,24 @@ class Rescored:
         return float(np.corrcoef(before, after)[0, 1])
 
 
+@dataclass(frozen=True)
+class EncoderScores:
+    """What quick Stage 2 makes of a trial's encoders: objective, components, their spread, and each seed's own."""
+
+    value: float
+    components: dict[str, float]
+    spread: dict[str, float]
+    replicates: tuple[ReplicateResult, ...]
+
+
 def score_encoders(
-    runner: TrialRunner, config: Config, number: int, encoders: Sequence[SavedEncoder]
-) -> tuple[float, dict[str, float], dict[str, float]]:
-    """Objective, components and their spread of a trial's encoders by quick Stage 2.
+    runner: TrialRunner,
+    config: Config,
+    number: int,
+    encoders: Sequence[SavedEncoder],
+    folds: np.ndarray | None = None,
+) -> EncoderScores:
+    """Score a trial's encoders by quick Stage 2.
 
     Parameters
     ----------
@@ -72,6 +86,8 @@ def score_encoders(
         The trial's configuration.
     number
         Of the trial; fixes Stage 2's random choices as in the search.
+    folds
+        From `make_folds`; default: the runner's.
 
     Raises
     ------
@@ -80,22 +96,22 @@ def score_encoders(
     CheckpointError
         The encoders do not fit the configuration.
     """
-    scores = []
+    replicates = []
     for replicate, encoder in enumerate(encoders):
         network = encoder.build(config, runner.stage1_data.features.n_features).to(runner.device)
-        _, one = cross_validate(
+        out_of_fold, scores = cross_validate(
             network,
             runner.stage2_data,
             runner.dataset,
-            runner.folds,
+            runner.folds if folds is None else folds,
             stage2_settings(config, config.training.stage2_epochs),
             derive_seed(config.seed, "quick stage2", number, replicate),
         )
-        scores.append(one)
-    components, spread = pool_scores(scores)
+        replicates.append(ReplicateResult(encoder.seed, encoder.best_epoch, scores, out_of_fold, []))
+    components, spread = pool_scores([replicate.scores for replicate in replicates])
     errors = [encoder.mae for encoder in encoders]
     components["stage1_mae"], spread["stage1_mae"] = float(np.mean(errors)), float(np.std(errors))
-    return transfer_objective(components, config.objective), components, spread
+    return EncoderScores(transfer_objective(components, config.objective), components, spread, tuple(replicates))
 
 
 def rescore_study(
@@ -142,16 +158,16 @@ def rescore_study(
         for encoder in encoders:
             if stage1_key(own, dataset, encoder.seed) != encoder.key:
                 raise StudyError(_refusal(folder, trial.number, config))
-        value, components, spread = score_encoders(runner, own, trial.number, encoders)
+        scores = score_encoders(runner, own, trial.number, encoders)
         rows.append(
             {
                 "number": trial.number,
-                "value": value,
+                "value": scores.value,
                 "value_before": before[trial.number],
                 "rank_before": order.index(trial.number) + 1,
                 **trial.params,
-                **components,
-                **{f"{name}_std": deviation for name, deviation in spread.items()},
+                **scores.components,
+                **{f"{name}_std": deviation for name, deviation in scores.spread.items()},
             }
         )
         if progress is not None:

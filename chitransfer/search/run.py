@@ -90,7 +90,7 @@ def run_search(
         Configuration, data or study cannot be used; nothing already computed is lost.
     """
     folder = resume or _new_folder(config)
-    with drive_alone(folder), _log_to(folder.log):
+    with drive_alone(folder), log_to(folder.log):
         try:
             return _search(config, console, folder, resume is not None, allow_extended_space, draw)
         except ChitransferError as error:
@@ -145,7 +145,7 @@ def _search(
         logger.info("%s", line)
     try:
         display = SearchDisplay(console, config.search.n_trials, n_done, standing.best)
-        with _listen_for_stop() as stop, display:
+        with listen_for_stop() as stop, display:
             reason = _drive(config, dataset, study, folder, workers, display, stop)
             if reason == "finished":
                 reason = reevaluate_top(config, dataset, study, folder, workers, stop.reason)
@@ -261,7 +261,8 @@ class _Stop:
 
 
 @contextmanager
-def _listen_for_stop() -> Iterator[_Stop]:
+def listen_for_stop() -> Iterator[_Stop]:
+    """Hear Ctrl-C and SIGTERM instead of dying of them, for as long as the context lasts."""
     stop = _Stop()
     previous = {number: signal.signal(number, stop.hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -272,7 +273,8 @@ def _listen_for_stop() -> Iterator[_Stop]:
 
 
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def log_to(path: Path) -> Iterator[None]:
+    """Write the program's log to a file, for as long as the context lasts."""
     with explain_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -104,13 +104,26 @@ class _Job:
 
 
 class InProcessWorkers:
-    """One rung at a time in a thread of this process."""
+    """One rung at a time in a thread of this process.
+
+    Parameters
+    ----------
+    make_runner
+        Called as `TrialRunner` is.
+    """
 
     capacity = 1
 
-    def __init__(self, config: Config, dataset: Dataset, *, device: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        *,
+        device: str | None = None,
+        make_runner: Callable[..., TrialRunner] = TrialRunner,
+    ) -> None:
         self._current = threading.local()
-        self.runner = TrialRunner(
+        self.runner = make_runner(
             config,
             dataset,
             device=device,

@@ -1,0 +1,197 @@
+"""The guide's second pass: Stage 2 hyperparameters tuned on the kept Stage 1 encoder of one trial.
+
+Called by `chitransfer search --second-pass`; a study of its own, in the first one's folder, driven like any other.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from chitransfer.config import Config, dump_config, override_config
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import StudyError
+from chitransfer.files import write_atomically, write_json
+from chitransfer.search.apply import read_trial_params
+from chitransfer.search.driver import SearchDriver
+from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
+from chitransfer.search.objective import RungResult, RungTask, TrialRunner
+from chitransfer.search.rescore import score_encoders
+from chitransfer.search.results import read_standing, write_results
+from chitransfer.search.run import EXIT_CODES, listen_for_stop, log_to
+from chitransfer.search.space import make_pruner, to_overrides
+from chitransfer.search.study import (
+    StudyFolder,
+    create_study,
+    drive_alone,
+    load_study_config,
+    make_contract,
+    resume_study,
+)
+from chitransfer.search.watch import SearchDisplay, show_progress
+from chitransfer.search.workers import InProcessWorkers
+from chitransfer.seeds import derive_seed
+from chitransfer.training.crossval import make_folds
+from chitransfer.training.settings import read_dataset
+
+# Fold shuffles that neither pass has seen, for an honest last word.
+N_FRESH_SHUFFLES = 5
+logger = logging.getLogger(__name__)
+
+
+class EncoderRunner(TrialRunner):
+    """Runs trials that differ in Stage 2 alone: every one starts from the same Stage 1 encoders.
+
+    Parameters
+    ----------
+    encoders, number
+        The first pass's trial.
+    """
+
+    def __init__(
+        self, config: Config, dataset: Dataset, *, encoders: Sequence[SavedEncoder], number: int, **options: Any
+    ) -> None:
+        super().__init__(config, dataset, **options)
+        self.encoders, self.number = encoders, number
+
+    def _run(self, task: RungTask) -> RungResult:
+        config = override_config(self.config, task.overrides)
+        scores = score_encoders(self, config, self.number, self.encoders)
+        return RungResult(
+            number=task.number,
+            epoch=max(encoder.n_epochs for encoder in self.encoders),
+            finished=True,
+            components=scores.components,
+            spread=scores.spread,
+            value=scores.value,
+            replicates=scores.replicates,
+            peak_memory_mb=self._peak_memory_mb(),
+        )
+
+
+@dataclass(frozen=True)
+class FreshScores:
+    """Objectives of both passes' settings on fold shuffles that neither was chosen on, (n_shuffles,) each."""
+
+    first: np.ndarray
+    second: np.ndarray
+
+    def describe(self) -> str:
+        """One line: what the second pass gained where it could not have been lucky."""
+        gain = self.first - self.second
+        return (
+            f"on {len(gain)} fold shuffles that neither pass has seen: first pass {self.first.mean():.4f}, second pass "
+            f"{self.second.mean():.4f}, gain {gain.mean():.4f} ± {gain.std():.4f}"
+            + ("" if gain.mean() > 0 else "; the first pass's Stage 2 settings are the better choice")
+        )
+
+
+def second_pass_config(config: Config, params: Mapping[str, Any]) -> Config:
+    """The configuration of a second pass: the trial's own, with its space and budget and no rungs."""
+    return override_config(
+        config,
+        {
+            **to_overrides(params, config.search.space),
+            "search.space": {name: p.model_dump() for name, p in config.second_pass.space.items()},
+            "search.n_trials": config.second_pass.n_trials,
+            "search.pruner": "none",
+            "search.rungs": [],
+            "search.replicates": 1,
+            "search.select": "best",
+            "search.reevaluate_top": 0,
+            "search.objectives": [],
+            "search.workers": 1,
+            "search.devices": [],
+            "search.scheduler": None,
+            "search.storage": None,
+        },
+    )
+
+
+def run_second_pass(
+    folder: StudyFolder, console: Console, *, trial: int | None = None, overrides: Mapping[str, object] | None = None
+) -> int:
+    """Tune Stage 2 on one trial's encoders; started again, it goes on with what is there.
+
+    Parameters
+    ----------
+    folder
+        Of the finished first pass; it is not changed but for the folder ``second_pass_NNNN`` in it.
+    trial
+        Number of the trial; default: the one best_params.json recommends.
+    overrides
+        Dotted configuration keys, such as ``second_pass.n_trials``.
+
+    Returns
+    -------
+    int
+        The exit code, as of a search.
+
+    Raises
+    ------
+    StudyError
+        There is no such complete trial, or the overrides would change its Stage 1.
+    CheckpointError
+        The trial kept no Stage 1 result.
+    """
+    number, params = read_trial_params(folder, trial)
+    encoders = read_encoders(folder.trial(number))
+    config = second_pass_config(load_study_config(folder, overrides or {}), params)
+    with show_progress(console) as progress:
+        dataset = read_dataset(config, progress)
+    if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
+        raise StudyError(
+            f"{folder.path}: trial {number} was pretrained under other conditions than these; leave what concerns "
+            "Stage 1 as it was (chem, model, the Stage 1 part of training, the computed table, seed)"
+        )
+    own = StudyFolder(folder.path / f"second_pass_{number:04d}")
+    console.print(f"second pass on trial {number} of {folder.name}: {own.path}", markup=False, highlight=False)
+    contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in encoders]}
+    with drive_alone(own), log_to(own.log):
+        pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
+        is_new = not own.database.is_file()
+        write_atomically(own.config, dump_config(config))
+        study = create_study(own, contract, pruner) if is_new else resume_study(own, contract, pruner)
+        runner = functools.partial(EncoderRunner, encoders=encoders, number=number)
+        workers = InProcessWorkers(config, dataset, make_runner=runner)
+        standing = read_standing(study)
+        n_done = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
+        try:
+            display = SearchDisplay(console, config.search.n_trials, n_done, standing.best)
+            with listen_for_stop() as stop, display:
+                reason = SearchDriver(config, dataset, study, own, workers, display, stop.reason).run()
+        finally:
+            workers.close()
+            write_results(own, study)
+        best = read_standing(study).best
+        if best is not None and reason == "finished":
+            fresh = compare_on_fresh_folds(workers.runner, config, number, encoders, best.params)
+            write_json(own.path / "fresh_folds.json", {"first": fresh.first.tolist(), "second": fresh.second.tolist()})
+            console.print(f"best second-pass trial {best.number}: {best.params}", markup=False, highlight=False)
+            console.print(fresh.describe(), markup=False, highlight=False)
+            logger.info("%s", fresh.describe())
+    return EXIT_CODES[reason]
+
+
+def compare_on_fresh_folds(
+    runner: TrialRunner,
+    config: Config,
+    number: int,
+    encoders: Sequence[SavedEncoder],
+    params: Mapping[str, Any],
+) -> FreshScores:
+    """Score the first pass's Stage 2 settings and the second's on shuffles that chose neither."""
+    best = override_config(config, to_overrides(params, config.search.space))
+    first, second = [], []
+    for shuffle in range(N_FRESH_SHUFFLES):
+        seed = derive_seed(config.seed, "second pass folds", number, shuffle)
+        folds = make_folds(runner.dataset, config.cv.n_cv_folds, 1, seed)
+        first.append(score_encoders(runner, config, number, encoders, folds).value)
+        second.append(score_encoders(runner, best, number, encoders, folds).value)
+    return FreshScores(np.array(first), np.array(second))

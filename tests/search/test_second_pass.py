@@ -1,0 +1,94 @@
+"""The second pass: Stage 2 tuned on one kept encoder, resumable, and judged on folds that chose nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from chitransfer.config import load_config
+from chitransfer.errors import CheckpointError, ConfigError, StudyError
+from chitransfer.search.second_pass import FreshScores, run_second_pass
+from chitransfer.search.study import StudyFolder
+from chitransfer.search.watch import make_console
+
+SPACE = {
+    "lr_finetune": {"key": "training.lr_finetune", "type": "log", "low": 1e-3, "high": 1e-1},
+    "freeze_encoder": {"key": "training.freeze_encoder_stage2", "type": "categorical", "choices": [True, False]},
+    "chi_head_dropout": {"key": "model.chi_head_dropout", "type": "float", "low": 0.0, "high": 0.4},
+    "stage2_epochs": {"key": "training.stage2_epochs", "type": "int", "low": 2, "high": 6},
+}
+
+
+@pytest.fixture
+def study(make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object]) -> StudyFolder:
+    """A finished search of two trials, with a small second-pass space."""
+    overrides = {**tiny, "search.n_trials": 2, "search.reevaluate_top": 0, "second_pass.space": SPACE}
+    _, folder = make_search({**overrides, "second_pass.n_trials": 4})
+    assert isinstance(folder, StudyFolder)
+    return folder
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """All trials of a second pass."""
+    return pd.read_csv(folder / "all_trials.csv")
+
+
+def test_it_starts_from_the_first_pass_and_tunes_stage2_alone(study: StudyFolder) -> None:
+    best = json.loads((study.path / "best_params.json").read_text())
+    assert run_second_pass(study, make_console(quiet=True)) == 0
+    own = study.path / f"second_pass_{best['best_trial_number']:04d}"
+    trials = read(own)
+    assert (trials["state"] == "COMPLETE").all()
+    assert len(trials) == 4
+    # Trial 0 repeats the first pass's Stage 2 settings, so it repeats its score.
+    assert bool(trials["is_default"][0])
+    assert trials["value"][0] == pytest.approx(best["best_value"], rel=1e-5)
+    assert trials["value"].min() < trials["value"][0]
+    assert trials["stage1_mae"].nunique() == 1
+    assert set(json.loads((own / "best_params.json").read_text())["best_params"]) == set(SPACE)
+    fresh = json.loads((own / "fresh_folds.json").read_text())
+    assert len(fresh["first"]) == len(fresh["second"]) == 5
+    assert np.isfinite([*fresh["first"], *fresh["second"]]).all()
+
+
+def test_started_again_it_goes_on(study: StudyFolder) -> None:
+    run_second_pass(study, make_console(quiet=True), trial=0)
+    first = read(study.path / "second_pass_0000")
+    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 6})
+    second = read(study.path / "second_pass_0000")
+    assert len(second) == 6
+    pd.testing.assert_series_equal(second["value"][:4], first["value"], check_names=False)
+
+
+def test_what_it_cannot_do_is_refused(study: StudyFolder) -> None:
+    console = make_console(quiet=True)
+    with pytest.raises(StudyError, match="no trial 9"):
+        run_second_pass(study, console, trial=9)
+    with pytest.raises(StudyError, match="other conditions"):
+        run_second_pass(study, console, overrides={"training.lr_schedule_factor": 0.1})
+    (study.trial(1) / "stage1.pt").unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        run_second_pass(study, console, trial=1)
+    with pytest.raises(ConfigError, match=r"second_pass\.space.*cannot tune training\.lr_pretrain"):
+        load_config(None, {"second_pass.space.lr": {**SPACE["lr_finetune"], "key": "training.lr_pretrain"}})
+
+
+def test_a_lucky_second_pass_is_called_so() -> None:
+    lucky = FreshScores(np.array([1.0, 1.1]), np.array([1.2, 1.1])).describe()
+    assert "gain -0.1000 ± 0.1000" in lucky
+    assert "first pass's Stage 2 settings are the better choice" in lucky
+    assert "better choice" not in FreshScores(np.array([1.0, 1.1]), np.array([0.9, 1.0])).describe()
+
+
+def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = run_command("search", "--second-pass", study.path, "--trial", 0, "--n_trials", 2)
+    assert code == 0
+    assert "second pass on trial 0" in out
+    assert "that neither pass has seen" in out
+    assert len(read(study.path / "second_pass_0000")) == 2
