@@ -145,7 +145,7 @@ def write_screening(screening: Screening, output: Path, picture: Path | None, n_
 
 
 def draw_structures(best: pd.DataFrame, path: Path) -> None:
-    """A grid of structures with rank, P(soluble) and χ, as PNG."""
+    """A grid of up to 50 structures with rank, P(soluble) and χ, as PNG; no display is needed."""
     from rdkit import Chem
     from rdkit.Chem import Draw
 
@@ -157,8 +157,5 @@ def draw_structures(best: pd.DataFrame, path: Path) -> None:
             chi += f" ± {row['chi_high'] - row['chi']:.2f}"
         soluble = f"P(soluble) = {row['p_soluble']:.2f}, " if "p_soluble" in row else ""
         legends.append(f"{row['rank']}: {soluble}{chi}")
-    # Cairo needs no display; returnPNG gives the file's bytes.
-    content = Draw.MolsToGridImage(
-        molecules, molsPerRow=4, subImgSize=(320, 260), legends=legends, maxMols=len(molecules), returnPNG=True
-    )
+    content = Draw.MolsToGridImage(molecules, molsPerRow=4, subImgSize=(320, 260), legends=legends, returnPNG=True)
     replace_atomically(path, lambda temporary: temporary.write_bytes(content))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chitransfer.chemistry.features import FEATURE_VERSION, FeatureRecipe
 from chitransfer.errors import CheckpointError
@@ -200,6 +200,8 @@ class TrainedModel:
             )
         try:
             shape = NetworkShape.from_dict(content["shape"])
+            if not content["groups"]:
+                raise ValueError("there are no networks in it")
             interval, probability = content["chi_interval"], content["probability"]
             model = cls(
                 scales=Scales.from_dict(content["scales"]),
@@ -305,6 +307,10 @@ def _group(shape: NetworkShape, values: dict[str, Any]) -> FittedMembers:
     group = FittedMembers(
         _network(shape, values["network"]), dict(values["parameters"]), bool(values["frozen"]), values["columns"]
     )
+    own: nn.Module = group.network.heads if group.frozen else group.network
+    names = {name for name, _ in own.named_parameters()}
+    if set(group.parameters) != names:
+        raise ValueError(f"the members' weights are {sorted(group.parameters)}, expected {sorted(names)}")
     # A member that can be taken out as a network has every weight in its right shape.
     group.member(len(group) - 1)
     return group

@@ -18,6 +18,8 @@ from optuna.trial import TrialState
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from chitransfer.config import Config, load_config, override_config, parse_hidden_dims
 from chitransfer.errors import ConfigError, StudyError
@@ -125,6 +127,7 @@ def training_commands(path: Path, results_dir: str) -> list[str]:
 
 def _edit_yaml(text: str, overrides: Mapping[str, object], path: Path) -> str:
     yaml = YAML(typ="rt")
+    yaml.Representer = _PlainRepresenter
     yaml.preserve_quotes = True
     yaml.width = 4096
     newline = "\r\n" if "\r\n" in text else "\n"
@@ -141,6 +144,17 @@ def _edit_yaml(text: str, overrides: Mapping[str, object], path: Path) -> str:
     stream = io.StringIO()
     yaml.dump(values, stream)
     return stream.getvalue().replace("\r\n", "\n").replace("\n", newline)
+
+
+class _PlainRepresenter(RoundTripRepresenter):
+    """Writes nothing as ``null``, as the configurations do, not as an empty place."""
+
+    def represent_none(self, data: None) -> ScalarNode:
+        """The word null."""
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_PlainRepresenter.add_representer(type(None), _PlainRepresenter.represent_none)
 
 
 def _like(old: object, value: object) -> object:

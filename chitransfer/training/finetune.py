@@ -5,7 +5,7 @@ Called by `chitransfer finetune`; writes the model that `predict` and `screen` u
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from chitransfer.model.members import FittedMembers
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
 from chitransfer.training.crossval import make_folds, training_masks
-from chitransfer.training.inputs import FeatureTensors
+from chitransfer.training.inputs import FeatureTensors, group_by_pair
 from chitransfer.training.metrics import best_f1_threshold
 from chitransfer.training.model_report import write_model_report
 from chitransfer.training.out_of_fold import TaskPredictions, predict_chi, predict_logits
@@ -103,7 +103,7 @@ def run_finetuning(config: Config, pretrained: str, say: Say, progress: Progress
     folds = make_folds(
         dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"), learned
     )
-    settings = stage2_settings(config, config.training.num_epochs_finetune, config.training.lr_decay_finetune)
+    settings = stage2_settings(config, config.training.num_epochs_finetune, is_full=True)
     say(
         f"Stage 2: {len(learned)} polymers to learn from, "
         f"{len(dataset.measured_polymers()) - len(learned)} kept for the test; "
@@ -137,7 +137,7 @@ def learnable_polymers(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.n
 
 
 def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device: torch.device) -> Stage2Data:
-    """The Stage 2 rows on a device, on the scales of Stage 1's checkpoint."""
+    """The Stage 2 rows on a device, on the scales of Stage 1's checkpoint, and the Stage 1 rows it may go on with."""
     scales = stage1.scales
     features = FeatureTensors(
         polymer=torch.from_numpy(scales.polymer.transform(dataset.polymer_features)).to(device),
@@ -145,7 +145,10 @@ def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device
         polymer_scaler=scales.polymer,
         solvent_scaler=scales.solvent,
     )
-    return Stage2Data.build(dataset, features, scales.chi, positive_label=positive_label, T_ref=scales.T_ref)
+    data = Stage2Data.build(dataset, features, scales.chi, positive_label=positive_label, T_ref=scales.T_ref)
+    kept = set(stage1.test_polymers)
+    seen = np.array([name not in kept for name in dataset.polymers])[dataset.stage1.polymer]
+    return replace(data, computed=group_by_pair(dataset.stage1, seen, scales.chi, scales.T_ref, device))
 
 
 def fit_ensemble(

@@ -89,8 +89,11 @@ def stage1_settings(config: Config) -> Stage1Settings:
     )
 
 
-def stage2_settings(config: Config, n_epochs: int, lr_decay: bool = False) -> Stage2Settings:
-    """The Stage 2 part of `config.training`, for a quick or a full run of `n_epochs`."""
+def stage2_settings(config: Config, n_epochs: int, *, is_full: bool = False) -> Stage2Settings:
+    """The Stage 2 part of `config.training`, for a quick or a full run of `n_epochs`.
+
+    Falling learning rates and the rehearsal of computed χ belong to full runs: quick ones must stay comparable.
+    """
     training = config.training
     return Stage2Settings(
         lr=training.lr_finetune,
@@ -103,7 +106,8 @@ def stage2_settings(config: Config, n_epochs: int, lr_decay: bool = False) -> St
         class_weight_pos=training.class_weight_pos,
         freeze_encoder=training.freeze_encoder_stage2,
         grad_clip_norm=training.grad_clip_norm,
-        lr_decay=lr_decay,
+        lr_decay=is_full and training.lr_decay_finetune,
+        lambda_dft=training.lambda_dft if is_full else 0.0,
     )
 
 

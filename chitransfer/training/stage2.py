@@ -20,9 +20,10 @@ from chitransfer.errors import TrainingError
 from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import Heads, TransferNetwork, chi_at, inverse_temperature
 from chitransfer.model.scalers import ChiScaler
-from chitransfer.training.inputs import FeatureTensors
+from chitransfer.training.inputs import FeatureTensors, PairTable
 from chitransfer.training.loop import train_epochs
 from chitransfer.training.losses import chi_loss, solubility_loss
+from chitransfer.training.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Stage2Settings:
     freeze_encoder: bool
     grad_clip_norm: float
     lr_decay: bool = False
+    lambda_dft: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Stage2Data:
     """Both Stage 2 tables on a device, on the scales of a Stage 1 run; an absent table has no rows.
 
     χ targets are standardised with Stage 1's scaler, so its χ head can go on where it stopped. The solubility target is
-    1 for the positive class.
+    1 for the positive class. `computed` holds Stage 1's rows where a full run goes on with them.
     """
 
     features: FeatureTensors
@@ -69,6 +71,7 @@ class Stage2Data:
     solubility: TaskRows
     positive_label: int
     T_ref: float
+    computed: PairTable | None = None
 
     @classmethod
     def build(
@@ -125,8 +128,9 @@ class _MemberTraining:
         self.frozen = settings.freeze_encoder
         self._shuffle = torch.Generator().manual_seed(seed)
         network = copy.deepcopy(network).eval()
+        computed = data.computed if settings.lambda_dft > 0 and not self.frozen else None
         # No gradient reaches the first-layer weights of a feature that no row has: they are left out, not copied.
-        columns = None if self.frozen else _used_columns(data)
+        columns = None if self.frozen else _used_columns(data, computed)
         self.features = data.features if columns is None else data.features.keep(columns)
         trained = network if columns is None else keep_columns(network, columns)
         stacked = _stack_members(trained, self.n_members, self.frozen)
@@ -136,12 +140,19 @@ class _MemberTraining:
         for part in self.module.modules():
             part.train(isinstance(part, nn.Dropout))
         self.inputs = {name: self._inputs(task) for name, task in self.tasks.items()}
+        self.rehearsal = None
+        if computed is not None:
+            self.rehearsal = Rehearsal(trained, computed, self.features, self.n_members, settings.batch_size, seed)
+        named = dict(self.members.parameters)
+        if self.rehearsal is not None:
+            named |= {f"computed.{name}": stacked for name, stacked in self.rehearsal.parameters.items()}
+        self.trained = list(named.values())
         groups = {True: settings.lr_encoder, False: settings.lr}
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": chosen, "lr": lr}
                 for is_encoder, lr in groups.items()
-                if (chosen := [p for n, p in self.members.parameters.items() if n.startswith("encoder.") == is_encoder])
+                if (chosen := [p for n, p in named.items() if n.startswith("encoder.") == is_encoder])
             ],
             weight_decay=settings.weight_decay,
             fused=True,
@@ -184,6 +195,9 @@ class _MemberTraining:
             total = total + self.settings.lambda_sol * solubility_loss(
                 logits, label, real, self.settings.class_weight_pos
             )
+        if self.rehearsal is not None:
+            error = self.rehearsal.loss(self.module.get_submodule("encoder"), self.members.parameters)
+            total = total + self.settings.lambda_dft * error
         return total.sum()
 
     def _forward(self, name: str, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,17 +222,18 @@ class _MemberTraining:
 
     def clip(self) -> None:
         """Clip each member's gradient by its own norm, as training it alone would."""
-        gradients = [p.grad for p in self.members.parameters.values() if p.grad is not None]
+        gradients = [p.grad for p in self.trained if p.grad is not None]
         squares = torch.stack([g.reshape(self.n_members, -1).square().sum(1) for g in gradients]).sum(0)
         factor = (self.settings.grad_clip_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)  # (member,)
         for gradient in gradients:
             gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
 
 
-def _used_columns(data: Stage2Data) -> Tensor:
-    """Features that are not zero in some Stage 2 row, (n_columns,) int64."""
-    structure = torch.cat([data.chi.structure, data.solubility.structure]).unique()
-    solvent = torch.cat([data.chi.solvent, data.solubility.solvent]).unique()
+def _used_columns(data: Stage2Data, computed: PairTable | None) -> Tensor:
+    """Features that are not zero in some row that is trained on, (n_columns,) int64."""
+    tables = [data.chi, data.solubility] + ([] if computed is None else [computed])
+    structure = torch.cat([table.structure for table in tables]).unique()
+    solvent = torch.cat([table.solvent for table in tables]).unique()
     polymer_used = (data.features.polymer[structure] != 0).any(0)
     solvent_used = (data.features.solvent[solvent] != 0).any(0)
     return torch.cat([polymer_used, solvent_used]).nonzero().squeeze(1)

@@ -1,0 +1,42 @@
+# %% [markdown]
+# # From a fine-tuned model to χ(T) of your own polymers
+#
+# Run it cell by cell in an editor that knows `# %%`, or whole: `python examples/predict_polymers.py MODEL.pt`.
+# `MODEL.pt` is `results/multitask_<time>/checkpoints/best_model.pt`, as `chitransfer finetune` leaves it.
+
+# %%
+import sys
+
+from chitransfer.predict import Predictor
+
+predictor = Predictor.load(sys.argv[1])
+
+# %% [markdown]
+# A polymer is its repeat unit with two `*`. However the chain is cut, the answer is the same.
+
+# %%
+same = predictor.predict(["*CCO*", "*OCC*", "*CCOCCO*"])
+print(same[["SMILES", "chi", "chi_low", "chi_high", "p_soluble"]].to_string(index=False))
+assert same["chi"].nunique() == 1  # noqa: S101
+
+# %% [markdown]
+# Several temperatures (kelvin) at once, with the 90 % interval of each. `A_K` and `B` give χ(T) = A/T + B.
+
+# %%
+polymers = {"poly(vinyl alcohol)": "*CC(*)O", "poly(acrylamide)": "*CC(*)C(N)=O", "polystyrene": "*CC(*)c1ccccc1"}
+frame = predictor.predict(list(polymers.values()), temperature=[298.15, 350.0], solvent="O")
+frame.insert(0, "polymer", list(polymers))
+print(frame[["polymer", "chi_298.15K", "chi_350K", "A_K", "B", "p_soluble", "soluble"]].to_string(index=False))
+
+# %% [markdown]
+# Before believing a number, look at the applicability: the nearest measured polymer, how similar it is, and what is
+# outside of what the model was tested on.
+
+# %%
+print(frame[["polymer", "nearest_polymer", "similarity", "in_domain", "domain_note"]].to_string(index=False))
+
+# %% [markdown]
+# What cannot be predicted stays in its place and says why.
+
+# %%
+print(predictor.predict(["*CC(*)O", "CCO"])[["SMILES", "chi", "problem"]].to_string(index=False))

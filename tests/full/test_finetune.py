@@ -1,0 +1,132 @@
+"""Stage 2 in full: metrics that follow from the predictions, folds that hold, thresholds and the newest checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import brier_score_loss, f1_score, mean_absolute_error, r2_score, recall_score, roc_auc_score
+
+from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.config import load_config
+from chitransfer.errors import CheckpointError
+from chitransfer.model.checkpoint import Pretrained, TrainedModel
+from chitransfer.training.finetune import locate_pretrained, run_finetuning
+
+
+def silent(*anything: object) -> None:
+    """Swallow messages and progress."""
+
+
+@pytest.fixture(params=["trained", "trained_unfrozen"])
+def either(request: pytest.FixtureRequest) -> Any:
+    """The frozen model, then the one fine-tuned throughout."""
+    return request.getfixturevalue(request.param)
+
+
+def test_chi_metrics_follow_from_the_predictions(either: Any) -> None:
+    frame = pd.read_csv(either.finetuning / "predictions_chi.csv")
+    metrics = json.loads((either.finetuning / "metrics.json").read_text())["chi"]
+    own, test = frame[frame["split"] == "cross-validation"], frame[frame["split"] == "test"]
+    assert len(own) > 0
+    assert len(test) > 0
+    for name, rows, column in (
+        ("train", own, "chi_train"),
+        ("validation", own, "chi_cv"),
+        ("test", test, "chi_model"),
+    ):
+        assert metrics[name]["mae"] == pytest.approx(mean_absolute_error(rows["chi"], rows[column]))
+        assert metrics[name]["r2"] == pytest.approx(r2_score(rows["chi"], rows[column]))
+    by_repeat = [mean_absolute_error(own["chi"], own[f"chi_cv_{repeat}"]) for repeat in (1, 2)]
+    assert metrics["validation_mean_of_repeats"]["mae"] == pytest.approx(np.mean(by_repeat))
+    inside = (own["chi"] - own["chi_cv"]).abs() <= own["half_width_cv"]
+    assert metrics["interval_validation"]["coverage_rows"] == pytest.approx(inside.mean())
+    assert np.allclose(own["chi_cv"], own["A_K"] / own["temp"] + own["B"])
+    assert metrics["train"]["mae"] < metrics["validation"]["mae"]
+
+
+def test_solubility_metrics_follow_from_the_predictions(either: Any) -> None:
+    frame = pd.read_csv(either.finetuning / "predictions_solubility.csv")
+    metrics = json.loads((either.finetuning / "metrics.json").read_text())["solubility"]
+    for name, split, column in (("validation", "cross-validation", "p_cv"), ("test", "test", "p_model")):
+        rows = frame[frame["split"] == split]
+        assert metrics[name]["f1"] == pytest.approx(f1_score(rows["positive"], rows["called_positive"]))
+        assert metrics[name]["recall"] == pytest.approx(recall_score(rows["positive"], rows["called_positive"]))
+        assert metrics[name]["auc"] == pytest.approx(roc_auc_score(rows["positive"], rows[column]))
+        assert metrics[name]["brier"] == pytest.approx(brier_score_loss(rows["positive"], rows[column]))
+    assert (frame["p_low"] <= frame["p_high"]).all()
+
+
+def test_a_polymer_has_one_fold_and_test_polymers_none(either: Any) -> None:
+    chi = pd.read_csv(either.finetuning / "predictions_chi.csv")
+    solubility = pd.read_csv(either.finetuning / "predictions_solubility.csv")
+    both = pd.concat([chi, solubility])
+    for repeat in (1, 2):
+        assert (both.groupby("SMILES")[f"fold_{repeat}"].nunique() == 1).all()
+        assert ((both[f"fold_{repeat}"] < 0) == (both["split"] == "test")).all()
+    kept = Pretrained.load(either.pretraining / "checkpoints" / "best_model.pt").test_polymers
+    assert {polymer_identity(smiles) for smiles in both.loc[both["split"] == "test", "SMILES"]} <= set(kept)
+
+
+def test_labels_of_test_polymers_do_not_reach_the_model(trained: Any, tmp_path: Path) -> None:
+    frame = pd.read_csv(trained.finetuning / "predictions_chi.csv")
+    spoiled = pd.read_csv(trained.config.paths.exp_chi_csv)
+    is_test = spoiled["SMILES"].isin(frame.loc[frame["split"] == "test", "SMILES"])
+    assert is_test.any()
+    spoiled.loc[is_test, "chi"] += 50.0
+    path = tmp_path / "spoiled.csv"
+    spoiled.to_csv(path, index=False)
+    values = trained.config.model_dump()
+    values["paths"] |= {"exp_chi_csv": str(path), "results_dir": str(tmp_path / "results")}
+    config = type(trained.config).model_validate(values)
+    folder = run_finetuning(config, str(trained.pretraining / "checkpoints" / "best_model.pt"), silent, silent)
+    mine, theirs = TrainedModel.load(folder.best_model), TrainedModel.load(trained.model)
+    assert mine.chi_interval == theirs.chi_interval
+    assert mine.threshold == theirs.threshold
+    for left, right in zip(mine.groups, theirs.groups, strict=True):
+        assert all(tensor.equal(right.parameters[name]) for name, tensor in left.parameters.items())
+
+
+def test_the_glob_takes_the_newest_and_counts(tmp_path: Path) -> None:
+    for age, name in enumerate(("b", "c", "a")):
+        path = tmp_path / f"dft_pretrain_{name}" / "best_model.pt"
+        path.parent.mkdir()
+        path.write_bytes(b"")
+        os.utime(path, (1000 - age, 1000 - age))
+    found, n = locate_pretrained(str(tmp_path / "dft_pretrain_*" / "best_model.pt"))
+    assert found.parent.name == "dft_pretrain_b"
+    assert n == 3
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        locate_pretrained(str(tmp_path / "nothing_*.pt"))
+
+
+def test_another_recipe_is_refused_with_the_difference(trained: Any) -> None:
+    values = trained.config.model_dump()
+    values["chem"]["fingerprint_bits"] = 256
+    config = type(trained.config).model_validate(values)
+    with pytest.raises(CheckpointError, match=r"fingerprint_bits: the model has 128, here 256"):
+        run_finetuning(config, str(trained.pretraining / "checkpoints" / "best_model.pt"), silent, silent)
+
+
+def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
+    for key, missing in (("exp_chi_csv", "predictions_chi.csv"), ("solubility_csv", "predictions_solubility.csv")):
+        values = trained.config.model_dump()
+        values["paths"] |= {key: None, "results_dir": str(tmp_path / key)}
+        config = type(trained.config).model_validate(values)
+        checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
+        folder = run_finetuning(config, checkpoint, silent, silent)
+        assert not (folder.path / missing).exists()
+        model = TrainedModel.load(folder.best_model)
+        assert (model.chi_interval is None) == (key == "exp_chi_csv")
+        assert (model.probability is None) == (key == "solubility_csv")
+
+
+def test_config_file_of_the_project_is_valid(project_root: Path) -> None:
+    config = load_config(project_root / "configs" / "config.yaml")
+    assert config.training.num_epochs_finetune == 200
+    assert config.training.freeze_encoder_stage2

@@ -1,0 +1,209 @@
+"""Predictions: the same chain however cut, rows in order with their reasons, and an oracle made of plain networks."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from chitransfer.chemistry.features import featurise_polymers, featurise_solvents
+from chitransfer.errors import DataError
+from chitransfer.model.checkpoint import TrainedModel
+from chitransfer.predict import Predictor
+from chitransfer.predict_table import TableReader, predict_table, write_predictions
+
+RunCommand = Callable[..., tuple[int, str, str]]
+CUTS = ["*CCO*", "*OCC*", "*COC*", "*CCOCCO*"]
+
+
+@pytest.mark.parametrize("which", ["trained", "trained_unfrozen"])
+def test_every_member_alone_gives_the_same_mean(which: str, request: pytest.FixtureRequest) -> None:
+    model = TrainedModel.load(request.getfixturevalue(which).model)
+    smiles, solvent, T = "*CC(*)CCO", "CCO", 333.0
+    scales = model.scales
+    polymer = scales.polymer.transform(featurise_polymers([smiles], scales.recipe))
+    medium = scales.solvent.transform(featurise_solvents([solvent], scales.recipe))
+    inputs = torch.from_numpy(np.hstack([polymer, medium])).double()
+    chi, logits = [], []
+    for group in model.groups:
+        for position in range(len(group)):
+            with torch.no_grad():
+                (h0, h1), logit = (part.squeeze(0) for part in group.member(position).double()(inputs))
+            tau = 5.0 * (scales.T_ref / T - 1.0)
+            chi.append(float(h0 + h1 * tau) * scales.chi.scale + scales.chi.mean)
+            logits.append(float(logit))
+    assert model.chi_interval is not None
+    assert model.probability is not None
+    row = Predictor(model).predict(smiles, temperature=T, solvent=solvent).iloc[0]
+    assert row["chi"] == pytest.approx(np.mean(chi), abs=1e-6)
+    assert row["A_K"] / T + row["B"] == pytest.approx(row["chi"], abs=1e-6)
+    half = model.chi_interval.factor * (np.std(chi, ddof=1) + model.chi_interval.offset)
+    assert row["chi_high"] - row["chi"] == pytest.approx(half, abs=1e-6)
+    z = model.probability.slope * np.mean(logits) + model.probability.intercept
+    assert row["p_soluble"] == pytest.approx(1 / (1 + math.exp(-z)), abs=1e-6)
+    assert row["soluble"] == int(row["p_soluble"] >= model.threshold)
+    assert row["p_soluble_low"] <= row["p_soluble"] <= row["p_soluble_high"]
+
+
+def test_four_cuts_of_a_chain_are_equal_to_the_last_digit(predictor: Predictor) -> None:
+    together = predictor.predict(CUTS, temperature=[298.0, 350.0], solvent="CCO").drop(columns="SMILES")
+    assert all(together.iloc[0].equals(together.iloc[k]) for k in range(1, 4))
+    # In other company, in another process's batch size, alone: nothing may change.
+    many = [f"*CC(*){'C' * n}O" for n in range(1, 40)]
+    for cut in CUTS:
+        alone = Predictor(predictor.model).predict([*many, cut], temperature=[298.0, 350.0], solvent="CCO")
+        assert alone.iloc[-1].drop("SMILES").equals(together.iloc[0])
+
+
+def test_rows_keep_their_order_and_say_what_is_wrong(predictor: Predictor) -> None:
+    frame = predictor.predict(["*CCO*", "CCO", "*C(", "", "*CC(*)CO"])
+    assert frame["SMILES"].tolist() == ["*CCO*", "CCO", "*C(", "", "*CC(*)CO"]
+    assert [bool(reason) for reason in frame["problem"]] == [False, True, True, True, False]
+    assert "two *" in frame["problem"][1]
+    assert frame["chi"].notna().tolist() == [True, False, False, False, True]
+    assert frame["in_domain"].isna().tolist() == [False, True, True, True, False]
+    assert frame["temperature_K"].eq(298.15).all()
+
+
+def test_wrong_solvents_and_temperatures_are_named(predictor: Predictor) -> None:
+    assert "solvent" in predictor.predict("*CCO*", solvent="C(C").loc[0, "problem"]
+    note = predictor.predict("*CCO*", solvent="CCCCCCO").loc[0, "domain_note"]
+    assert "solvent not met in training" in note
+    with pytest.raises(DataError, match="it looks like °C"):
+        predictor.predict("*CCO*", temperature=25.0)
+    with pytest.raises(DataError, match="1 polymers, 2 solvents"):
+        predictor.predict("*CCO*", solvent=["O", "O"])
+
+
+def test_applicability_tells_the_known_from_the_strange(predictor: Predictor) -> None:
+    frame = predictor.predict(["*CC(*)CCO", "*c1ccc(cc1)S(=O)(=O)c1ccc(*)cc1"], solvent="O")
+    assert frame["similarity"][0] > frame["similarity"][1]
+    assert frame["in_domain"].tolist() == [True, False]
+    assert "unlike every measured polymer" in frame["domain_note"][1]
+    known = predictor.model.domain.polymers[0]
+    assert predictor.predict(known)["similarity"][0] == 1.0
+    assert "temperature outside" in predictor.predict(known, temperature=700.0)["domain_note"][0]
+
+
+def test_several_temperatures_lie_on_one_line(predictor: Predictor) -> None:
+    row = predictor.predict("*CC(*)CCO", temperature=[300.0, 340.5]).iloc[0]
+    for T in (300.0, 340.5):
+        assert row[f"chi_{T:g}K"] == pytest.approx(row["A_K"] / T + row["B"], abs=1e-6)
+        assert row[f"chi_{T:g}K_low"] < row[f"chi_{T:g}K"] < row[f"chi_{T:g}K_high"]
+
+
+def test_a_model_of_water_alone_refuses_other_solvents(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = type(predictor.model.scales.recipe)(**{**vars(predictor.model.scales.recipe), "with_solvent": False})
+    monkeypatch.setitem(vars(predictor.model.scales), "recipe", recipe)
+    problems, _, _ = predictor._read_rows(["*CCO*", "*CCO*"], ["O", "CCO"], 1)
+    assert problems[0] == ""
+    assert "trained in water" in problems[1]
+
+
+def write_table(path: Path, n: int) -> list[str]:
+    """A table with bad rows, extra columns, its own temperatures and a column named as a prediction."""
+    texts = []
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "smiles", "Temp", "solvent", "chi", "remark"])
+        for k in range(n):
+            smiles = ["*CC(*)" + "C" * (k % 9 + 1) + "O", "not a polymer", "*OCC*"][0 if k % 10 else 1 + k // 10 % 2]
+            texts.append(smiles)
+            writer.writerow([k, smiles, "" if k % 4 else 310 + k % 7, ["O", "CCO"][k % 2], 0.5, f'said "{k}", so'])
+    return texts
+
+
+def test_tables_come_back_row_by_row(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "deep" / "out.csv"
+    texts = write_table(path, 57)
+    reader = TableReader.open(path)
+    parts = predict_table(predictor, reader, temperatures=None, solvent=None, n_jobs=1, chunk_rows=10)
+    assert write_predictions(reader, parts, output) == (57, texts.count("not a polymer"))
+    frame = pd.read_csv(output, keep_default_na=False)
+    assert frame["id"].tolist() == list(range(57))
+    assert frame["smiles"].tolist() == texts
+    assert frame["chi"].eq(0.5).all()
+    assert frame["remark"][3] == 'said "3", so'
+    frame = pd.read_csv(output)
+    good = frame["smiles"] != "not a polymer"
+    assert frame["chi_predicted"].notna().eq(good).all()
+    assert frame["problem"].isna().eq(good).all()
+    assert frame["temperature_K"].tolist() == [298.15 if k % 4 else 310 + k % 7 for k in range(57)]
+    for k in (3, 4, 21):
+        alone = predictor.predict(texts[k], temperature=frame["temperature_K"][k], solvent=frame["solvent"][k])
+        assert frame["chi_predicted"][k] == alone["chi"][0]
+        assert frame["p_soluble"][k] == alone["p_soluble"][0]
+
+
+def test_crooked_tables_do_not_stop_the_run(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("SMILES,temp,note\n*CCO*,25,a\n*CCO*,310,b,c\n\n*CCO*,x,d\n*CCO*,320,e\n")
+    reader = TableReader.open(path)
+    parts = predict_table(predictor, reader, temperatures=None, solvent=None, n_jobs=1)
+    assert write_predictions(reader, parts, output) == (4, 3)
+    frame = pd.read_csv(output)
+    assert "kelvin" in frame["problem"][0]
+    assert "4 cells where the header names 3" in frame["problem"][1]
+    assert "'x'" in frame["problem"][2]
+    assert frame["chi"].notna().tolist() == [False, False, False, True]
+
+
+def predict_file(predictor: Predictor, path: Path, output: Path) -> tuple[int, int]:
+    """A whole table in one go."""
+    reader = TableReader.open(path)
+    return write_predictions(
+        reader, predict_table(predictor, reader, temperatures=None, solvent=None, n_jobs=1), output
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"polymer,temp\n*CCO*,300\n", "no column SMILES"),
+        (b"SMILES\n", "no rows"),
+        (b"SMILES\n\xff\xfe*CCO*\n", "UTF-8"),
+    ],
+)
+def test_unusable_tables_say_why(predictor: Predictor, tmp_path: Path, content: bytes, message: str) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        predict_file(predictor, path, output)
+    assert not output.exists()
+
+
+def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
+    code, out, _ = run_command(
+        "predict", "--model", trained.model, "*CCO*", "--temperature", 298, "--temperature", 350, "--solvent", "O"
+    )
+    assert code == 0
+    assert "chi_350K_low" in out
+    path = tmp_path / "in.csv"
+    write_table(path, 12)
+    code, out, _ = run_command(
+        "predict", "--model", trained.model, "--input", path, "--output", tmp_path / "out.csv", "--n_jobs", 1
+    )
+    assert code == 0
+    assert "12 rows" in out
+    code, _, err = run_command("predict", "--model", tmp_path / "none.pt", "*CCO*")
+    assert code == 2
+    assert "no such model file" in err
+    code, _, err = run_command("predict", "--model", trained.model)
+    assert code == 2
+    assert "--input" in err
+
+
+def test_memory_stays_bounded(predictor: Predictor) -> None:
+    fresh = Predictor(predictor.model)
+    for start in range(0, 9000, 3000):
+        names = [f"*CC(*){'C' * (n % 50 + 1)}{'O' * (n // 50 % 20)}C" for n in range(start, start + 3000)]
+        fresh.predict_rows(names, ["O"] * 3000, np.full((3000, 1), 300.0), ["chi"])
+    assert len(fresh._known_features) <= 4096

@@ -1,0 +1,123 @@
+"""Stage 1 in full: files, metrics that follow from the predictions, resuming, and polymers that stay unseen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
+from chitransfer.config import load_config
+from chitransfer.errors import CheckpointError, TrainingError
+from chitransfer.model.checkpoint import Pretrained
+from chitransfer.training import pretrain
+from chitransfer.training.pretrain import choose_test_polymers, run_pretraining
+from chitransfer.training.settings import read_dataset
+
+MakeOverrides = Callable[[], dict[str, object]]
+
+
+def silent(*anything: object) -> None:
+    """Swallow messages and progress."""
+
+
+def test_metrics_follow_from_the_predictions_beside_them(trained: Any) -> None:
+    frame = pd.read_csv(trained.pretraining / "predictions.csv")
+    metrics = json.loads((trained.pretraining / "metrics.json").read_text())
+    for split in ("train", "validation", "test"):
+        rows = frame[frame["split"] == split]
+        assert metrics[split]["n_rows"] == len(rows) > 0
+        assert metrics[split]["mae"] == pytest.approx(mean_absolute_error(rows["chi"], rows["chi_predicted"]))
+        assert metrics[split]["rmse"] == pytest.approx(root_mean_squared_error(rows["chi"], rows["chi_predicted"]))
+        assert metrics[split]["r2"] == pytest.approx(r2_score(rows["chi"], rows["chi_predicted"]))
+    assert metrics["train"]["r2"] > 0.9
+
+
+def test_predictions_lie_on_their_own_line(trained: Any) -> None:
+    frame = pd.read_csv(trained.pretraining / "predictions.csv")
+    assert np.allclose(frame["chi_predicted"], frame["A_K"] / frame["temp"] + frame["B"], atol=1e-9)
+
+
+def test_no_polymer_is_in_two_splits(trained: Any) -> None:
+    frame = pd.read_csv(trained.pretraining / "predictions.csv")
+    assert (frame.groupby("SMILES")["split"].nunique() == 1).all()
+    checkpoint = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt")
+    assert not set(checkpoint.test_polymers) & set(checkpoint.validation_polymers)
+    assert checkpoint.test_polymers
+
+
+def test_folder_holds_what_the_guide_names(trained: Any) -> None:
+    assert trained.pretraining.name.startswith("dft_pretrain_")
+    names = {str(path.relative_to(trained.pretraining)) for path in trained.pretraining.rglob("*") if path.is_file()}
+    assert {"checkpoints/best_model.pt", "checkpoints/final_model.pt", "config.yaml", "environment.json"} <= names
+    assert "checkpoints/state.pt" not in names
+    assert load_config(trained.pretraining / "config.yaml") == trained.config
+
+
+def test_interrupted_run_goes_on_to_the_same_weights(
+    make_overrides: MakeOverrides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = make_overrides() | {"training.num_epochs_pretrain": 6, "model.encoder_dropout": 0.2}
+    config = load_config(None, overrides)
+    whole = run_pretraining(config, silent, silent)
+    monkeypatch.setattr(pretrain, "SECONDS_BETWEEN_STATES", 0.0)
+    calls = []
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        calls.append((what, done))
+        # In the second network, after some epochs were kept.
+        if what == "network 2 of 2" and done == 4:
+            raise KeyboardInterrupt
+
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(config, said.append, interrupt)
+    folder = Path(said[-1].split("--resume ")[1])
+    assert (folder / "checkpoints" / "state.pt").is_file()
+    resumed = run_pretraining(load_config(None, {"training.device": "cpu"}), silent, silent, resume=folder)
+    mine, theirs = Pretrained.load(resumed.best_model), Pretrained.load(whole.best_model)
+    for left, right in zip(mine.networks, theirs.networks, strict=True):
+        for name, tensor in left.state_dict().items():
+            assert tensor.equal(right.state_dict()[name]), name
+    assert resumed.metrics.read_text() == whole.metrics.read_text()
+
+
+def test_finished_run_is_not_resumed(trained: Any) -> None:
+    with pytest.raises(TrainingError, match="finished"):
+        run_pretraining(trained.config, silent, silent, resume=trained.pretraining)
+
+
+def test_changed_table_is_not_resumed(make_overrides: MakeOverrides, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = make_overrides() | {"training.num_epochs_pretrain": 6}
+    monkeypatch.setattr(pretrain, "SECONDS_BETWEEN_STATES", 0.0)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        if what.startswith("network 1") and done == 3:
+            raise KeyboardInterrupt
+
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(load_config(None, overrides), said.append, interrupt)
+    table = Path(str(overrides["paths.dft_chi_csv"]))
+    table.write_text(table.read_text().replace("*CC(*)CO,O,298.15", "*CC(*)CO,O,299.15"))
+    with pytest.raises(TrainingError, match="tables or the features changed"):
+        run_pretraining(load_config(None, {}), silent, silent, resume=Path(said[-1].split("--resume ")[1]))
+
+
+def test_resuming_something_else_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.yaml"):
+        run_pretraining(load_config(None, {}), silent, silent, resume=tmp_path)
+
+
+def test_test_polymers_are_a_share_and_depend_on_the_seed(trained: Any) -> None:
+    dataset = read_dataset(trained.config)
+    chosen = choose_test_polymers(dataset, 0.2, 1)
+    assert 4 <= len(chosen) <= 12
+    assert len(choose_test_polymers(dataset, 0.0, 1)) == 0
+    assert chosen.tolist() == choose_test_polymers(dataset, 0.2, 1).tolist()
+    assert any(chosen.tolist() != choose_test_polymers(dataset, 0.2, seed).tolist() for seed in (2, 3))

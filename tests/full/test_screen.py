@@ -1,0 +1,98 @@
+"""Screening: conditions, ranking, repeats, and the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from chitransfer.errors import DataError
+from chitransfer.predict import Predictor
+from chitransfer.predict_table import TableReader, predict_table
+from chitransfer.screen import Conditions, Screening, screen_candidates
+
+RunCommand = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def candidates(tmp_path: Path) -> Path:
+    """40 polymers, one of them cut twice, one that is none."""
+    path = tmp_path / "candidates.csv"
+    names = [f"*CC(*){'C' * (n % 8 + 1)}{('', 'O', 'N', 'Cl', 'OC')[n // 8]}" for n in range(40)]
+    pd.DataFrame({"name": range(43), "SMILES": [*names, "*C(CO)C*", "nothing", "*CC(*)CO"]}).to_csv(path, index=False)
+    return path
+
+
+def screen(predictor: Predictor, path: Path, conditions: Conditions, **options: Any) -> Screening:
+    """Screen a table in chunks of seven."""
+    reader = TableReader.open(path)
+    parts = predict_table(predictor, reader, temperatures=None, solvent=None, n_jobs=1, chunk_rows=7)
+    return screen_candidates(parts, reader.header, conditions, **{"rank_by": "p_soluble", "top": 10} | options)
+
+
+def test_the_best_of_a_stream_are_the_best_of_all(predictor: Predictor, candidates: Path) -> None:
+    table = pd.read_csv(candidates)
+    everything = predictor.predict(table["SMILES"].tolist())
+    found = screen(predictor, candidates, Conditions())
+    assert (found.n_rows, found.n_usable, found.n_kept) == (43, 42, 42)
+    expected = everything[everything["problem"] == ""].drop_duplicates(["A_K", "B", "p_soluble"])
+    expected = expected.sort_values(["p_soluble", "chi"], ascending=[False, True]).head(10)
+    assert found.best["SMILES"].tolist() == expected["SMILES"].tolist()
+    assert found.best["rank"].tolist() == list(range(1, 11))
+    assert (found.best["input_row"] - 1 == found.best["name"].astype(int)).all()
+    by_chi = screen(predictor, candidates, Conditions(), rank_by="chi").best
+    assert by_chi["chi"].is_monotonic_increasing
+
+
+def test_conditions_hold_for_every_candidate_kept(predictor: Predictor, candidates: Path) -> None:
+    middle = float(predictor.predict(pd.read_csv(candidates)["SMILES"].tolist())["chi"].median())
+    loose = screen(predictor, candidates, Conditions(max_chi=middle, in_domain=True), top=100)
+    assert 0 < loose.n_kept < 42
+    assert (loose.best["chi"] <= middle).all()
+    assert loose.best["in_domain"].all()
+    strict = screen(predictor, candidates, Conditions(max_chi=middle, certain=True), top=100)
+    assert (strict.best["chi_high"] <= middle).all()
+    assert strict.n_kept < loose.n_kept
+    some = screen(predictor, candidates, Conditions(min_p_soluble=0.5), top=100)
+    assert (some.best["p_soluble"] >= 0.5).all()
+    assert screen(predictor, candidates, Conditions(max_chi=-1e9)).best.empty
+
+
+def test_a_polymer_cut_twice_is_one_candidate(predictor: Predictor, candidates: Path) -> None:
+    best = screen(predictor, candidates, Conditions(), top=100).best
+    assert "*CC(*)CO" in set(best["SMILES"])
+    assert "*C(CO)C*" not in set(best["SMILES"])
+    assert best["SMILES"].tolist().count("*CC(*)CO") == 1
+
+
+def test_a_model_without_solubility_ranks_by_chi_alone(predictor: Predictor, candidates: Path) -> None:
+    values = {name: getattr(predictor.model, name) for name in predictor.model.__dataclass_fields__}
+    without = Predictor(type(predictor.model)(**{**values, "probability": None}))
+    with pytest.raises(DataError, match="no solubility"):
+        screen(without, candidates, Conditions())
+    assert len(screen(without, candidates, Conditions(), rank_by="chi").best) == 10
+
+
+def test_command_writes_table_and_picture(
+    trained: Any, candidates: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
+    output = tmp_path / "best.csv"
+    code, out, err = run_command(
+        "screen", "--model", trained.model, "--input", candidates, "--output", output, "--top", 6, "--max-chi", 5,
+        "--n-jobs", 1,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "43 candidates" in out
+    assert len(pd.read_csv(output)) == 6
+    image = Image.open(tmp_path / "best.png")
+    assert image.width == 4 * 320
+    assert len(image.convert("L").getcolors() or []) > 1
+    code, _, err = run_command(
+        "screen", "--model", trained.model, "--input", candidates, "--output", output, "--rank-by", "beauty"
+    )
+    assert code == 2
+    assert "'beauty'" in err

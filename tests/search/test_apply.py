@@ -1,0 +1,143 @@
+"""Best parameters into a configuration: comments and order stay, and what comes out is what the trial was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+from chitransfer.config import Config, dump_config, load_config, override_config
+from chitransfer.errors import ConfigError, StudyError
+from chitransfer.search.apply import apply_trial, read_trial_params, write_application
+from chitransfer.search.space import to_distribution, to_overrides
+from chitransfer.search.study import StudyFolder
+
+RunCommand = Callable[..., tuple[int, str, str]]
+BEST = {
+    "latent_dim": 256,
+    "encoder_hidden": "1024_512_256",
+    "encoder_dropout": 0.28123456789,
+    "chi_head_dropout": 0.15,
+    "lr_pretrain": 0.00087,
+    "weight_decay": 3.2e-05,
+}
+OTHER = {**BEST, "latent_dim": 64, "encoder_hidden": "256_128", "weight_decay": 1e-05}
+
+
+def make_study(path: Path, config: Config) -> StudyFolder:
+    """A study of three trials: complete 2.0, complete 1.5, failed."""
+    path.mkdir(parents=True)
+    folder = StudyFolder(path)
+    study = optuna.create_study(storage=f"sqlite:///{folder.database}", study_name=folder.name, direction="minimize")
+    distributions = {name: to_distribution(parameter) for name, parameter in config.search.space.items()}
+    for params, value in ((OTHER, 2.0), (BEST, 1.5), (OTHER, None)):
+        state = optuna.trial.TrialState.COMPLETE if value else optuna.trial.TrialState.FAIL
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value, state=state))
+    folder.config.write_text(dump_config(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyFolder:
+    """The study above with the guide's space."""
+    return make_study(tmp_path / "study", load_config(None))
+
+
+@pytest.fixture
+def config_file(project_root: Path, tmp_path: Path) -> Path:
+    """A copy of the project's configuration for full training."""
+    path = tmp_path / "config.yaml"
+    path.write_bytes((project_root / "configs" / "config.yaml").read_bytes())
+    return path
+
+
+def test_only_the_searched_values_change(study: StudyFolder, config_file: Path) -> None:
+    before = config_file.read_text(encoding="utf-8")
+    application = apply_trial(study, config_file, None)
+    assert config_file.read_text(encoding="utf-8") == before
+    write_application(application, config_file)
+    after = config_file.read_text(encoding="utf-8")
+    old_lines, new_lines = before.splitlines(), after.splitlines()
+    assert len(old_lines) == len(new_lines)
+    changed = [(old, new) for old, new in zip(old_lines, new_lines, strict=True) if old != new]
+    assert len(changed) == 6
+    for old, new in changed:
+        assert old.split(":")[0] == new.split(":")[0]
+        assert [part.strip() for part in old.split("#")[1:]] == [part.strip() for part in new.split("#")[1:]]
+    searched = to_overrides(BEST, load_config(None).search.space)
+    assert load_config(config_file) == override_config(
+        load_config(Path(application_source(before, config_file))), searched
+    )
+
+
+def application_source(text: str, beside: Path) -> str:
+    """The old configuration as a file again."""
+    path = beside.with_name("old.yaml")
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_applying_twice_changes_nothing_more(study: StudyFolder, config_file: Path) -> None:
+    write_application(apply_trial(study, config_file, None), config_file)
+    again = apply_trial(study, config_file, None)
+    assert again.difference == ""
+    assert again.text == config_file.read_text(encoding="utf-8")
+
+
+def test_numbers_are_numbers_for_every_yaml_reader(study: StudyFolder, config_file: Path) -> None:
+    text = apply_trial(study, config_file, 0).text
+    line = next(line for line in text.splitlines() if line.strip().startswith("weight_decay:"))
+    value = line.split(":")[1].split("#")[0].strip()
+    # YAML 1.1 takes 1e-05 for text; it wants a point.
+    assert "." in value
+    assert float(value) == 1e-05
+
+
+def test_keys_that_are_missing_are_added(study: StudyFolder, tmp_path: Path) -> None:
+    path = tmp_path / "short.yaml"
+    path.write_text("seed: 7  # mine\n", encoding="utf-8")
+    write_application(apply_trial(study, path, None), path)
+    config = load_config(path)
+    assert config.seed == 7
+    assert config.model.encoder_hidden_dims == [1024, 512, 256]
+    assert config.training.weight_decay == 3.2e-05
+    assert "# mine" in path.read_text(encoding="utf-8")
+
+
+def test_best_params_json_decides_which_trial(study: StudyFolder) -> None:
+    assert read_trial_params(study, None) == (1, BEST)
+    (study.path / "best_params.json").write_text(json.dumps({"best_trial_number": 0}), encoding="utf-8")
+    assert read_trial_params(study, None) == (0, OTHER)
+    assert read_trial_params(study, 1) == (1, BEST)
+
+
+def test_trials_that_cannot_be_applied_are_named(study: StudyFolder, config_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"trial 2 is FAIL, not COMPLETE; choose one that is, such as 1"):
+        apply_trial(study, config_file, 2)
+    with pytest.raises(StudyError, match=r"no trial 9; the study has 0 to 2"):
+        apply_trial(study, config_file, 9)
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        apply_trial(study, tmp_path / "none.yaml", None)
+
+
+def test_other_differences_from_the_study_are_said(study: StudyFolder, config_file: Path) -> None:
+    text = config_file.read_text(encoding="utf-8")
+    config_file.write_text(text.replace("use_batchnorm: false", "use_batchnorm: true"), encoding="utf-8")
+    notes = apply_trial(study, config_file, None).notes
+    assert notes == ["model.use_batchnorm: the study had False, this configuration has True"]
+
+
+def test_the_command_prints_what_to_run_next(
+    study: StudyFolder, config_file: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
+    output = tmp_path / "tuned.yaml"
+    code, out, err = run_command("apply", study.path, "--config", config_file, "--output", output, "--trial", 1)
+    assert code == 0, err
+    assert "+  encoder_latent_dim: 256" in out
+    assert f"python -m src.training.train_dft_pretrain --config {output}" in out
+    assert "--pretrained 'results/dft_pretrain_*/checkpoints/best_model.pt'" in out
+    assert load_config(output).model.encoder_latent_dim == 256
+    assert load_config(config_file).model.encoder_latent_dim == 128

@@ -1,0 +1,137 @@
+"""Calibration: coverage where polymers are exchangeable, Platt's sigmoid, and honest cross-fitting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chitransfer.training.conformal import (
+    coverage_metrics,
+    cross_fit_half_widths,
+    cross_fit_probability,
+    cross_fit_thresholds,
+    fit_chi_interval,
+    fit_probability,
+    polymer_weights,
+    weighted_quantile,
+)
+from chitransfer.training.metrics import best_f1_threshold
+
+
+def draw_polymers(n_polymers: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Residuals, spreads and polymers: a bias a polymer, noise a row, both larger where the spread is."""
+    generator = np.random.default_rng(seed)
+    polymer = np.repeat(np.arange(n_polymers), generator.integers(1, 20, n_polymers))
+    spread = generator.uniform(0.05, 0.5, n_polymers)[polymer]
+    residual = spread * (generator.normal(size=n_polymers)[polymer] + 0.5 * generator.normal(size=len(polymer)))
+    return residual, spread, polymer
+
+
+def test_new_polymers_are_covered_about_as_often_as_promised() -> None:
+    inside = []
+    for seed in range(60):
+        residual, spread, polymer = draw_polymers(60, seed)
+        calibration = polymer < 40
+        interval = fit_chi_interval(residual[calibration], spread[calibration], polymer[calibration])
+        new = ~calibration
+        inside.append(np.mean(np.abs(residual[new]) <= interval.half_width(spread[new])))
+    assert 0.87 <= np.mean(inside) <= 0.94
+
+
+def test_wider_where_members_disagree() -> None:
+    residual, spread, polymer = draw_polymers(50, 0)
+    interval = fit_chi_interval(residual, spread, polymer)
+    narrow, wide = interval.half_width(np.array([0.05, 0.5]))
+    assert wide > 2 * narrow
+    plain = fit_chi_interval(residual, np.zeros(len(residual)), polymer)
+    assert plain.half_width(np.array([0.0, 5.0])).tolist() == [plain.factor, plain.factor]
+
+
+def test_cross_fitted_widths_do_not_see_their_own_fold() -> None:
+    residual, spread, polymer = draw_polymers(30, 1)
+    fold = polymer % 3
+    before = cross_fit_half_widths(residual, spread, polymer, fold)
+    spoiled = np.where(fold == 1, residual * 100, residual)
+    after = cross_fit_half_widths(spoiled, spread, polymer, fold)
+    assert np.array_equal(before[fold == 1], after[fold == 1])
+    assert (after[fold != 1] > before[fold != 1]).all()
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=40), st.floats(0.05, 1.0))
+@settings(max_examples=60, deadline=None)
+def test_equal_weights_give_the_ordinary_quantile(values: list[float], level: float) -> None:
+    array = np.array(values)
+    weights = np.full(len(array), 1.0 / len(array))
+    expected = np.quantile(array, level, method="inverted_cdf")
+    assert (
+        weighted_quantile(array, weights, level) == pytest.approx(expected)
+        or np.isclose((level * len(array)) % 1, [0, 1], atol=1e-6).any()
+    )
+
+
+def test_weights_stand_between_rows_and_polymers() -> None:
+    weights = polymer_weights(np.array([7, 7, 7, 7, 3]))
+    assert weights.sum() == pytest.approx(1.0)
+    assert weights[4] / weights[0] == pytest.approx(2.0)
+
+
+def test_coverage_metrics_by_hand() -> None:
+    metrics = coverage_metrics(
+        np.array([0.0, 1.0, 2.0, 3.0]), np.zeros(4), np.array([0.5, 0.5, 2.5, 2.5]), np.array([0, 0, 0, 1])
+    )
+    assert metrics["coverage_rows"] == 0.5
+    assert metrics["coverage_polymers"] == pytest.approx((2 / 3 + 0) / 2)
+    assert metrics["median_width"] == 3.0
+
+
+def draw_labels(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Overconfident logits: the truth follows half of them, shifted."""
+    generator = np.random.default_rng(seed)
+    logit = generator.normal(0, 3, n)
+    positive = generator.random(n) < 1 / (1 + np.exp(-(0.5 * logit - 1.0)))
+    return logit, positive, np.arange(n) // 3
+
+
+def test_platt_finds_slope_and_shift() -> None:
+    logit, positive, polymer = draw_labels(6000, 0)
+    calibration = fit_probability(logit, positive, polymer, seed=1)
+    assert calibration.slope == pytest.approx(0.5, abs=0.05)
+    assert calibration.intercept == pytest.approx(-1.0, abs=0.12)
+    assert np.std(calibration.slopes) < 0.05
+
+
+def test_probability_interval_holds_members_and_tables() -> None:
+    logit, positive, polymer = draw_labels(150, 2)
+    calibration = fit_probability(logit, positive, polymer, seed=1)
+    agreeing = np.full((10, 1), 1.0)
+    disagreeing = np.linspace(-2.0, 4.0, 10)[:, None]
+    low, high = calibration.interval(agreeing)
+    lower, higher = calibration.interval(disagreeing)
+    centre = calibration.probability(np.array([1.0]))
+    assert low < centre < high
+    assert lower < low
+    assert higher > high
+    # More data, less doubt.
+    more = fit_probability(*draw_labels(6000, 2), seed=1)
+    assert np.subtract(*more.interval(agreeing)[::-1]) < high - low
+
+
+def test_probabilities_stay_finite_when_classes_separate() -> None:
+    logit = np.linspace(-5, 5, 20)
+    calibration = fit_probability(logit, logit > 0, np.arange(20), seed=0)
+    probability = calibration.probability(np.array([-50.0, 50.0]))
+    assert np.isfinite(probability).all()
+    assert probability[0] < 0.01 < 0.99 < probability[1]
+
+
+def test_cross_fitting_of_probability_and_threshold() -> None:
+    logit, positive, polymer = draw_labels(300, 4)
+    fold = polymer % 4
+    probability = cross_fit_probability(logit, positive, fold)
+    spoiled = np.where(fold == 2, ~positive, positive)
+    assert np.array_equal(cross_fit_probability(logit, spoiled, fold)[fold == 2], probability[fold == 2])
+    threshold = cross_fit_thresholds(probability, positive, fold)
+    others = fold != 2
+    assert (threshold[fold == 2] == best_f1_threshold(positive[others], probability[others])).all()
