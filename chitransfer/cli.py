@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (search, status, rescore, apply, pretrain, finetune, predict, screen):
+for command in (search, status, rescore, apply, pretrain, finetune, predict, screen, compare, report, dashboard):
     app.command()(command)
 app.add_typer(data, name="data")
 

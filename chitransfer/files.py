@@ -25,7 +25,7 @@ def write_json(path: Path, values: object) -> None:
 
 def dump_json(values: object) -> str:
     """`values` as indented JSON text; NaN and infinity become ``null`` so that any JSON reader can load it."""
-    return json.dumps(_finite(values), indent=2, allow_nan=False)
+    return json.dumps(plain_numbers(values), indent=2, allow_nan=False)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
@@ -71,13 +71,14 @@ def _as_bytes(content: bytes | str) -> bytes:
     return content.encode("utf-8") if isinstance(content, str) else content
 
 
-def _finite(value: Any) -> Any:
+def plain_numbers(value: Any) -> Any:
+    """Plain Python values with NaN and infinity as ``None``, for JSON; dictionary keys become text."""
     if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
+        return {str(key): plain_numbers(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    if hasattr(value, "item") and not isinstance(value, str | bytes):
-        value = value.item()
+        return [plain_numbers(inner) for inner in value]
+    if hasattr(value, "tolist"):
+        return plain_numbers(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

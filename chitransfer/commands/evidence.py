@@ -1,0 +1,98 @@
+"""`chitransfer compare`, `chitransfer report` and `chitransfer dashboard`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chitransfer.commands.options import ConfigOption, SetOption, collect_overrides
+
+
+def compare(
+    config: ConfigOption = None,
+    outer: Annotated[int, typer.Option(min=2, help="Outer folds of whole polymers the searches never see.")] = 5,
+    n_trials: Annotated[int | None, typer.Option(help="Trials of each inner search.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Stage 1 runs each chosen configuration is tested with.")] = 2,
+    protocol: Annotated[str, typer.Option(help="known, new or both (chemistry).")] = "both",
+    name: Annotated[str, typer.Option(help="Folder under results/compare; the same name goes on.")] = "compare",
+    results_dir: Annotated[str | None, typer.Option(help="Where results are kept.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
+    settings: SetOption = None,
+) -> None:
+    """Show on polymers the search never saw whether the search, and Stage 1 itself, help."""
+    from chitransfer.config import load_config
+    from chitransfer.errors import ConfigError
+    from chitransfer.evidence.compare import Plan, run_comparison
+    from chitransfer.evidence.nested import PROTOCOLS
+    from chitransfer.search.watch import make_console, show_progress
+    from chitransfer.training.settings import read_dataset
+
+    chosen = {"known": PROTOCOLS[:1], "new": PROTOCOLS[1:], "both": PROTOCOLS}
+    if protocol not in chosen:
+        raise ConfigError(f"--protocol must be known, new or both, got {protocol!r}")
+    flags = {"search.n_trials": n_trials, "paths.results_dir": results_dir, "training.device": device, "seed": seed}
+    resolved = load_config(config, collect_overrides(flags, settings))
+    console = make_console()
+    with show_progress(console) as progress:
+        dataset = read_dataset(resolved, progress)
+    folder = (Path(resolved.paths.results_dir) / "compare" / name).resolve()
+    sentences = run_comparison(
+        resolved,
+        dataset,
+        folder,
+        Plan(n_outer=outer, n_seeds=seeds, protocols=chosen[protocol]),
+        lambda line: console.print(line, markup=False, highlight=False),
+    )
+    for line in [*sentences, f"tables: {folder}"]:
+        console.print(line, markup=False, highlight=False)
+
+
+def report(
+    study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")],
+    comparison: Annotated[
+        Path | None, typer.Option("--compare", help="Folder of a `chitransfer compare` to show in the report.")
+    ] = None,
+) -> None:
+    """Write a study's report.html, figures and corrected estimate again."""
+    from chitransfer.errors import StudyError
+    from chitransfer.report.finish import finish_study, read_reference
+    from chitransfer.search.results import read_standing
+    from chitransfer.search.study import locate_study, read_study
+
+    folder = locate_study(study)
+    opened = read_study(folder)
+    if read_standing(opened).best is None:
+        raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to report")
+    if comparison is not None and not (comparison / "table.csv").is_file():
+        raise StudyError(f"{comparison}: no table.csv there; give the folder that `chitransfer compare` printed")
+    for line in finish_study(opened, read_reference(folder), folder, comparison):
+        print(line)
+
+
+def dashboard(
+    study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On localhost.")] = 8080,
+) -> None:
+    """Watch a study live in the browser with optuna-dashboard, on this machine alone; Ctrl-C ends it."""
+    import socket
+    from importlib.util import find_spec
+
+    from chitransfer.errors import ConfigError
+    from chitransfer.search.storage import open_storage
+    from chitransfer.search.study import locate_study
+
+    if find_spec("optuna_dashboard") is None:
+        raise ConfigError(
+            "the dashboard needs optuna-dashboard; install it with `pip install 'chitransfer[dashboard]'`"
+        )
+    folder = locate_study(study)
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise ConfigError(f"--port {port} is taken on this machine; choose another")
+    from optuna_dashboard import run_server
+
+    print(f"dashboard of {folder.name}: http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
+    run_server(open_storage(folder.address), host="127.0.0.1", port=port)

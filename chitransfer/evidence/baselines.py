@@ -1,0 +1,196 @@
+"""Predictors to beat: random forest, ridge, Tanimoto Gaussian process, logistic regression, mean, corrected physics.
+
+Called by `evidence.compare`; each is fitted on the training polymers' rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from chitransfer.data.assemble import Dataset, Rows
+from chitransfer.training.metrics import best_f1_threshold
+
+N_TREES = 200
+NOISE_SHARES = (0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One measured table as scikit-learn wants it.
+
+    Attributes
+    ----------
+    features
+        Polymer and solvent features and 298.15/T, (n_rows, n_features).
+    polymer_counts, solvent_counts
+        Fingerprint counts for the Tanimoto kernel, (n_rows, n_bits); solvents have none when all rows are in water.
+    descriptors
+        Of the polymer, (n_rows, n_descriptors).
+    target
+        χ, or 1 for the positive class, (n_rows,).
+    training
+        True for rows a model may learn from, (n_rows,) bool.
+    """
+
+    features: np.ndarray
+    polymer_counts: np.ndarray
+    solvent_counts: np.ndarray
+    descriptors: np.ndarray
+    target: np.ndarray
+    training: np.ndarray
+
+    @classmethod
+    def build(cls, dataset: Dataset, rows: Rows, target: np.ndarray, training: np.ndarray) -> TaskData:
+        """Lay out the rows of one table."""
+        n_bits = dataset.recipe.fingerprint_bits
+        polymer, solvent = dataset.polymer_features[rows.structure], dataset.solvent_features[rows.solvent]
+        inverse = (298.15 / rows.temperature)[:, None]
+        return cls(
+            features=np.hstack([polymer, solvent, inverse]).astype(np.float32),
+            polymer_counts=polymer[:, :n_bits],
+            solvent_counts=solvent[:, :n_bits],
+            descriptors=polymer[:, n_bits:],
+            target=target,
+            training=training,
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Values for every row, (n_rows,), and for a classifier the threshold chosen on training rows."""
+
+    value: np.ndarray
+    threshold: float = 0.5
+
+
+def predict_mean(data: TaskData, seed: int) -> Prediction:
+    """The training rows' mean; as a classifier, the better of calling all or none positive."""
+    mean = float(data.target[data.training].mean())
+    return Prediction(np.full(len(data.target), mean), min(mean, 0.5))
+
+
+def forest_chi(data: TaskData, seed: int) -> Prediction:
+    """Random forest on all features, a third of them a split."""
+    model = RandomForestRegressor(N_TREES, max_features=0.3, random_state=seed, n_jobs=1)
+    model.fit(data.features[data.training], data.target[data.training])
+    return Prediction(model.predict(data.features))
+
+
+def forest_solubility(data: TaskData, seed: int) -> Prediction:
+    """Random forest on all features; threshold from its out-of-bag votes."""
+    model = RandomForestClassifier(N_TREES, oob_score=True, random_state=seed, n_jobs=1)
+    model.fit(data.features[data.training], data.target[data.training])
+    votes = np.nan_to_num(model.oob_decision_function_[:, 1], nan=0.5)
+    threshold = best_f1_threshold(data.target[data.training] > 0.5, votes)
+    return Prediction(model.predict_proba(data.features)[:, 1], threshold)
+
+
+def ridge_chi(data: TaskData, seed: int) -> Prediction:
+    """Ridge regression on standardised features, its penalty by leave-one-out."""
+    model = make_pipeline(StandardScaler(), RidgeCV(alphas=np.geomspace(1.0, 1e5, 11)))
+    model.fit(data.features[data.training], data.target[data.training])
+    return Prediction(model.predict(data.features))
+
+
+def ridge_solubility(data: TaskData, seed: int) -> Prediction:
+    """Logistic regression with a ridge penalty on all standardised features."""
+    return _logistic(data.features, data, C=0.01)
+
+
+def descriptor_logistic(data: TaskData, seed: int) -> Prediction:
+    """Logistic regression on the four polymer descriptors that follow the labels most closely on training rows."""
+    train, target = data.descriptors[data.training], data.target[data.training]
+    spread = train.std(axis=0)
+    centred = (train - train.mean(axis=0)) / np.where(spread > 1e-9, spread, np.inf)
+    strength = np.abs(centred.T @ (target - target.mean()))
+    return _logistic(data.descriptors[:, np.argsort(-strength, kind="stable")[:4]], data, C=1.0)
+
+
+def _logistic(features: np.ndarray, data: TaskData, C: float) -> Prediction:
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
+    model.fit(features[data.training], data.target[data.training])
+    probability = model.predict_proba(features)[:, 1]
+    return Prediction(probability, best_f1_threshold(data.target[data.training] > 0.5, probability[data.training]))
+
+
+def tanimoto_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Tanimoto similarity of count vectors, Σ min / Σ max, (n_a, n_b); 1 for two empty vectors.
+
+    Ralaivola et al., Neural Networks 18 (2005) 1093.
+    """
+    used = (a > 0).any(axis=0) | (b > 0).any(axis=0)
+    a, b = a[:, used].astype(np.float64), b[:, used].astype(np.float64)
+    smaller = np.stack([np.minimum(row, b).sum(axis=1) for row in a]) if len(a) else np.zeros((0, len(b)))
+    larger = a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :] - smaller
+    return np.where(larger > 0, smaller / np.where(larger > 0, larger, 1.0), 1.0)
+
+
+def gaussian_process(data: TaskData, seed: int) -> Prediction:
+    """Gaussian process, kernel Tanimoto(polymer) · Tanimoto(solvent) · RBF(298.15/T); noise by marginal likelihood.
+
+    For labels it regresses 0 and 1, clipped; its threshold comes from leave-one-out predictions
+    (Rasmussen & Williams, eq. 5.12).
+    """
+    kernel = _pair_kernel(data)
+    train, target = data.training, data.target[data.training]
+    mean, scale = float(target.mean()), max(float(target.std()), 1e-9)
+    y = (target - mean) / scale
+    own = kernel[np.ix_(train, train)]
+    noise = max(NOISE_SHARES, key=lambda share: _log_likelihood(own, y, share))
+    inverse = np.linalg.inv(own + noise * np.eye(len(y)))
+    weights = inverse @ y
+    value = mean + scale * (kernel[:, train] @ weights)
+    if not np.isin(data.target, (0.0, 1.0)).all():
+        return Prediction(value)
+    left_out = mean + scale * (y - weights / np.diag(inverse))
+    return Prediction(value.clip(0, 1), best_f1_threshold(target > 0.5, left_out.clip(0, 1)))
+
+
+def _pair_kernel(data: TaskData) -> np.ndarray:
+    kernel = _distinct_kernel(data.polymer_counts)
+    if data.solvent_counts.shape[1]:
+        kernel = kernel * _distinct_kernel(data.solvent_counts)
+    inverse = data.features[:, -1].astype(float)
+    return kernel * np.exp(-0.5 * ((inverse[:, None] - inverse[None, :]) / 0.2) ** 2)
+
+
+def _distinct_kernel(counts: np.ndarray) -> np.ndarray:
+    distinct, place = np.unique(counts, axis=0, return_inverse=True)
+    kernel = tanimoto_kernel(distinct, distinct)
+    place = place.ravel()
+    return kernel[np.ix_(place, place)]
+
+
+def _log_likelihood(kernel: np.ndarray, y: np.ndarray, noise: float) -> float:
+    factor = np.linalg.cholesky(kernel + noise * np.eye(len(y)))
+    half = np.linalg.solve(factor, y)
+    return float(-0.5 * half @ half - np.log(np.diag(factor)).sum())
+
+
+def correct_affinely(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
+    """a·χ + b of Stage 1's own prediction, a and b fitted on training rows by least squares."""
+    slope, intercept = np.polyfit(stage1_chi[data.training], data.target[data.training], 1)
+    return Prediction(slope * stage1_chi + intercept)
+
+
+def classify_by_chi(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
+    """Logistic regression on Stage 1's χ at the reference temperature alone."""
+    return _logistic(stage1_chi[:, None], data, C=1.0)
+
+
+Baseline = Callable[[TaskData, int], Prediction]
+# Name of the row, predictor of χ, predictor of solubility.
+BASELINES: dict[str, tuple[Baseline | None, Baseline | None]] = {
+    "random_forest": (forest_chi, forest_solubility),
+    "ridge": (ridge_chi, ridge_solubility),
+    "gaussian_process": (gaussian_process, gaussian_process),
+    "descriptor_logistic": (None, descriptor_logistic),
+    "mean": (predict_mean, predict_mean),
+}

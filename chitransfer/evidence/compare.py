@@ -1,0 +1,262 @@
+"""Does the search help on polymers it never saw? Nested outer folds, both protocols, every row and column, a verdict.
+
+`run_comparison` is called by ``chitransfer compare``; `evidence.nested` does an outer fold, `report` shows the table.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from chitransfer.config import Config, dump_config, load_config
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import StudyError
+from chitransfer.evidence.nested import OuterFold, run_outer_fold
+from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum_by_polymer
+from chitransfer.evidence.overtuning import Estimate
+from chitransfer.evidence.verdict import reach_verdict
+from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.search.objective import transfer_objective
+from chitransfer.search.watch import format_seconds
+from chitransfer.seeds import derive_seed
+from chitransfer.training.metrics import chi_metrics, solubility_metrics
+from chitransfer.training.stage2 import resolve_positive_label
+
+ROWS = {
+    "default": "default configuration",
+    "stage1_best": "best by Stage 1 loss alone",
+    "transfer_best": "best by the transfer objective",
+    "transfer_noise_aware": "best by the transfer objective, noise-aware",
+    "random_best": "random search, same budget",
+    "no_stage1": "no Stage 1 (same network from scratch)",
+    "random_forest": "random forest",
+    "ridge": "ridge (χ), ridge logistic (solubility)",
+    "gaussian_process": "Gaussian process, Tanimoto kernel",
+    "descriptor_logistic": "logistic regression on four descriptors",
+    "stage1_corrected": "Stage 1 prediction, affine-corrected",
+    "mean": "training mean",
+}
+LOW_CHI = 1.5
+COMPARED = ("objective", "exp_mae", "sol_f1", "sol_recall", "sol_auc")
+N_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison consists of."""
+
+    n_outer: int
+    n_seeds: int
+    protocols: tuple[str, ...]
+
+
+def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, say: Callable[[str], None]) -> list[str]:
+    """Run (or go on with) a comparison and write its tables; returns the verdict's sentences.
+
+    Writes ``table.csv`` (a line per protocol and row), ``differences.csv`` (to the default, with intervals),
+    ``gaps.csv`` (raw and corrected estimates against the outer truth) and ``verdict.txt`` into `folder`.
+
+    Raises
+    ------
+    StudyError
+        The folder holds a comparison under other conditions.
+    """
+    _keep_conditions(folder, config, plan)
+    folds = dataset.fold_of_polymers(plan.n_outer, derive_seed(config.seed, "outer folds"))
+    outer = [
+        OuterFold(
+            folder / protocol.replace(" ", "_") / f"outer_{number}", protocol, number, np.flatnonzero(folds == number)
+        )
+        for protocol in plan.protocols
+        for number in range(plan.n_outer)
+    ]
+    todo = [fold for fold in outer if not (fold.path / "done.json").is_file()]
+    if todo:
+        n_runs = 2 * config.search.n_trials + 2 * config.search.reevaluate_top + 6 * plan.n_seeds
+        say(
+            f"{len(todo)} of {len(outer)} outer folds to do, about {n_runs} Stage 1 runs each; "
+            "stop at any time, the same command goes on"
+        )
+    started = time.monotonic()
+    for position, fold in enumerate(todo):
+        run_outer_fold(config, dataset, fold, plan.n_seeds, say)
+        write_json(fold.path / "done.json", {"test_polymers": [dataset.polymers[i] for i in fold.test]})
+        left = (time.monotonic() - started) / (position + 1) * (len(todo) - position - 1)
+        say(f"{fold.protocol}, outer fold {fold.number + 1} of {plan.n_outer} done; about {format_seconds(left)} left")
+    return summarise(config, dataset, folder, outer)
+
+
+def _keep_conditions(folder: Path, config: Config, plan: Plan) -> None:
+    path = folder / "conditions.json"
+    conditions = {"n_outer": plan.n_outer, "n_seeds": plan.n_seeds}
+    if path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        same = load_config(folder / "config.yaml").model_dump(exclude={"paths": {"results_dir", "cache_dir"}})
+        now = config.model_dump(exclude={"paths": {"results_dir", "cache_dir"}})
+        differing = [key for key in now if now[key] != same.get(key)]
+        if known != conditions or differing:
+            what = ", ".join(differing) or f"{known} before, {conditions} now"
+            raise StudyError(
+                f"{folder}: holds a comparison under other conditions ({what}); choose another --name, or repeat the "
+                "first command to go on with it"
+            )
+    write_atomically(folder / "config.yaml", dump_config(config))
+    write_json(path, conditions)
+
+
+def summarise(config: Config, dataset: Dataset, folder: Path, outer: Sequence[OuterFold]) -> list[str]:
+    """Pool the outer folds' test predictions into the tables and the verdict."""
+    label = resolve_positive_label(dataset.solubility, config.solubility.positive)
+    rows, differences = [], []
+    for protocol in dict.fromkeys(fold.protocol for fold in outer):
+        own = [fold for fold in outer if fold.protocol == protocol]
+        pooled = {row: pool_predictions(own, row) for row in ROWS}
+        for row, frames in pooled.items():
+            rows.append({"protocol": protocol, "row": row, "title": ROWS[row], **score_pooled(frames, label, config)})
+        differences += compare_to_default(pooled, label, config, protocol)
+    table, difference = pd.DataFrame(rows), pd.DataFrame(differences)
+    gaps = measure_gaps(config, outer, label)
+    write_csv(folder / "table.csv", table)
+    write_csv(folder / "differences.csv", difference)
+    write_csv(folder / "gaps.csv", gaps)
+    sentences = reach_verdict(table, difference, gaps)
+    write_atomically(folder / "verdict.txt", "\n".join(sentences) + "\n")
+    return sentences
+
+
+def pool_predictions(outer: Sequence[OuterFold], row: str) -> dict[str, pd.DataFrame]:
+    """Test predictions of a row over all outer folds, by kind; empty where the row does not predict that."""
+    found = {}
+    for kind in ("chi", "solubility"):
+        paths = [fold.predictions(row, kind) for fold in outer if fold.predictions(row, kind).is_file()]
+        if paths:
+            found[kind] = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
+    return found
+
+
+def score_pooled(frames: Mapping[str, pd.DataFrame], label: int, config: Config) -> dict[str, float]:
+    """Every column of the table: metrics of the pooled predictions of each seed, averaged over seeds."""
+    per_seed: dict[str, list[float]] = {}
+    for kind, frame in frames.items():
+        for _, own in frame.groupby("seed"):
+            for name, value in (_score_chi(own) if kind == "chi" else _score_solubility(own, label)).items():
+                per_seed.setdefault(name, []).append(value)
+    scores = {name: float(np.mean(values)) for name, values in per_seed.items()}
+    weights = config.objective.model_copy(update={"stage1_mae": 0.0})
+    parts = {name for name, weight in weights.model_dump().items() if weight > 0}
+    if parts <= scores.keys() and all(np.isfinite(scores[name]) for name in parts):
+        scores = {"objective": transfer_objective(scores, weights), **scores}
+    return scores
+
+
+def _score_chi(frame: pd.DataFrame) -> dict[str, float]:
+    measured, predicted = frame["chi"].to_numpy(), frame["predicted_chi"].to_numpy()
+    scores = chi_metrics(measured, predicted)
+    low = measured < LOW_CHI
+    scores["exp_mae_low_chi"] = float(np.abs(measured - predicted)[low].mean()) if low.any() else float("nan")
+    scores["slope_sign"] = share_of_right_slopes(frame)
+    return scores
+
+
+def _score_solubility(frame: pd.DataFrame, label: int) -> dict[str, float]:
+    positive = frame["soluble"].to_numpy() == label
+    return solubility_metrics(
+        positive, frame["probability_positive"].to_numpy(), frame["called_positive"].to_numpy() == 1
+    )
+
+
+def share_of_right_slopes(frame: pd.DataFrame, smallest_range: float = 10.0) -> float:
+    """Share of polymer–solvent pairs measured over at least `smallest_range` kelvin whose dχ/dT has the right sign.
+
+    Slopes are least-squares lines through the pair's own temperatures; NaN when no pair has such a range.
+    """
+    right = []
+    for _, own in frame.groupby(["polymer", "solvent"]):
+        temperature = own["temp"].to_numpy(dtype=float)
+        if np.ptp(temperature) < smallest_range:
+            continue
+        centred = temperature - temperature.mean()
+        measured, predicted = (float(centred @ own[name].to_numpy(dtype=float)) for name in ("chi", "predicted_chi"))
+        if measured != 0:
+            right.append(np.sign(measured) == np.sign(predicted))
+    return float(np.mean(right)) if right else float("nan")
+
+
+def compare_to_default(
+    pooled: Mapping[str, Mapping[str, pd.DataFrame]], label: int, config: Config, protocol: str
+) -> list[dict[str, Any]]:
+    """Every row minus the default configuration, with a 95 % bootstrap interval over polymers (paired)."""
+    everything = [frame for frames in pooled.values() for frame in frames.values()]
+    polymers = sorted({name for frame in everything for name in frame["polymer"]})
+    weights = np.vstack(
+        [np.ones(len(polymers)), draw_polymers(len(polymers), N_DRAWS, derive_seed(config.seed, "compare"))]
+    )
+    own_weights = config.objective.model_copy(update={"stage1_mae": 0.0})
+    needed = {name for name, weight in own_weights.model_dump().items() if weight > 0}
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for row, frames in pooled.items():
+        seeds = {kind: [own for _, own in frame.groupby("seed")] for kind, frame in frames.items()}
+        if not seeds:
+            continue
+        sums = sum_by_polymer(polymers, seeds.get("chi", []), seeds.get("solubility", []), label, True)
+        values[row] = sums.components(weights)
+        if needed <= values[row].keys():
+            values[row]["objective"] = objective_of_draws(values[row], 0.0, own_weights)
+    lines = []
+    for row, own in values.items():
+        if row == "default":
+            continue
+        for name in COMPARED:
+            if name in own and name in values["default"]:
+                difference = own[name] - values["default"][name]
+                estimate = Estimate.of(difference[1:], float(difference[0]))
+                lines.append(
+                    {
+                        "protocol": protocol,
+                        "row": row,
+                        "metric": name,
+                        "difference": estimate.value,
+                        "low": estimate.low,
+                        "high": estimate.high,
+                    }
+                )
+    return lines
+
+
+def measure_gaps(config: Config, outer: Sequence[OuterFold], label: int) -> pd.DataFrame:
+    """Raw best value, corrected value and outer truth of the inner transfer search, a line per protocol and fold.
+
+    The truth is the transfer objective of the chosen configuration on the fold's test polymers.
+    """
+    lines = []
+    for fold in outer:
+        guard = fold.path / "overtuning.json"
+        if not guard.is_file():
+            continue
+        found = json.loads(guard.read_text(encoding="utf-8"))
+        row = json.loads((fold.path / "predictions" / "transfer_best.json").read_text(encoding="utf-8"))
+        scores = score_pooled(pool_predictions([fold], "transfer_best"), label, config)
+        mae = row["stage1_mae"] or [_best_stage1_mae(fold)]
+        truth = scores.get("objective", float("nan")) + config.objective.stage1_mae * float(np.mean(mae))
+        lines.append(
+            {
+                "protocol": fold.protocol,
+                "fold": fold.number,
+                "raw": found["best_value"],
+                "corrected": found["corrected"]["value"],
+                "truth": truth,
+            }
+        )
+    return pd.DataFrame(lines, columns=["protocol", "fold", "raw", "corrected", "truth"])
+
+
+def _best_stage1_mae(fold: OuterFold) -> float:
+    best = json.loads((fold.transfer_study.path / "best_params.json").read_text(encoding="utf-8"))
+    return float(best["components"]["stage1_mae"])

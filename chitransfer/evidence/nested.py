@@ -1,0 +1,326 @@
+"""One outer fold of a comparison: searches inside its training polymers, then every candidate on its test polymers.
+
+Called by `evidence.compare`. What is done is on disk, so a comparison killed anywhere goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import torch
+from optuna.trial import FrozenTrial
+
+from chitransfer.config import Config, dump_config, override_config
+from chitransfer.data.assemble import Dataset, Rows
+from chitransfer.data.subsets import without_polymers
+from chitransfer.evidence.baselines import BASELINES, Prediction, TaskData, classify_by_chi, correct_affinely
+from chitransfer.evidence.overtuning import examine_study
+from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.model.network import TransferNetwork, chi_at, inverse_temperature
+from chitransfer.search.driver import SearchDriver
+from chitransfer.search.reevaluate import reevaluate_top
+from chitransfer.search.results import read_standing, write_results
+from chitransfer.search.space import make_pruner, to_overrides
+from chitransfer.search.study import StudyFolder, create_study, make_contract, resume_study
+from chitransfer.search.workers import InProcessWorkers
+from chitransfer.seeds import derive_seed
+from chitransfer.training.crossval import choose_thresholds
+from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
+from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
+from chitransfer.training.stage2 import Stage2Data, Stage2Settings, fit_members, resolve_positive_label
+
+PROTOCOLS = ("known chemistry", "new chemistry")
+SCRATCH_EPOCHS = 100
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class OuterFold:
+    """Where one outer fold of one protocol is kept, and which polymers it tests.
+
+    Attributes
+    ----------
+    test
+        Indices into `Dataset.polymers`.
+    """
+
+    path: Path
+    protocol: str
+    number: int
+    test: np.ndarray
+
+    @property
+    def transfer_study(self) -> StudyFolder:
+        """The inner search by the transfer objective."""
+        return StudyFolder(self.path / "transfer_search")
+
+    @property
+    def random_study(self) -> StudyFolder:
+        """The inner random search with the same budget."""
+        return StudyFolder(self.path / "random_search")
+
+    def predictions(self, row: str, kind: str) -> Path:
+        """Test predictions of one row of the table, for ``chi`` or ``solubility``."""
+        return self.path / "predictions" / f"{row}_{kind}.csv"
+
+
+class _Quiet:
+    """A watcher that passes on how many trials ended."""
+
+    def __init__(self, say: Say, what: str, n_trials: int) -> None:
+        self._say, self._what, self._n_trials, self._n = say, what, n_trials, 0
+
+    def trial_started(self, number: int) -> None:
+        """Nothing to say."""
+
+    def trial_ended(self, trial: FrozenTrial) -> None:
+        """Say so every tenth trial."""
+        self._n = trial.number + 1
+        if self._n % 10 == 0 or self._n == self._n_trials:
+            self._say(f"{self._what}: {self._n} of {self._n_trials} trials")
+
+
+def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Say, what: str) -> optuna.Study:
+    """Run (or go on with, or just open) a whole search on a dataset in memory."""
+    optuna.logging.disable_default_handler()
+    contract = make_contract(config, dataset)
+    pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.config, dump_config(config))
+    if folder.database.exists():
+        study = resume_study(folder, contract, pruner)
+    else:
+        study = create_study(folder, contract, pruner)
+    if (folder.path / "done.json").is_file():
+        return study
+    workers = InProcessWorkers(config, dataset)
+    try:
+        watcher = _Quiet(say, what, config.search.n_trials)
+        reason = SearchDriver(config, dataset, study, folder, workers, watcher, lambda: None).run()
+        if reason == "finished":
+            reevaluate_top(config, dataset, study, folder, workers, lambda: None)
+    finally:
+        workers.close()
+    write_results(folder, study)
+    write_json(folder.path / "done.json", {"n_trials": len(study.get_trials(deepcopy=False)), "reason": reason})
+    return study
+
+
+def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: int, say: Say) -> None:
+    """Search inside the training polymers and write every row's test predictions."""
+    new_chemistry = fold.protocol == PROTOCOLS[1]
+    inner = without_polymers(dataset, fold.test, from_stage1=new_chemistry)
+    what = f"{fold.protocol}, outer fold {fold.number + 1}"
+    # Each outer fold is a search of its own, so that its luck is its own.
+    own = override_config(config, {"seed": derive_seed(config.seed, "outer", fold.number) % 2**31})
+    study = search_inside(own, inner, fold.transfer_study, say, f"{what}, transfer search")
+    random = override_config(own, {"search.sampler": "random", "search.reevaluate_top": 0})
+    random_study = search_inside(random, inner, fold.random_study, say, f"{what}, random search")
+    candidates = choose_candidates(own, study, random_study, fold)
+    write_json(fold.path / "candidates.json", candidates)
+    tester = _Tester(own, dataset, fold, new_chemistry)
+    done: dict[str, str] = {}
+    for row, params in candidates.items():
+        same = done.setdefault(repr(sorted(params.items())), row)
+        tester.test_candidate(row, params, n_seeds, None if same == row else same)
+        say(f"{what}: {row.replace('_', ' ')} tested")
+    tester.test_scratch(n_seeds)
+    tester.test_baselines(n_seeds)
+    say(f"{what}: baselines tested")
+
+
+def choose_candidates(
+    config: Config, study: optuna.Study, random_study: optuna.Study, fold: OuterFold
+) -> dict[str, dict[str, Any]]:
+    """Parameters of the rows that a search chose; the default configuration's are empty."""
+    standing, by_chance = read_standing(study), read_standing(random_study)
+    reevaluated = override_config(config, {"search.select": "reevaluated"})
+    found = examine_study(study, fold.transfer_study, reevaluated)
+    by_number = {trial.number: trial for trial in standing.ranked}
+    best = standing.ranked[0]
+    by_stage1 = min(standing.ranked, key=lambda trial: (trial.user_attrs["stage1_mae"], trial.number))
+    if found is not None:
+        write_json(fold.path / "overtuning.json", found.to_dict())
+    return {
+        "default": {},
+        "stage1_best": by_stage1.params,
+        "transfer_best": best.params,
+        "transfer_noise_aware": best.params if found is None else by_number[found.chosen_trial].params,
+        "random_best": by_chance.ranked[0].params,
+    }
+
+
+class _Tester:
+    """Trains on everything but the test polymers and writes what comes out for the test polymers."""
+
+    def __init__(self, config: Config, dataset: Dataset, fold: OuterFold, new_chemistry: bool) -> None:
+        self.config, self.dataset, self.fold = config, dataset, fold
+        self.label = resolve_positive_label(dataset.solubility, config.solubility.positive)
+        self.stage1 = Stage1Data.build(
+            dataset,
+            validation_fraction=config.training.validation_fraction,
+            random_state=derive_seed(config.seed, "stage1 validation"),
+            T_ref=config.T_ref_K,
+            device=resolve_device(config.training.device),
+            excluded_polymers=fold.test if new_chemistry else None,
+        )
+        self.stage2 = Stage2Data.build(
+            dataset,
+            self.stage1.features,
+            self.stage1.chi_scaler,
+            positive_label=self.label,
+            T_ref=config.T_ref_K,
+        )
+        self.train_chi = self._training(dataset.chi)
+        self.train_solubility = self._training(dataset.solubility)
+        self._stage1_networks: list[tuple[TransferNetwork, float]] = []
+        if config.training.num_threads:
+            torch.set_num_threads(config.training.num_threads)
+
+    def _training(self, rows: Rows | None) -> np.ndarray:
+        return np.zeros(0, dtype=bool) if rows is None else ~np.isin(rows.polymer, self.fold.test)
+
+    def test_candidate(self, row: str, params: dict[str, Any], n_seeds: int, same: str | None) -> None:
+        """Stage 1 and quick Stage 2 with some parameters, or a copy of a row with the same ones."""
+        if self._is_done(row):
+            return
+        if same is not None:
+            for kind in ("chi", "solubility"):
+                if self.fold.predictions(same, kind).is_file():
+                    write_csv(self.fold.predictions(row, kind), pd.read_csv(self.fold.predictions(same, kind)))
+            self._finish(row, [])
+            return
+        config = override_config(self.config, to_overrides(params, self.config.search.space))
+        frames = []
+        for seed in range(n_seeds):
+            run = self._pretrain(config, seed)
+            frames.append(
+                self._fine_tune(
+                    run.best_network(), stage2_settings(config, config.training.stage2_epochs), seed, run.best_mae
+                )
+            )
+        self._write(row, frames)
+
+    def _pretrain(self, config: Config, seed: int) -> Stage1Run:
+        shape = network_shape(config, self.stage1.features.n_features)
+        run = Stage1Run(self.stage1, shape, stage1_settings(config), derive_seed(self.config.seed, "outer test", seed))
+        run.train_to(config.training.num_epochs_pretrain)
+        return run
+
+    def test_scratch(self, n_seeds: int) -> None:
+        """The default network without Stage 1, everything trained at the heads' learning rate."""
+        if self._is_done("no_stage1"):
+            return
+        quick = stage2_settings(self.config, max(SCRATCH_EPOCHS, self.config.training.stage2_epochs))
+        settings = replace(quick, freeze_encoder=False, lr_encoder=quick.lr)
+        frames = []
+        for seed in range(n_seeds):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(self.config.seed, "scratch", seed))
+                network = TransferNetwork(network_shape(self.config, self.stage1.features.n_features))
+            network = network.to(self.stage1.features.polymer.device)
+            frames.append(self._fine_tune(network, settings, seed, float("nan")))
+        self._write("no_stage1", frames)
+
+    def _fine_tune(
+        self, network: TransferNetwork, settings: Stage2Settings, seed: int, stage1_mae: float
+    ) -> dict[str, Any]:
+        members = fit_members(
+            network,
+            self.stage2,
+            self.train_chi[None],
+            self.train_solubility[None],
+            settings,
+            derive_seed(self.config.seed, "outer stage2", seed),
+        )
+        found: dict[str, Any] = {"stage1_mae": stage1_mae}
+        if self.dataset.chi is not None:
+            task = self.stage2.chi
+            coefficients, _ = members.predict(self.stage2.features, task.structure, task.solvent)
+            standardised = chi_at(coefficients, task.tau)[0].cpu().numpy()
+            found["chi"] = Prediction(self.stage2.chi_scaler.inverse(standardised))
+        if self.dataset.solubility is not None:
+            task = self.stage2.solubility
+            _, logits = members.predict(self.stage2.features, task.structure, task.solvent)
+            probability = torch.sigmoid(logits.double())[0].cpu().numpy()
+            positive = task.target.cpu().numpy() > 0.5
+            threshold = choose_thresholds(positive, probability[None], self.train_solubility[None])[0]
+            found["solubility"] = Prediction(probability, float(threshold))
+        return found
+
+    def test_baselines(self, n_seeds: int) -> None:
+        """The simple predictors, and Stage 1's own χ (default configuration) corrected by a line."""
+        tasks = self._tasks()
+        for row, (predict_chi, predict_solubility) in BASELINES.items():
+            if self._is_done(row):
+                continue
+            found: dict[str, Any] = {}
+            if predict_chi is not None and "chi" in tasks:
+                found["chi"] = predict_chi(tasks["chi"], self.config.seed)
+            if predict_solubility is not None and "solubility" in tasks:
+                found["solubility"] = predict_solubility(tasks["solubility"], self.config.seed)
+            self._write(row, [found])
+        if not self._is_done("stage1_corrected"):
+            network = self._pretrain(self.config, 0).best_network()
+            found = {}
+            for kind, rows in (("chi", self.dataset.chi), ("solubility", self.dataset.solubility)):
+                if rows is not None:
+                    correct = correct_affinely if kind == "chi" else classify_by_chi
+                    found[kind] = correct(self._stage1_chi(network, rows), tasks[kind])
+            self._write("stage1_corrected", [found])
+
+    def _tasks(self) -> dict[str, TaskData]:
+        tasks = {}
+        if self.dataset.chi is not None:
+            tasks["chi"] = TaskData.build(self.dataset, self.dataset.chi, self.dataset.chi.value, self.train_chi)
+        if self.dataset.solubility is not None:
+            rows = self.dataset.solubility
+            target = (rows.value == self.label).astype(float)
+            tasks["solubility"] = TaskData.build(self.dataset, rows, target, self.train_solubility)
+        return tasks
+
+    def _stage1_chi(self, network: TransferNetwork, rows: Rows) -> np.ndarray:
+        device = self.stage1.features.polymer.device
+        structure, solvent = torch.tensor(rows.structure, device=device), torch.tensor(rows.solvent, device=device)
+        tau = inverse_temperature(torch.tensor(rows.temperature), self.config.T_ref_K).float().to(device)
+        coefficients = predict_coefficients(network, self.stage1.features, structure, solvent)
+        return self.stage1.chi_scaler.inverse(chi_at(coefficients, tau).cpu().numpy())
+
+    def _is_done(self, row: str) -> bool:
+        return (self.fold.path / "predictions" / f"{row}.json").is_file()
+
+    def _write(self, row: str, found: list[dict[str, Any]]) -> None:
+        for kind, rows, training in (
+            ("chi", self.dataset.chi, self.train_chi),
+            ("solubility", self.dataset.solubility, self.train_solubility),
+        ):
+            frames = [
+                _test_frame(rows, ~training, one[kind], kind).assign(seed=seed)
+                for seed, one in enumerate(found)
+                if rows is not None and kind in one
+            ]
+            if frames:
+                write_csv(self.fold.predictions(row, kind), pd.concat(frames, ignore_index=True))
+        self._finish(row, [one["stage1_mae"] for one in found if "stage1_mae" in one])
+
+    def _finish(self, row: str, stage1_mae: list[float]) -> None:
+        """The small file that makes a row count, written last."""
+        write_json(self.fold.path / "predictions" / f"{row}.json", {"stage1_mae": stage1_mae})
+
+
+def _test_frame(rows: Rows, test: np.ndarray, prediction: Prediction, kind: str) -> pd.DataFrame:
+    own = rows.table.rows[test].reset_index(drop=True)
+    value = prediction.value[test]
+    if kind == "chi":
+        return own.assign(predicted_chi=value)
+    return own.assign(
+        probability_positive=value,
+        threshold=prediction.threshold,
+        called_positive=(value >= prediction.threshold).astype(int),
+    )

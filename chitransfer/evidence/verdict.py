@@ -1,0 +1,136 @@
+"""A comparison in words, allowed to say that the search did not help or that Stage 1 hurts; and its tables as text.
+
+Called by `evidence.compare` and `chitransfer compare`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+NAMES = {
+    "objective": "objective",
+    "exp_mae": "χ MAE",
+    "exp_mae_low_chi": "χ MAE (χ<1.5)",
+    "exp_rmse": "χ RMSE",
+    "exp_r2": "χ R²",
+    "exp_spearman": "χ Spearman",
+    "slope_sign": "sign dχ/dT",
+    "sol_f1": "F1",
+    "sol_recall": "recall",
+    "sol_precision": "precision",
+    "sol_balanced_accuracy": "bal. acc.",
+    "sol_auc": "ROC-AUC",
+    "sol_pr_auc": "PR-AUC",
+    "sol_brier": "Brier",
+}
+LOWER_IS_BETTER = {"objective", "exp_mae", "exp_mae_low_chi", "exp_rmse", "sol_brier"}
+
+
+def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataFrame) -> list[str]:
+    """What the comparison shows, a sentence each, for every protocol."""
+    sentences = []
+    for protocol in table["protocol"].unique():
+        own = table[table["protocol"] == protocol].set_index("row")
+        shown = differences[differences["protocol"] == protocol]
+        metric = "objective" if "objective" in set(shown["metric"]) else str(shown["metric"].iloc[0])
+        for row, what in (
+            ("transfer_best", "the transfer-aware search"),
+            ("transfer_noise_aware", "its noise-aware choice"),
+            ("stage1_best", "tuning Stage 1 for itself"),
+            ("random_best", "random search"),
+        ):
+            sentences += _judge_difference(shown, row, metric, protocol, what)
+        sentences += _judge_scratch(shown, metric, protocol)
+        sentences += _name_winners(own, protocol)
+    return sentences + describe_gaps(gaps)
+
+
+def _line(shown: pd.DataFrame, row: str, metric: str) -> tuple[float, float, float] | None:
+    found = shown[(shown["row"] == row) & (shown["metric"] == metric)]
+    if found.empty:
+        return None
+    return float(found["difference"].iloc[0]), float(found["low"].iloc[0]), float(found["high"].iloc[0])
+
+
+def _judge_difference(shown: pd.DataFrame, row: str, metric: str, protocol: str, what: str) -> list[str]:
+    line = _line(shown, row, metric)
+    if line is None:
+        return []
+    _, low, high = line if metric in LOWER_IS_BETTER else (-line[0], -line[2], -line[1])
+    if high < 0:
+        verdict = f"{what} helped"
+    elif low > 0:
+        verdict = f"{what} made things worse"
+    else:
+        verdict = f"{what} did not help beyond doubt"
+    return [
+        f"{protocol}: {verdict} ({NAMES[metric]} against the default configuration {line[0]:+.4f}, "
+        f"95 % interval {line[1]:+.4f} to {line[2]:+.4f})"
+    ]
+
+
+def _judge_scratch(shown: pd.DataFrame, metric: str, protocol: str) -> list[str]:
+    line = _line(shown, "no_stage1", metric)
+    if line is None:
+        return []
+    _, low, high = line if metric in LOWER_IS_BETTER else (-line[0], -line[2], -line[1])
+    if low > 0:
+        verdict = "Stage 1 helps"
+    elif high < 0:
+        verdict = "Stage 1 hurts: the same network from scratch does better"
+    else:
+        verdict = "Stage 1 makes no difference that these data can show"
+    return [
+        f"{protocol}: {verdict} (without it the {NAMES[metric]} changes by {line[0]:+.4f}, "
+        f"{line[1]:+.4f} to {line[2]:+.4f})"
+    ]
+
+
+def _name_winners(own: pd.DataFrame, protocol: str) -> list[str]:
+    sentences = []
+    titles = {str(row): str(title) for row, title in own["title"].items()}
+    for metric in ("exp_mae", "sol_f1", "sol_auc"):
+        if metric in own and own[metric].notna().any():
+            values = own[metric].dropna()
+            winner = str(values.idxmin() if metric in LOWER_IS_BETTER else values.idxmax())
+            sentences.append(
+                f"{protocol}: best {NAMES[metric]} is {values[winner]:.3f}, by {titles[winner]} "
+                f"(default configuration {values.get('default', float('nan')):.3f})"
+            )
+    return sentences
+
+
+def describe_gaps(gaps: pd.DataFrame) -> list[str]:
+    """Mean absolute gap to the outer truth, of the raw best value and of the corrected one, by protocol."""
+    sentences = []
+    for protocol in gaps["protocol"].unique():
+        own = gaps[(gaps["protocol"] == protocol) & np.isfinite(gaps["truth"])]
+        if own.empty:
+            continue
+        raw, corrected = (float((own[name] - own["truth"]).abs().mean()) for name in ("raw", "corrected"))
+        bias_raw, bias = (float((own[name] - own["truth"]).mean()) for name in ("raw", "corrected"))
+        closer = "closer to" if corrected < raw else "no closer to"
+        sentences.append(
+            f"{protocol}: the corrected estimate is {closer} the outer truth: mean absolute gap {corrected:.4f} "
+            f"(raw best value {raw:.4f}), mean gap {bias:+.4f} (raw {bias_raw:+.4f}), over {len(own)} outer folds"
+        )
+    return sentences
+
+
+def to_markdown(table: pd.DataFrame, protocol: str) -> list[str]:
+    """One protocol's table for a page of documentation; the best value of each column in bold."""
+    own = table[table["protocol"] == protocol]
+    columns = [name for name in NAMES if name in own and own[name].notna().any()]
+    lines = [
+        f"| {protocol} | " + " | ".join(NAMES[name] for name in columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for _, row in own.iterrows():
+        cells = []
+        for name in columns:
+            best = own[name].min() if name in LOWER_IS_BETTER else own[name].max()
+            text = "–" if pd.isna(row[name]) else f"{row[name]:.3f}"
+            cells.append(f"**{text}**" if row[name] == best else text)
+        lines.append(f"| {row['title']} | " + " | ".join(cells) + " |")
+    return lines

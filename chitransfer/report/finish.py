@@ -1,0 +1,96 @@
+"""What follows a search once its trials are done: figures, the over-tuning guard, best_params.json, report.html.
+
+`finish_study` is called at the end of every search and by ``chitransfer report``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import optuna
+
+from chitransfer.errors import StudyError
+from chitransfer.evidence.insight import measure_insight
+from chitransfer.evidence.overtuning import Examination, examine_study
+from chitransfer.files import write_csv, write_json
+from chitransfer.report.figures import draw_study
+from chitransfer.report.html import write_report
+from chitransfer.report.insight_figures import draw_insight
+from chitransfer.search.results import read_standing, write_best_params, write_results
+from chitransfer.search.study import StudyFolder, load_study_config
+
+logger = logging.getLogger(__name__)
+
+
+def finish_study(
+    study: optuna.Study, reference: Mapping[str, float], folder: StudyFolder, comparison: Path | None = None
+) -> list[str]:
+    """Write everything a study with at least one complete trial is shown by; returns what to say about it.
+
+    Parameters
+    ----------
+    reference
+        Mean scores of the trivial predictor.
+    comparison
+        Folder of a comparison to show in the report.
+    """
+    config = load_study_config(folder, {})
+    write_results(folder, study)
+    draw_study(study, reference, folder)
+    sentences = []
+    try:
+        found = examine_study(study, folder, config)
+    except StudyError as error:
+        logger.warning("%s", error)
+        sentences.append(f"WARNING: {error}")
+        found = None
+    if found is not None:
+        write_json(folder.path / "overtuning.json", found.to_dict())
+        _name_choice(study, folder, found)
+        sentences += found.sentences
+    insight = measure_insight(study, config)
+    if insight is not None:
+        write_json(folder.path / "insight.json", asdict(insight))
+        write_csv(folder.path / "insight.csv", insight.effects_frame())
+        sentences += insight.sentences
+    draw_insight(study, insight, folder)
+    path = write_report(study, reference, folder, config, found, insight, comparison)
+    sentences.append(f"report: {path}")
+    return sentences
+
+
+def _name_choice(study: optuna.Study, folder: StudyFolder, found: Examination) -> None:
+    standing = read_standing(study)
+    chosen = next(trial for trial in standing.ranked if trial.number == found.chosen_trial)
+    gain = found.corrected_gain
+    fresh = {score.number: score.value for score in found.fresh}
+    write_best_params(
+        folder,
+        standing,
+        chosen,
+        {
+            "select": found.select,
+            "raw_best_value": found.best_value,
+            "raw_best_trial_number": found.best_trial,
+            "corrected_value": found.corrected.value,
+            "corrected_interval": [found.corrected.low, found.corrected.high],
+            "corrected_gain_over_default": None if gain is None else gain.value,
+            "corrected_gain_interval": None if gain is None else [gain.low, gain.high],
+            "reevaluated_value": fresh.get(found.chosen_trial),
+            "one_se_trial_number": found.one_se_trial,
+        },
+    )
+
+
+def read_reference(folder: StudyFolder) -> dict[str, float]:
+    """Mean scores of the trivial predictor, as the search left them; empty when the file is missing."""
+    try:
+        values: dict[str, float] = json.loads(folder.reference.read_text(encoding="utf-8"))["trivial_predictor"]["mean"]
+    except (OSError, ValueError, KeyError):
+        logger.warning("%s is missing or damaged; the report does without the trivial predictor", folder.reference)
+        return {}
+    return {name: value for name, value in values.items() if value is not None}

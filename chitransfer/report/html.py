@@ -1,0 +1,255 @@
+"""`report.html`: everything about a study on one page that opens from disk, with no network, and can be mailed.
+
+`write_report` is called by `report.finish`; `report_contents` gives the numbers, ``page.html`` draws them.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial
+from sklearn.metrics import roc_curve
+
+from chitransfer.config import Config
+from chitransfer.evidence.insight import Insight
+from chitransfer.evidence.outcomes import read_repeats
+from chitransfer.evidence.overtuning import Examination, positive_label
+from chitransfer.evidence.verdict import LOWER_IS_BETTER, NAMES
+from chitransfer.files import plain_numbers, write_atomically
+from chitransfer.report.figures import history_series, parameter_series
+from chitransfer.search.results import COMPONENTS, TITLES, pareto_numbers, read_standing, trials_frame, with_one_value
+from chitransfer.search.study import StudyFolder
+
+MOST_ROC_POINTS = 400
+
+
+def write_report(
+    study: optuna.Study,
+    reference: Mapping[str, float],
+    folder: StudyFolder,
+    config: Config,
+    found: Examination | None,
+    insight: Insight | None,
+    comparison: Path | None = None,
+) -> Path:
+    """Write ``report.html`` of a study with at least one complete trial; returns its path."""
+    contents = report_contents(study, reference, folder, config, found, insight, comparison)
+    # "</" inside a script element would end it, whatever quotes are around it.
+    data = json.dumps(plain_numbers(contents), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
+    page = resources.files("chitransfer.report").joinpath("page.html").read_text(encoding="utf-8")
+    page = page.replace("__TITLE__", escape(f"{folder.name} · chitransfer")).replace("__DATA__", data)
+    path = folder.path / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def report_contents(
+    study: optuna.Study,
+    reference: Mapping[str, float],
+    folder: StudyFolder,
+    config: Config,
+    found: Examination | None,
+    insight: Insight | None,
+    comparison: Path | None = None,
+) -> dict[str, Any]:
+    """Everything the page shows, as plain values: numbers of the study's own files, or computed from them."""
+    standing = read_standing(study)
+    trials = sorted(standing.ranked, key=lambda trial: trial.number)
+    chosen_number = standing.ranked[0].number if found is None else found.chosen_trial
+    chosen = next(trial for trial in trials if trial.number == chosen_number)
+    history = history_series(study, reference)
+    return {
+        "name": folder.name,
+        "counts": standing.counts,
+        "chosen": chosen.number,
+        "default": None if standing.default is None else standing.default.number,
+        "trivial": history.trivial,
+        "summary": _summary(standing.counts, chosen, standing.default, found, insight),
+        "scores": _score_table(chosen, standing.default, reference, history.trivial),
+        "parameters": _parameter_table(chosen, standing.default, config),
+        "trials": _trials(study),
+        "axes": [asdict(parameter_series(trials, name)) for name in trials[0].params],
+        "importances": importances(study),
+        "components": {name: TITLES.get(name, NAMES.get(name, name)) for name in COMPONENTS},
+        "out_of_fold": _out_of_fold(folder, chosen.number, config),
+        "guard": None if found is None else {**found.to_dict(), "posterior": None},
+        "insight": None if insight is None else asdict(insight),
+        "comparison": None if comparison is None else read_comparison(comparison),
+        "objectives": config.search.objectives,
+        "pareto": pareto_numbers(study),
+        "environment": _environment(folder),
+        "sources": {
+            "computed χ": config.paths.dft_chi_csv,
+            "measured χ": config.paths.exp_chi_csv,
+            "solubility": config.paths.solubility_csv,
+        },
+    }
+
+
+def _summary(
+    counts: Mapping[str, int],
+    chosen: FrozenTrial,
+    default: FrozenTrial | None,
+    found: Examination | None,
+    insight: Insight | None,
+) -> list[str]:
+    states = ", ".join(f"{n} {name.lower()}" for name, n in counts.items())
+    lines = [f"{states}; trial {chosen.number} is chosen, with objective {chosen.values[0]:.4f}"]
+    if default is not None and default.number != chosen.number:
+        lines[0] += f" against {default.values[0]:.4f} of the default configuration"
+    lines += [] if found is None else found.sentences
+    lines += [] if insight is None else insight.sentences
+    return lines
+
+
+def _score_table(
+    chosen: FrozenTrial, default: FrozenTrial | None, reference: Mapping[str, float], trivial: float | None
+) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "title": "transfer objective",
+            "lower": True,
+            "chosen": chosen.values[0],
+            "default": None if default is None else default.values[0],
+            "trivial": trivial,
+        }
+    ]
+    for name in COMPONENTS:
+        value = chosen.user_attrs.get(name)
+        if value is not None:
+            rows.append(
+                {
+                    "title": TITLES.get(name, NAMES.get(name, name)),
+                    "lower": name in LOWER_IS_BETTER or name == "stage1_mae",
+                    "chosen": value,
+                    "spread": chosen.user_attrs.get(f"{name}_std"),
+                    "default": None if default is None else default.user_attrs.get(name),
+                    "trivial": reference.get(name),
+                }
+            )
+    return rows
+
+
+def _parameter_table(chosen: FrozenTrial, default: FrozenTrial | None, config: Config) -> list[dict[str, Any]]:
+    rows = []
+    for name, parameter in config.search.space.items():
+        section, key = parameter.key.split(".")
+        own = None if default is None else default.params.get(name)
+        usual = getattr(getattr(config, section), key) if own is None else own
+        rows.append({"name": name, "key": parameter.key, "chosen": chosen.params.get(name), "default": usual})
+    return rows
+
+
+def _trials(study: optuna.Study) -> list[dict[str, Any]]:
+    frame = trials_frame(study)
+    parameters = set(study.user_attrs.get("contract", {}).get("space", {}))
+    rows = []
+    for row in frame.to_dict("records"):
+        rows.append(
+            {
+                "number": row["number"],
+                "state": row["state"],
+                "value": row["value"],
+                "is_default": row["is_default"],
+                "params": {name: row[name] for name in row if name in parameters},
+                "components": {name: row[name] for name in COMPONENTS},
+                "seconds": row["seconds_total"],
+                "reason": row["failure_reason"],
+            }
+        )
+    return rows
+
+
+def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
+    """PED-ANOVA and fANOVA importances by method; a method that these trials do not allow is left out."""
+    trials = read_standing(study).ranked
+    if len(trials) < 4 or len({trial.values[0] for trial in trials}) < 2:
+        return {}
+    names = [name for name in trials[0].params if len({str(trial.params.get(name)) for trial in trials}) > 1]
+    found: dict[str, dict[str, float]] = {}
+    for method, make in (
+        ("PED-ANOVA", PedAnovaImportanceEvaluator),
+        ("fANOVA", lambda: FanovaImportanceEvaluator(seed=0)),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                values = get_param_importances(
+                    study, evaluator=make(), params=names, target=lambda trial: float(with_one_value(trial).values[0])
+                )
+            except (RuntimeError, ValueError):
+                continue
+        if any(np.isfinite(value) and value > 0 for value in values.values()):
+            found[method] = {name: float(value) for name, value in sorted(values.items(), key=lambda item: -item[1])}
+    return found
+
+
+def _out_of_fold(folder: StudyFolder, number: int, config: Config) -> dict[str, Any]:
+    """Parity points (mean over repeats) and one ROC curve a repeat of the chosen trial."""
+    path = folder.trial(number)
+    found: dict[str, Any] = {}
+    repeats = read_repeats(path, "chi")
+    if repeats:
+        first = repeats[0]
+        predicted = np.mean([frame["predicted_chi"].to_numpy() for frame in repeats], axis=0)
+        found["chi"] = {
+            "measured": first["chi"].tolist(),
+            "predicted": [round(float(value), 5) for value in predicted],
+            "label": [
+                f"{polymer} in {solvent}, {temperature:.0f} K"
+                for polymer, solvent, temperature in zip(first["SMILES"], first["solvent"], first["temp"], strict=True)
+            ],
+        }
+    repeats = read_repeats(path, "solubility")
+    if repeats:
+        label = positive_label(folder, number, config)
+        curves = []
+        for frame in repeats:
+            false, true, _ = roc_curve(frame["soluble"] == label, frame["probability_positive"])
+            thin = np.unique(np.linspace(0, len(false) - 1, MOST_ROC_POINTS).astype(int))
+            curves.append(np.column_stack([false[thin], true[thin]]).round(5).tolist())
+        found["roc"] = {"curves": curves, "positive": "soluble" if label else "insoluble"}
+    return found
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """The tables and the verdict of a comparison."""
+    table, differences = pd.read_csv(folder / "table.csv"), pd.read_csv(folder / "differences.csv")
+    columns = [name for name in NAMES if name in table and table[name].notna().any()]
+    return {
+        "columns": {name: NAMES[name] for name in columns},
+        "lower": [name for name in columns if name in LOWER_IS_BETTER],
+        "rows": table[["protocol", "row", "title", *columns]].to_dict("records"),
+        "differences": differences.to_dict("records"),
+        "verdict": (folder / "verdict.txt").read_text(encoding="utf-8").splitlines(),
+    }
+
+
+def _environment(folder: StudyFolder) -> dict[str, str]:
+    path = folder.path / "environment.json"
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    packages = values.pop("packages", {})
+    command = values.pop("command", [])
+    shown = {
+        name.replace("_", " "): ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in values.items()
+    }
+    shown["packages"] = ", ".join(f"{name} {number}" for name, number in packages.items())
+    # The command's own path says where a program lies on the machine; its arguments say what was asked.
+    shown["command"] = " ".join(["chitransfer", *map(str, command[1:])])
+    return {name: value for name, value in shown.items() if value}

@@ -1,0 +1,71 @@
+"""Two more figures of a study: Stage 1 loss against transfer, and the Pareto front where there are several objectives.
+
+Called by `report.finish`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+
+from chitransfer.evidence.insight import Insight
+from chitransfer.report.figures import BEST, DEFAULT, TRIAL, new_figure, plain_axes, save_figure
+from chitransfer.search.results import TITLES, pareto_numbers, read_standing
+from chitransfer.search.study import CONTRACT, StudyFolder
+
+
+def draw_insight(study: optuna.Study, insight: Insight | None, folder: StudyFolder) -> None:
+    """Write ``stage1_vs_transfer.png``, and ``pareto_front.png`` for a study with several objectives."""
+    _draw_scatter(study, insight, folder)
+    names = study.user_attrs.get(CONTRACT, {}).get("search", {}).get("objectives") or []
+    if names:
+        _draw_pareto(study, names, folder)
+
+
+def _draw_scatter(study: optuna.Study, insight: Insight | None, folder: StudyFolder) -> None:
+    standing = read_standing(study)
+    stage1 = np.array([float(trial.user_attrs["stage1_mae"]) for trial in standing.ranked])
+    value = np.array([trial.values[0] for trial in standing.ranked])
+    figure = new_figure(6.5, 5)
+    axes = plain_axes(figure.subplots())
+    axes.scatter(stage1, value, s=28, color=TRIAL, alpha=0.75, label="trial")
+    for special, color, label in ((standing.default, DEFAULT, "default configuration"), (standing.best, BEST, "best")):
+        if special is not None:
+            axes.scatter(
+                [special.user_attrs["stage1_mae"]],
+                special.values[:1],
+                marker="D",
+                s=70,
+                color=color,
+                ec="k",
+                label=label,
+            )
+    title = "Stage 1 loss against transfer"
+    if insight is not None:
+        title += f"\nrank correlation {insight.correlation:+.2f} [{insight.low:+.2f}, {insight.high:+.2f}]"
+    axes.set(xlabel=TITLES["stage1_mae"], ylabel="transfer objective (lower is better)", title=title)
+    axes.legend(frameon=False, fontsize=9)
+    save_figure(figure, folder.figures / "stage1_vs_transfer.png")
+
+
+def _draw_pareto(study: optuna.Study, names: list[str], folder: StudyFolder) -> None:
+    trials = read_standing(study).ranked
+    front = set(pareto_numbers(study))
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    figure = new_figure(5 * len(pairs), 4.5)
+    for axes, (a, b) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
+        plain_axes(axes)
+        for chosen, color, label in ((False, TRIAL, "trial"), (True, BEST, "Pareto front")):
+            own = [trial for trial in trials if (trial.number in front) == chosen]
+            axes.scatter(
+                [t.user_attrs[a] for t in own],
+                [t.user_attrs[b] for t in own],
+                s=34,
+                color=color,
+                alpha=0.8,
+                label=label,
+            )
+        axes.set(xlabel=TITLES[a], ylabel=TITLES[b])
+        axes.legend(frameon=False, fontsize=9)
+    figure.suptitle("Pareto front")
+    save_figure(figure, folder.figures / "pareto_front.png")
