@@ -113,6 +113,7 @@ class TrainingSettings(Section):
     n_networks: Count = 1
     test_fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    min_validation_polymers: Count = 50
     early_stopping_patience: Count = 20
     lr_schedule_patience: Count = 5
     lr_schedule_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5

@@ -79,6 +79,7 @@ def stage1_settings(config: Config) -> Stage1Settings:
         weight_decay=training.weight_decay,
         batch_size=training.batch_size_dft,
         min_batches_per_epoch=training.min_batches_per_epoch,
+        min_validation_polymers=training.min_validation_polymers,
         n_epochs=training.num_epochs_pretrain,
         early_stopping_patience=training.early_stopping_patience,
         lr_schedule_patience=training.lr_schedule_patience,

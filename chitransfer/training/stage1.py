@@ -45,6 +45,7 @@ class Stage1Settings:
     precision: str = "fp32"
     min_epochs: int = 0
     min_batches_per_epoch: int = 1
+    min_validation_polymers: int = 1
 
     def batch_size_for(self, n_pairs: int) -> int:
         """Pairs a batch: `batch_size`, or fewer where a small table would give too few batches an epoch."""
@@ -60,6 +61,7 @@ class Stage1Data:
     train: PairTable
     validation: PairTable
     validation_rows: np.ndarray
+    n_validation_polymers: int
     T_ref: float
 
     @classmethod
@@ -95,6 +97,7 @@ class Stage1Data:
             train=group_by_pair(rows, training, chi_scaler, T_ref, device),
             validation=group_by_pair(rows, held_out, chi_scaler, T_ref, device),
             validation_rows=held_out,
+            n_validation_polymers=len(np.unique(rows.polymer[held_out])),
             T_ref=T_ref,
         )
 
@@ -273,9 +276,13 @@ class Stage1Run:
                 f"Stage 1: the validation MAE became {mae} in epoch {epoch}; a lower learning rate usually helps"
             )
         self.epoch = epoch
-        # A handful of held-out polymers can look best by chance after an epoch or two; until then nothing is judged.
-        is_early = epoch <= self.settings.min_epochs
-        if not is_early:
+        # After an epoch or two, or when they are a handful, held-out polymers can look best by chance: then the
+        # learning rate stays, training goes on, and the latest weights are kept.
+        settings = self.settings
+        is_chance = (
+            epoch <= settings.min_epochs or self.data.n_validation_polymers < settings.min_validation_polymers
+        )
+        if not is_chance:
             self._schedule.step(mae)
         self.history.append(
             {
@@ -285,7 +292,7 @@ class Stage1Run:
                 "lr": float(self._optimizer.param_groups[0]["lr"]),
             }
         )
-        if is_early or mae < self.best_mae:
+        if is_chance or mae < self.best_mae:
             self.best_mae, self.best_epoch = mae, epoch
             self._best_weights = self._copy_weights()
         return self._is_stale()

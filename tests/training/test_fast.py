@@ -65,6 +65,7 @@ def data(rng: np.random.Generator) -> Stage1Data:
         train=pairs(np.arange(70)),
         validation=pairs(np.arange(70, N_STRUCTURES)),
         validation_rows=np.zeros(0, dtype=bool),
+        n_validation_polymers=1,
         T_ref=298.15,
     )
 
