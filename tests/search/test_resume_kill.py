@@ -39,6 +39,7 @@ def tables_of(study: Path) -> dict[str, pd.DataFrame]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "settings",
     [{}, {"search.pruner": "median", "search.rungs": [2, 5]}],
@@ -49,8 +50,8 @@ def test_killed_ten_times(
 ) -> None:
     overrides = {
         **tiny,
-        "search.n_trials": 8,
-        "search.n_startup_trials": 4,
+        "search.n_trials": 6,
+        "search.n_startup_trials": 3,
         "training.num_epochs_pretrain": 12,
         "training.stage2_epochs": 10,
         **settings,
@@ -82,7 +83,7 @@ def test_killed_ten_times(
     assert finish(start(fork_server, resumed if (root / "killed" / "study.db").exists() else fresh)) == 0
 
     expected, found = tables_of(root / "whole"), tables_of(root / "killed")
-    assert len(expected["all_trials"]) == 8
+    assert len(expected["all_trials"]) == 6
     assert found.keys() == expected.keys()
     for name, frame in expected.items():
         pd.testing.assert_frame_equal(found[name], frame, check_exact=True, obj=name)
