@@ -1,0 +1,189 @@
+"""Nested comparison: no test polymer is ever seen, the tables follow from the predictions, the kernel and the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from chitransfer.config import Config, override_config
+from chitransfer.data.subsets import without_polymers
+from chitransfer.evidence.baselines import TaskData, correct_affinely, gaussian_process, tanimoto_kernel
+from chitransfer.evidence.compare import ROWS, Plan, run_comparison, share_of_right_slopes
+from chitransfer.evidence.nested import PROTOCOLS
+from chitransfer.evidence.verdict import describe_gaps, reach_verdict
+
+
+@pytest.fixture(scope="module")
+def small_config(shared_tiny_config: Config) -> Config:
+    """The smallest searches that still choose."""
+    changes = {"search.n_trials": 3, "search.reevaluate_top": 1, "search.reevaluate_seeds": 1}
+    return override_config(shared_tiny_config, changes)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, small_config: Config, tiny_dataset: Any) -> Path:
+    """A comparison of two outer folds under both protocols."""
+    folder = tmp_path_factory.mktemp("compare")
+    run_comparison(small_config, tiny_dataset, folder, Plan(2, 1, PROTOCOLS), lambda line: None)
+    return folder
+
+
+def test_kernel_is_the_tanimoto_formula(rng: np.random.Generator) -> None:
+    a, b = rng.integers(0, 4, (5, 9)), rng.integers(0, 4, (6, 9))
+    kernel = tanimoto_kernel(a, b)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            assert kernel[i, j] == pytest.approx(np.minimum(x, y).sum() / np.maximum(x, y).sum())
+    assert np.linalg.eigvalsh(tanimoto_kernel(a, a)).min() > -1e-9
+
+
+def make_task(rng: np.random.Generator) -> TaskData:
+    counts = rng.integers(0, 3, (40, 20)).astype(float)
+    target = counts @ rng.normal(size=20)
+    training = np.arange(40) < 30
+    inverse = np.ones((40, 1))
+    return TaskData(np.hstack([counts, inverse]), counts, np.zeros((40, 0)), counts[:, :4], target, training)
+
+
+def test_gaussian_process_reads_training_rows_only(rng: np.random.Generator) -> None:
+    task = make_task(rng)
+    changed = np.where(task.training, task.target, 1e6)
+    other = TaskData(task.features, task.polymer_counts, task.solvent_counts, task.descriptors, changed, task.training)
+    assert np.array_equal(gaussian_process(task, 0).value, gaussian_process(other, 0).value)
+    error = np.abs(gaussian_process(task, 0).value - task.target)[~task.training].mean()
+    assert error < np.abs(task.target - task.target[task.training].mean())[~task.training].mean()
+
+
+def test_affine_correction_recovers_a_line(rng: np.random.Generator) -> None:
+    task = make_task(rng)
+    assert correct_affinely((task.target - 0.3) / 2.0, task).value == pytest.approx(task.target)
+
+
+def test_inner_data_hold_no_test_polymer(tiny_dataset: Any) -> None:
+    test = tiny_dataset.measured_polymers()[:5]
+    known = without_polymers(tiny_dataset, test, from_stage1=False)
+    new = without_polymers(tiny_dataset, test, from_stage1=True)
+    for inner in (known, new):
+        assert not np.isin(inner.chi.polymer, test).any()
+        assert not np.isin(inner.solubility.polymer, test).any()
+        assert len(inner.chi.table.rows) == len(inner.chi)
+    assert np.isin(known.stage1.polymer, test).any()
+    assert not np.isin(new.stage1.polymer, test).any()
+
+
+def test_searches_never_saw_the_test_polymers(compared: Path) -> None:
+    for protocol in PROTOCOLS:
+        tested: list[str] = []
+        for fold in sorted((compared / protocol.replace(" ", "_")).glob("outer_*")):
+            polymers = json.loads((fold / "done.json").read_text())["test_polymers"]
+            tested += polymers
+            searched = pd.read_csv(fold / "transfer_search" / "trials" / "0000" / "out_of_fold_chi.csv")
+            assert not set(searched["polymer"]) & set(polymers)
+            predicted = pd.read_csv(fold / "predictions" / "transfer_best_chi.csv")
+            assert set(predicted["polymer"]) <= set(polymers)
+        assert len(tested) == len(set(tested))
+
+
+def test_table_has_every_row_and_follows_from_the_predictions(compared: Path) -> None:
+    table = pd.read_csv(compared / "table.csv")
+    assert set(table["protocol"]) == set(PROTOCOLS)
+    for protocol in PROTOCOLS:
+        own = table[table["protocol"] == protocol].set_index("row")
+        assert set(own.index) == set(ROWS)
+        frames = [
+            pd.read_csv(p) for p in (compared / protocol.replace(" ", "_")).glob("outer_*/predictions/ridge_chi.csv")
+        ]
+        pooled = pd.concat(frames)
+        assert own.loc["ridge", "exp_mae"] == pytest.approx(
+            sk.mean_absolute_error(pooled["chi"], pooled["predicted_chi"])
+        )
+        low = pooled[pooled["chi"] < 1.5]
+        assert own.loc["ridge", "exp_mae_low_chi"] == pytest.approx((low["chi"] - low["predicted_chi"]).abs().mean())
+    differences = pd.read_csv(compared / "differences.csv").set_index(["protocol", "row", "metric"])
+    own = table[table["protocol"] == PROTOCOLS[0]].set_index("row")
+    expected = own.loc["mean", "exp_mae"] - own.loc["default", "exp_mae"]
+    line = differences.loc[(PROTOCOLS[0], "mean", "exp_mae")]
+    assert line["difference"] == pytest.approx(expected)
+    assert line["low"] <= line["difference"] <= line["high"]
+
+
+def test_a_finished_comparison_is_not_run_again(
+    compared: Path, small_config: Config, tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chitransfer.evidence import compare
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("an outer fold was run again")
+
+    monkeypatch.setattr(compare, "run_outer_fold", refuse)
+    before = (compared / "table.csv").read_text()
+    assert run_comparison(small_config, tiny_dataset, compared, Plan(2, 1, PROTOCOLS), lambda line: None)
+    assert (compared / "table.csv").read_text() == before
+
+
+def test_other_conditions_are_refused(compared: Path, small_config: Config, tiny_dataset: Any) -> None:
+    from chitransfer.errors import StudyError
+
+    other = override_config(small_config, {"search.n_trials": 4})
+    with pytest.raises(StudyError, match=r"other conditions \(search\)"):
+        run_comparison(other, tiny_dataset, compared, Plan(2, 1, PROTOCOLS), lambda line: None)
+    with pytest.raises(StudyError, match="n_outer"):
+        run_comparison(small_config, tiny_dataset, compared, Plan(3, 1, PROTOCOLS), lambda line: None)
+
+
+def test_slopes_are_counted_by_pair() -> None:
+    frame = pd.DataFrame(
+        {
+            "polymer": ["a", "a", "b", "b", "c", "c"],
+            "solvent": ["O"] * 6,
+            "temp": [300.0, 340.0, 300.0, 340.0, 300.0, 301.0],
+            "chi": [1.0, 0.8, 0.5, 0.7, 1.0, 2.0],
+            "predicted_chi": [2.0, 1.5, 0.9, 0.8, 2.0, 1.0],
+        }
+    )
+    assert share_of_right_slopes(frame) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("transfer", "scratch", "expected"),
+    [
+        ((-0.1, -0.2, -0.05), (0.2, 0.1, 0.3), ("search helped", "Stage 1 helps")),
+        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("did not help beyond doubt", "makes no difference")),
+        ((0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), ("made things worse", "Stage 1 hurts")),
+    ],
+)
+def test_verdict_may_say_no(transfer: tuple[float, ...], scratch: tuple[float, ...], expected: tuple[str, str]) -> None:
+    lines = [("transfer_best", transfer), ("no_stage1", scratch)]
+    differences = pd.DataFrame(
+        [
+            {"protocol": "p", "row": row, "metric": "objective", "difference": d, "low": low, "high": high}
+            for row, (d, low, high) in lines
+        ]
+    )
+    table = pd.DataFrame([{"protocol": "p", "row": "default", "title": "default", "exp_mae": 0.3}])
+    gaps = pd.DataFrame({"protocol": ["p"], "fold": [0], "raw": [0.8], "corrected": [0.9], "truth": [0.95]})
+    text = "\n".join(reach_verdict(table, differences, gaps))
+    assert all(words in text for words in expected)
+
+
+def test_gaps_are_mean_absolute() -> None:
+    gaps = pd.DataFrame(
+        {"protocol": "p", "fold": [0, 1], "raw": [0.8, 1.0], "corrected": [0.95, 0.95], "truth": [0.9, 1.0]}
+    )
+    (sentence,) = describe_gaps(gaps)
+    assert "closer to the outer truth: mean absolute gap 0.0500 (raw best value 0.0500)" in sentence.replace(
+        "no closer", "closer"
+    )
+
+
+def test_command_says_which_protocols_there_are(run_command: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, error = run_command("compare", "--protocol", "old")
+    assert code == 2
+    assert "known, new or both" in error

@@ -1,0 +1,193 @@
+"""Evidence of a real (tiny) search: its files, the choice it names, the control, several objectives, the report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from chitransfer.config import load_config, override_config
+from chitransfer.report.finish import finish_study
+from chitransfer.search.study import StudyFolder, read_study
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, shared_tiny_config: Any) -> StudyFolder:
+    """A search of eight trials with everything that follows one."""
+    from chitransfer.search.run import run_search
+    from chitransfer.search.watch import make_console
+
+    folder = tmp_path_factory.mktemp("finished")
+    changes = {"search.n_trials": 8, "search.study_name": "finished", "paths.results_dir": str(folder)}
+    config = override_config(shared_tiny_config, changes)
+    assert run_search(config, make_console(quiet=True), draw=finish_study) == 0
+    return StudyFolder(folder / "hparam_search" / "finished")
+
+
+def read_page(folder: StudyFolder) -> dict[str, Any]:
+    """The data inside report.html."""
+    text = (folder.path / "report.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    contents: dict[str, Any] = json.loads(found.group(1))
+    return contents
+
+
+def test_best_params_keep_the_guides_keys_and_gain_the_corrected_value(finished: StudyFolder) -> None:
+    best = json.loads((finished.path / "best_params.json").read_text())
+    guard = json.loads((finished.path / "overtuning.json").read_text())
+    assert list(best)[:4] == ["best_value", "best_params", "n_trials", "best_trial_number"]
+    assert best["n_trials"] == 8
+    assert best["corrected_value"] == guard["corrected"]["value"]
+    assert best["corrected_interval"][0] <= best["corrected_value"] <= best["corrected_interval"][1]
+    trials = pd.read_csv(finished.path / "all_trials.csv")
+    assert best["best_value"] == trials["value"].min()
+
+
+def test_top_trials_and_the_default_were_run_again_on_other_seeds_and_folds(finished: StudyFolder) -> None:
+    guard = json.loads((finished.path / "overtuning.json").read_text())
+    assert {score["number"] for score in guard["fresh"]} >= {0}
+    first = finished.trial(0)
+    fresh = first / "replicate_1000"
+    own, again = (json.loads((path / "scores.json").read_text()) for path in (first, fresh))
+    assert own["replicates"][0]["seed"] != again["replicates"][0]["seed"]
+    folds = [pd.read_csv(path / "out_of_fold_chi.csv")["fold"].tolist() for path in (first, fresh)]
+    assert folds[0] != folds[1]
+
+
+def test_insight_is_the_rank_correlation_without_stage_1s_own_term(finished: StudyFolder) -> None:
+    insight = json.loads((finished.path / "insight.json").read_text())
+    trials = pd.read_csv(finished.path / "all_trials.csv")
+    expected = spearmanr(trials["stage1_mae"], trials["value"] - 0.1 * trials["stage1_mae"]).statistic
+    assert insight["correlation"] == pytest.approx(expected)
+    assert insight["stage1_choice"] == int(trials.loc[trials["stage1_mae"].idxmin(), "number"])
+    dropout = next(effect for effect in insight["effects"] if effect["name"] == "encoder_dropout")
+    assert dropout["on_stage1"] == pytest.approx(spearmanr(trials["encoder_dropout"], trials["stage1_mae"]).statistic)
+
+
+def test_select_decides_which_trial_is_named(finished: StudyFolder) -> None:
+    from chitransfer.evidence.overtuning import count_weights, examine_study
+    from chitransfer.search.study import load_study_config
+
+    study, config = read_study(finished), load_study_config(finished, {})
+    trials = {trial.number: trial for trial in study.get_trials()}
+    one_se = examine_study(study, finished, override_config(config, {"search.select": "one_se"}))
+    fresh = examine_study(study, finished, override_config(config, {"search.select": "reevaluated"}))
+    assert one_se is not None
+    assert fresh is not None
+    sizes = {n: count_weights(config, trials[n]) for n in one_se.one_se_candidates}
+    assert sizes[one_se.chosen_trial] == min(sizes.values())
+    assert fresh.chosen_trial == min(fresh.fresh, key=lambda score: score.value).number
+
+
+def test_every_number_of_the_report_is_in_the_csvs(finished: StudyFolder) -> None:
+    page = read_page(finished)
+    trials = pd.read_csv(finished.path / "all_trials.csv").set_index("number")
+    best = json.loads((finished.path / "best_params.json").read_text())
+    assert page["chosen"] == best["best_trial_number"]
+    assert len(page["trials"]) == len(trials)
+    for trial in page["trials"]:
+        row = trials.loc[trial["number"]]
+        assert trial["value"] == row["value"]
+        for name, value in {**trial["components"], **trial["params"]}.items():
+            if isinstance(value, str):
+                assert value == str(row[name])
+            elif value is None:
+                assert pd.isna(row[name])
+            else:
+                assert value == pytest.approx(row[name], rel=1e-12), name
+    for shown in page["scores"][1:]:
+        assert shown["chosen"] in trials.loc[page["chosen"]].tolist()
+        assert shown["default"] in trials.loc[0].tolist()
+    chi = pd.read_csv(finished.trial(page["chosen"]) / "out_of_fold_chi.csv")
+    mean = chi.groupby("line", sort=False)["predicted_chi"].mean()
+    assert page["out_of_fold"]["chi"]["predicted"] == pytest.approx(mean.tolist(), abs=1e-5)
+    assert page["guard"]["corrected"]["value"] == best["corrected_value"]
+
+
+def test_report_is_one_file_without_the_network(finished: StudyFolder) -> None:
+    text = (finished.path / "report.html").read_text(encoding="utf-8")
+    assert len(text) < 5_000_000
+    assert not re.search(r'(src|href)\s*=\s*"(?!data:)', text)
+    outside = [url for url in re.findall(r"https?://[^\"'\s<]+", text) if "w3.org" not in url]
+    assert outside == []
+    assert "__DATA__" not in text
+    assert "__TITLE__" not in text
+
+
+def test_report_survives_names_that_look_like_markup(finished: StudyFolder, tmp_path: Path) -> None:
+    import shutil
+
+    from chitransfer.report.html import write_report
+    from chitransfer.search.study import load_study_config
+
+    copied = StudyFolder(tmp_path / "finished")
+    shutil.copytree(finished.path, copied.path)
+    environment = {"command": ["chitransfer", "</script><script>alert(1)</script>"], "packages": {}}
+    (copied.path / "environment.json").write_text(json.dumps(environment))
+    write_report(read_study(copied), {}, copied, load_study_config(copied, {}), None, None)
+    text = (copied.path / "report.html").read_text(encoding="utf-8")
+    assert "</script><script>alert" not in text
+    assert "alert(1)" in read_page(copied)["environment"]["command"]
+
+
+def test_report_command_rebuilds_the_page(
+    finished: StudyFolder, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    before = read_page(finished)
+    (finished.path / "report.html").unlink()
+    code, out, _ = run_command("report", finished.path)
+    assert code == 0
+    assert "report.html" in out
+    assert read_page(finished) == before
+
+
+def test_report_of_nothing_says_so(tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, error = run_command("report", tmp_path)
+    assert code == 2
+    assert "no study found" in error
+
+
+def test_permuted_control_shuffles_measured_labels_only(tiny_dataset: Any) -> None:
+    from chitransfer.data.subsets import permute_labels
+
+    permuted = permute_labels(tiny_dataset, 1)
+    assert permuted.stage1 is tiny_dataset.stage1
+    for before, after, column in (
+        (tiny_dataset.chi, permuted.chi, "chi"),
+        (tiny_dataset.solubility, permuted.solubility, "soluble"),
+    ):
+        assert not np.array_equal(before.value, after.value)
+        assert sorted(before.value) == sorted(after.value)
+        assert np.array_equal(before.polymer, after.polymer)
+        assert np.array_equal(after.table.rows[column].to_numpy(dtype=float), after.value)
+
+
+def test_several_objectives_give_a_pareto_front(
+    tiny: dict[str, object], make_search: Callable[..., tuple[int, Any]]
+) -> None:
+    names = ["exp_mae", "sol_f1", "sol_recall"]
+    _, folder = make_search({**tiny, "search.n_trials": 6, "search.objectives": names}, draw=finish_study)
+    trials = pd.read_csv(folder.path / "all_trials.csv")
+    front = set(pd.read_csv(folder.path / "pareto_front.csv")["number"])
+    signed = trials[names].to_numpy() * np.array([1, -1, -1])
+    for number, own in zip(trials["number"], signed, strict=True):
+        beaten = any((other <= own).all() and (other < own).any() for other in signed)
+        assert (number in front) == (not beaten)
+    assert (folder.figures / "pareto_front.png").stat().st_size > 1000
+    assert set(read_page(folder)["pareto"]) == front
+
+
+@pytest.mark.parametrize("wrong", [["exp_mae"], ["exp_mae", "exp_mae"]])
+def test_objectives_must_be_two_or_more(wrong: list[str]) -> None:
+    from chitransfer.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="two or more different names"):
+        load_config(None, {"search.objectives": wrong})
