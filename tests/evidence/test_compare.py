@@ -1,4 +1,4 @@
-"""Nested comparison: no test polymer is ever seen, the tables follow from the predictions, the kernel and the verdict."""
+"""Nested comparison: no test polymer is ever seen, the tables follow from the predictions; kernel and verdict."""
 
 from __future__ import annotations
 
