@@ -23,7 +23,7 @@ TETRAHEDRAL = (
     Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
 )
 _STAR, _LEFT_END, _RIGHT_END = (Chem.MolFromSmarts(pattern) for pattern in ("[#0]", "[1#0]", "[2#0]"))
-_ODD_BOND = Chem.MolFromSmarts("*!-&!=&!#&!:*")
+_ODD_BOND, _HYDROGEN = Chem.MolFromSmarts("*!-&!=&!#&!:*"), Chem.MolFromSmarts("[#1]")
 
 
 class PolymerError(ValueError):
@@ -95,7 +95,8 @@ def _sanitise(molecule: Chem.Mol, has_centres: bool) -> Chem.Mol:
     with rdBase.BlockLogs():
         try:
             Chem.SanitizeMol(molecule)
-            molecule = Chem.RemoveHs(molecule)
+            if molecule.HasSubstructMatch(_HYDROGEN):
+                molecule = Chem.RemoveHs(molecule)
         except Chem.MolSanitizeException as error:
             raise PolymerError(f"RDKit cannot make sense of this SMILES: {error}") from error
         for atom in molecule.GetAtoms() if has_centres else ():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -22,6 +23,8 @@ FEATURE_VERSION = 1
 Representation = Literal["periodic", "repeat_unit"]
 # Backbone atoms that settle whether a bond between them counts as rotatable.
 SPAN_OF_ROTATABLE_BOND = 6
+# RDKit adds one hydrogen's whole sphere (radius 0.33 Å) to the surface of every molecule that has hydrogens.
+LONE_HYDROGEN_SURFACE = 4.0 * math.pi * 0.33**2
 _STAR = Chem.MolFromSmarts("[#0]")
 DESCRIPTORS = (
     "MolWt",
@@ -149,7 +152,7 @@ def polymer_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
 
 def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
     """Periodic features of a unit that is known to come from `polymer_identity`; as `polymer_vector`."""
-    unit = oligomer(identity, 1, cap="*")
+    unit = parse_repeat_unit(identity)
     n_backbone = _backbone_length(unit)
     n_units = _units_for_ring(n_backbone, recipe.fingerprint_radius)
     ring = ring_of_units(identity, n_units)
@@ -163,17 +166,18 @@ def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
     values = _plain_descriptors(ring)
     n_heavy = ring.GetNumHeavyAtoms()
     n_unit_heavy = n_heavy // n_units
+    if values["LabuteASA"] != _surface_without_hydrogens(ring):
+        values["LabuteASA"] -= LONE_HYDROGEN_SURFACE
     for name in set(DESCRIPTORS) - {"HeavyAtomCount", "FractionCSP3"}:
         values[name] /= n_heavy
-    # The ring of units is no ring of the polymer: rings are counted in the unit. Its bonds rotate all the same, and
-    # RDKit adds one hydrogen's sphere to every molecule's surface: both are read off the open chain's growth.
+    # The ring of units is no ring of the polymer: rings are counted in the unit. Its bonds rotate all the same, as read
+    # off the open chain's growth.
     values["RingCount"] = rdMolDescriptors.CalcNumRings(unit) / n_unit_heavy
     values["NumAromaticRings"] = rdMolDescriptors.CalcNumAromaticRings(unit) / n_unit_heavy
     n_shorter = -(-SPAN_OF_ROTATABLE_BOND // n_backbone)
-    longer, shorter = (oligomer(identity, n, cap="*") for n in (n_shorter + 1, n_shorter))
+    shorter = unit if n_shorter == 1 else oligomer(identity, n_shorter, cap="*")
+    longer = oligomer(identity, n_shorter + 1, cap="*")
     values["NumRotatableBonds"] = (_rotatable_bonds(longer) - _rotatable_bonds(shorter)) / n_unit_heavy
-    surfaces = [rdMolDescriptors.CalcLabuteASA(molecule) for molecule in (longer, shorter)]
-    values["LabuteASA"] = (surfaces[0] - surfaces[1]) / n_unit_heavy
     values["HeavyAtomCount"] = n_unit_heavy
     return _vector(counts, values, recipe)
 
@@ -208,9 +212,10 @@ def _vector(fingerprint: np.ndarray, values: dict[str, float], recipe: FeatureRe
 
 
 def units_for_ring(smiles: str, fingerprint_radius: int = 2) -> int:
-    """Units in the ring of a repeat unit: at least 3, and at least 12 backbone atoms.
+    """Units in the ring of a repeat unit: so many that it has at least 12 backbone atoms.
 
-    A ring must be longer than a fingerprint environment, so that no environment meets itself around it.
+    The ring must be longer than a fingerprint environment and than whatever a descriptor's patterns look at, so that
+    neither meets itself around it; a larger ring gives the same features.
 
     Raises
     ------
@@ -221,7 +226,7 @@ def units_for_ring(smiles: str, fingerprint_radius: int = 2) -> int:
 
 
 def _units_for_ring(n_backbone: int, fingerprint_radius: int) -> int:
-    return max(3, -(-max(12, 2 * fingerprint_radius + 2) // n_backbone))
+    return -(-max(12, 2 * fingerprint_radius + 2) // n_backbone)
 
 
 def _backbone_length(unit: Chem.Mol) -> int:
@@ -250,6 +255,10 @@ def _plain_descriptors(molecule: Chem.Mol) -> dict[str, float]:
         "FractionCSP3": rdMolDescriptors.CalcFractionCSP3(molecule),
         "HeavyAtomCount": molecule.GetNumHeavyAtoms(),
     }
+
+
+def _surface_without_hydrogens(molecule: Chem.Mol) -> float:
+    return float(rdMolDescriptors.CalcLabuteASA(molecule, includeHs=False, force=True))
 
 
 def _rotatable_bonds(molecule: Chem.Mol) -> int:
