@@ -17,6 +17,10 @@ import torch
 from chitransfer.files import write_atomically
 
 
+# The processor's clock counts in these.
+CLOCK_TICK = 0.01
+
+
 @dataclass(frozen=True)
 class Timing:
     """One variant of one case.
@@ -24,7 +28,7 @@ class Timing:
     Attributes
     ----------
     wall, cpu
-        Median seconds of a run on the clock, and of all its threads and processes together. On a machine that others use,
+    On a machine that others use, only the second says what the work costs.
         only the second says what the work costs.
     ratio_wall, ratio_cpu
         The case's first variant divided by this one: above 1 is faster than the first.
@@ -62,7 +66,7 @@ def compare(
             n_runs,
             *own,
             reference[0] / own[0],
-            reference[1] / max(own[1], 1e-9),
+            reference[1] / max(own[1], CLOCK_TICK),
             (notes or {}).get(name, ""),
         )
         for name, own in medians.items()

@@ -44,7 +44,13 @@ def make_stage1(n_rows: int, seed: int = 0, device: str = "cpu") -> Stage1Data:
 
     n_train = round(0.9 * n_rows)
     return Stage1Data(
-        tensors, ChiScaler(0.0, 1.0), table(0, n_train), table(n_train, n_rows), np.zeros(0, bool), 298.15
+        features=tensors,
+        chi_scaler=ChiScaler(0.0, 1.0),
+        train=table(0, n_train),
+        validation=table(n_train, n_rows),
+        validation_rows=np.zeros(0, dtype=bool),
+        n_validation_polymers=n_rows - n_train,
+        T_ref=298.15,
     )
 
 
