@@ -16,7 +16,6 @@ import torch
 
 from chitransfer.files import write_atomically
 
-
 # The processor's clock counts in these.
 CLOCK_TICK = 0.01
 
@@ -28,8 +27,8 @@ class Timing:
     Attributes
     ----------
     wall, cpu
-    On a machine that others use, only the second says what the work costs.
-        only the second says what the work costs.
+        Median seconds of a run on the clock, and of all its threads and processes together. On a machine that others
+        use, only the second says what the work costs.
     ratio_wall, ratio_cpu
         The case's first variant divided by this one: above 1 is faster than the first.
     """
