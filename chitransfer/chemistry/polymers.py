@@ -279,7 +279,7 @@ def _split(unit: Chem.Mol, cuts: list[int]) -> list[Chem.Mol]:
         labels.append((LEFT, RIGHT) if is_forward else (RIGHT, LEFT))
     pieces = Chem.FragmentOnBonds(unit, cuts, dummyLabels=labels)
     mapping: list[tuple[int, ...]] = []
-    parts = Chem.GetMolFrags(pieces, asMols=True, sanitizeFrags=True, fragsMolAtomMapping=mapping)
+    parts = Chem.GetMolFrags(pieces, asMols=True, sanitizeFrags=False, fragsMolAtomMapping=mapping)
     order = sorted(range(len(parts)), key=lambda k: min(place.get(index, len(path)) for index in mapping[k]))
     return [parts[k] for k in order]
 
