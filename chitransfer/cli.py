@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the last resort: shown, masked, and the exit code tells
         # Typer's own errors (unknown option, missing value) know how to show themselves.
         show = getattr(error, "show", None)
         if show is not None:

@@ -553,7 +553,7 @@ def _validate(values: dict[str, Any], lines: Mapping[str, int], source: str) -> 
 def _describe(detail: Any, lines: Mapping[str, int]) -> str:
     # Union branches add their own names to the location; only the part that names keys helps the reader.
     parts = [str(part) for part in detail["loc"]]
-    while parts and ("[" in parts[-1] or (parts[-1] in {"bool", "int", "float", "str"} and len(parts) > 1)):
+    while len(parts) > 1 and ("[" in parts[-1] or (parts[-1] in {"bool", "int", "float", "str"} and len(parts) > 1)):
         parts.pop()
     dotted = ".".join(parts)
     known = next((lines[".".join(parts[:n])] for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in lines), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -289,7 +290,10 @@ def _read(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: the file is cut short or damaged; get it again")
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            # What PyTorch warns of in foreign files ends in an error below.
+            warnings.simplefilter("ignore")
+            return torch.load(path, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: not a chitransfer model file (it asks for code to be run)") from error
     except BROKEN as error:

@@ -6,6 +6,7 @@ Used by `workers.make_workers`; the parts below take the plain settings.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import shutil
 import socket
@@ -19,12 +20,14 @@ from chitransfer.config import ClusterSettings
 from chitransfer.errors import ConfigError, StudyError
 
 DASHBOARD_PORT = 8787
+START_ATTEMPTS = 3
 # A worker that dies is reported at once, and the search counts (Dask's own count is per task, not per rung).
 OUR_SCHEDULER = {"distributed.scheduler.allowed-failures": 0}
 # Seconds before the end of a job's walltime at which its worker hands over.
 FAREWELL_SECONDS = 90
 SUBMIT_COMMANDS = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}
 JOB_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
+logger = logging.getLogger(__name__)
 
 
 class LocalWorkers:
@@ -44,22 +47,37 @@ class LocalWorkers:
         self.capacity: int | None = n_workers
         self.devices = devices
         self.n_threads = num_threads or max(1, count_processors() // n_workers)
-        with dask.config.set(OUR_SCHEDULER):
-            self._cluster = LocalCluster(
-                n_workers=n_workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=f"127.0.0.1:{free_dashboard_port()}",
-                worker_dashboard_address=None,
-                memory_limit=int(system.MEMORY_LIMIT / n_workers),
-                silence_logs=50,
-            )
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                self._cluster = _start_local(n_workers)
+                break
+            except RuntimeError as error:
+                # A worker that dies while it starts (no memory left, say) takes all of Dask's cluster with it.
+                logger.warning("the workers did not start (%s), attempt %d of %d", error, attempt, START_ATTEMPTS)
+                if attempt == START_ATTEMPTS:
+                    raise StudyError(
+                        f"search.workers: {n_workers} worker processes cannot be started on this machine ({error}); "
+                        "try fewer, or look whether memory is short"
+                    ) from error
         self.address = str(self._cluster.scheduler_address)
 
     def close(self) -> None:
         """End the workers and the scheduler."""
         self._cluster.close(timeout=10)
+
+
+def _start_local(n_workers: int) -> LocalCluster:
+    with dask.config.set(OUR_SCHEDULER):
+        return LocalCluster(
+            n_workers=n_workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=f"127.0.0.1:{free_dashboard_port()}",
+            worker_dashboard_address=None,
+            memory_limit=int(system.MEMORY_LIMIT / n_workers),
+            silence_logs=50,
+        )
 
 
 class JoinedWorkers:

@@ -28,6 +28,13 @@ from chitransfer.training.settings import network_shape, resolve_device, stage1_
 from chitransfer.training.stage1 import Stage1Data, Stage1Run
 from chitransfer.training.stage2 import Stage2Data, resolve_positive_label
 
+# How a zip file begins, which is what PyTorch writes; its older format is read by less careful code.
+ZIP_START = b"PK\x03\x04"
+# What damaged bytes make PyTorch raise.
+UNREADABLE = (
+    RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OSError,
+    ArithmeticError, AssertionError,
+)  # fmt: skip
 ERRORS = ("exp_mae", "exp_rmse", "stage1_mae")
 # Reasons a trial may fail without the study being at fault: a numerical blow-up, or memory.
 TRIAL_FAILURES = (TrainingError, MemoryError, torch.OutOfMemoryError, ArithmeticError)
@@ -316,12 +323,14 @@ def unpack_state(state: bytes) -> list[dict[str, Any]]:
     CheckpointError
         The bytes are damaged, or hold anything but tensors and plain values.
     """
+    if not state.startswith(ZIP_START):
+        raise CheckpointError("the state of its last rung cannot be read (not a file of this program)")
     try:
         with warnings.catch_warnings():
             # What PyTorch warns of in foreign bytes ends in an error below.
             warnings.simplefilter("ignore")
             states: list[dict[str, Any]] = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"the state of its last rung cannot be read ({reason})") from error
     if not isinstance(states, list) or not all(isinstance(inner, dict) for inner in states):

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
@@ -67,6 +68,13 @@ def open_storage(address: str) -> RDBStorage:
             f"search.storage: {mask_passwords(address)} is no address of a database; "
             "it reads postgresql://user@host:port/database, special characters of a password written as %XX"
         ) from None
+
+
+def sqlite_address(path: Path) -> str:
+    """SQLAlchemy's address of a file, whatever characters its folders have."""
+    if any(character in str(path) for character in "?%#"):
+        return f"sqlite:///file:{quote(str(path))}?uri=true"
+    return f"sqlite:///{path}"
 
 
 def _psycopg(address: str) -> str:
@@ -155,9 +163,9 @@ def lock_on_server(address: str | None, study_name: str) -> Iterator[None]:
                     sqlalchemy.text(
                         "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
                         "WHERE locktype = 'advisory' AND granted "
-                        "AND ((classid::bigint << 32) | objid::bigint) = :key AND application_name <> :me LIMIT 1"
+                        "AND ((classid::bigint << 32) | objid::bigint) = :key LIMIT 1"
                     ),
-                    {"key": key, "me": me},
+                    {"key": key},
                 )
                 who = str(holder or "unknown").removeprefix("chitransfer ")
                 raise StudyError(f"{place}: another search is writing to this study ({who}); stop it first")

@@ -34,6 +34,7 @@ from chitransfer.search.storage import (
     explain_write_errors,
     lock_on_server,
     open_storage,
+    sqlite_address,
 )
 from chitransfer.secrecy import mask_passwords
 
@@ -57,7 +58,7 @@ class StudyFolder:
     @property
     def address(self) -> str:
         """What Optuna opens: the server's address, or the database in the folder."""
-        return self.storage or f"sqlite:///{self.database}"
+        return self.storage or sqlite_address(self.database)
 
     @property
     def place(self) -> str:
@@ -202,7 +203,7 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
         left_over.unlink()
     new = folder.path / f".creating-{os.getpid()}.db"
     with explain_storage_errors(folder.place):
-        storage = open_storage(f"sqlite:///{new}")
+        storage = open_storage(sqlite_address(new))
         _create_in(storage, folder.name, contract)
         storage.engine.dispose()
         new.replace(folder.database)

@@ -43,7 +43,7 @@ def _search(overrides: dict[str, object], resume: Path | None, prepare: Callable
     try:
         code = run_search(config, make_console(quiet=True), resume=folder, draw=_draw_nothing)
     except ChitransferError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
+        Path(str(overrides["paths.results_dir"]), "errors.txt").write_text(f"ERROR: {error}")
         code = 2
     sys.exit(code)
 
@@ -82,7 +82,9 @@ def stop(process: BaseProcess, number: signal.Signals) -> int:
 
 def read_trials(database: Path) -> list[FrozenTrial]:
     """The trials of a study, read as another process does."""
-    storage = optuna.storages.RDBStorage(f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}})
+    from chitransfer.search.storage import open_storage, sqlite_address
+
+    storage = open_storage(sqlite_address(database))
     try:
         (summary,) = optuna.get_all_study_summaries(storage)
         return optuna.load_study(study_name=summary.study_name, storage=storage).get_trials(deepcopy=False)
