@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# The tests: sets up what is missing, then runs them. Further words go to pytest; --fast leaves out the slow ones.
+# The tests: sets up what is missing, then runs them. Further words go to pytest; --all runs the slow ones too.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$ROOT/scripts/environment.sh"
 
-prepare_environment "[dev]" pytest hypothesis pytest_timeout
+prepare_environment "[dev]" pytest hypothesis pytest_timeout xdist
+chosen=(-m "not slow")
 words=()
 for word in "$@"; do
-    if [ "$word" = --fast ]; then words+=(-m "not slow"); else words+=("$word"); fi
+    if [ "$word" = --all ]; then chosen=(); else words+=("$word"); fi
 done
 cd "$ROOT"
-exec "$PYTHON" -m pytest "${words[@]}"
+# A process a core, each computing on one thread.
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m pytest --numprocesses auto "${chosen[@]}" "${words[@]}"

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe, default_cache_folder, featurise_solvents
+from chitransfer.chemistry.vectors import Representation
 from chitransfer.data.splits import assign_folds
 from chitransfer.data.tables import (
     WATER,
@@ -121,7 +122,7 @@ def load_dataset(
     chi_source: str | None,
     solubility_source: str | None,
     *,
-    representation: str = "periodic",
+    representation: Representation = "periodic",
     fingerprint_bits: int = 2048,
     fingerprint_radius: int = 2,
     on_bad_rows: BadRows = "error",
@@ -186,7 +187,7 @@ def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] |
 
 def _index(
     tables: list[Table],
-    representation: str,
+    representation: Representation,
     fingerprint_bits: int,
     fingerprint_radius: int,
     folder: Path,

@@ -279,9 +279,7 @@ class Stage1Run:
         # After an epoch or two, or when they are a handful, held-out polymers can look best by chance: then the
         # learning rate stays, training goes on, and the latest weights are kept.
         settings = self.settings
-        is_chance = (
-            epoch <= settings.min_epochs or self.data.n_validation_polymers < settings.min_validation_polymers
-        )
+        is_chance = epoch <= settings.min_epochs or self.data.n_validation_polymers < settings.min_validation_polymers
         if not is_chance:
             self._schedule.step(mae)
         self.history.append(
