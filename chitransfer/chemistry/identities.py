@@ -18,7 +18,7 @@ from joblib import Parallel, delayed
 from chitransfer.chemistry.polymers import PolymerError, polymer_identity
 from chitransfer.files import write_atomically
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 CHUNK = 500
 logger = logging.getLogger(__name__)
 

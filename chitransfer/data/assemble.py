@@ -205,7 +205,11 @@ def _index(
     cache = FeatureCache(folder)
     written = every["polymer" if representation == "periodic" else "SMILES"].tolist()
     polymer_features, structure = cache.polymer_features(
-        written, recipe, n_jobs=n_jobs, progress=_named(progress, "polymer features")
+        written,
+        recipe,
+        are_identities=representation == "periodic",
+        n_jobs=n_jobs,
+        progress=_named(progress, "polymer features"),
     )
     polymers, polymer = np.unique(every["polymer"].to_numpy(dtype=object), return_inverse=True)
     solvents, solvent = np.unique(every["solvent"].to_numpy(dtype=object), return_inverse=True)

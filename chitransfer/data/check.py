@@ -307,7 +307,11 @@ def _coverage(
 
     def bits(polymers: Sequence[str], what: str) -> np.ndarray:
         features, _ = cache.polymer_features(
-            polymers, recipe, n_jobs=n_jobs, progress=None if progress is None else _named(progress, what)
+            polymers,
+            recipe,
+            are_identities=True,
+            n_jobs=n_jobs,
+            progress=None if progress is None else _named(progress, what),
         )
         return (features[:, : recipe.fingerprint_bits] > 0).astype(np.float32)
 
