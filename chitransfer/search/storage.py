@@ -72,9 +72,11 @@ def open_storage(address: str) -> RDBStorage:
 
 def sqlite_address(path: Path) -> str:
     """SQLAlchemy's address of a file, whatever characters its folders have."""
-    if any(character in str(path) for character in "?%#"):
-        return f"sqlite:///file:{quote(str(path))}?uri=true"
-    return f"sqlite:///{path}"
+    address = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+    if sqlalchemy.make_url(address).database == str(path):
+        return address
+    # SQLAlchemy before 2.1 leaves ?, % and # as they are; SQLite itself reads them escaped.
+    return f"sqlite:///file:{quote(str(path))}?uri=true"
 
 
 def _psycopg(address: str) -> str:

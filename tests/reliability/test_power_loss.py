@@ -82,8 +82,9 @@ class Experiment:
 def test_power_lost_at_some_writes(tiny: dict[str, object], tmp_path: Path) -> None:
     experiment = Experiment(tiny, tmp_path)
     assert experiment.n_writes > 40
-    for place in range(1, experiment.n_writes, experiment.n_writes // 4):
-        experiment.lose_power_at(place)
+    # Writes to the feature cache come in the first run alone, so the very last places may not be reached again.
+    for quarter in range(4):
+        experiment.lose_power_at(1 + quarter * (experiment.n_writes // 4))
 
 
 @pytest.mark.slow
