@@ -9,6 +9,6 @@ source "$ROOT/scripts/environment.sh"
 prepare_environment ""
 config=(--config "$ROOT/configs/config_hparam_search.yaml")
 for word in "$@"; do
-    case $word in --config | --config=* | --resume | --resume=*) config=() ;; esac
+    case $word in --config* | --resume* | --second[-_]pass*) config=() ;; esac
 done
 exec "$PYTHON" -m chitransfer search "${config[@]}" "$@"
