@@ -59,7 +59,8 @@ def workplace(tmp_path: Path, project_root: Path, tables: Any) -> Path:
     (tmp_path / "bin").mkdir()
     wrapper = tmp_path / "bin" / "chitransfer"
     wrapper.write_text(
-        f'#!/usr/bin/env bash\nif [ "$1" = search ] && [[ "$*" != *--config* && "$*" != *--second-pass* ]]; then shift; '
+        f"#!/usr/bin/env bash\n"
+        f'if [ "$1" = search ] && [[ "$*" != *--config* && "$*" != *--second-pass* ]]; then shift; '
         f'set -- search --config configs/config_hparam_search.yaml "$@"; fi\n'
         f'exec "{sys.executable}" -m chitransfer "$@"\n'
     )
