@@ -70,6 +70,7 @@ def make_settings(n_epochs: int = 100) -> Stage1Settings:
         lr_schedule_patience=5,
         lr_schedule_factor=0.5,
         grad_clip_norm=1.0,
+        precision="auto",
     )
 
 

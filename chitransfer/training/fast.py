@@ -84,6 +84,8 @@ class _Trace:
     ----------
     entered, scale
         Its input is ``scale · entered``: dropout's 1 / (1 − p) is left to the next product, which has it for free.
+    weight
+        What was multiplied; like `entered` a bfloat16 copy where the products are in bfloat16.
     sums
         Output of the linear layer, before batch norm.
     before
@@ -95,6 +97,7 @@ class _Trace:
     """
 
     entered: Tensor
+    weight: Tensor
     scale: float
     sums: Tensor
     before: Tensor
@@ -116,16 +119,18 @@ class SparseStep:
         Positions of the inputs kept dense, (n_dense,) int64.
     batch_size
         The most pairs a batch may hold.
-    precision
-        ``bf16`` multiplies the layers after the first in bfloat16; sums, weights and the first layer stay float32.
+    is_bf16
+        Multiply the encoder's layers after the first in bfloat16; sums, weights, the first layer and the χ head, whose
+        outputs bfloat16 would round to three digits, stay float32.
     """
 
     def __init__(
-        self, network: TransferNetwork, dense_columns: Tensor, batch_size: int, precision: str = "fp32"
+        self, network: TransferNetwork, dense_columns: Tensor, batch_size: int, *, is_bf16: bool = False
     ) -> None:
         self._dense_columns = dense_columns
-        self._is_bf16 = precision == "bf16"
-        self._layers = [*_read_layers(network.encoder), *_read_layers(network.heads.chi)]
+        encoder = _read_layers(network.encoder)
+        self._layers = [*encoder, *_read_layers(network.heads.chi)]
+        self._bf16_layers = range(1, len(encoder)) if is_bf16 else range(0)
         sizes: dict[float, int] = {}
         for layer in self._layers:
             if layer.dropout > 0:
@@ -157,13 +162,15 @@ class SparseStep:
         traces: list[_Trace] = []
         hidden, scale = batch.dense, 1.0
         for number, layer in enumerate(self._layers):
-            entered, entered_scale = hidden, scale
+            entered, weight, entered_scale = hidden, layer.linear.weight, scale
             if number == 0:
                 sums = first_layer(batch, layer.linear, self._dense_columns)
-            elif self._is_bf16:
-                sums = self._multiply(hidden, layer.linear.weight.t()).mul_(scale).add_(layer.linear.bias)
+            elif number in self._bf16_layers:
+                # Cast once, for this product and the two of the way back.
+                entered, weight = hidden.bfloat16(), weight.bfloat16()
+                sums = torch.mm(entered, weight.t()).float().mul_(scale).add_(layer.linear.bias)
             else:
-                sums = torch.addmm(layer.linear.bias, hidden, layer.linear.weight.t(), alpha=scale)
+                sums = torch.addmm(layer.linear.bias, hidden, weight.t(), alpha=scale)
             hidden, scale, before, kept, statistics = sums, 1.0, sums, None, None
             if layer.is_hidden:
                 if layer.norm is not None:
@@ -173,7 +180,7 @@ class SparseStep:
                     kept = self._masks.draw(hidden.shape, layer.dropout)
                     hidden.mul_(kept)
                     scale = 1.0 / (1.0 - layer.dropout)
-            traces.append(_Trace(entered, entered_scale, sums, before, kept, statistics))
+            traces.append(_Trace(entered, weight, entered_scale, sums, before, kept, statistics))
         return hidden, traces
 
     def _backward(self, gradient: Tensor, batch: SparseBatch, traces: list[_Trace]) -> None:
@@ -191,16 +198,25 @@ class SparseStep:
                 return
             if trace.scale != 1.0:
                 gradient = gradient * trace.scale
-            if self._is_bf16:
-                _gradient(weight).copy_(self._multiply(gradient.t(), trace.entered))
-                gradient = self._multiply(gradient, weight)
+            if number in self._bf16_layers:
+                gradient = gradient.bfloat16()
+                _gradient(weight).copy_(torch.mm(gradient.t(), trace.entered))
+                gradient = torch.mm(gradient, trace.weight).float()
             else:
                 torch.mm(gradient.t(), trace.entered, out=_gradient(weight))
-                gradient = torch.mm(gradient, weight)
+                gradient = torch.mm(gradient, trace.weight)
 
-    @staticmethod
-    def _multiply(left: Tensor, right: Tensor) -> Tensor:
-        return torch.mm(left.bfloat16(), right.bfloat16()).float()
+
+def multiplies_in_bf16(precision: str, device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16; ``auto`` does where the processor has matrix instructions for it (AMX).
+
+    Without them bfloat16 takes twice the time of float32 on a CPU. On CUDA ``auto`` stays in float32, because the
+    difference was not measured there.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
 
 
 def first_layer(batch: SparseBatch, linear: nn.Linear, dense_columns: Tensor) -> Tensor:

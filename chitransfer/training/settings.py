@@ -85,7 +85,7 @@ def stage1_settings(config: Config) -> Stage1Settings:
         lr_schedule_patience=training.lr_schedule_patience,
         lr_schedule_factor=training.lr_schedule_factor,
         grad_clip_norm=training.grad_clip_norm,
-        precision="bf16" if training.precision == "bf16" else "fp32",
+        precision=training.precision,
         min_epochs=training.min_epochs_pretrain,
     )
 

@@ -23,7 +23,7 @@ from chitransfer.data.splits import hold_out_polymers
 from chitransfer.errors import TrainingError
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.model.scalers import ChiScaler
-from chitransfer.training.fast import FlatParameters, SparseStep, first_layer
+from chitransfer.training.fast import FlatParameters, SparseStep, first_layer, multiplies_in_bf16
 from chitransfer.training.inputs import FeatureTensors, PairTable, group_by_pair, scale_features
 from chitransfer.training.loop import train_epochs
 from chitransfer.training.losses import chi_loss
@@ -149,8 +149,9 @@ class Stage1Run:
             self._random_state = torch.get_rng_state()
         self._shuffle = torch.Generator().manual_seed(seed)
         self._flat = FlatParameters.of(self.network)
+        self._is_bf16 = multiplies_in_bf16(settings.precision, self.device)
         self._sparse_step = (
-            SparseStep(self.network, data.sparse_train.dense_columns, self._batch_size, settings.precision)
+            SparseStep(self.network, data.sparse_train.dense_columns, self._batch_size, is_bf16=self._is_bf16)
             if self.device.type == "cpu"
             else None
         )
@@ -253,7 +254,7 @@ class Stage1Run:
             return self._sparse_step.loss_and_gradients(batch.inputs, batch.tau, batch.target, batch.mask)
         train = self.data.train
         inputs = self.data.features.gather(train.structure[batch.pairs], train.solvent[batch.pairs])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_bf16):
             coefficients = self.network.heads.chi(self.network.encoder(inputs))
         predicted = chi_at(coefficients.float().unsqueeze(-2), batch.tau)  # (pair, temperature)
         loss = chi_loss(predicted, batch.target, batch.mask, dim=(-2, -1))
