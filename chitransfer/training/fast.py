@@ -215,7 +215,7 @@ def multiplies_in_bf16(precision: str, device: torch.device) -> bool:
     """
     if precision != "auto":
         return precision == "bf16"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
 
 
