@@ -5,7 +5,8 @@ Called by `training.stage1`; the network it trains is the ordinary one, whose pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,12 +37,9 @@ class FlatParameters:
 
     @classmethod
     def of(cls, network: TransferNetwork) -> FlatParameters:
-        """Move encoder and χ head into one vector; the first layer is stored transposed, a row for every feature.
-
-        The solubility head has no Stage 1 labels; it stays outside, so that weight decay cannot wear it down.
-        """
+        """Move encoder and χ head into one vector; the first layer is stored transposed, a row for every feature."""
         first = network.encoder.first.weight
-        parameters = [*network.encoder.parameters(), *network.heads.chi.parameters()]
+        parameters = trained_parameters(network)
         values = torch.cat([(p.t() if p is first else p).detach().reshape(-1) for p in parameters])
         gradients = torch.zeros_like(values)
         start = 0
@@ -64,6 +62,14 @@ class FlatParameters:
                 self.gradients.mul_(largest_norm / (norm + 1e-6))
         else:
             self.gradients.mul_((largest_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+def trained_parameters(network: TransferNetwork) -> list[nn.Parameter]:
+    """What Stage 1 trains, in the order of `FlatParameters`: the encoder, then the χ head.
+
+    The solubility head has no Stage 1 labels; it stays outside, so that weight decay cannot wear it down.
+    """
+    return [*network.encoder.parameters(), *network.heads.chi.parameters()]
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,16 @@ def multiplies_in_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
+
+
+@contextmanager
+def without_subnormals() -> Iterator[None]:
+    """Round numbers below 1e-38 to zero: AdamW's moments of units that went silent decay to there, and slow it down."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def first_layer(batch: SparseBatch, linear: nn.Linear, dense_columns: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -63,10 +64,15 @@ def train_epochs(
             total = loss.detach() if total is None else total + loss.detach()
             n_batches += 1
         mean_loss = 0.0 if total is None else float(total) / n_batches
-        if not torch.isfinite(torch.tensor(mean_loss)):
-            raise TrainingError(
-                f"{what}: the loss became {mean_loss} in epoch {epoch}; a lower learning rate usually helps"
-            )
+        check_mean_loss(what, epoch, mean_loss)
         if end_epoch(epoch, mean_loss):
             return epoch
     return last_epoch
+
+
+def check_mean_loss(what: str, epoch: int, mean_loss: float) -> None:
+    """Raise TrainingError when the mean loss of an epoch is NaN or infinite."""
+    if not math.isfinite(mean_loss):
+        raise TrainingError(
+            f"{what}: the loss became {mean_loss} in epoch {epoch}; a lower learning rate usually helps"
+        )

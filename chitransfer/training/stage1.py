@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
@@ -23,7 +22,7 @@ from chitransfer.data.splits import hold_out_polymers
 from chitransfer.errors import TrainingError
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.model.scalers import ChiScaler
-from chitransfer.training.fast import FlatParameters, SparseStep, first_layer, multiplies_in_bf16
+from chitransfer.training.fast import FlatParameters, SparseStep, first_layer, multiplies_in_bf16, without_subnormals
 from chitransfer.training.inputs import FeatureTensors, PairTable, group_by_pair, scale_features
 from chitransfer.training.loop import train_epochs
 from chitransfer.training.losses import chi_loss
@@ -130,14 +129,19 @@ class Stage1Run:
     ----------
     seed
         Fixes initial weights, batch order and dropout; the same seed on the same machine gives the same weights.
+
+    Attributes
+    ----------
+    flat, optimizer, batch_size, is_bf16
+        What `training.packed` needs to train several runs as one program.
     """
 
     def __init__(self, data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int) -> None:
         self.data = data
         self.settings = settings
         self.device = data.train.tau.device
-        self._batch_size = settings.batch_size_for(len(data.train))
-        if shape.use_batchnorm and self._batch_size < 2:
+        self.batch_size = settings.batch_size_for(len(data.train))
+        if shape.use_batchnorm and self.batch_size < 2:
             raise TrainingError(
                 f"batch normalisation needs at least 2 pairs a batch, got training.batch_size_dft "
                 f"{settings.batch_size} and {len(data.train)} training pairs; use larger batches or set "
@@ -148,18 +152,18 @@ class Stage1Run:
             self.network = TransferNetwork(shape).to(self.device)
             self._random_state = torch.get_rng_state()
         self._shuffle = torch.Generator().manual_seed(seed)
-        self._flat = FlatParameters.of(self.network)
-        self._is_bf16 = multiplies_in_bf16(settings.precision, self.device)
+        self.flat = FlatParameters.of(self.network)
+        self.is_bf16 = multiplies_in_bf16(settings.precision, self.device)
         self._sparse_step = (
-            SparseStep(self.network, data.sparse_train.dense_columns, self._batch_size, is_bf16=self._is_bf16)
+            SparseStep(self.network, data.sparse_train.dense_columns, self.batch_size, is_bf16=self.is_bf16)
             if self.device.type == "cpu"
             else None
         )
-        self._optimizer = torch.optim.AdamW(
-            [self._flat.values], lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        self.optimizer = torch.optim.AdamW(
+            [self.flat.values], lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self._optimizer, factor=settings.lr_schedule_factor, patience=settings.lr_schedule_patience
+            self.optimizer, factor=settings.lr_schedule_factor, patience=settings.lr_schedule_patience
         )
         self.epoch = 0
         self.best_epoch = 0
@@ -182,16 +186,16 @@ class Stage1Run:
         """
         if self.finished or epoch <= self.epoch:
             return
-        with torch.random.fork_rng(devices=[]), _without_subnormals():
+        with torch.random.fork_rng(devices=[]), without_subnormals():
             torch.set_rng_state(self._random_state)
             train_epochs(
                 first_epoch=self.epoch + 1,
                 last_epoch=min(epoch, self.settings.n_epochs),
                 batches=self._batches,
                 compute_loss=self._loss,
-                optimizer=self._optimizer,
+                optimizer=self.optimizer,
                 clip_gradients=self._clip,
-                end_epoch=self._end_epoch,
+                end_epoch=self.end_epoch,
                 what="Stage 1",
             )
             self._random_state = torch.get_rng_state()
@@ -207,7 +211,7 @@ class Stage1Run:
         return {
             "weights": self._copy_weights(),
             "best_weights": self._best_weights,
-            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "schedule": {
                 key: value
                 for key, value in self._schedule.state_dict().items()
@@ -225,7 +229,7 @@ class Stage1Run:
         """Go on from a state saved by `state_dict` of a run with the same data, shape, settings and seed."""
         self.network.load_state_dict(state["weights"])
         self._best_weights = dict(state["best_weights"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._random_state = state["random_state"].cpu()
         self._shuffle.set_state(state["shuffle_state"].cpu())
@@ -234,12 +238,35 @@ class Stage1Run:
         self.best_mae = state["best_mae"]
         self.history = list(state["history"])
 
-    def _batches(self, epoch: int) -> Iterator[_Batch]:
-        train, size = self.data.train, self._batch_size
-        order = torch.randperm(len(train), generator=self._shuffle).to(self.device)
-        if self.network.shape.use_batchnorm and len(order) % size == 1:
+    @property
+    def trained(self) -> TransferNetwork:
+        """The network under training itself; the parameters of encoder and χ head are views of `flat`."""
+        return self.network
+
+    def gather(self, pairs: Tensor) -> Tensor:
+        """Inputs of training pairs given by position, (…, n_columns)."""
+        train = self.data.train
+        return self.data.features.gather(train.structure[pairs], train.solvent[pairs])
+
+    def draw_order(self) -> Tensor:
+        """Positions of the training pairs in the order of another epoch, (n_pairs,) int64 on the CPU."""
+        order = torch.randperm(len(self.data.train), generator=self._shuffle)
+        if self.network.shape.use_batchnorm and len(order) % self.batch_size == 1:
             # A pair alone in the last batch has no variance to normalise by; every epoch leaves out another one.
             order = order[:-1]
+        return order
+
+    def draw_seed(self) -> int:
+        """Seed of another epoch's dropout where the masks are not drawn here, from the run's own random numbers."""
+        generator = torch.Generator()
+        generator.set_state(self._random_state)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        self._random_state = generator.get_state()
+        return seed
+
+    def _batches(self, epoch: int) -> Iterator[_Batch]:
+        train, size = self.data.train, self.batch_size
+        order = self.draw_order().to(self.device)
         parts = [values[order].split(size) for values in (train.tau, train.target, train.mask)]
         inputs: Iterator[SparseBatch | None] = repeat(None, len(parts[0]))
         if self._sparse_step is not None:
@@ -252,21 +279,27 @@ class Stage1Run:
     def _loss(self, batch: _Batch) -> Tensor:
         if self._sparse_step is not None and batch.inputs is not None:
             return self._sparse_step.loss_and_gradients(batch.inputs, batch.tau, batch.target, batch.mask)
-        train = self.data.train
-        inputs = self.data.features.gather(train.structure[batch.pairs], train.solvent[batch.pairs])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._is_bf16):
+        inputs = self.gather(batch.pairs)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
             coefficients = self.network.heads.chi(self.network.encoder(inputs))
         predicted = chi_at(coefficients.float().unsqueeze(-2), batch.tau)  # (pair, temperature)
         loss = chi_loss(predicted, batch.target, batch.mask, dim=(-2, -1))
         # The gradients are views of one vector and must stay so: cleared here, not dropped by the loop.
-        self._flat.gradients.zero_()
+        self.flat.gradients.zero_()
         loss.backward()
         return loss.detach()
 
     def _clip(self) -> None:
-        self._flat.clip(self.settings.grad_clip_norm)
+        self.flat.clip(self.settings.grad_clip_norm)
 
-    def _end_epoch(self, epoch: int, mean_loss: float) -> bool:
+    def end_epoch(self, epoch: int, mean_loss: float) -> bool:
+        """Validate, keep the weights if they are the best, let the schedule see it; True when Stage 1 is to stop.
+
+        Raises
+        ------
+        TrainingError
+            The validation MAE became NaN or infinite.
+        """
         validation = self.data.validation
         if self._sparse_step is None:
             mae = stage1_mae(self.network, self.data, validation)
@@ -288,7 +321,7 @@ class Stage1Run:
                 "epoch": epoch,
                 "train_loss": mean_loss,
                 "validation_mae": mae,
-                "lr": float(self._optimizer.param_groups[0]["lr"]),
+                "lr": float(self.optimizer.param_groups[0]["lr"]),
             }
         )
         if is_chance or mae < self.best_mae:
@@ -301,16 +334,6 @@ class Stage1Run:
 
     def _copy_weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-
-
-@contextmanager
-def _without_subnormals() -> Iterator[None]:
-    """Round numbers below 1e-38 to zero: AdamW's moments of units that went silent decay to there, and slow it down."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 @torch.no_grad()
