@@ -69,7 +69,7 @@ class FittedMembers:
         module: nn.Module = self.network.heads if self.frozen else self.network
         parameters, arguments = self.parameters, (inputs,)
         if self._compact is not None and self.columns is not None:
-            weight = first_layer(self.network).weight
+            weight = self.network.encoder.first.weight
             others = torch.ones(inputs.shape[-1], dtype=torch.bool, device=inputs.device)
             others[self.columns] = False
             # What the members have in common is worked out once.
@@ -90,7 +90,7 @@ class FittedMembers:
         target = network.heads if self.frozen else network
         own = {name: stacked[position].detach() for name, stacked in self.parameters.items()}
         if self.columns is not None:
-            whole = first_layer(network).weight.detach().clone()
+            whole = network.encoder.first.weight.detach().clone()
             whole[:, self.columns] = own[FIRST_WEIGHT]
             own[FIRST_WEIGHT] = whole
         target.load_state_dict(own, strict=False)
@@ -118,18 +118,21 @@ class _Shifted(nn.Module):
         return result
 
 
-def first_layer(network: TransferNetwork) -> nn.Linear:
-    """The encoder's first layer, the one that reads features."""
-    layer = network.encoder[0]
-    if not isinstance(layer, nn.Linear):
-        raise TypeError(f"an encoder begins with a linear layer, got {type(layer).__name__}")
-    return layer
-
-
 def keep_columns(network: TransferNetwork, columns: Tensor) -> TransferNetwork:
     """A copy of a network that reads only some of its features, given by index (n_columns,) int64."""
     compact = copy.deepcopy(network)
-    first = first_layer(compact)
+    first = compact.encoder.first
     first.weight = nn.Parameter(first.weight.detach()[:, columns].clone())
     first.in_features = len(columns)
     return compact
+
+
+def spread_columns(compact: TransferNetwork, columns: Tensor) -> TransferNetwork:
+    """The inverse of `keep_columns`: a copy that reads every feature, with weights of zero for those left out."""
+    network = copy.deepcopy(compact)
+    first, n_features = network.encoder.first, network.shape.n_features
+    weight = first.weight.detach().new_zeros(first.out_features, n_features)
+    weight[:, columns] = first.weight.detach()
+    first.weight = nn.Parameter(weight)
+    first.in_features = n_features
+    return network

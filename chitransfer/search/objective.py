@@ -37,7 +37,8 @@ UNREADABLE = (
 )  # fmt: skip
 ERRORS = ("exp_mae", "exp_rmse", "stage1_mae")
 # Reasons a trial may fail without the study being at fault: a numerical blow-up, or memory.
-TRIAL_FAILURES = (TrainingError, MemoryError, torch.OutOfMemoryError, ArithmeticError)
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+TRIAL_FAILURES = (TrainingError, *OUT_OF_MEMORY, ArithmeticError)
 logger = logging.getLogger(__name__)
 
 
@@ -195,14 +196,7 @@ class TrialRunner:
         try:
             return self._run_within_memory(task)
         except TRIAL_FAILURES as error:
-            logger.debug("trial %d failed", task.number, exc_info=True)
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            if isinstance(error, MemoryError | torch.OutOfMemoryError):
-                reason = (
-                    f"out of memory ({reason}); lower training.batch_size_dft or training.batch_size_exp, "
-                    "or set search.halve_batch_when_out_of_memory"
-                )
-            return RungResult(number=task.number, epoch=0, finished=True, failure=reason)
+            return describe_failure(task, error)
 
     def _run_within_memory(self, task: RungTask) -> RungResult:
         try:
@@ -218,33 +212,56 @@ class TrialRunner:
         return self._run(replace(task, overrides={**task.overrides, "training.batch_size_dft": half}))
 
     def _run(self, task: RungTask) -> RungResult:
-        config = override_config(self.config, task.overrides)
-        n_seeds = config.search.n_pretrain_seeds
-        folds = self._folds_of(task.replicate)
-        states: list[dict[str, Any]] = [] if task.state is None else unpack_state(task.state)
-        seconds = {"stage1": 0.0, "stage2": 0.0}
-        replicates, networks_mae, new_states, epochs, encoders = [], [], [], [], []
-        finished = True
-        for position in range(n_seeds):
-            replicate = task.replicate * n_seeds + position
-            seed = derive_seed(config.seed, "pretrain", task.number, replicate)
-            started = time.perf_counter()
-            run = Stage1Run(
-                self.stage1_data,
-                network_shape(config, self.stage1_data.features.n_features),
-                stage1_settings(config),
-                seed,
-            )
-            if states:
-                run.load_state_dict(states[position])
+        started = time.perf_counter()
+        runs = self.start(task)
+        for run in runs:
             while not run.finished and run.epoch < task.epoch:
                 run.train_to(run.epoch + 1)
                 if self._stop_requested():
                     raise Cancelled
-            seconds["stage1"] += time.perf_counter() - started
+        return self.score(task, runs, time.perf_counter() - started)
+
+    def start(self, task: RungTask) -> list[Stage1Run]:
+        """Stage 1 of a trial as its last rung left it, a run for every pretraining seed.
+
+        Raises
+        ------
+        CheckpointError
+            The state of the last rung is damaged or of another trial.
+        """
+        config = override_config(self.config, task.overrides)
+        states: list[dict[str, Any]] = [] if task.state is None else unpack_state(task.state)
+        runs = []
+        for position, replicate in enumerate(_pretrainings(config, task)):
+            run = Stage1Run(
+                self.stage1_data,
+                network_shape(config, self.stage1_data.features.n_features),
+                stage1_settings(config),
+                derive_seed(config.seed, "pretrain", task.number, replicate),
+            )
+            if states:
+                _go_on(run, states, position)
+            runs.append(run)
+        return runs
+
+    def score(self, task: RungTask, runs: Sequence[Stage1Run], stage1_seconds: float) -> RungResult:
+        """Quick Stage 2 on what `start` gave and training made of it.
+
+        Raises
+        ------
+        TrainingError
+            Stage 2 or the objective is not finite.
+        """
+        config = override_config(self.config, task.overrides)
+        folds = self._folds_of(task.replicate)
+        seconds = {"stage1": stage1_seconds, "stage2": 0.0}
+        replicates, encoders = [], []
+        for replicate, run in zip(_pretrainings(config, task), runs, strict=True):
+            seed = derive_seed(config.seed, "pretrain", task.number, replicate)
             started = time.perf_counter()
+            network = run.best_network()
             out_of_fold, scores = cross_validate(
-                run.best_network(),
+                network,
                 self.stage2_data,
                 self.dataset,
                 folds,
@@ -253,24 +270,21 @@ class TrialRunner:
             )
             seconds["stage2"] += time.perf_counter() - started
             replicates.append(ReplicateResult(seed, run.best_epoch, scores, out_of_fold, run.history))
-            networks_mae.append(run.best_mae)
-            new_states.append(run.state_dict())
             key = stage1_key(config, self.dataset, seed)
-            weights = new_states[-1]["best_weights"]
-            encoders.append(SavedEncoder(key, seed, weights, run.best_mae, run.best_epoch, run.epoch))
-            epochs.append(run.epoch)
-            finished &= run.finished
+            encoders.append(SavedEncoder(key, seed, network.state_dict(), run.best_mae, run.best_epoch, run.epoch))
+        errors = [run.best_mae for run in runs]
         components, spread = pool_scores([replicate.scores for replicate in replicates])
-        components["stage1_mae"], spread["stage1_mae"] = float(np.mean(networks_mae)), float(np.std(networks_mae))
+        components["stage1_mae"], spread["stage1_mae"] = float(np.mean(errors)), float(np.std(errors))
+        finished = all(run.finished for run in runs)
         return RungResult(
             number=task.number,
-            epoch=max(epochs),
+            epoch=max(run.epoch for run in runs),
             finished=finished,
             components=components,
             spread=spread,
             value=transfer_objective(components, config.objective),
             replicates=tuple(replicates),
-            state=b"" if finished else pack_state(new_states),
+            state=b"" if finished else pack_state([run.state_dict() for run in runs]),
             encoders=pack_encoders(encoders) if finished and task.replicate == 0 else b"",
             seconds=seconds,
             peak_memory_mb=self._peak_memory_mb(),
@@ -286,6 +300,24 @@ class TrialRunner:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def describe_failure(task: RungTask, error: BaseException) -> RungResult:
+    """The result of a rung that broke off, one of `TRIAL_FAILURES` being the reason."""
+    logger.debug("trial %d failed", task.number, exc_info=error)
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, OUT_OF_MEMORY):
+        reason = (
+            f"out of memory ({reason}); lower training.batch_size_dft or training.batch_size_exp, "
+            "or set search.halve_batch_when_out_of_memory"
+        )
+    return RungResult(number=task.number, epoch=0, finished=True, failure=reason)
+
+
+def _pretrainings(config: Config, task: RungTask) -> range:
+    """Numbers of a task's pretraining seeds; further runs of a trial go on counting."""
+    n_seeds = config.search.n_pretrain_seeds
+    return range(task.replicate * n_seeds, (task.replicate + 1) * n_seeds)
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it

@@ -5,7 +5,9 @@ Built by `training.stage1`; read by `training.stage2`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +16,18 @@ from torch import Tensor
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.model.network import inverse_temperature
 from chitransfer.model.scalers import ChiScaler, FeatureScaler
+
+
+class Pairs(Protocol):
+    """Polymer–solvent pairs by index, (n,) int64 each."""
+
+    @property
+    def structure(self) -> Tensor:
+        """Rows of `FeatureTensors.polymer`."""
+
+    @property
+    def solvent(self) -> Tensor:
+        """Rows of `FeatureTensors.solvent`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,14 @@ class FeatureTensors:
         width = self.polymer.shape[1]
         polymer = self.polymer[:, columns[columns < width]]
         return replace(self, polymer=polymer, solvent=self.solvent[:, columns[columns >= width] - width])
+
+
+def used_columns(features: FeatureTensors, tables: Sequence[Pairs]) -> Tensor:
+    """Features that are not zero in some pair of the tables, by index into the network's input, (n_columns,) int64."""
+    structure = torch.cat([table.structure for table in tables]).unique()
+    solvent = torch.cat([table.solvent for table in tables]).unique()
+    is_used = torch.cat([(features.polymer[structure] != 0).any(0), (features.solvent[solvent] != 0).any(0)])
+    return torch.nonzero(is_used)[:, 0]
 
 
 def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, device: torch.device) -> FeatureTensors:

@@ -20,10 +20,11 @@ from torch import Tensor
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.splits import hold_out_polymers
 from chitransfer.errors import TrainingError
+from chitransfer.model.members import keep_columns, spread_columns
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.model.scalers import ChiScaler
 from chitransfer.training.fast import FlatParameters, SparseStep, first_layer, multiplies_in_bf16, without_subnormals
-from chitransfer.training.inputs import FeatureTensors, PairTable, group_by_pair, scale_features
+from chitransfer.training.inputs import FeatureTensors, PairTable, group_by_pair, scale_features, used_columns
 from chitransfer.training.loop import train_epochs
 from chitransfer.training.losses import chi_loss
 from chitransfer.training.sparse import SparseBatch, SparseInputs
@@ -101,14 +102,24 @@ class Stage1Data:
         )
 
     @cached_property
+    def columns(self) -> Tensor:
+        """Features that a training or validation pair has, (n_columns,) int64: all that Stage 1 can learn about."""
+        return used_columns(self.features, [self.train, self.validation])
+
+    @cached_property
+    def seen(self) -> FeatureTensors:
+        """`features` with `columns` only."""
+        return self.features.keep(self.columns)
+
+    @cached_property
     def sparse_train(self) -> SparseInputs:
         """Inputs of the training pairs without their zeros; CPU only, made on first use."""
-        return SparseInputs(self.features, self.train)
+        return SparseInputs(self.seen, self.train)
 
     @cached_property
     def sparse_validation(self) -> SparseInputs:
         """Inputs of the validation pairs, with the training pairs' dense columns; CPU only, made on first use."""
-        return SparseInputs(self.features, self.validation, self.sparse_train.dense_columns.numpy())
+        return SparseInputs(self.seen, self.validation, self.sparse_train.dense_columns.numpy())
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,9 @@ class _Batch:
 
 class Stage1Run:
     """One pretraining, stoppable and resumable at the end of any epoch.
+
+    Features that no Stage 1 pair has are left out while it trains; in the networks it gives, their weights are zero,
+    because nothing was learned about them.
 
     Parameters
     ----------
@@ -149,13 +163,13 @@ class Stage1Run:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = TransferNetwork(shape).to(self.device)
+            self._trained = keep_columns(TransferNetwork(shape).to(self.device), data.columns)
             self._random_state = torch.get_rng_state()
         self._shuffle = torch.Generator().manual_seed(seed)
-        self.flat = FlatParameters.of(self.network)
+        self.flat = FlatParameters.of(self._trained)
         self.is_bf16 = multiplies_in_bf16(settings.precision, self.device)
         self._sparse_step = (
-            SparseStep(self.network, data.sparse_train.dense_columns, self.batch_size, is_bf16=self.is_bf16)
+            SparseStep(self._trained, data.sparse_train.dense_columns, self.batch_size, is_bf16=self.is_bf16)
             if self.device.type == "cpu"
             else None
         )
@@ -200,11 +214,16 @@ class Stage1Run:
             )
             self._random_state = torch.get_rng_state()
 
+    @property
+    def network(self) -> TransferNetwork:
+        """A copy of the network with its latest weights, in eval mode."""
+        return spread_columns(self._trained, self.data.columns).eval()
+
     def best_network(self) -> TransferNetwork:
         """A copy of the network with the weights of the best validation epoch, in eval mode."""
-        network = TransferNetwork(self.network.shape).to(self.device)
+        network = copy.deepcopy(self._trained)
         network.load_state_dict(self._best_weights)
-        return network.eval()
+        return spread_columns(network, self.data.columns).eval()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs to go on as if never stopped: tensors and plain values only."""
@@ -226,8 +245,14 @@ class Stage1Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state saved by `state_dict` of a run with the same data, shape, settings and seed."""
-        self.network.load_state_dict(state["weights"])
+        """Go on from a state saved by `state_dict` of a run with the same data, shape, settings and seed.
+
+        Raises
+        ------
+        KeyError, RuntimeError, TypeError, ValueError
+            The state is not of such a run.
+        """
+        self._trained.load_state_dict(state["weights"])
         self._best_weights = dict(state["best_weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -241,17 +266,17 @@ class Stage1Run:
     @property
     def trained(self) -> TransferNetwork:
         """The network under training itself; the parameters of encoder and χ head are views of `flat`."""
-        return self.network
+        return self._trained
 
     def gather(self, pairs: Tensor) -> Tensor:
         """Inputs of training pairs given by position, (…, n_columns)."""
         train = self.data.train
-        return self.data.features.gather(train.structure[pairs], train.solvent[pairs])
+        return self.data.seen.gather(train.structure[pairs], train.solvent[pairs])
 
     def draw_order(self) -> Tensor:
         """Positions of the training pairs in the order of another epoch, (n_pairs,) int64 on the CPU."""
         order = torch.randperm(len(self.data.train), generator=self._shuffle)
-        if self.network.shape.use_batchnorm and len(order) % self.batch_size == 1:
+        if self._trained.shape.use_batchnorm and len(order) % self.batch_size == 1:
             # A pair alone in the last batch has no variance to normalise by; every epoch leaves out another one.
             order = order[:-1]
         return order
@@ -272,7 +297,7 @@ class Stage1Run:
         if self._sparse_step is not None:
             self._sparse_step.begin_epoch()
             inputs = self.data.sparse_train.batches(order, size)
-        self.network.train()
+        self._trained.train()
         for pairs, batch, tau, target, mask in zip(order.split(size), inputs, *parts, strict=True):
             yield _Batch(pairs, batch, tau, target, mask)
 
@@ -281,7 +306,7 @@ class Stage1Run:
             return self._sparse_step.loss_and_gradients(batch.inputs, batch.tau, batch.target, batch.mask)
         inputs = self.gather(batch.pairs)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
-            coefficients = self.network.heads.chi(self.network.encoder(inputs))
+            coefficients = self._trained.heads.chi(self._trained.encoder(inputs))
         predicted = chi_at(coefficients.float().unsqueeze(-2), batch.tau)  # (pair, temperature)
         loss = chi_loss(predicted, batch.target, batch.mask, dim=(-2, -1))
         # The gradients are views of one vector and must stay so: cleared here, not dropped by the loop.
@@ -302,9 +327,10 @@ class Stage1Run:
         """
         validation = self.data.validation
         if self._sparse_step is None:
-            mae = stage1_mae(self.network, self.data, validation)
+            coefficients = predict_coefficients(self._trained, self.data.seen, validation.structure, validation.solvent)
         else:
-            mae = _mae(_predict_sparse(self.network, self.data.sparse_validation), self.data, validation)
+            coefficients = _predict_sparse(self._trained, self.data.sparse_validation)
+        mae = _mae(coefficients, self.data, validation)
         if not math.isfinite(mae):
             raise TrainingError(
                 f"Stage 1: the validation MAE became {mae} in epoch {epoch}; a lower learning rate usually helps"
@@ -333,7 +359,7 @@ class Stage1Run:
         return self.epoch - self.best_epoch >= self.settings.early_stopping_patience
 
     def _copy_weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        return {name: tensor.detach().clone() for name, tensor in self._trained.state_dict().items()}
 
 
 @torch.no_grad()

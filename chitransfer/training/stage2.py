@@ -20,7 +20,7 @@ from chitransfer.errors import TrainingError
 from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import Heads, TransferNetwork, chi_at, inverse_temperature
 from chitransfer.model.scalers import ChiScaler
-from chitransfer.training.inputs import FeatureTensors, PairTable
+from chitransfer.training.inputs import FeatureTensors, Pairs, PairTable, used_columns
 from chitransfer.training.loop import train_epochs
 from chitransfer.training.losses import chi_loss, solubility_loss
 from chitransfer.training.rehearsal import Rehearsal
@@ -130,7 +130,10 @@ class _MemberTraining:
         network = copy.deepcopy(network).eval()
         computed = data.computed if settings.lambda_dft > 0 and not self.frozen else None
         # No gradient reaches the first-layer weights of a feature that no row has: they are left out, not copied.
-        columns = None if self.frozen else _used_columns(data, computed)
+        tables: list[Pairs] = [data.chi, data.solubility]
+        if computed is not None:
+            tables.append(computed)
+        columns = None if self.frozen else used_columns(data.features, tables)
         self.features = data.features if columns is None else data.features.keep(columns)
         trained = network if columns is None else keep_columns(network, columns)
         stacked = _stack_members(trained, self.n_members, self.frozen)
@@ -227,16 +230,6 @@ class _MemberTraining:
         factor = (self.settings.grad_clip_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)  # (member,)
         for gradient in gradients:
             gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
-
-
-def _used_columns(data: Stage2Data, computed: PairTable | None) -> Tensor:
-    """Features that are not zero in some row that is trained on, (n_columns,) int64."""
-    tables = [data.chi, data.solubility] + ([] if computed is None else [computed])
-    structure = torch.cat([table.structure for table in tables]).unique()
-    solvent = torch.cat([table.solvent for table in tables]).unique()
-    polymer_used = (data.features.polymer[structure] != 0).any(0)
-    solvent_used = (data.features.solvent[solvent] != 0).any(0)
-    return torch.cat([polymer_used, solvent_used]).nonzero().squeeze(1)
 
 
 def _stack_members(network: TransferNetwork, n_members: int, frozen: bool) -> dict[str, Tensor]:

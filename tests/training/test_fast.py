@@ -72,7 +72,7 @@ def data(rng: np.random.Generator) -> Stage1Data:
 
 def dense_inputs(data: Stage1Data, pairs: PairTable) -> Tensor:
     """The inputs that sparse ones stand for."""
-    return data.features.gather(pairs.structure, pairs.solvent)
+    return data.seen.gather(pairs.structure, pairs.solvent)
 
 
 def test_sparse_inputs_hold_what_gather_gives(data: Stage1Data) -> None:
@@ -115,7 +115,7 @@ def test_loss_and_gradients_equal_autograd(
     data: Stage1Data, monkeypatch: pytest.MonkeyPatch, use_batchnorm: bool, dropout: float, hidden: tuple[int, ...]
 ) -> None:
     torch.manual_seed(1)
-    shape = make_shape(data.features.n_features, dropout=dropout, use_batchnorm=use_batchnorm, hidden=hidden)
+    shape = make_shape(data.seen.n_features, dropout=dropout, use_batchnorm=use_batchnorm, hidden=hidden)
     network = TransferNetwork(shape)
     reference = copy.deepcopy(network).train()
     FlatParameters.of(network)
@@ -204,7 +204,8 @@ def train_plainly(data: Stage1Data, shape: NetworkShape, settings: Stage1Setting
     for _ in range(settings.n_epochs):
         network.train()
         for rows in torch.randperm(len(train), generator=shuffle).split(settings.batch_size):
-            coefficients = network.heads.chi(network.encoder(dense_inputs(data, train)[rows]))
+            inputs = data.features.gather(train.structure[rows], train.solvent[rows])
+            coefficients = network.heads.chi(network.encoder(inputs))
             predicted = chi_at(coefficients.unsqueeze(-2), train.tau[rows])
             optimizer.zero_grad()
             chi_loss(predicted, train.target[rows], train.mask[rows], dim=(-2, -1)).backward()
@@ -262,3 +263,16 @@ def test_a_resumed_run_is_bit_identical(data: Stage1Data, use_batchnorm: bool) -
     assert resumed.history == whole.history
     for name, tensor in whole.best_network().state_dict().items():
         assert torch.equal(tensor, resumed.best_network().state_dict()[name]), name
+
+
+def test_nothing_is_learned_about_features_no_pair_has(data: Stage1Data) -> None:
+    run = Stage1Run(data, make_shape(data.features.n_features), SETTINGS, seed=1)
+    run.train_to(2)
+    pairs = [data.features.gather(table.structure, table.solvent) for table in (data.train, data.validation)]
+    used = torch.cat(pairs).ne(0).any(0)
+    assert 0 < int(used.sum()) < data.features.n_features
+    for network in (run.network, run.best_network()):
+        weight = network.encoder.first.weight
+        assert weight.shape[1] == data.features.n_features
+        assert not weight[:, ~used].any()
+        assert weight[:, used].any(0).all()
