@@ -7,10 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ruamel.yaml
+
+from chitransfer.config import load_config, parse_set_options
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SETTINGS = {
@@ -91,3 +95,30 @@ def test_every_command_of_the_document_runs(document: str, workplace: Path, proj
         call = ["bash", "-euo", "pipefail", "-c", script] if language == "bash" else [sys.executable, "-c", script]
         done = subprocess.run(call, cwd=workplace, env=environment, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_the_clusters_page_names_keys_and_flags_that_exist(
+    project_root: Path,
+    tmp_path: Path,
+    run_command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = (project_root / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(example)
+    config = load_config(tmp_path / "mine.yaml")
+    given = ruamel.yaml.YAML(typ="safe").load(example)["cluster"]
+    assert given.items() <= config.cluster.model_dump().items()
+    load_config(None, parse_set_options([a or b for a, b in re.findall(r"--set (?:'([^']+)'|([^\s`]+))", text)]))
+    keys = set(re.findall(r"`(?:search|cluster|training)\.\w+`", text))
+    known = {
+        f"`{section}.{key}`" for section, keys in config.model_dump().items() if isinstance(keys, dict) for key in keys
+    }
+    assert keys
+    assert keys <= known
+    monkeypatch.setenv("COLUMNS", "200")
+    _, help_text, _ = run_command("search", "--help")
+    calls = [line for line in text.splitlines() if line.startswith("chitransfer search")]
+    assert len(calls) == 4
+    for flag in {flag for line in calls for flag in re.findall(r"--[a-z-]+", line)} | {"--workers", "--devices"}:
+        assert flag in help_text, flag
