@@ -1,7 +1,7 @@
 """Where rungs run. The driver knows only `Workers`: submit a task, wait for some, give one up, stop.
 
 `InProcessWorkers` is one thread beside the driver, so that signals are heard while a rung computes; `make_workers`
-chooses between it and `dask_workers`.
+chooses between it, `pack_workers` and `dask_workers`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -64,8 +64,19 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
         The scheduler does not answer.
     """
     search, threads = config.search, config.training.num_threads
-    if search.scheduler is None and max(search.workers, len(search.devices)) == 1:
-        return InProcessWorkers(config, dataset, device=search.devices[0] if search.devices else None)
+    is_one_process = search.scheduler is None and max(search.workers, len(search.devices)) == 1
+    if search.pack > 1 and not is_one_process:
+        raise ConfigError(
+            f"search.pack {search.pack} trains trials together in the search's own process; it cannot be combined with "
+            "search.scheduler, or with several search.workers or search.devices (set search.pack to 1)"
+        )
+    if is_one_process:
+        device = search.devices[0] if search.devices else None
+        if search.pack == 1:
+            return InProcessWorkers(config, dataset, device=device)
+        from chitransfer.search.pack_workers import PackWorkers
+
+        return PackWorkers(config, dataset, search.pack, device=device)
     if search.scheduler is not None and (search.devices or search.workers > 1):
         raise ConfigError(
             "search.workers and search.devices speak of this machine and cannot be combined with search.scheduler "
@@ -96,7 +107,9 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
 
 
 @dataclass(eq=False)
-class _Job:
+class Job:
+    """A rung on its way: whoever asked for it holds the future, and may give it up."""
+
     task: RungTask
     outcome: Future[RungResult] = field(default_factory=Future)
     give_up: threading.Event = field(default_factory=threading.Event)
@@ -112,7 +125,7 @@ class InProcessWorkers:
         Called as `TrialRunner` is.
     """
 
-    capacity = 1
+    capacity: int = 1
 
     def __init__(
         self,
@@ -130,14 +143,14 @@ class InProcessWorkers:
             n_threads=config.training.num_threads,
             stop_requested=lambda: self._current.job.give_up.is_set(),
         )
-        self._jobs: dict[Future[RungResult], _Job] = {}
+        self._jobs: dict[Future[RungResult], Job] = {}
         self._start_thread()
 
     def submit(self, task: RungTask) -> Future[RungResult]:
         """Start a rung, or queue it behind the one running."""
-        job = _Job(task)
+        job = Job(task)
         self._jobs[job.outcome] = job
-        self._queue.put(job)
+        self._queue.put([job])
         return job.outcome
 
     def wait(self, futures: Collection[Future[RungResult]], timeout: float) -> set[Future[RungResult]]:
@@ -171,17 +184,25 @@ class InProcessWorkers:
         self._jobs.clear()
 
     def _start_thread(self) -> None:
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[Job] | None] = queue.SimpleQueue()
         # A daemon, so that a rung that hangs cannot keep the whole program from ending.
         self._thread = threading.Thread(target=self._work, args=(self._queue,), name="rung", daemon=True)
         self._thread.start()
 
-    def _work(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
-        while (job := jobs.get()) is not None:
-            if job.give_up.is_set() or not job.outcome.set_running_or_notify_cancel():
-                continue
-            self._current.job, job.started = job, time.monotonic()
+    def _work(self, jobs: queue.SimpleQueue[Sequence[Job] | None]) -> None:
+        while (together := jobs.get()) is not None:
+            self._run_jobs(
+                [job for job in together if not job.give_up.is_set() and job.outcome.set_running_or_notify_cancel()]
+            )
+
+    def _run_jobs(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.started = time.monotonic()
             try:
-                job.outcome.set_result(self.runner.run(job.task))
+                job.outcome.set_result(self._run_alone(job))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to whoever asked for the rung
                 job.outcome.set_exception(error)
+
+    def _run_alone(self, job: Job) -> RungResult:
+        self._current.job = job
+        return self.runner.run(job.task)

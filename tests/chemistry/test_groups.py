@@ -189,7 +189,7 @@ PIECES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(n=st.integers(1, 5), pieces=PIECES)
 def test_covers_are_those_of_brute_force(n: int, pieces: list[tuple[int, frozenset[int], int]]) -> None:
     universe = list(range(n))

@@ -216,7 +216,7 @@ def test_keys_tell_chains_apart_exactly_as_words_do(letters: str, longest: int) 
     assert all(len(found) == 1 for found in chains.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     word=st.text(alphabet=sorted(LETTERS), min_size=1, max_size=12),
     start=st.integers(0, 11),
@@ -359,7 +359,7 @@ def check_ends_well(smiles: str) -> None:
         assert molecule.GetNumAtoms() > 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=40))
 def test_any_text_gives_a_key_or_a_reason(smiles: str) -> None:
     check_ends_well(smiles)
@@ -385,7 +385,7 @@ PIECES += [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(unit=st.sampled_from(UNITS), edits=st.lists(st.tuples(st.integers(0, 80), st.sampled_from(PIECES)), max_size=4))
 @example(unit="*[C@H]1CC[C@](*)CC1", edits=[])
 @example(unit="*CC[S@SP1](*)c1ccccc1", edits=[])

@@ -135,7 +135,7 @@ def straddling_polymers(identities: list[str], fold_of_rows: np.ndarray) -> set[
 
 class TestFolds:
     @given(measured_tables(), st.integers(2, 4), st.integers(0, 2**31 - 1))
-    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_no_polymer_is_on_both_sides_across_both_tables(
         self, tmp_path: Path, tables_of: tuple[list[dict], list[dict]], n_folds: int, seed: int
     ) -> None:

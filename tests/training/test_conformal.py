@@ -60,7 +60,7 @@ def test_cross_fitted_widths_do_not_see_their_own_fold() -> None:
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=40), st.floats(0.05, 1.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equal_weights_give_the_ordinary_quantile(values: list[float], level: float) -> None:
     array = np.array(values)
     weights = np.full(len(array), 1.0 / len(array))

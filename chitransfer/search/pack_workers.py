@@ -1,0 +1,162 @@
+"""Rungs of several trials trained as one program, in this process.
+
+Made by `workers.make_workers`; the driver sees only the `Workers` protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+import torch
+
+from chitransfer.config import Config
+from chitransfer.data.assemble import Dataset
+from chitransfer.search.objective import (
+    OUT_OF_MEMORY,
+    TRIAL_FAILURES,
+    Cancelled,
+    RungResult,
+    RungTask,
+    TrialRunner,
+    describe_failure,
+)
+from chitransfer.search.workers import InProcessWorkers, Job
+from chitransfer.training.packed import train_together
+from chitransfer.training.stage1 import Stage1Run
+
+logger = logging.getLogger(__name__)
+
+
+class PackWorkers(InProcessWorkers):
+    """Up to `size` rungs at a time, whose Stage 1 is one program, in a thread of this process.
+
+    Tasks are collected until the driver waits and no pack is under way; then they are trained together, and their
+    results come back at the same moment. So the next pack is a whole one again, and which trials share a pack does not
+    depend on how fast anything runs.
+
+    Parameters
+    ----------
+    size
+        Rungs a pack.
+    make_runner
+        Called as `TrialRunner` is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        size: int,
+        *,
+        device: str | None = None,
+        make_runner: Callable[..., TrialRunner] = TrialRunner,
+    ) -> None:
+        super().__init__(config, dataset, device=device, make_runner=make_runner)
+        self.capacity = size
+        self._collected: list[Job] = []
+        self._under_way: list[Job] = []
+        self._delivering = threading.Lock()
+
+    def submit(self, task: RungTask) -> Future[RungResult]:
+        """Put a rung into the next pack."""
+        job = Job(task)
+        self._jobs[job.outcome] = job
+        self._collected.append(job)
+        return job.outcome
+
+    def wait(self, futures: Collection[Future[RungResult]], timeout: float) -> set[Future[RungResult]]:
+        """The futures that are done, after at most `timeout` seconds: all of a pack or none."""
+        if self._collected and all(job.outcome.done() or job.give_up.is_set() for job in self._under_way):
+            self._under_way, self._collected = self._collected, []
+            self._queue.put(self._under_way)
+        wait(futures, timeout=timeout, return_when=FIRST_COMPLETED)
+        with self._delivering:
+            return super().wait(futures, 0.0)
+
+    def abandon(self, future: Future[RungResult]) -> None:
+        """Leave a rung out of its pack after the epoch under way; a pack that does not react is left in its thread."""
+        self._collected = [job for job in self._collected if job.outcome is not future]
+        super().abandon(future)
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # In the thread
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _run_jobs(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.started = time.monotonic()
+        try:
+            outcomes = self._run_pack(jobs)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to whoever asked for the rungs
+            outcomes = [error] * len(jobs)
+        with self._delivering:
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                if job.outcome.done():
+                    continue
+                if isinstance(outcome, RungResult):
+                    job.outcome.set_result(outcome)
+                else:
+                    job.outcome.set_exception(outcome)
+
+    def _run_pack(self, jobs: Sequence[Job]) -> list[RungResult | BaseException]:
+        """Results or errors, in the order of the jobs; a pack too large for the memory is tried again in halves."""
+        try:
+            return self._train_and_score(jobs)
+        except OUT_OF_MEMORY:
+            pass
+        # Outside the except block, so that the failed attempt's tensors are no longer held by its traceback.
+        if self.runner.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(jobs) == 1:
+            return [self._run_alone(jobs[0])]
+        half = len(jobs) // 2
+        logger.warning("out of memory with %d trials in a pack (search.pack); once more with %d", len(jobs), half)
+        return [*self._run_pack(jobs[:half]), *self._run_pack(jobs[half:])]
+
+    def _train_and_score(self, jobs: Sequence[Job]) -> list[RungResult | BaseException]:
+        started = time.perf_counter()
+        runs_of: dict[int, list[Stage1Run]] = {}
+        errors: dict[int, BaseException] = {}
+        for number, job in enumerate(jobs):
+            try:
+                runs_of[number] = self.runner.start(job.task)
+            except OUT_OF_MEMORY:
+                raise
+            except Exception as error:  # noqa: BLE001 - a damaged state, say, is that trial's alone
+                errors[number] = error
+        owners = [number for number, runs in runs_of.items() for _ in runs]
+        failures = train_together(
+            [run for runs in runs_of.values() for run in runs],
+            [jobs[number].task.epoch for number in owners],
+            gave_up=lambda position: _gives_up(jobs[owners[position]]),
+        )
+        for position, failure in failures.items():
+            errors.setdefault(owners[position], failure)
+        # The members' share, so that the seconds of all trials add up to those of the search.
+        share = (time.perf_counter() - started) / len(jobs)
+        return [self._score(job, runs_of.get(number, []), errors.get(number), share) for number, job in enumerate(jobs)]
+
+    def _score(
+        self, job: Job, runs: Sequence[Stage1Run], error: BaseException | None, stage1_seconds: float
+    ) -> RungResult | BaseException:
+        if _gives_up(job):
+            return Cancelled()
+        try:
+            if error is not None:
+                raise error
+            return self.runner.score(job.task, runs, stage1_seconds)
+        except TRIAL_FAILURES as failure:
+            return describe_failure(job.task, failure)
+        except Exception as other:  # noqa: BLE001 - as in `InProcessWorkers`
+            return other
+
+
+def _gives_up(job: Job) -> bool:
+    """Whether a rung was given up; then whoever gave it up is told at once."""
+    if job.give_up.is_set() and not job.outcome.done():
+        job.outcome.set_exception(Cancelled())
+    return job.give_up.is_set()

@@ -1,0 +1,158 @@
+"""Trials trained as one program: what comes back is what each gives alone, and one member's trouble is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from chitransfer.config import load_config
+from chitransfer.errors import ConfigError
+from chitransfer.search import pack_workers
+from chitransfer.search.objective import Cancelled, RungTask, TrialRunner
+from chitransfer.search.pack_workers import PackWorkers
+from chitransfer.search.workers import make_workers
+from chitransfer.training.stage1 import Stage1Run
+
+# Without dropout a packed run is the run alone, up to rounding.
+PLAIN: dict[str, object] = {"model.encoder_dropout": 0.0, "model.chi_head_dropout": 0.0}
+
+
+@pytest.fixture
+def packed(tiny: dict[str, object], tiny_dataset: Any) -> Any:
+    workers = PackWorkers(load_config(None, {**tiny, **PLAIN}), tiny_dataset, 3)
+    yield workers
+    workers.close()
+
+
+@pytest.fixture
+def alone(tiny: dict[str, object], tiny_dataset: Any) -> TrialRunner:
+    return TrialRunner(load_config(None, {**tiny, **PLAIN}), tiny_dataset, n_threads=1)
+
+
+def finish(workers: PackWorkers, futures: Sequence[Any]) -> None:
+    waiting = set(futures)
+    while waiting:
+        waiting -= workers.wait(list(waiting), 1.0)
+
+
+def tasks(epoch: int, states: Sequence[bytes | None] = (None, None, None)) -> list[RungTask]:
+    rates, widths = (0.002, 0.004, 0.006), ([16], [16, 8], [16])
+    return [
+        RungTask(number, {"training.lr_pretrain": rate, "model.encoder_hidden_dims": width}, epoch, state)
+        for number, (rate, width, state) in enumerate(zip(rates, widths, states, strict=True))
+    ]
+
+
+def test_results_are_those_of_training_alone_over_two_rungs(packed: PackWorkers, alone: TrialRunner) -> None:
+    first = [packed.submit(task) for task in tasks(2)]
+    assert not any(future.done() for future in first)
+    finish(packed, first)
+    second = [packed.submit(task) for task in tasks(4, [future.result().state for future in first])]
+    finish(packed, second)
+    for future, task in zip(second, tasks(4), strict=True):
+        here, result = alone.run(task), future.result()
+        assert (result.number, result.epoch, result.finished) == (here.number, here.epoch, here.finished)
+        assert result.value == pytest.approx(here.value, rel=1e-3)
+        assert result.components == pytest.approx(here.components, rel=2e-3, nan_ok=True)
+
+
+def test_a_pack_comes_back_as_a_whole(packed: PackWorkers) -> None:
+    futures = [packed.submit(task) for task in tasks(2)]
+    done: set[Any] = set()
+    while not done:
+        done = packed.wait(futures, 1.0)
+    assert done == set(futures)
+    assert packed.capacity == 3
+
+
+def test_one_members_blow_up_is_its_own(
+    packed: PackWorkers, alone: TrialRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_epoch = Stage1Run.end_epoch
+
+    def spoil(self: Stage1Run, epoch: int, mean_loss: float) -> None:
+        if self.settings.lr == 0.004 and epoch == 2:
+            self.flat.values.detach().fill_(float("nan"))
+        end_epoch(self, epoch, mean_loss)
+
+    monkeypatch.setattr(Stage1Run, "end_epoch", spoil)
+    futures = [packed.submit(task) for task in tasks(4)]
+    finish(packed, futures)
+    results = [future.result() for future in futures]
+    assert "validation MAE became nan in epoch 2" in results[1].failure
+    for number in (0, 2):
+        assert results[number].value == pytest.approx(alone.run(tasks(4)[number]).value, rel=1e-3)
+
+
+def test_a_damaged_state_is_its_own_trials_error(packed: PackWorkers) -> None:
+    futures = [packed.submit(task) for task in tasks(4, [None, b"damaged", None])]
+    finish(packed, futures)
+    assert futures[1].exception() is not None
+    assert futures[0].result().failure == futures[2].result().failure == ""
+
+
+def test_a_pack_too_large_for_the_memory_is_halved(
+    packed: PackWorkers, alone: TrialRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    together: list[int] = []
+    train_together: Callable[..., Any] = pack_workers.train_together
+
+    def only_one_fits(runs: Sequence[Stage1Run], *words: Any, **named: Any) -> Any:
+        together.append(len(runs))
+        if len(runs) > 1:
+            raise torch.OutOfMemoryError("the card is full")
+        return train_together(runs, *words, **named)
+
+    monkeypatch.setattr(pack_workers, "train_together", only_one_fits)
+    futures = [packed.submit(task) for task in tasks(2)]
+    finish(packed, futures)
+    assert together == [3, 1, 2, 1, 1]
+    assert "search.pack" in caplog.text
+    for future, task in zip(futures, tasks(2), strict=True):
+        assert future.result().value == pytest.approx(alone.run(task).value, rel=1e-3)
+
+
+def test_a_member_given_up_leaves_the_others_alone(packed: PackWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    end_epoch = Stage1Run.end_epoch
+    futures = [packed.submit(task) for task in tasks(4)]
+
+    def give_up_in_the_second(self: Stage1Run, epoch: int, mean_loss: float) -> None:
+        if epoch == 2:
+            packed._jobs[futures[0]].give_up.set()
+        end_epoch(self, epoch, mean_loss)
+
+    monkeypatch.setattr(Stage1Run, "end_epoch", give_up_in_the_second)
+    finish(packed, futures)
+    assert isinstance(futures[0].exception(), Cancelled)
+    assert [future.result().epoch for future in futures[1:]] == [4, 4]
+
+
+def test_a_rung_not_yet_under_way_can_be_given_up(packed: PackWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chitransfer.search.workers.PATIENCE_SECONDS", 0.0)
+    futures = [packed.submit(task) for task in tasks(2)]
+    packed.abandon(futures[1])
+    finish(packed, [futures[0], futures[2]])
+    assert not futures[1].done()
+
+
+@pytest.mark.parametrize("pack", [2, 4])
+def test_every_budget_is_met_exactly(
+    pack: int, tiny: dict[str, object], make_search: Callable[..., tuple[int, Any]]
+) -> None:
+    code, folder = make_search({**tiny, "search.n_trials": 5, "search.pack": pack})
+    assert code == 0
+    code, _ = make_search({**tiny, "search.n_trials": 7, "search.pack": pack}, resume=folder)
+    assert code == 0
+    trials = pd.read_csv(folder.path / "all_trials.csv")
+    assert trials["number"].tolist() == list(range(7))
+    assert set(trials["state"]) == {"COMPLETE"}
+
+
+def test_packs_and_several_workers_contradict_each_other(tiny: dict[str, object], tiny_dataset: Any) -> None:
+    config = load_config(None, {**tiny, "search.pack": 2, "search.workers": 2})
+    with pytest.raises(ConfigError, match=r"search\.pack 2 .*set search\.pack to 1"):
+        make_workers(config, tiny_dataset, "key")
