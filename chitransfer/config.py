@@ -248,7 +248,7 @@ class SearchSettings(Section):
     study_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")] | None = None
     sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "nsga2"] = "tpe"
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
-    pruner: Literal["none", "median", "hyperband", "asha"] = "none"
+    pruner: Literal["auto", "none", "median", "hyperband", "asha"] = "auto"
     rungs: list[Count] = []
     n_pretrain_seeds: Count = 1
     enqueue_default: bool = True
@@ -290,9 +290,16 @@ class SearchSettings(Section):
             return self
         if len(set(self.objectives)) < max(2, len(self.objectives)):
             raise ValueError(f"objectives must be two or more different names, or [], got {self.objectives}")
-        if self.pruner != "none" or self.replicates > 1 or self.sampler == "cmaes":
-            raise ValueError("objectives need pruner none, replicates 1 and a sampler other than cmaes")
+        if self.chosen_pruner != "none" or self.replicates > 1 or self.sampler == "cmaes":
+            raise ValueError("objectives need pruner auto or none, replicates 1 and a sampler other than cmaes")
         return self
+
+    @property
+    def chosen_pruner(self) -> str:
+        """What `pruner` comes to: ``auto`` is the median pruner, and none where there are several objectives."""
+        if self.pruner == "auto":
+            return "none" if self.objectives else "median"
+        return self.pruner
 
 
 def second_pass_space() -> dict[str, SpaceParameter]:

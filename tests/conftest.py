@@ -123,6 +123,7 @@ def tiny_overrides(tables: Tables, folder: Path) -> dict[str, object]:
         "training.num_epochs_pretrain": 4,
         "training.batch_size_dft": 16,
         "training.stage2_epochs": 3,
+        "search.pruner": "none",
         "cv.n_cv_folds": 3,
         "cv.n_cv_repeats": 2,
         "search.n_trials": 3,

@@ -113,11 +113,11 @@ def _make_tpe(settings: SearchSettings, seed: int) -> TPESampler:
 
 def make_pruner(settings: SearchSettings, n_epochs: int) -> BasePruner:
     """The pruner that decides at rungs; its resource is the Stage 1 epoch."""
-    if settings.pruner == "median":
+    if settings.chosen_pruner == "median":
         return MedianPruner(n_startup_trials=5, n_warmup_steps=0)
-    if settings.pruner == "asha":
+    if settings.chosen_pruner == "asha":
         return SuccessiveHalvingPruner(min_resource=rung_epochs(settings, n_epochs)[0], reduction_factor=3)
-    if settings.pruner == "hyperband":
+    if settings.chosen_pruner == "hyperband":
         return HyperbandPruner(
             min_resource=rung_epochs(settings, n_epochs)[0], max_resource=n_epochs, reduction_factor=3
         )
@@ -130,7 +130,7 @@ def rung_epochs(settings: SearchSettings, n_epochs: int) -> list[int]:
     Without `search.rungs`, pruners get E/9, E/3 and E epochs and an unpruned search only E.
     """
     chosen = [epoch for epoch in settings.rungs if epoch < n_epochs]
-    if not settings.rungs and settings.pruner != "none":
+    if not settings.rungs and settings.chosen_pruner != "none":
         chosen = sorted({max(1, n_epochs // 9), max(1, n_epochs // 3)} - {n_epochs})
     return [*chosen, n_epochs]
 

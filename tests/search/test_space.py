@@ -85,7 +85,9 @@ class TestRungs:
     @pytest.mark.parametrize(
         ("overrides", "epochs", "expected"),
         [
-            ({}, 100, [100]),
+            ({}, 100, [11, 33, 100]),
+            ({"search.pruner": "none"}, 100, [100]),
+            ({"search.objectives": ["exp_mae", "sol_f1"]}, 100, [100]),
             ({"search.pruner": "median"}, 90, [10, 30, 90]),
             ({"search.pruner": "asha"}, 2, [1, 2]),
             ({"search.pruner": "asha"}, 1, [1]),
@@ -99,6 +101,7 @@ class TestRungs:
         ("name", "kind"),
         [
             ("none", optuna.pruners.NopPruner),
+            ("auto", optuna.pruners.MedianPruner),
             ("median", optuna.pruners.MedianPruner),
             ("asha", optuna.pruners.SuccessiveHalvingPruner),
             ("hyperband", optuna.pruners.HyperbandPruner),
