@@ -12,6 +12,7 @@ import io
 import pickle
 import sys
 import threading
+import traceback
 import zipfile
 import zlib
 from pathlib import Path
@@ -86,7 +87,15 @@ class StudyPlugin(WorkerPlugin):
 def run_rung(name: str, key: str, task: bytes) -> Any:
     """The Dask task: find the study in this worker and run a rung of it; ``None`` when the study is not here."""
     plugin: Any = get_worker().plugins.get(name)
-    return None if plugin is None else plugin.run(key, task)
+    if plugin is None:
+        return None
+    try:
+        return plugin.run(key, task)
+    except Exception as error:  # noqa: BLE001 - raised again
+        # Dask's client drops what it is told of a task whose traceback is too deep to pickle, and the driver would wait
+        # for that rung for ever: the traceback travels as text.
+        error.add_note("in a worker:\n" + "".join(traceback.format_tb(error.__traceback__, limit=-10)))
+        raise error.with_traceback(None) from None
 
 
 def pack_payload(config: Any, dataset: Any) -> bytes:

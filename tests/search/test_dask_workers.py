@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,23 @@ def test_a_failure_inside_a_worker_arrives_as_it_would_from_this_process(local_w
         pass
     with pytest.raises(ConfigError, match=r"training\.lr_pretrain"):
         future.result()
+
+
+class Endless:
+    """Where it is unpickled, the stack overflows."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (eval, ("(lambda f: f(f))(lambda f: f(f))",))
+
+
+def test_an_error_with_a_traceback_too_deep_to_travel_arrives(local_workers: DaskWorkers) -> None:
+    future = local_workers.submit(RungTask(1, {"x": Endless()}, 4, None))
+    deadline = time.monotonic() + 120
+    while not local_workers.wait([future], 1.0):
+        assert time.monotonic() < deadline, "the driver waits for ever"
+    error = future.exception()
+    assert isinstance(error, RecursionError)
+    assert "in a worker" in error.__notes__[0]
 
 
 def test_the_dashboard_is_on_this_machine_alone(local_workers: DaskWorkers) -> None:
