@@ -92,3 +92,4 @@ def test_power_lost_at_every_write(tiny: dict[str, object], tmp_path: Path) -> N
     experiment = Experiment(tiny, tmp_path)
     for place in range(experiment.n_writes):
         experiment.lose_power_at(place)
+    print(f"power lost at each of {experiment.n_writes} writes")

@@ -69,6 +69,12 @@ class _Configure:
             system.MEMORY_LIMIT = self.memory
 
 
+def test_undisturbed(search: dict[str, object], folder: Path) -> None:
+    """What the faults below cost is measured against this one."""
+    finish(start_search(search))
+    check_complete(folder, 8)
+
+
 def test_one_worker_killed(search: dict[str, object], folder: Path) -> None:
     process = start_search(search)
     wait_for_trials(folder / "study.db", 1)

@@ -79,6 +79,7 @@ def test_killed_ten_times(
             n_killed += 1
         process.join(30)
         assert process.exitcode in {-9, 0}
+    print(f"killed {n_killed} times")
     assert n_killed >= 3
     assert finish(start(fork_server, resumed if (root / "killed" / "study.db").exists() else fresh)) == 0
 
