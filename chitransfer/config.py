@@ -290,16 +290,9 @@ class SearchSettings(Section):
             return self
         if len(set(self.objectives)) < max(2, len(self.objectives)):
             raise ValueError(f"objectives must be two or more different names, or [], got {self.objectives}")
-        if self.chosen_pruner != "none" or self.replicates > 1 or self.sampler == "cmaes":
+        if self.pruner not in ("auto", "none") or self.replicates > 1 or self.sampler == "cmaes":
             raise ValueError("objectives need pruner auto or none, replicates 1 and a sampler other than cmaes")
         return self
-
-    @property
-    def chosen_pruner(self) -> str:
-        """What `pruner` comes to: ``auto`` is the median pruner, and none where there are several objectives."""
-        if self.pruner == "auto":
-            return "none" if self.objectives else "median"
-        return self.pruner
 
 
 def second_pass_space() -> dict[str, SpaceParameter]:

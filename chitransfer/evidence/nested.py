@@ -26,7 +26,7 @@ from chitransfer.model.network import TransferNetwork, chi_at, inverse_temperatu
 from chitransfer.search.driver import SearchDriver
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.results import read_standing, write_results
-from chitransfer.search.space import make_pruner, to_overrides
+from chitransfer.search.space import make_pruner, settle_pruner, to_overrides
 from chitransfer.search.study import StudyFolder, create_study, make_contract, resume_study
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.seeds import derive_seed
@@ -89,6 +89,7 @@ class _Quiet:
 def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Say, what: str) -> optuna.Study:
     """Run (or go on with, or just open) a whole search on a dataset in memory."""
     optuna.logging.disable_default_handler()
+    config = settle_pruner(config, dataset)
     contract = make_contract(config, dataset)
     pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.driver import SearchDriver, StopReason
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.results import read_standing, write_results
-from chitransfer.search.space import make_pruner
+from chitransfer.search.space import make_pruner, rung_epochs, settle_pruner
 from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
 from chitransfer.search.study import (
     StudyFolder,
@@ -122,7 +122,15 @@ def _search(
         dataset = read_dataset(config, progress)
         if config.search.control == "permute":
             dataset = permute_labels(dataset, derive_seed(config.seed, "permute"))
-    for line in describe_data(dataset, config):
+    is_settled = config.search.pruner != "auto"
+    config = settle_pruner(config, dataset)
+    lines = describe_data(dataset, config)
+    if not is_settled and config.search.pruner != "none":
+        *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
+        lines.append(
+            f"hopeless trials end at Stage 1 epoch {' or '.join(map(str, early))} (search.pruner: none carries all through)"
+        )
+    for line in lines:
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
     _write_rejected(folder, dataset)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
@@ -20,7 +21,8 @@ from optuna.samplers import (
     TPESampler,
 )
 
-from chitransfer.config import Config, SearchSettings, SpaceParameter, parse_hidden_dims
+from chitransfer.config import Config, SearchSettings, SpaceParameter, override_config, parse_hidden_dims
+from chitransfer.data.assemble import Dataset
 from chitransfer.seeds import derive_seed
 
 
@@ -111,13 +113,27 @@ def _make_tpe(settings: SearchSettings, seed: int) -> TPESampler:
     return TPESampler(seed=seed, n_startup_trials=settings.n_startup_trials, multivariate=True, constant_liar=True)
 
 
+def settle_pruner(config: Config, dataset: Dataset) -> Config:
+    """A configuration whose `search.pruner` is no longer ``auto``.
+
+    It becomes ``median`` where there is one objective and Stage 1 holds out enough polymers to be judged by
+    (`training.min_validation_polymers`), else ``none``: scores of early epochs were found to tell something about final
+    ones on a large Stage 1 table and nothing on a small one (docs/performance.md).
+    """
+    if config.search.pruner != "auto":
+        return config
+    n_held_out = round(config.training.validation_fraction * len(np.unique(dataset.stage1.polymer)))
+    pays = n_held_out >= config.training.min_validation_polymers and not config.search.objectives
+    return override_config(config, {"search.pruner": "median" if pays else "none"})
+
+
 def make_pruner(settings: SearchSettings, n_epochs: int) -> BasePruner:
-    """The pruner that decides at rungs; its resource is the Stage 1 epoch."""
-    if settings.chosen_pruner == "median":
+    """The pruner that decides at rungs; its resource is the Stage 1 epoch. ``auto`` is to be settled before."""
+    if settings.pruner == "median":
         return MedianPruner(n_startup_trials=5, n_warmup_steps=0)
-    if settings.chosen_pruner == "asha":
+    if settings.pruner == "asha":
         return SuccessiveHalvingPruner(min_resource=rung_epochs(settings, n_epochs)[0], reduction_factor=3)
-    if settings.chosen_pruner == "hyperband":
+    if settings.pruner == "hyperband":
         return HyperbandPruner(
             min_resource=rung_epochs(settings, n_epochs)[0], max_resource=n_epochs, reduction_factor=3
         )
@@ -130,7 +146,7 @@ def rung_epochs(settings: SearchSettings, n_epochs: int) -> list[int]:
     Without `search.rungs`, pruners get E/9, E/3 and E epochs and an unpruned search only E.
     """
     chosen = [epoch for epoch in settings.rungs if epoch < n_epochs]
-    if not settings.rungs and settings.chosen_pruner != "none":
+    if not settings.rungs and settings.pruner not in ("auto", "none"):
         chosen = sorted({max(1, n_epochs // 9), max(1, n_epochs // 3)} - {n_epochs})
     return [*chosen, n_epochs]
 

@@ -15,6 +15,7 @@ from chitransfer.search.space import (
     make_pruner,
     make_sampler,
     rung_epochs,
+    settle_pruner,
     suggest_params,
     to_distribution,
     to_overrides,
@@ -85,9 +86,7 @@ class TestRungs:
     @pytest.mark.parametrize(
         ("overrides", "epochs", "expected"),
         [
-            ({}, 100, [11, 33, 100]),
-            ({"search.pruner": "none"}, 100, [100]),
-            ({"search.objectives": ["exp_mae", "sol_f1"]}, 100, [100]),
+            ({}, 100, [100]),
             ({"search.pruner": "median"}, 90, [10, 30, 90]),
             ({"search.pruner": "asha"}, 2, [1, 2]),
             ({"search.pruner": "asha"}, 1, [1]),
@@ -98,10 +97,24 @@ class TestRungs:
         assert rung_epochs(load_config(None, overrides).search, epochs) == expected
 
     @pytest.mark.parametrize(
+        ("overrides", "expected"),
+        [
+            ({"training.min_validation_polymers": 3}, "median"),
+            ({"training.min_validation_polymers": 50}, "none"),
+            ({"training.min_validation_polymers": 3, "search.objectives": ["exp_mae", "sol_f1"]}, "none"),
+            ({"training.min_validation_polymers": 50, "search.pruner": "asha"}, "asha"),
+        ],
+    )
+    def test_auto_prunes_where_stage_1_can_be_judged(
+        self, tiny: dict[str, object], tiny_dataset: Any, overrides: dict[str, object], expected: str
+    ) -> None:
+        config = load_config(None, {**tiny, "search.pruner": "auto", **overrides})
+        assert settle_pruner(config, tiny_dataset).search.pruner == expected
+
+    @pytest.mark.parametrize(
         ("name", "kind"),
         [
             ("none", optuna.pruners.NopPruner),
-            ("auto", optuna.pruners.MedianPruner),
             ("median", optuna.pruners.MedianPruner),
             ("asha", optuna.pruners.SuccessiveHalvingPruner),
             ("hyperband", optuna.pruners.HyperbandPruner),
