@@ -127,9 +127,8 @@ def _search(
     lines = describe_data(dataset, config)
     if not is_settled and config.search.pruner != "none":
         *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
-        lines.append(
-            f"hopeless trials end at Stage 1 epoch {' or '.join(map(str, early))} (search.pruner: none carries all through)"
-        )
+        at = " or ".join(map(str, early))
+        lines.append(f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)")
     for line in lines:
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
