@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chitransfer.config import Config, dump_config, load_config, override_config, parse_hidden_dims, parse_set_options
+from chitransfer.config import Config, dump_config, load_config, override_config, parse_set_options
 from chitransfer.errors import ConfigError
+from chitransfer.sections import parse_hidden_dims
 
 GUIDE_DEFAULTS = {
     "seed": 42,

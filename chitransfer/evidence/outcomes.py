@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chitransfer.config import ObjectiveSettings
 from chitransfer.errors import StudyError
 from chitransfer.search.objective import ERRORS
 from chitransfer.search.replicates import FIRST_FRESH, replicate_folder
+from chitransfer.sections import ObjectiveSettings
 
 CHI_SUMS = ("n", "absolute", "square", "measured", "measured_square")
 CALL_SUMS = ("true_positive", "false_positive", "false_negative", "true_negative")

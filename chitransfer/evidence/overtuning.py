@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
-from chitransfer.config import Config, ObjectiveSettings, override_config
+from chitransfer.config import Config, override_config
 from chitransfer.errors import StudyError
 from chitransfer.evidence.outcomes import (
     PolymerSums,
@@ -36,6 +36,7 @@ from chitransfer.search.replicates import (
 from chitransfer.search.results import read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder
+from chitransfer.sections import ObjectiveSettings
 from chitransfer.seeds import derive_seed
 
 N_DRAWS = 1000

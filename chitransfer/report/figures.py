@@ -16,10 +16,10 @@ import optuna
 from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial
 
-from chitransfer.config import ObjectiveSettings
 from chitransfer.files import replace_atomically
 from chitransfer.search.results import read_standing, trivial_objective, with_one_value
 from chitransfer.search.study import CONTRACT, StudyFolder
+from chitransfer.sections import ObjectiveSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

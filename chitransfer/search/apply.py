@@ -21,11 +21,12 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from chitransfer.config import Config, load_config, override_config, parse_hidden_dims
+from chitransfer.config import Config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_study
+from chitransfer.sections import parse_hidden_dims
 
 # What a trial was trained under, besides the searched parameters: another value would be another model.
 MODEL_SECTIONS = ("chem", "model")

@@ -16,8 +16,8 @@ from typing import Any
 import dask
 from distributed import LocalCluster, system
 
-from chitransfer.config import ClusterSettings
 from chitransfer.errors import ConfigError, StudyError
+from chitransfer.sections import ClusterSettings
 
 DASHBOARD_PORT = 8787
 START_ATTEMPTS = 3

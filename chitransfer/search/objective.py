@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from chitransfer.config import Config, ObjectiveSettings, override_config
+from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.search.encoders import SavedEncoder, pack_encoders, stage1_key
+from chitransfer.sections import ObjectiveSettings
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import OutOfFold, Scores, cross_validate, make_folds
 from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings

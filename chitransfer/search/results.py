@@ -15,12 +15,12 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from chitransfer.config import ObjectiveSettings
 from chitransfer.errors import TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.search.objective import ERRORS, transfer_objective
 from chitransfer.search.replicates import REPLICATE_VALUES
 from chitransfer.search.study import StudyFolder
+from chitransfer.sections import ObjectiveSettings
 from chitransfer.training.metrics import CHI_METRICS, SOLUBILITY_METRICS
 
 COMPONENTS = ("stage1_mae", *CHI_METRICS, *SOLUBILITY_METRICS)

@@ -21,8 +21,9 @@ from optuna.samplers import (
     TPESampler,
 )
 
-from chitransfer.config import Config, SearchSettings, SpaceParameter, override_config, parse_hidden_dims
+from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
+from chitransfer.sections import SearchSettings, SpaceParameter, parse_hidden_dims
 from chitransfer.seeds import derive_seed
 
 

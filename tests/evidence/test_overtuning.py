@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from chitransfer.config import ObjectiveSettings
 from chitransfer.errors import StudyError
 from chitransfer.evidence.outcomes import PolymerSums, draw_polymers, objective_of_draws, sum_by_polymer
 from chitransfer.evidence.overtuning import (
@@ -18,6 +17,7 @@ from chitransfer.evidence.overtuning import (
     describe_control,
     paired_standard_errors,
 )
+from chitransfer.sections import ObjectiveSettings
 
 CHI_ONLY = ObjectiveSettings(exp_mae=1.0, sol_f1=0.0, sol_recall=0.0, stage1_mae=0.0)
 

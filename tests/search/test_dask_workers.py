@@ -14,13 +14,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from chitransfer.config import ClusterSettings, load_config
+from chitransfer.config import load_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search import remote
 from chitransfer.search.clusters import LocalWorkers, gpu_directives, job_options, walltime_seconds
 from chitransfer.search.dask_workers import DaskWorkers
 from chitransfer.search.objective import RungTask, TrialRunner
 from chitransfer.search.workers import InProcessWorkers, make_workers
+from chitransfer.sections import ClusterSettings
 
 SAME = ["number", "state", "value", "exp_mae", "sol_f1", "stage1_mae", "lr_pretrain", "latent_dim"]
 

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from chitransfer.config import ObjectiveSettings, load_config
+from chitransfer.config import load_config
 from chitransfer.errors import TrainingError
 from chitransfer.search.objective import objective_terms, transfer_objective
 from chitransfer.search.results import COMPONENTS, beaten_by_trivial, trivial_objective
+from chitransfer.sections import ObjectiveSettings
 
 GUIDE = {"exp_mae": 1.5, "sol_f1": 2.0, "sol_recall": 1.5, "stage1_mae": 0.1}
 

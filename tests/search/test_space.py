@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from chitransfer.config import Config, SpaceParameter, load_config, override_config
+from chitransfer.config import Config, load_config, override_config
 from chitransfer.search.space import (
     default_params,
     make_pruner,
@@ -20,6 +20,7 @@ from chitransfer.search.space import (
     to_distribution,
     to_overrides,
 )
+from chitransfer.sections import SpaceParameter
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "qmc", "nsga2")
 
