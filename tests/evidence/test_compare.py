@@ -13,11 +13,15 @@ import pytest
 from sklearn import metrics as sk
 
 from chitransfer.config import Config, override_config
-from chitransfer.data.subsets import without_polymers
+from chitransfer.data.assemble import Dataset
+from chitransfer.data.subsets import permute_labels, without_polymers
+from chitransfer.evidence import nested
 from chitransfer.evidence.baselines import TaskData, correct_affinely, gaussian_process, tanimoto_kernel
-from chitransfer.evidence.compare import ROWS, Plan, run_comparison, share_of_right_slopes
-from chitransfer.evidence.nested import PROTOCOLS
+from chitransfer.evidence.compare import ROWS, Plan, measure_gaps, run_comparison, share_of_right_slopes
+from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold
 from chitransfer.evidence.verdict import describe_gaps, reach_verdict
+from chitransfer.model.members import FittedMembers
+from chitransfer.training.stage2 import fit_members
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,38 @@ def test_searches_never_saw_the_test_polymers(compared: Path) -> None:
             predicted = pd.read_csv(fold / "predictions" / "transfer_best_chi.csv")
             assert set(predicted["polymer"]) <= set(polymers)
         assert len(tested) == len(set(tested))
+
+
+def run_one_fold(config: Config, dataset: Dataset, folder: Path, test: np.ndarray) -> tuple[float, float]:
+    """R² on the test polymers of the configuration the search chose, and its gap from what the search promised."""
+    fold = OuterFold(folder, PROTOCOLS[0], 0, test)
+    run_outer_fold(config, dataset, fold, 1, lambda line: None)
+    predicted = pd.read_csv(fold.predictions("transfer_best", "chi"))
+    gap = measure_gaps(config, [fold], 1).iloc[0]
+    return float(sk.r2_score(predicted["chi"], predicted["predicted_chi"])), float(gap["raw"] - gap["truth"])
+
+
+def test_a_planted_leak_shows_as_a_gap(
+    small_config: Config, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"training.stage2_epochs": 300, "training.freeze_encoder_stage2": False, "training.lr_encoder": 0.01}
+    config = override_config(small_config, {**changes, "training.lr_finetune": 0.01, "search.n_trials": 2})
+    # Labels that nothing can predict, so that whoever predicts them has seen them.
+    dataset = permute_labels(tiny_dataset, 1)
+    test = dataset.measured_polymers()[::3]
+    honest, honest_gap = run_one_fold(config, dataset, tmp_path / "honest", test)
+
+    def fit_on_everything(
+        network: Any, data: Any, chi: np.ndarray, solubility: np.ndarray, *words: Any
+    ) -> FittedMembers:
+        return fit_members(network, data, np.ones_like(chi), np.ones_like(solubility), *words)
+
+    monkeypatch.setattr(nested, "without_polymers", lambda dataset, test, from_stage1: dataset)
+    monkeypatch.setattr(nested, "fit_members", fit_on_everything)
+    leaky, leaky_gap = run_one_fold(config, dataset, tmp_path / "leaky", test)
+    assert honest < 0.2
+    assert leaky > 0.7
+    assert leaky_gap > honest_gap + 1.0
 
 
 def test_table_has_every_row_and_follows_from_the_predictions(compared: Path) -> None:
