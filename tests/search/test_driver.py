@@ -126,7 +126,12 @@ class TestPruning:
             assert trial.values[0] == trial.intermediate_values[4]
 
     def test_hopeless_trials_are_pruned_and_cost_less(self, made_up_search: Callable[..., Any]) -> None:
-        search = made_up_search(search__n_trials=12, search__pruner="median", training__num_epochs_pretrain=90)
+        search = made_up_search(
+            search__n_trials=12,
+            search__pruner="median",
+            search__n_startup_trials=5,
+            training__num_epochs_pretrain=90,
+        )
         search.workers.value = lambda task: float(task.number) + 1.0 / task.epoch
         search.drive()
         states = [trial.state.name for trial in search.study.trials]
