@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import statistics
 import time
 from pathlib import Path
 
@@ -106,8 +107,9 @@ def test_soak(tiny: dict[str, object], tmp_path: Path) -> None:
     numbers = [line["number"] for line in lines]
     assert len(set(numbers)) == len(numbers)
     last = [line for line in lines if line["pid"] == lines[-1]["pid"]]
-    early = sorted(line["seconds"] for line in lines[5:15])[5]
-    late = sorted(line["seconds"] for line in lines[-10:])[5]
+    # Trials are asked for in bursts, so only a mean says what one costs; at the end nothing more is asked.
+    early = statistics.fmean(line["seconds"] for line in lines[5:25])
+    late = statistics.fmean(line["seconds"] for line in lines[-24:-4])
     figures = {
         "trials": len(read_trials(folder / "study.db")),
         "workers_killed": n_worker_kills,
