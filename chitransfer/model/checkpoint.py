@@ -287,7 +287,7 @@ def _read(path: Path) -> Any:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); give the .pt file itself") from error
     if start != ZIP_START:
         raise CheckpointError(f"{path}: not a chitransfer model file")
-    if not zipfile.is_zipfile(path):
+    if not _has_directory(path):
         raise CheckpointError(f"{path}: the file is cut short or damaged; get it again")
     try:
         with warnings.catch_warnings():
@@ -298,6 +298,14 @@ def _read(path: Path) -> Any:
         raise CheckpointError(f"{path}: not a chitransfer model file (it asks for code to be run)") from error
     except BROKEN as error:
         raise CheckpointError(f"{path}: the file is damaged ({_first_line(error)}); get it again") from error
+
+
+def _has_directory(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        # Some versions of Python raise for a damaged ZIP64 end record.
+        return False
 
 
 def _network(shape: NetworkShape, state: dict[str, Tensor]) -> TransferNetwork:

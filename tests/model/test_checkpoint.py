@@ -150,6 +150,12 @@ def test_damage_anywhere_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(CheckpointError, match=r"cut short|damaged"):
             TrainedModel.load(path)
+    # The end record that says on how many disks the archive is.
+    end = whole.rfind(b"PK\x06\x07")
+    assert end > 0
+    path.write_bytes(whole[: end + 4] + bytes([7]) + whole[end + 5 :])
+    with pytest.raises(CheckpointError, match=r"cut short|damaged"):
+        TrainedModel.load(path)
     # A bit inside a weight, which the archive's reader may not look at.
     values = make_model(False).groups[0].parameters["encoder.0.weight"].numpy().tobytes()
     place = whole.find(values[:64])
