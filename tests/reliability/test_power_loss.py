@@ -88,6 +88,7 @@ def test_power_lost_at_some_writes(tiny: dict[str, object], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_power_lost_at_every_write(tiny: dict[str, object], tmp_path: Path) -> None:
     experiment = Experiment(tiny, tmp_path)
     for place in range(experiment.n_writes):
