@@ -141,6 +141,8 @@ _PlainConstructor.add_constructor("tag:yaml.org,2002:int", _PlainConstructor.con
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _PlainConstructor
+    # Naming an anchor again is YAML; the last one counts.
+    yaml.composer.warn_double_anchors = False
     return yaml
 
 

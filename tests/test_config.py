@@ -243,6 +243,12 @@ class TestProblems:
         assert "line" not in str(error.value)
 
 
+def test_an_anchor_may_be_named_again(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("seed: &a 1\nT_ref_K: &a 300.0\nobjective: {exp_mae: *a}\n", encoding="utf-8")
+    assert load_config(path).objective.exp_mae == 300.0
+
+
 class TestSetOptions:
     def test_values_are_yaml(self) -> None:
         options = ["a.b=1", "a.c=1.0e-3", "x=true", "y=null", "z=[1, 2]", "s=some text", "e=1e-3", "q='5'", "n="]
