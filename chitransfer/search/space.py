@@ -131,7 +131,7 @@ def settle_pruner(config: Config, dataset: Dataset) -> Config:
 def make_pruner(settings: SearchSettings, n_epochs: int) -> BasePruner:
     """The pruner that decides at rungs; its resource is the Stage 1 epoch. ``auto`` is to be settled before."""
     if settings.pruner == "median":
-        return MedianPruner(n_startup_trials=settings.n_startup_trials, n_warmup_steps=0)
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=0)
     if settings.pruner == "asha":
         return SuccessiveHalvingPruner(min_resource=rung_epochs(settings, n_epochs)[0], reduction_factor=3)
     if settings.pruner == "hyperband":

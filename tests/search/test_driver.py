@@ -129,7 +129,6 @@ class TestPruning:
         search = made_up_search(
             search__n_trials=12,
             search__pruner="median",
-            search__n_startup_trials=5,
             training__num_epochs_pretrain=90,
         )
         search.workers.value = lambda task: float(task.number) + 1.0 / task.epoch
