@@ -239,6 +239,9 @@ class DaskWorkers:
             result = flight.dask.result(timeout=RESULT_SECONDS)
         except (TimeoutError, CancelledError, OSError):
             return  # The worker died with the result; Dask computes it again, or the next look finds it lost.
+        except KilledWorker:
+            self._take_error(flight)  # It died with the result, and the one that computed it again died too.
+            return
         if result is None:
             self._scheduler_id = ""
             self._recover(flight)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from distributed.scheduler import KilledWorker
 
 from chitransfer.config import load_config
 from chitransfer.errors import ConfigError, StudyError
@@ -86,6 +87,28 @@ def test_an_error_with_a_traceback_too_deep_to_travel_arrives(local_workers: Das
     error = future.exception()
     assert isinstance(error, RecursionError)
     assert "in a worker" in error.__notes__[0]
+
+
+def test_a_result_that_died_with_its_worker_is_computed_again(
+    local_workers: DaskWorkers, shared_tiny_config: Any, tiny_dataset: Any
+) -> None:
+    class Dead:
+        """Finished when looked at; when its result is asked for, two workers have died of it."""
+
+        status = "finished"
+
+        def result(self, timeout: float) -> None:
+            raise KilledWorker("rung", None, 0)
+
+        def exception(self, timeout: float) -> KilledWorker:
+            return KilledWorker("rung", None, 0)
+
+    task = RungTask(5, {}, 4, None)
+    future = local_workers.submit(task)
+    local_workers._flights[future].dask = Dead()
+    while not local_workers.wait([future], 1.0):
+        pass
+    assert future.result().value == TrialRunner(shared_tiny_config, tiny_dataset, n_threads=1).run(task).value
 
 
 def test_the_dashboard_is_on_this_machine_alone(local_workers: DaskWorkers) -> None:
