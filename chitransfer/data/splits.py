@@ -76,7 +76,12 @@ def hold_out_polymers(polymers: Sequence[str], fraction: float, random_state: in
     distinct, inverse = np.unique(np.asarray(polymers, dtype=object), return_inverse=True)
     if len(distinct) < 2:
         raise DataError(f"holding out a share of polymers needs at least 2 polymers, got {len(distinct)}")
-    n_out = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
     chosen = np.zeros(len(distinct), dtype=bool)
+    n_out = count_held_out(len(distinct), fraction)
     chosen[np.random.default_rng(random_state).permutation(len(distinct))[:n_out]] = True
     return chosen[inverse]
+
+
+def count_held_out(n_polymers: int, fraction: float) -> int:
+    """How many of at least two distinct polymers `hold_out_polymers` chooses."""
+    return min(max(1, round(fraction * n_polymers)), n_polymers - 1)

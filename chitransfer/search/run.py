@@ -29,7 +29,7 @@ from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.driver import SearchDriver, StopReason
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.results import read_standing, write_results
-from chitransfer.search.space import make_pruner, rung_epochs, settle_pruner
+from chitransfer.search.space import make_pruner, settle_pruner
 from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
 from chitransfer.search.study import (
     StudyFolder,
@@ -39,7 +39,7 @@ from chitransfer.search.study import (
     new_study_name,
     resume_study,
 )
-from chitransfer.search.summary import describe_data, describe_outcome
+from chitransfer.search.summary import describe_data, describe_outcome, describe_pruning
 from chitransfer.search.watch import SearchDisplay, show_progress
 from chitransfer.search.workers import Workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
@@ -122,14 +122,8 @@ def _search(
         dataset = read_dataset(config, progress)
         if config.search.control == "permute":
             dataset = permute_labels(dataset, derive_seed(config.seed, "permute"))
-    is_settled = config.search.pruner != "auto"
     config = settle_pruner(config, dataset)
-    lines = describe_data(dataset, config)
-    if not is_settled and config.search.pruner != "none":
-        *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
-        at = " or ".join(map(str, early))
-        lines.append(f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)")
-    for line in lines:
+    for line in [*describe_data(dataset, config), *describe_pruning(config)]:
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
     _write_rejected(folder, dataset)

@@ -23,6 +23,7 @@ from optuna.samplers import (
 
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
+from chitransfer.data.splits import count_held_out
 from chitransfer.sections import SearchSettings, SpaceParameter, parse_hidden_dims
 from chitransfer.seeds import derive_seed
 
@@ -123,7 +124,7 @@ def settle_pruner(config: Config, dataset: Dataset) -> Config:
     """
     if config.search.pruner != "auto":
         return config
-    n_held_out = round(config.training.validation_fraction * len(np.unique(dataset.stage1.polymer)))
+    n_held_out = count_held_out(len(np.unique(dataset.stage1.polymer)), config.training.validation_fraction)
     pays = n_held_out >= config.training.min_validation_polymers and not config.search.objectives
     return override_config(config, {"search.pruner": "median" if pays else "none"})
 

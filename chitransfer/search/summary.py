@@ -18,6 +18,7 @@ from chitransfer.search.results import (
     read_standing,
     trivial_objective,
 )
+from chitransfer.search.space import rung_epochs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.watch import describe_components, format_seconds
 from chitransfer.training.stage2 import resolve_positive_label
@@ -42,6 +43,15 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
         positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
         lines.append(f"  F1 and recall speak of the {'soluble' if positive else 'insoluble'} class")
     return lines
+
+
+def describe_pruning(config: Config) -> list[str]:
+    """Where hopeless trials end, in a line; nothing when all are carried through."""
+    *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
+    if config.search.pruner == "none" or not early:
+        return []
+    at = " or ".join(map(str, early))
+    return [f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
 
 
 def _describe_rows(title: str, rows: Rows, dataset: Dataset) -> str:

@@ -139,7 +139,7 @@ def _train_networks(
                 _write_state(folder, dataset, done, run)
                 saved = time.monotonic()
         progress(what, config.training.num_epochs_pretrain, config.training.num_epochs_pretrain)
-        final = {name: tensor.detach().cpu().clone() for name, tensor in run.network.state_dict().items()}
+        final = {name: tensor.detach().cpu().clone() for name, tensor in run.latest_network().state_dict().items()}
         best = {name: tensor.detach().cpu().clone() for name, tensor in run.best_network().state_dict().items()}
         done.append(_Done(best, final, run.best_epoch, run.best_mae, run.history))
         _write_state(folder, dataset, done, None)

@@ -103,8 +103,8 @@ class Stage1Data:
 
     @cached_property
     def columns(self) -> Tensor:
-        """Features that a training or validation pair has, (n_columns,) int64: all that Stage 1 can learn about."""
-        return used_columns(self.features, [self.train, self.validation])
+        """Features that a training pair has, (n_columns,) int64: all that Stage 1 can learn about."""
+        return used_columns(self.features, [self.train])
 
     @cached_property
     def seen(self) -> FeatureTensors:
@@ -136,8 +136,8 @@ class _Batch:
 class Stage1Run:
     """One pretraining, stoppable and resumable at the end of any epoch.
 
-    Features that no Stage 1 pair has are left out while it trains; in the networks it gives, their weights are zero,
-    because nothing was learned about them.
+    Features that no training pair has are left out; in the networks it gives, their weights are zero, because nothing
+    was learned about them.
 
     Parameters
     ----------
@@ -146,8 +146,11 @@ class Stage1Run:
 
     Attributes
     ----------
+    trained
+        The network under training, without the features left out; the parameters of its encoder and χ head are views
+        of `flat`.
     flat, optimizer, batch_size, is_bf16
-        What `training.packed` needs to train several runs as one program.
+        With `trained`, what `training.packed` needs to train several runs as one program.
     """
 
     def __init__(self, data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int) -> None:
@@ -163,13 +166,13 @@ class Stage1Run:
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._trained = keep_columns(TransferNetwork(shape).to(self.device), data.columns)
+            self.trained = keep_columns(TransferNetwork(shape).to(self.device), data.columns)
             self._random_state = torch.get_rng_state()
         self._shuffle = torch.Generator().manual_seed(seed)
-        self.flat = FlatParameters.of(self._trained)
+        self.flat = FlatParameters.of(self.trained)
         self.is_bf16 = multiplies_in_bf16(settings.precision, self.device)
         self._sparse_step = (
-            SparseStep(self._trained, data.sparse_train.dense_columns, self.batch_size, is_bf16=self.is_bf16)
+            SparseStep(self.trained, data.sparse_train.dense_columns, self.batch_size, is_bf16=self.is_bf16)
             if self.device.type == "cpu"
             else None
         )
@@ -214,14 +217,13 @@ class Stage1Run:
             )
             self._random_state = torch.get_rng_state()
 
-    @property
-    def network(self) -> TransferNetwork:
+    def latest_network(self) -> TransferNetwork:
         """A copy of the network with its latest weights, in eval mode."""
-        return spread_columns(self._trained, self.data.columns).eval()
+        return spread_columns(self.trained, self.data.columns).eval()
 
     def best_network(self) -> TransferNetwork:
         """A copy of the network with the weights of the best validation epoch, in eval mode."""
-        network = copy.deepcopy(self._trained)
+        network = copy.deepcopy(self.trained)
         network.load_state_dict(self._best_weights)
         return spread_columns(network, self.data.columns).eval()
 
@@ -252,7 +254,7 @@ class Stage1Run:
         KeyError, RuntimeError, TypeError, ValueError
             The state is not of such a run.
         """
-        self._trained.load_state_dict(state["weights"])
+        self.trained.load_state_dict(state["weights"])
         self._best_weights = dict(state["best_weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
@@ -263,11 +265,6 @@ class Stage1Run:
         self.best_mae = state["best_mae"]
         self.history = list(state["history"])
 
-    @property
-    def trained(self) -> TransferNetwork:
-        """The network under training itself; the parameters of encoder and χ head are views of `flat`."""
-        return self._trained
-
     def gather(self, pairs: Tensor) -> Tensor:
         """Inputs of training pairs given by position, (…, n_columns)."""
         train = self.data.train
@@ -276,7 +273,7 @@ class Stage1Run:
     def draw_order(self) -> Tensor:
         """Positions of the training pairs in the order of another epoch, (n_pairs,) int64 on the CPU."""
         order = torch.randperm(len(self.data.train), generator=self._shuffle)
-        if self._trained.shape.use_batchnorm and len(order) % self.batch_size == 1:
+        if self.trained.shape.use_batchnorm and len(order) % self.batch_size == 1:
             # A pair alone in the last batch has no variance to normalise by; every epoch leaves out another one.
             order = order[:-1]
         return order
@@ -297,7 +294,7 @@ class Stage1Run:
         if self._sparse_step is not None:
             self._sparse_step.begin_epoch()
             inputs = self.data.sparse_train.batches(order, size)
-        self._trained.train()
+        self.trained.train()
         for pairs, batch, tau, target, mask in zip(order.split(size), inputs, *parts, strict=True):
             yield _Batch(pairs, batch, tau, target, mask)
 
@@ -306,7 +303,7 @@ class Stage1Run:
             return self._sparse_step.loss_and_gradients(batch.inputs, batch.tau, batch.target, batch.mask)
         inputs = self.gather(batch.pairs)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
-            coefficients = self._trained.heads.chi(self._trained.encoder(inputs))
+            coefficients = self.trained.heads.chi(self.trained.encoder(inputs))
         predicted = chi_at(coefficients.float().unsqueeze(-2), batch.tau)  # (pair, temperature)
         loss = chi_loss(predicted, batch.target, batch.mask, dim=(-2, -1))
         # The gradients are views of one vector and must stay so: cleared here, not dropped by the loop.
@@ -327,9 +324,9 @@ class Stage1Run:
         """
         validation = self.data.validation
         if self._sparse_step is None:
-            coefficients = predict_coefficients(self._trained, self.data.seen, validation.structure, validation.solvent)
+            coefficients = predict_coefficients(self.trained, self.data.seen, validation.structure, validation.solvent)
         else:
-            coefficients = _predict_sparse(self._trained, self.data.sparse_validation)
+            coefficients = _predict_sparse(self.trained, self.data.sparse_validation)
         mae = _mae(coefficients, self.data, validation)
         if not math.isfinite(mae):
             raise TrainingError(
@@ -359,7 +356,7 @@ class Stage1Run:
         return self.epoch - self.best_epoch >= self.settings.early_stopping_patience
 
     def _copy_weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self._trained.state_dict().items()}
+        return {name: tensor.detach().clone() for name, tensor in self.trained.state_dict().items()}
 
 
 @torch.no_grad()

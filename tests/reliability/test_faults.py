@@ -76,7 +76,7 @@ def test_a_loss_that_is_not_a_number_fails_its_trial_alone(
 ) -> None:
     def poison(run: Stage1Run) -> None:
         with torch.no_grad():
-            next(run._trained.parameters()).fill_(float("nan"))
+            next(run.trained.parameters()).fill_(float("nan"))
 
     fail_once(monkeypatch, poison)
     code, folder = make_search(small)

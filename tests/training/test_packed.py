@@ -109,8 +109,8 @@ class TestWithoutDropout:
             # does not feel them, but the running means that validation uses lag behind.
             losses, expected = ([entry["train_loss"] for entry in run.history] for run in (mine, theirs))
             assert losses == pytest.approx(expected, rel=1e-3)
-            weights = mine.network.state_dict()
-            for name, tensor in theirs.network.state_dict().items():
+            weights = mine.latest_network().state_dict()
+            for name, tensor in theirs.latest_network().state_dict().items():
                 if name.endswith(("running_var", "num_batches_tracked")):
                     torch.testing.assert_close(weights[name], tensor, rtol=2e-3, atol=2e-3)
 

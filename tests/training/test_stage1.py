@@ -62,7 +62,7 @@ def weights_of(run: Stage1Run) -> dict[str, torch.Tensor]:
 def assert_same_run(first: Stage1Run, second: Stage1Run) -> None:
     assert first.history == second.history
     assert (first.epoch, first.best_epoch, first.best_mae) == (second.epoch, second.best_epoch, second.best_mae)
-    for get in (weights_of, lambda run: run.network.state_dict()):
+    for get in (weights_of, lambda run: run.latest_network().state_dict()):
         mine, theirs = get(first), get(second)
         assert mine.keys() == theirs.keys()
         for name in mine:
@@ -84,9 +84,9 @@ class TestLearning:
         data = build(replace(tiny_dataset, stage1=small), validation_fraction=0.01)
         settings = replace(SETTINGS, n_epochs=800, early_stopping_patience=800, lr_schedule_patience=800, lr=5e-3)
         run = Stage1Run(data, shape_for(data, encoder_dropout=0.0, chi_head_dropout=0.0), settings, seed=1)
-        before = stage1_mae(run.network, data, data.train)
+        before = stage1_mae(run.latest_network(), data, data.train)
         run.train_to(800)
-        after = stage1_mae(run.network, data, data.train)
+        after = stage1_mae(run.latest_network(), data, data.train)
         assert before > 0.1
         assert after < 0.02
 
@@ -97,7 +97,9 @@ class TestLearning:
         run = Stage1Run(data, shape_for(data, encoder_dropout=0.0, chi_head_dropout=0.0), settings, seed=1)
         run.train_to(800)
         with torch.no_grad():
-            slopes = predict_coefficients(run.network, data.features, data.train.structure, data.train.solvent)[:, 1]
+            slopes = predict_coefficients(
+                run.latest_network(), data.features, data.train.structure, data.train.solvent
+            )[:, 1]
         tau, target = data.train.tau, data.train.target
         true_slopes = (target[:, 2] - target[:, 0]) / (tau[:, 2] - tau[:, 0])
         assert float(np.corrcoef(slopes, true_slopes)[0, 1]) > 0.95
@@ -108,13 +110,13 @@ class TestLearning:
         rows, out = tiny_dataset.stage1, data.validation_rows
         with torch.no_grad():
             h = predict_coefficients(
-                run.network, data.features, torch.tensor(rows.structure[out]), torch.tensor(rows.solvent[out])
+                run.latest_network(), data.features, torch.tensor(rows.structure[out]), torch.tensor(rows.solvent[out])
             ).numpy()
         predicted = data.chi_scaler.mean + data.chi_scaler.scale * (
             h[:, 0] + h[:, 1] * 5.0 * (298.15 / rows.temperature[out] - 1.0)
         )
         expected = np.abs(predicted - rows.value[out]).mean()
-        assert stage1_mae(run.network, data, data.validation) == pytest.approx(expected, rel=1e-4)
+        assert stage1_mae(run.latest_network(), data, data.validation) == pytest.approx(expected, rel=1e-4)
         assert run.history[-1]["validation_mae"] == pytest.approx(expected, rel=1e-4)
 
     def test_seed_decides(self, data: Stage1Data) -> None:
@@ -150,9 +152,9 @@ class TestLearning:
 
     def test_the_solubility_head_is_left_as_it_was(self, data: Stage1Data) -> None:
         run = Stage1Run(data, shape_for(data), replace(SETTINGS, weight_decay=0.5), 1)
-        before = {name: t.clone() for name, t in run.network.heads.solubility.state_dict().items()}
+        before = {name: t.clone() for name, t in run.latest_network().heads.solubility.state_dict().items()}
         run.train_to(3)
-        for name, tensor in run.network.heads.solubility.state_dict().items():
+        for name, tensor in run.latest_network().heads.solubility.state_dict().items():
             assert torch.equal(tensor, before[name])
 
 
