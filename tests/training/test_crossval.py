@@ -9,26 +9,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
+from small_training import STAGE2, small_shape
 
 from chitransfer.data.assemble import Dataset, load_dataset
-from chitransfer.model.network import NetworkShape, TransferNetwork
+from chitransfer.model.network import TransferNetwork
 from chitransfer.training import crossval
 from chitransfer.training.crossval import OutOfFold, choose_thresholds, cross_validate, make_folds, score_predictions
 from chitransfer.training.stage1 import Stage1Data
-from chitransfer.training.stage2 import Stage2Data, Stage2Settings
-
-SETTINGS = Stage2Settings(
-    lr=1e-2,
-    lr_encoder=1e-3,
-    weight_decay=1e-4,
-    batch_size=8,
-    n_epochs=6,
-    lambda_exp=3.0,
-    lambda_sol=1.0,
-    class_weight_pos=5.0,
-    freeze_encoder=True,
-    grad_clip_norm=1.0,
-)
+from chitransfer.training.stage2 import Stage2Data
 
 
 def prepare(dataset: Dataset) -> tuple[TransferNetwork, Stage2Data]:
@@ -37,25 +25,14 @@ def prepare(dataset: Dataset) -> tuple[TransferNetwork, Stage2Data]:
         dataset, validation_fraction=0.1, random_state=0, T_ref=298.15, device=torch.device("cpu")
     )
     torch.manual_seed(0)
-    network = TransferNetwork(
-        NetworkShape(
-            n_features=stage1.features.n_features,
-            hidden_dims=(16,),
-            latent_dim=8,
-            encoder_dropout=0.2,
-            use_batchnorm=False,
-            chi_head_hidden_dim=8,
-            chi_head_dropout=0.1,
-            solubility_head_hidden_dim=8,
-            solubility_head_dropout=0.1,
-        )
-    ).eval()
+    dropout = {"encoder_dropout": 0.2, "chi_head_dropout": 0.1, "solubility_head_dropout": 0.1}
+    network = TransferNetwork(small_shape(stage1.features.n_features, hidden_dims=(16,), **dropout)).eval()
     return network, Stage2Data.build(dataset, stage1.features, stage1.chi_scaler, positive_label=1, T_ref=298.15)
 
 
 def run(dataset: Dataset, folds: np.ndarray, **changes: Any) -> tuple[OutOfFold, Any]:
     network, data = prepare(dataset)
-    return cross_validate(network, data, dataset, folds, replace(SETTINGS, **changes), seed=7)
+    return cross_validate(network, data, dataset, folds, replace(STAGE2, **changes), seed=7)
 
 
 def change_labels(dataset: Dataset, polymers: np.ndarray) -> Dataset:
@@ -118,9 +95,9 @@ class TestLeaks:
         assert tiny_dataset.solubility is not None
         train_chi = np.array([r[tiny_dataset.chi.polymer] != f for r in folds for f in range(3)])
         train_labels = np.array([r[tiny_dataset.solubility.polymer] != f for r in folds for f in range(3)])
-        members = fit_members(network, data, train_chi, train_labels, SETTINGS, 7)
+        members = fit_members(network, data, train_chi, train_labels, STAGE2, 7)
         h, _ = members.predict(data.features, data.chi.structure, data.chi.solvent)
-        found, _ = cross_validate(network, data, tiny_dataset, folds, SETTINGS, seed=7)
+        found, _ = cross_validate(network, data, tiny_dataset, folds, STAGE2, seed=7)
         for repeat in range(2):
             for row, polymer in enumerate(tiny_dataset.chi.polymer):
                 member = 3 * repeat + folds[repeat][polymer]

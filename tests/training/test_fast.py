@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from small_training import STAGE1
 from torch import Tensor
 
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
@@ -18,15 +20,8 @@ from chitransfer.training.losses import chi_loss
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings, stage1_mae
 
 N_STRUCTURES, N_BITS, N_DESCRIPTORS, N_SOLVENTS = 90, 64, 5, 7
-SETTINGS = Stage1Settings(
-    lr=3e-3,
-    weight_decay=1e-3,
-    batch_size=16,
-    n_epochs=6,
-    early_stopping_patience=20,
-    lr_schedule_patience=5,
-    lr_schedule_factor=0.5,
-    grad_clip_norm=0.5,
+SETTINGS = replace(
+    STAGE1, weight_decay=1e-3, batch_size=16, early_stopping_patience=20, lr_schedule_patience=5, grad_clip_norm=0.5
 )
 
 
@@ -236,7 +231,7 @@ def test_precision_bf16_stays_close_to_fp32(data: Stage1Data) -> None:
     shape = make_shape(data.features.n_features, dropout=0.1)
     errors = {}
     for precision in ("fp32", "bf16"):
-        run = Stage1Run(data, shape, Stage1Settings(**{**vars(SETTINGS), "precision": precision}), seed=5)
+        run = Stage1Run(data, shape, replace(SETTINGS, precision=precision), seed=5)
         run.train_to(SETTINGS.n_epochs)
         errors[precision] = run.best_mae
     assert errors["bf16"] != errors["fp32"]

@@ -8,24 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_training import STAGE1, small_shape
 
 from chitransfer.data.assemble import Dataset
-from chitransfer.model.network import NetworkShape
 from chitransfer.search.objective import pack_state, unpack_state
 from chitransfer.training import stacked
 from chitransfer.training.packed import PackedStage1, train_together
-from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings
+from chitransfer.training.stage1 import Stage1Data, Stage1Run
 
-SETTINGS = Stage1Settings(
-    lr=3e-3,
-    weight_decay=1e-2,
-    batch_size=10,
-    n_epochs=12,
-    early_stopping_patience=50,
-    lr_schedule_patience=1,
-    lr_schedule_factor=0.5,
-    grad_clip_norm=0.3,
-)
+SETTINGS = replace(STAGE1, weight_decay=1e-2, n_epochs=12, grad_clip_norm=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +24,6 @@ def data(tiny_dataset: Dataset) -> Stage1Data:
     return Stage1Data.build(
         tiny_dataset, validation_fraction=0.1, random_state=3, T_ref=298.15, device=torch.device("cpu")
     )
-
-
-def shape_for(data: Stage1Data, **changes: Any) -> NetworkShape:
-    plain = NetworkShape(
-        n_features=data.features.n_features,
-        hidden_dims=(16, 8),
-        latent_dim=8,
-        encoder_dropout=0.0,
-        use_batchnorm=False,
-        chi_head_hidden_dim=8,
-        chi_head_dropout=0.0,
-        solubility_head_hidden_dim=8,
-        solubility_head_dropout=0.0,
-    )
-    return replace(plain, **changes)
 
 
 def make_runs(data: Stage1Data, **changes: Any) -> list[Stage1Run]:
@@ -61,7 +37,12 @@ def make_runs(data: Stage1Data, **changes: Any) -> list[Stage1Run]:
         ({"hidden_dims": (11, 6)}, {"batch_size": 7, "weight_decay": 0.3}),
     ]
     return [
-        Stage1Run(data, shape_for(data, **{**shape, **changes}), replace(SETTINGS, **settings), seed=10 + seed)
+        Stage1Run(
+            data,
+            small_shape(data.features.n_features, **{**shape, **changes}),
+            replace(SETTINGS, **settings),
+            seed=10 + seed,
+        )
         for seed, (shape, settings) in enumerate(members)
     ]
 
@@ -137,7 +118,7 @@ class TestWithoutDropout:
 
     def test_bfloat16_stays_close(self, data: Stage1Data) -> None:
         runs = [
-            Stage1Run(data, shape_for(data), replace(SETTINGS, precision=precision), 1)
+            Stage1Run(data, small_shape(data.features.n_features), replace(SETTINGS, precision=precision), 1)
             for precision in ("fp32", "bf16")
         ]
         train_together(runs, [12, 12])
@@ -168,7 +149,10 @@ class TestDropout:
 
     def test_it_learns_as_well_as_alone(self, data: Stage1Data) -> None:
         def errors(packed: bool) -> np.ndarray:
-            runs = [Stage1Run(data, shape_for(data, **self.DROPOUT), SETTINGS, seed) for seed in range(16)]
+            runs = [
+                Stage1Run(data, small_shape(data.features.n_features, **self.DROPOUT), SETTINGS, seed)
+                for seed in range(16)
+            ]
             if packed:
                 train_together(runs, [12] * 16)
             for run in runs:
@@ -212,7 +196,7 @@ class TestFailures:
 
     def test_a_diverging_learning_rate_fails_as_it_does_alone(self, data: Stage1Data) -> None:
         settings = replace(SETTINGS, lr=1e30, grad_clip_norm=1e30)
-        runs = [Stage1Run(data, shape_for(data), one, 1) for one in (SETTINGS, settings)]
+        runs = [Stage1Run(data, small_shape(data.features.n_features), one, 1) for one in (SETTINGS, settings)]
         failures = train_together(runs, [3, 3])
         assert list(failures) == [1]
         assert "in epoch" in str(failures[1])

@@ -9,40 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_training import STAGE1, small_shape
 
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.errors import DataError, TrainingError
 from chitransfer.model.network import NetworkShape
 from chitransfer.search.objective import pack_state, unpack_state
 from chitransfer.training import stage1 as stage1_module
-from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings, predict_coefficients, stage1_mae
+from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients, stage1_mae
 
 CPU = torch.device("cpu")
-SETTINGS = Stage1Settings(
-    lr=3e-3,
-    weight_decay=1e-4,
-    batch_size=10,
-    n_epochs=6,
-    early_stopping_patience=50,
-    lr_schedule_patience=1,
-    lr_schedule_factor=0.5,
-    grad_clip_norm=1.0,
-)
 
 
 def shape_for(data: Stage1Data, **changes: Any) -> NetworkShape:
-    plain = NetworkShape(
-        n_features=data.features.n_features,
-        hidden_dims=(16, 8),
-        latent_dim=8,
-        encoder_dropout=0.3,
-        use_batchnorm=False,
-        chi_head_hidden_dim=8,
-        chi_head_dropout=0.2,
-        solubility_head_hidden_dim=8,
-        solubility_head_dropout=0.2,
-    )
-    return replace(plain, **changes)
+    dropout = {"encoder_dropout": 0.3, "chi_head_dropout": 0.2, "solubility_head_dropout": 0.2}
+    return small_shape(data.features.n_features, **{**dropout, **changes})
 
 
 def build(dataset: Dataset, **changes: Any) -> Stage1Data:
@@ -82,7 +63,7 @@ class TestLearning:
             table=rows.table,
         )
         data = build(replace(tiny_dataset, stage1=small), validation_fraction=0.01)
-        settings = replace(SETTINGS, n_epochs=800, early_stopping_patience=800, lr_schedule_patience=800, lr=5e-3)
+        settings = replace(STAGE1, n_epochs=800, early_stopping_patience=800, lr_schedule_patience=800, lr=5e-3)
         run = Stage1Run(data, shape_for(data, encoder_dropout=0.0, chi_head_dropout=0.0), settings, seed=1)
         before = stage1_mae(run.latest_network(), data, data.train)
         run.train_to(800)
@@ -93,7 +74,7 @@ class TestLearning:
     def test_all_temperatures_of_a_pair_are_learned(self, tiny_dataset: Dataset) -> None:
         """The slope over temperature, not only the mean, comes close to the formula's A/T."""
         data = build(tiny_dataset)
-        settings = replace(SETTINGS, n_epochs=800, early_stopping_patience=800, lr_schedule_patience=800, lr=5e-3)
+        settings = replace(STAGE1, n_epochs=800, early_stopping_patience=800, lr_schedule_patience=800, lr=5e-3)
         run = Stage1Run(data, shape_for(data, encoder_dropout=0.0, chi_head_dropout=0.0), settings, seed=1)
         run.train_to(800)
         with torch.no_grad():
@@ -105,7 +86,7 @@ class TestLearning:
         assert float(np.corrcoef(slopes, true_slopes)[0, 1]) > 0.95
 
     def test_mae_is_the_plain_formula_over_rows(self, tiny_dataset: Dataset, data: Stage1Data) -> None:
-        run = Stage1Run(data, shape_for(data), SETTINGS, seed=2)
+        run = Stage1Run(data, shape_for(data), STAGE1, seed=2)
         run.train_to(2)
         rows, out = tiny_dataset.stage1, data.validation_rows
         with torch.no_grad():
@@ -120,19 +101,19 @@ class TestLearning:
         assert run.history[-1]["validation_mae"] == pytest.approx(expected, rel=1e-4)
 
     def test_seed_decides(self, data: Stage1Data) -> None:
-        runs = [Stage1Run(data, shape_for(data), SETTINGS, seed) for seed in (5, 5, 6)]
+        runs = [Stage1Run(data, shape_for(data), STAGE1, seed) for seed in (5, 5, 6)]
         for run in runs:
             run.train_to(3)
         assert_same_run(runs[0], runs[1])
         assert runs[0].history != runs[2].history
 
     def test_what_ran_before_does_not_matter(self, data: Stage1Data) -> None:
-        first = Stage1Run(data, shape_for(data), SETTINGS, 5)
+        first = Stage1Run(data, shape_for(data), STAGE1, 5)
         first.train_to(2)
         torch.manual_seed(12345)
         torch.rand(77)
         state = torch.get_rng_state()
-        second = Stage1Run(data, shape_for(data), SETTINGS, 5)
+        second = Stage1Run(data, shape_for(data), STAGE1, 5)
         second.train_to(2)
         assert torch.equal(torch.get_rng_state(), state)
         assert_same_run(first, second)
@@ -141,17 +122,17 @@ class TestLearning:
     def test_batch_normalisation_takes_any_batch_size(self, data: Stage1Data, batch_size: int) -> None:
         """32 training pairs in batches of 31 leave one alone, which has no variance to normalise by."""
         assert len(data.train) == 32
-        run = Stage1Run(data, shape_for(data, use_batchnorm=True), replace(SETTINGS, batch_size=batch_size), 1)
+        run = Stage1Run(data, shape_for(data, use_batchnorm=True), replace(STAGE1, batch_size=batch_size), 1)
         run.train_to(2)
         assert run.epoch == 2
         assert np.isfinite(run.best_mae)
 
     def test_batch_normalisation_of_single_pairs_is_refused(self, data: Stage1Data) -> None:
         with pytest.raises(TrainingError, match=r"at least 2 pairs a batch, got training\.batch_size_dft 1"):
-            Stage1Run(data, shape_for(data, use_batchnorm=True), replace(SETTINGS, batch_size=1), 1)
+            Stage1Run(data, shape_for(data, use_batchnorm=True), replace(STAGE1, batch_size=1), 1)
 
     def test_the_solubility_head_is_left_as_it_was(self, data: Stage1Data) -> None:
-        run = Stage1Run(data, shape_for(data), replace(SETTINGS, weight_decay=0.5), 1)
+        run = Stage1Run(data, shape_for(data), replace(STAGE1, weight_decay=0.5), 1)
         before = {name: t.clone() for name, t in run.latest_network().heads.solubility.state_dict().items()}
         run.train_to(3)
         for name, tensor in run.latest_network().heads.solubility.state_dict().items():
@@ -160,7 +141,7 @@ class TestLearning:
 
 class TestStopping:
     def test_the_best_epoch_is_kept(self, data: Stage1Data) -> None:
-        run = Stage1Run(data, shape_for(data), replace(SETTINGS, n_epochs=15, lr=2e-2), 4)
+        run = Stage1Run(data, shape_for(data), replace(STAGE1, n_epochs=15, lr=2e-2), 4)
         run.train_to(15)
         maes = [entry["validation_mae"] for entry in run.history]
         assert run.best_mae == min(maes)
@@ -169,7 +150,7 @@ class TestStopping:
         assert not run.best_network().training
 
     def test_it_stops_when_validation_does(self, data: Stage1Data) -> None:
-        settings = replace(SETTINGS, n_epochs=500, early_stopping_patience=3, lr=5e-2)
+        settings = replace(STAGE1, n_epochs=500, early_stopping_patience=3, lr=5e-2)
         run = Stage1Run(data, shape_for(data), settings, 4)
         run.train_to(500)
         assert run.finished
@@ -179,7 +160,7 @@ class TestStopping:
         assert len(run.history) == run.epoch
 
     def test_the_learning_rate_falls_on_a_plateau(self, data: Stage1Data) -> None:
-        settings = replace(SETTINGS, n_epochs=40, early_stopping_patience=40, lr_schedule_patience=1, lr=5e-2)
+        settings = replace(STAGE1, n_epochs=40, early_stopping_patience=40, lr_schedule_patience=1, lr=5e-2)
         run = Stage1Run(data, shape_for(data), settings, 4)
         run.train_to(40)
         rates = [entry["lr"] for entry in run.history]
@@ -189,7 +170,7 @@ class TestStopping:
         np.testing.assert_allclose(halvings, halvings.round(), atol=1e-9)
 
     def test_a_loss_that_is_no_number_names_stage_and_epoch(self, data: Stage1Data) -> None:
-        run = Stage1Run(data, shape_for(data), replace(SETTINGS, lr=1e38), 1)
+        run = Stage1Run(data, shape_for(data), replace(STAGE1, lr=1e38), 1)
         with pytest.raises(TrainingError, match=r"Stage 1: the loss became (nan|inf) in epoch [1-6]; a lower learning"):
             run.train_to(6)
 
@@ -198,23 +179,23 @@ class TestResuming:
     @pytest.mark.parametrize("stop", range(1, 6))
     @pytest.mark.parametrize("through_bytes", [True, False])
     def test_at_any_epoch_to_the_bit(self, data: Stage1Data, stop: int, through_bytes: bool) -> None:
-        whole = Stage1Run(data, shape_for(data), SETTINGS, 9)
+        whole = Stage1Run(data, shape_for(data), STAGE1, 9)
         whole.train_to(6)
-        part = Stage1Run(data, shape_for(data), SETTINGS, 9)
+        part = Stage1Run(data, shape_for(data), STAGE1, 9)
         part.train_to(stop)
         state = part.state_dict()
         if through_bytes:
             (state,) = unpack_state(pack_state([state]))
         else:
             part.train_to(6)  # what goes on must not reach into a state taken earlier
-        resumed = Stage1Run(data, shape_for(data), SETTINGS, 9)
+        resumed = Stage1Run(data, shape_for(data), STAGE1, 9)
         resumed.load_state_dict(state)
         assert resumed.epoch == stop
         resumed.train_to(6)
         assert_same_run(whole, resumed)
 
     def test_with_batch_normalisation_and_plateaus(self, data: Stage1Data) -> None:
-        settings = replace(SETTINGS, n_epochs=12, lr=5e-2, early_stopping_patience=12)
+        settings = replace(STAGE1, n_epochs=12, lr=5e-2, early_stopping_patience=12)
         shape = shape_for(data, use_batchnorm=True)
         whole = Stage1Run(data, shape, settings, 9)
         whole.train_to(12)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_training import STAGE1, STAGE2, small_shape
 from torch.nn import functional
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import TrainingError
-from chitransfer.model.network import NetworkShape, TransferNetwork
-from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings
+from chitransfer.model.network import TransferNetwork
+from chitransfer.training.stage1 import Stage1Data, Stage1Run
 from chitransfer.training.stage2 import (
     Stage2Data,
     Stage2Settings,
@@ -21,18 +22,7 @@ from chitransfer.training.stage2 import (
     resolve_positive_label,
 )
 
-SETTINGS = Stage2Settings(
-    lr=1e-2,
-    lr_encoder=1e-3,
-    weight_decay=1e-3,
-    batch_size=10_000,
-    n_epochs=12,
-    lambda_exp=3.0,
-    lambda_sol=1.0,
-    class_weight_pos=5.0,
-    freeze_encoder=True,
-    grad_clip_norm=0.5,
-)
+SETTINGS = replace(STAGE2, weight_decay=1e-3, batch_size=10_000, n_epochs=12, grad_clip_norm=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +31,8 @@ def pretrained(tiny_dataset: Dataset) -> tuple[TransferNetwork, Stage2Data]:
     stage1 = Stage1Data.build(
         tiny_dataset, validation_fraction=0.1, random_state=0, T_ref=298.15, device=torch.device("cpu")
     )
-    shape = NetworkShape(
-        n_features=stage1.features.n_features,
-        hidden_dims=(16,),
-        latent_dim=8,
-        encoder_dropout=0.0,
-        use_batchnorm=False,
-        chi_head_hidden_dim=8,
-        chi_head_dropout=0.0,
-        solubility_head_hidden_dim=8,
-        solubility_head_dropout=0.0,
-    )
-    settings = Stage1Settings(
-        lr=5e-3,
-        weight_decay=0.0,
-        batch_size=16,
-        n_epochs=10,
-        early_stopping_patience=10,
-        lr_schedule_patience=10,
-        lr_schedule_factor=0.5,
-        grad_clip_norm=1.0,
-    )
+    shape = small_shape(stage1.features.n_features, hidden_dims=(16,))
+    settings = replace(STAGE1, lr=5e-3, weight_decay=0.0, batch_size=16, n_epochs=10, lr_schedule_patience=10)
     run = Stage1Run(stage1, shape, settings, seed=0)
     run.train_to(10)
     data = Stage2Data.build(tiny_dataset, stage1.features, stage1.chi_scaler, positive_label=1, T_ref=298.15)
