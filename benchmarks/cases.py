@@ -7,12 +7,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
-from benchmarks.conventional import conventional_epochs, lightning_epochs
+from benchmarks.conventional import conventional_epochs, lightning_epochs, plain_finetuning
 from benchmarks.measure import Timing, compare
 from benchmarks.synthetic import (
     FULL_ROWS,
@@ -91,6 +93,29 @@ def quick_stage2(n_rows: int) -> list[Timing]:
             "chitransfer, all folds at once": lambda: fit_members(network, stage2, *masks, make_stage2_settings(), 0),
         },
         n_runs=5,
+    )
+
+
+def whole_network_stage2(n_rows: int) -> list[Timing]:
+    """Four epochs of fine-tuning 15 whole networks on 1,000 + 440 rows: plain PyTorch, side by side, one by one."""
+    data = make_stage1(2_000)
+    stage2 = make_stage2(data, n_chi=1_000)
+    network = TransferNetwork(make_shape(data)).eval()
+    masks = [fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility)]
+    settings = replace(make_stage2_settings(), freeze_encoder=False, n_epochs=4)
+
+    def side_by_side() -> None:
+        with patch("chitransfer.training.stage2.trains_one_by_one", lambda *_: False):
+            fit_members(network, stage2, *masks, settings, 0)
+
+    return compare(
+        "Fine-tuning of 15 whole networks, 4 epochs",
+        {
+            "plain PyTorch, a loop over members": lambda: plain_finetuning(network, stage2, *masks, settings),
+            "stacked, side by side": side_by_side,
+            "chitransfer, one by one": lambda: fit_members(network, stage2, *masks, settings, 0),
+        },
+        n_runs=3,
     )
 
 
@@ -259,6 +284,7 @@ CASES: dict[str, Callable[[int], list[Timing]]] = {
     "stage1": stage1_epoch,
     "accuracy": stage1_accuracy,
     "stage2": quick_stage2,
+    "finetune": whole_network_stage2,
     "features": features,
     "search": whole_search,
     "growth": growth,

@@ -1,18 +1,21 @@
-"""Stage 1 as a competent user writes it: Dataset, DataLoader, autograd, AdamW; and the same in PyTorch Lightning."""
+"""Both stages as a competent user writes them: Dataset, DataLoader, autograd, AdamW; Stage 1 also in Lightning."""
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from chitransfer.model.network import NetworkShape, TransferNetwork
+from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.training.inputs import PairTable
 from chitransfer.training.stage1 import Stage1Data, Stage1Settings
+from chitransfer.training.tasks import Stage2Data, Stage2Settings
 
 Item = tuple[Tensor, Tensor]
 
@@ -124,3 +127,44 @@ def lightning_epochs(
             ).fit(Module(), loader, validation)
 
     return fit
+
+
+def plain_finetuning(
+    network: TransferNetwork, data: Stage2Data, train_chi: np.ndarray, train_solubility: np.ndarray, s: Stage2Settings
+) -> None:
+    """Whole networks fine-tuned on both tables, one member after another, as one would write it in PyTorch.
+
+    Parameters
+    ----------
+    train_chi, train_solubility
+        Training rows of every member, (n_members, n_rows) bool.
+    """
+    weight = torch.tensor(s.class_weight_pos)
+    for own_chi, own_solubility in zip(train_chi, train_solubility, strict=True):
+        member = copy.deepcopy(network).train()
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": member.encoder.parameters(), "lr": s.lr_encoder},
+                {"params": member.heads.parameters(), "lr": s.lr},
+            ],
+            weight_decay=s.weight_decay,
+        )
+        tables = [(data.chi, np.flatnonzero(own_chi)), (data.solubility, np.flatnonzero(own_solubility))]
+        n_steps = -(-max(len(rows) for _, rows in tables) // s.batch_size)
+        for _ in range(s.n_epochs):
+            orders = [torch.from_numpy(np.random.default_rng().permutation(rows)) for _, rows in tables]
+            for step in range(n_steps):
+                (chi, of_chi), (solubility, of_solubility) = (
+                    (table, order[step::n_steps]) for (table, _), order in zip(tables, orders, strict=True)
+                )
+                h, _ = member(data.features.gather(chi.structure[of_chi], chi.solvent[of_chi]))
+                pairs = solubility.structure[of_solubility], solubility.solvent[of_solubility]
+                _, logit = member(data.features.gather(*pairs))
+                loss = s.lambda_exp * functional.mse_loss(chi_at(h, chi.tau[of_chi]), chi.target[of_chi])
+                loss = loss + s.lambda_sol * functional.binary_cross_entropy_with_logits(
+                    logit, solubility.target[of_solubility], pos_weight=weight
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(member.parameters(), s.grad_clip_norm)
+                optimizer.step()

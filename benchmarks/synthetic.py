@@ -10,7 +10,7 @@ from chitransfer.model.network import NetworkShape
 from chitransfer.model.scalers import ChiScaler, FeatureScaler
 from chitransfer.training.inputs import FeatureTensors, PairTable
 from chitransfer.training.stage1 import Stage1Data, Stage1Settings
-from chitransfer.training.stage2 import Stage2Data, Stage2Settings, TaskRows
+from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows
 
 FULL_ROWS = 47_676
 N_BITS, N_DESCRIPTORS, N_SET_BITS = 2048, 13, 40

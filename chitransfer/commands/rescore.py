@@ -43,6 +43,8 @@ def rescore(
         console.print(line, highlight=False)
     if len(rescored.trials) >= 3:
         console.print(f"rank correlation with the scores before: {rescored.rank_correlation:.2f}", highlight=False)
+    for text in rescored.describe():
+        console.print(text, markup=False, highlight=False)
     for number, reason in rescored.skipped.items():
         console.print(f"trial {number} left out: {reason}", markup=False, highlight=False)
     console.print(f"results in {rescored.folder}", markup=False, highlight=False)

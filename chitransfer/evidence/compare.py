@@ -27,7 +27,7 @@ from chitransfer.search.objective import transfer_objective
 from chitransfer.search.watch import format_seconds
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
-from chitransfer.training.stage2 import resolve_positive_label
+from chitransfer.training.tasks import resolve_positive_label
 
 ROWS = {
     "default": "default configuration",

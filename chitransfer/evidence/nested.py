@@ -33,7 +33,8 @@ from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import choose_thresholds
 from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
-from chitransfer.training.stage2 import Stage2Data, Stage2Settings, fit_members, resolve_positive_label
+from chitransfer.training.stage2 import fit_members
+from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_positive_label
 
 PROTOCOLS = ("known chemistry", "new chemistry")
 SCRATCH_EPOCHS = 100

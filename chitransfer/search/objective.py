@@ -27,7 +27,7 @@ from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import OutOfFold, Scores, cross_validate, make_folds
 from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
 from chitransfer.training.stage1 import Stage1Data, Stage1Run
-from chitransfer.training.stage2 import Stage2Data, resolve_positive_label
+from chitransfer.training.tasks import Stage2Data, resolve_positive_label
 
 # How a zip file begins, which is what PyTorch writes; its older format is read by less careful code.
 ZIP_START = b"PK\x03\x04"

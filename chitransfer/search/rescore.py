@@ -21,11 +21,15 @@ from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.objective import ReplicateResult, TrialRunner, pool_scores, transfer_objective
+from chitransfer.search.results import beaten_by_trivial, trivial_objective, write_reference
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_study
+from chitransfer.search.summary import describe_side_by_side
+from chitransfer.sections import ObjectiveSettings
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import cross_validate
 from chitransfer.training.settings import read_dataset, stage2_settings
+from chitransfer.training.trivial import score_trivial_predictor
 
 # Found out again on every machine; no part of what was measured.
 PLACE_KEYS = ("paths.results_dir", "paths.cache_dir", "training.device", "training.num_threads", "search.n_trials")
@@ -39,16 +43,35 @@ class Rescored:
     Attributes
     ----------
     folder
-        Where ``all_trials.csv``, ``top_20_trials.csv``, ``best_params.json`` and ``config.yaml`` were written.
+        Where ``all_trials.csv``, ``top_20_trials.csv``, ``best_params.json``, ``reference.json`` and ``config.yaml``
+        were written.
     trials
-        One line a trial, best first: ``number``, ``value``, ``value_before``, ``rank_before``, parameters, components.
+        One line a trial, best first: ``number``, ``value``, ``value_before``, ``rank_before``, ``is_default``,
+        parameters, components.
     skipped
         Why trials were left out, by number.
+    trivial
+        Components of the trivial predictor under the new conditions.
+    weights
+        The objective's.
     """
 
     folder: Path
     trials: pd.DataFrame
     skipped: dict[int, str]
+    trivial: Mapping[str, float]
+    weights: ObjectiveSettings
+
+    def describe(self) -> list[str]:
+        """Best trial, default configuration and trivial predictor side by side, and what to be warned of."""
+        best, *others = ({str(key): value for key, value in row.items()} for row in self.trials.to_dict("records"))
+        columns = [(f"best (trial {best['number']})", best)]
+        columns += [(f"default (trial {row['number']})", row) for row in (best, *others) if row["is_default"]]
+        value = trivial_objective(self.trivial, float(best["stage1_mae"]), self.weights)
+        table = describe_side_by_side(
+            [*((title, row, row["value"]) for title, row in columns), ("trivial predictor", self.trivial, value)]
+        )
+        return [*table, *(f"WARNING: {line}" for line in beaten_by_trivial(best, self.trivial, self.weights))]
 
     @property
     def rank_correlation(self) -> float:
@@ -165,6 +188,7 @@ def rescore_study(
                 "value": scores.value,
                 "value_before": before[trial.number],
                 "rank_before": order.index(trial.number) + 1,
+                "is_default": bool(trial.user_attrs.get("is_default", False)),
                 **trial.params,
                 **scores.components,
                 **{f"{name}_std": deviation for name, deviation in scores.spread.items()},
@@ -177,7 +201,9 @@ def rescore_study(
     frame = pd.DataFrame(rows).sort_values(["value", "number"], kind="stable", ignore_index=True)
     target = folder.path / "rescored" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
     _write(target, frame, config, folder, {t.number: t.params for t in trials})
-    return Rescored(target, frame, skipped)
+    trivial = score_trivial_predictor(dataset, runner.folds, runner.stage2_data.positive_label)
+    write_reference(target / "reference.json", trivial)
+    return Rescored(target, frame, skipped, trivial.mean, config.objective)
 
 
 def _write(

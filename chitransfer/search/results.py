@@ -9,6 +9,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,6 +22,7 @@ from chitransfer.search.objective import ERRORS, transfer_objective
 from chitransfer.search.replicates import REPLICATE_VALUES
 from chitransfer.search.study import StudyFolder
 from chitransfer.sections import ObjectiveSettings
+from chitransfer.training.crossval import Scores
 from chitransfer.training.metrics import CHI_METRICS, SOLUBILITY_METRICS
 
 COMPONENTS = ("stage1_mae", *CHI_METRICS, *SOLUBILITY_METRICS)
@@ -158,6 +160,11 @@ def write_best_params(
             **further,
         },
     )
+
+
+def write_reference(path: Path, trivial: Scores) -> None:
+    """Keep the scores of the trivial predictor beside those of the trials."""
+    write_json(path, {"trivial_predictor": {"mean": trivial.mean, "std": trivial.std}})
 
 
 def trivial_objective(reference: Mapping[str, float], stage1_mae: float, weights: ObjectiveSettings) -> float | None:

@@ -28,7 +28,7 @@ from chitransfer.errors import ChitransferError, StudyError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.driver import SearchDriver, StopReason
 from chitransfer.search.reevaluate import reevaluate_top
-from chitransfer.search.results import read_standing, write_results
+from chitransfer.search.results import read_standing, write_reference, write_results
 from chitransfer.search.space import make_pruner, settle_pruner
 from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
 from chitransfer.search.study import (
@@ -46,7 +46,7 @@ from chitransfer.secrecy import MaskingFormatter, mask_passwords
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
 from chitransfer.training.settings import read_dataset
-from chitransfer.training.stage2 import resolve_positive_label
+from chitransfer.training.tasks import resolve_positive_label
 from chitransfer.training.trivial import score_trivial_predictor
 
 EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
@@ -218,7 +218,7 @@ def _score_reference(folder: StudyFolder, config: Config, dataset: Dataset) -> d
     folds = make_folds(dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"))
     positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
     scores = score_trivial_predictor(dataset, folds, positive)
-    write_json(folder.reference, {"trivial_predictor": {"mean": scores.mean, "std": scores.std}})
+    write_reference(folder.reference, scores)
     return scores.mean
 
 

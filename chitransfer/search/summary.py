@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from chitransfer.search.results import (
 from chitransfer.search.space import rung_epochs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.watch import describe_components, format_seconds
-from chitransfer.training.stage2 import resolve_positive_label
+from chitransfer.training.tasks import resolve_positive_label
 
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
 
@@ -104,18 +104,24 @@ def _describe_best(standing: Standing, config: Config, reference: Mapping[str, f
         columns.append((f"default (trial {default.number})", default.user_attrs, default.values[0]))
     stage1_mae = float(best.user_attrs["stage1_mae"])
     columns.append(("trivial predictor", reference, trivial_objective(reference, stage1_mae, config.objective)))
-    width = max(len(title) for title in TITLES.values()) + 2
-    lines = ["", " " * width + "".join(f"{title:>20}" for title, _, _ in columns)]
-    rows = [("objective (lower is better)", [value for _, _, value in columns])]
-    rows += [(TITLES[name], [attributes.get(name) for _, attributes, _ in columns]) for name in SHOWN]
-    for title, values in rows:
-        if any(value is not None for value in values):
-            cells = "".join(f"{'–' if value is None else f'{value:.4f}':>20}" for value in values)
-            lines.append(f"{title:<{width}}{cells}")
+    lines = ["", *describe_side_by_side(columns)]
     parameters = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
     lines += ["", f"best parameters: {parameters}"]
     if default is not None and best.number == default.number:
         lines.append("no trial did better than the default configuration")
+    return lines
+
+
+def describe_side_by_side(columns: Sequence[tuple[str, Mapping[str, Any], float | None]]) -> list[str]:
+    """A table of objective and components, a column for each (title, components, objective)."""
+    width = max(len(title) for title in TITLES.values()) + 2
+    lines = [" " * width + "".join(f"{title:>20}" for title, _, _ in columns)]
+    rows = [("objective (lower is better)", [value for _, _, value in columns])]
+    rows += [(TITLES[name], [components.get(name) for _, components, _ in columns]) for name in SHOWN]
+    for title, values in rows:
+        if any(value is not None for value in values):
+            cells = "".join(f"{'–' if value is None else f'{value:.4f}':>20}" for value in values)
+            lines.append(f"{title:<{width}}{cells}")
     return lines
 
 

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 
 from chitransfer.data.assemble import Dataset
+from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import TransferNetwork, chi_at
 from chitransfer.training.metrics import best_f1_threshold, chi_metrics, solubility_metrics
-from chitransfer.training.stage2 import FittedMembers, Stage2Data, Stage2Settings, TaskRows, fit_members
+from chitransfer.training.stage2 import fit_members
+from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
-"""One Stage 1 step on the CPU: sparse first layer, cheap dropout, gradients by hand into one flat buffer.
+"""Steps on the CPU: sparse first layer, cheap dropout, gradients by hand into one flat buffer.
 
-Called by `training.stage1`; the network it trains is the ordinary one, whose parameters become views of the buffer.
+Called by `training.stage1` and `training.unfrozen`; the network trained is the ordinary one, whose parameters become
+views of the buffer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -38,8 +39,11 @@ class FlatParameters:
     @classmethod
     def of(cls, network: TransferNetwork) -> FlatParameters:
         """Move encoder and χ head into one vector; the first layer is stored transposed, a row for every feature."""
-        first = network.encoder.first.weight
-        parameters = trained_parameters(network)
+        return cls.holding(trained_parameters(network), network.encoder.first.weight)
+
+    @classmethod
+    def holding(cls, parameters: Sequence[nn.Parameter], first: Tensor) -> FlatParameters:
+        """Move the parameters into one vector in their order; `first`, which is one of them, is stored transposed."""
         values = torch.cat([(p.t() if p is first else p).detach().reshape(-1) for p in parameters])
         gradients = torch.zeros_like(values)
         start = 0
@@ -99,7 +103,7 @@ class _Trace:
     kept
         1 where dropout let SiLU's output through; ``None`` without dropout.
     statistics
-        Mean and inverse standard deviation of the batch, with batch norm.
+        Mean and inverse standard deviation of the batch, with batch norm in training mode (else empty).
     """
 
     entered: Tensor
@@ -111,61 +115,45 @@ class _Trace:
     statistics: tuple[Tensor, Tensor] | None
 
 
-class SparseStep:
-    """Loss and gradients of batches for a network on the CPU.
+class SparseLayers:
+    """Linear layers with what lies between them, forward and backward, for sparse inputs on the CPU.
 
-    Gradients are written, not added, to the ``grad`` of the trained parameters. Dropout draws from PyTorch's global
-    generator.
+    Gradients are written, not added, to the ``grad`` of the layers' parameters. Dropout draws from PyTorch's global
+    generator; it and batch norm do what the mode (training or not) of their modules says at the time this is made.
 
     Parameters
     ----------
-    network
-        Its parameters must be views made by `FlatParameters.of`.
+    parts
+        The layers; their parameters must be views made by `FlatParameters`.
     dense_columns
         Positions of the inputs kept dense, (n_dense,) int64.
     batch_size
         The most pairs a batch may hold.
-    is_bf16
-        Multiply the encoder's layers after the first in bfloat16; sums, weights, the first layer and the χ head, whose
-        outputs bfloat16 would round to three digits, stay float32.
+    bf16_layers
+        Numbers of the linear layers that multiply in bfloat16; sums and weights stay float32, and so must the first.
     """
 
     def __init__(
-        self, network: TransferNetwork, dense_columns: Tensor, batch_size: int, *, is_bf16: bool = False
+        self, parts: Sequence[nn.Sequential], dense_columns: Tensor, batch_size: int, bf16_layers: range = range(0)
     ) -> None:
         self._dense_columns = dense_columns
-        encoder = _read_layers(network.encoder)
-        self._layers = [*encoder, *_read_layers(network.heads.chi)]
-        self._bf16_layers = range(1, len(encoder)) if is_bf16 else range(0)
+        self._layers = [layer for part in parts for layer in _read_layers(part)]
+        self._bf16_layers = bf16_layers
         sizes: dict[float, int] = {}
         for layer in self._layers:
             if layer.dropout > 0:
                 sizes[layer.dropout] = max(sizes.get(layer.dropout, 0), batch_size * layer.linear.out_features)
         self._masks = KeepMasks(sizes)
+        self._traces: list[_Trace] = []
 
     def begin_epoch(self) -> None:
         """Draw new random numbers for dropout; must be called before the first batch of every epoch."""
         self._masks.refresh()
 
     @torch.no_grad()
-    def loss_and_gradients(self, batch: SparseBatch, tau: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error over the rows in `mask`; leaves its gradients in the parameters' ``grad``.
-
-        Parameters
-        ----------
-        tau, target, mask
-            (n_pairs, n_temperatures) float32, as in `PairTable`.
-        """
-        coefficients, traces = self._forward(batch)
-        error = torch.addcmul(coefficients[:, :1], coefficients[:, 1:], tau).sub_(target).mul_(mask)
-        n_rows = mask.sum().clamp(min=1.0)
-        loss = error.square().sum() / n_rows
-        error *= 2.0 / n_rows
-        self._backward(torch.stack([error.sum(1), (error * tau).sum(1)], dim=1), batch, traces)
-        return loss
-
-    def _forward(self, batch: SparseBatch) -> tuple[Tensor, list[_Trace]]:
-        traces: list[_Trace] = []
+    def forward(self, batch: SparseBatch) -> Tensor:
+        """Outputs of the last layer, (n_pairs, width); keeps what `backward` needs."""
+        self._traces = []
         hidden, scale = batch.dense, 1.0
         for number, layer in enumerate(self._layers):
             entered, weight, entered_scale = hidden, layer.linear.weight, scale
@@ -186,12 +174,14 @@ class SparseStep:
                     kept = self._masks.draw(hidden.shape, layer.dropout)
                     hidden.mul_(kept)
                     scale = 1.0 / (1.0 - layer.dropout)
-            traces.append(_Trace(entered, weight, entered_scale, sums, before, kept, statistics))
-        return hidden, traces
+            self._traces.append(_Trace(entered, weight, entered_scale, sums, before, kept, statistics))
+        return hidden
 
-    def _backward(self, gradient: Tensor, batch: SparseBatch, traces: list[_Trace]) -> None:
+    @torch.no_grad()
+    def backward(self, gradient: Tensor, batch: SparseBatch) -> None:
+        """Gradients of the parameters from those of the outputs of the last `forward`, which was of the same batch."""
         for number in range(len(self._layers) - 1, -1, -1):
-            layer, trace = self._layers[number], traces[number]
+            layer, trace = self._layers[number], self._traces[number]
             weight, bias = layer.linear.weight, layer.linear.bias
             if layer.is_hidden:
                 gradient = gradient if trace.kept is None else gradient.mul_(trace.kept)
@@ -211,6 +201,50 @@ class SparseStep:
             else:
                 torch.mm(gradient.t(), trace.entered, out=_gradient(weight))
                 gradient = torch.mm(gradient, trace.weight)
+
+
+class SparseStep:
+    """Loss and gradients of Stage 1's batches for a network on the CPU.
+
+    Parameters
+    ----------
+    network
+        Its parameters must be views made by `FlatParameters.of`.
+    dense_columns, batch_size
+        As in `SparseLayers`.
+    is_bf16
+        Multiply the encoder's layers after the first in bfloat16. The χ head, whose outputs bfloat16 would round to
+        three digits, stays float32.
+    """
+
+    def __init__(
+        self, network: TransferNetwork, dense_columns: Tensor, batch_size: int, *, is_bf16: bool = False
+    ) -> None:
+        n_encoder_layers = sum(isinstance(module, nn.Linear) for module in network.encoder)
+        self._layers = SparseLayers(
+            [network.encoder, network.heads.chi],
+            dense_columns,
+            batch_size,
+            range(1, n_encoder_layers) if is_bf16 else range(0),
+        )
+        self.begin_epoch = self._layers.begin_epoch
+
+    @torch.no_grad()
+    def loss_and_gradients(self, batch: SparseBatch, tau: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        """Mean squared error over the rows in `mask`; leaves its gradients in the parameters' ``grad``.
+
+        Parameters
+        ----------
+        tau, target, mask
+            (n_pairs, n_temperatures) float32, as in `PairTable`.
+        """
+        coefficients = self._layers.forward(batch)
+        error = torch.addcmul(coefficients[:, :1], coefficients[:, 1:], tau).sub_(target).mul_(mask)
+        n_rows = mask.sum().clamp(min=1.0)
+        loss = error.square().sum() / n_rows
+        error *= 2.0 / n_rows
+        self._layers.backward(torch.stack([error.sum(1), (error * tau).sum(1)], dim=1), batch)
+        return loss
 
 
 def multiplies_in_bf16(precision: str, device: torch.device) -> bool:
@@ -309,12 +343,12 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _batch_norm(sums: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Training-mode batch norm as `nn.BatchNorm1d` does it, and the mean and inverse deviation of the batch."""
+    """Batch norm as `nn.BatchNorm1d` does it, and, in training mode, the batch's mean and inverse deviation."""
     momentum = 0.1 if norm.momentum is None else norm.momentum
     normed, mean, inverse_deviation = torch.native_batch_norm(
-        sums, norm.weight, norm.bias, norm.running_mean, norm.running_var, True, momentum, norm.eps
+        sums, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.training, momentum, norm.eps
     )
-    if norm.num_batches_tracked is not None:
+    if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return normed, (mean, inverse_deviation)
 
@@ -324,7 +358,15 @@ def _batch_norm_backward(
 ) -> Tensor:
     inputs: Tensor
     inputs, weight, bias = torch.ops.aten.native_batch_norm_backward(
-        gradient, sums, norm.weight, norm.running_mean, norm.running_var, *statistics, True, norm.eps, [True] * 3
+        gradient,
+        sums,
+        norm.weight,
+        norm.running_mean,
+        norm.running_var,
+        *statistics,
+        norm.training,
+        norm.eps,
+        [True] * 3,
     )
     _gradient(norm.weight).copy_(weight)
     _gradient(norm.bias).copy_(bias)

@@ -27,7 +27,8 @@ from chitransfer.training.model_report import write_model_report
 from chitransfer.training.out_of_fold import TaskPredictions, predict_chi, predict_logits
 from chitransfer.training.run_folder import Progress, RunFolder, Say, describe_provenance
 from chitransfer.training.settings import read_dataset, resolve_device, stage2_settings
-from chitransfer.training.stage2 import Stage2Data, Stage2Settings, fit_members, resolve_positive_label
+from chitransfer.training.stage2 import fit_members
+from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_positive_label
 
 
 @dataclass(frozen=True)

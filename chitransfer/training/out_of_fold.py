@@ -13,7 +13,7 @@ import torch
 
 from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import chi_at, inverse_temperature_line
-from chitransfer.training.stage2 import Stage2Data
+from chitransfer.training.tasks import Stage2Data
 
 
 @dataclass(frozen=True)

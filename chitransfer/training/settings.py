@@ -16,7 +16,7 @@ from chitransfer.data.tables import read_chi_table, read_solubility_table, read_
 from chitransfer.errors import ConfigError
 from chitransfer.model.network import NetworkShape
 from chitransfer.training.stage1 import Stage1Settings
-from chitransfer.training.stage2 import Stage2Settings
+from chitransfer.training.tasks import Stage2Settings
 
 
 def read_dataset(config: Config, progress: Callable[[str, int, int], None] | None = None) -> Dataset:

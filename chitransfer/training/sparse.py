@@ -1,6 +1,6 @@
 """Network inputs of pairs with their zeros left out, and an epoch's batches of them, forward and transposed.
 
-Built by `training.stage1` on the CPU; multiplied by `training.fast`.
+Built by `training.stage1` and `training.unfrozen` on the CPU; multiplied by `training.fast`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from chitransfer.training.inputs import FeatureTensors, PairTable
+from chitransfer.training.inputs import FeatureTensors, Pairs
 
 # Where a product by a dense column costs as much as one by its stored values; measured, see docs/performance.md.
 DENSE_SHARE = 0.2
@@ -54,7 +54,7 @@ class SparseInputs:
         Positions of the columns to keep dense; default: those non-zero in more than a fifth of the pairs.
     """
 
-    def __init__(self, features: FeatureTensors, pairs: PairTable, dense_columns: np.ndarray | None = None) -> None:
+    def __init__(self, features: FeatureTensors, pairs: Pairs, dense_columns: np.ndarray | None = None) -> None:
         structure, solvent = pairs.structure.numpy(), pairs.solvent.numpy()
         polymer = sparse.csr_matrix(features.polymer.numpy())
         blocks = [polymer[structure]]
@@ -62,7 +62,7 @@ class SparseInputs:
             blocks.append(sparse.csr_matrix(features.solvent.numpy())[solvent])
         everything = sparse.hstack(blocks, format="csr", dtype=np.float32)
         if dense_columns is None:
-            share = np.bincount(everything.indices, minlength=features.n_features) / max(1, len(pairs))
+            share = np.bincount(everything.indices, minlength=features.n_features) / max(1, len(structure))
             dense_columns = np.flatnonzero(share > DENSE_SHARE)
         is_dense = np.zeros(features.n_features, dtype=bool)
         is_dense[dense_columns] = True
@@ -91,26 +91,31 @@ class SparseInputs:
             )
 
     def batches(self, order: Tensor, batch_size: int) -> Iterator[SparseBatch]:
-        """The pairs in the given order, ``batch_size`` at a time; all transposes are worked out in one pass.
+        """The pairs in the given order (n,) int64, ``batch_size`` at a time."""
+        return self.runs(order, np.minimum(np.arange(0, len(order) + batch_size, batch_size), len(order)))
+
+    def runs(self, order: Tensor, bounds: np.ndarray) -> Iterator[SparseBatch]:
+        """The pairs in the given order, cut into batches; all transposes are worked out in one pass.
 
         Parameters
         ----------
         order
             Positions of pairs, (n,) int64.
+        bounds
+            Where a batch begins and the one before ends, rising from 0 to n, (n_batches + 1,) int64.
         """
         n_features = self._rows.shape[1]
         rows = self._rows[order.numpy()]
         dense = self.dense[order]
-        n = len(order)
-        n_batches = -(-n // batch_size)
+        n, n_batches = len(order), len(bounds) - 1
         # A batch's transpose is a run of rows of the transpose of one matrix that has its own columns for every batch.
-        batch_of_value = np.repeat(np.arange(n, dtype=np.int32) // batch_size, np.diff(rows.indptr))
+        batch_of_value = np.repeat(np.arange(n_batches, dtype=np.int32), np.diff(rows.indptr[bounds]))
         wide = sparse.csr_matrix(
             (rows.data, rows.indices.astype(np.int32) + batch_of_value * np.int32(n_features), rows.indptr),
             shape=(n, n_batches * n_features),
         ).tocsc()
         for batch in range(n_batches):
-            start, stop = batch * batch_size, min(n, (batch + 1) * batch_size)
+            start, stop = int(bounds[batch]), int(bounds[batch + 1])
             low, high = rows.indptr[start], rows.indptr[stop]
             pointers = wide.indptr[batch * n_features : (batch + 1) * n_features + 1]
             yield SparseBatch(

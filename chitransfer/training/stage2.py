@@ -1,4 +1,4 @@
-"""Stage 2: heads (or the whole network) learn measured χ(T) and solubility, many cross-validation members at once.
+"""Stage 2: heads or whole networks learn measured χ(T) and solubility, many cross-validation members at once.
 
 `fit_members` trains; `training.crossval` scores trials with it and `training.finetune` makes final models with it.
 """
@@ -8,105 +8,30 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.errors import TrainingError
 from chitransfer.model.members import FittedMembers, keep_columns
-from chitransfer.model.network import Heads, TransferNetwork, chi_at, inverse_temperature
-from chitransfer.model.scalers import ChiScaler
-from chitransfer.training.inputs import FeatureTensors, Pairs, PairTable, used_columns
+from chitransfer.model.network import TransferNetwork, chi_at
+from chitransfer.training.inputs import used_columns
 from chitransfer.training.loop import train_epochs
 from chitransfer.training.losses import chi_loss, solubility_loss
 from chitransfer.training.rehearsal import Rehearsal
+from chitransfer.training.tasks import (
+    Stage2Data,
+    Stage2Settings,
+    TaskRows,
+    cosine_factor,
+    let_dropout_work,
+    with_new_solubility_head,
+)
+from chitransfer.training.unfrozen import fit_one_by_one
 
-
-@dataclass(frozen=True)
-class Stage2Settings:
-    """How Stage 2 is optimised, in plain numbers (see `configs/config.yaml` for their meaning)."""
-
-    lr: float
-    lr_encoder: float
-    weight_decay: float
-    batch_size: int
-    n_epochs: int
-    lambda_exp: float
-    lambda_sol: float
-    class_weight_pos: float
-    freeze_encoder: bool
-    grad_clip_norm: float
-    lr_decay: bool = False
-    lambda_dft: float = 0.0
-
-
-@dataclass(frozen=True)
-class TaskRows:
-    """Rows of one Stage 2 task on the device: a pair by index, τ, and the target (n_rows,)."""
-
-    structure: Tensor
-    solvent: Tensor
-    tau: Tensor
-    target: Tensor
-
-    def __len__(self) -> int:
-        return int(self.target.shape[0])
-
-
-@dataclass(frozen=True)
-class Stage2Data:
-    """Both Stage 2 tables on a device, on the scales of a Stage 1 run; an absent table has no rows.
-
-    χ targets are standardised with Stage 1's scaler, so its χ head can go on where it stopped. The solubility target is
-    1 for the positive class. `computed` holds Stage 1's rows where a full run goes on with them.
-    """
-
-    features: FeatureTensors
-    chi_scaler: ChiScaler
-    chi: TaskRows
-    solubility: TaskRows
-    positive_label: int
-    T_ref: float
-    computed: PairTable | None = None
-
-    @classmethod
-    def build(
-        cls, dataset: Dataset, features: FeatureTensors, chi_scaler: ChiScaler, *, positive_label: int, T_ref: float
-    ) -> Stage2Data:
-        """Put the Stage 2 rows on the device of `features`."""
-        chi, solubility = dataset.chi, dataset.solubility
-        return cls(
-            features=features,
-            chi_scaler=chi_scaler,
-            chi=_task_rows(chi, np.zeros(0) if chi is None else chi_scaler.transform(chi.value), T_ref, features),
-            solubility=_task_rows(
-                solubility, np.zeros(0) if solubility is None else solubility.value == positive_label, T_ref, features
-            ),
-            positive_label=positive_label,
-            T_ref=T_ref,
-        )
-
-
-def _task_rows(rows: Rows | None, target: np.ndarray, T_ref: float, features: FeatureTensors) -> TaskRows:
-    device = features.polymer.device
-    temperature = torch.tensor([] if rows is None else rows.temperature, dtype=torch.float64)
-    return TaskRows(
-        structure=torch.tensor([] if rows is None else rows.structure, dtype=torch.int64, device=device),
-        solvent=torch.tensor([] if rows is None else rows.solvent, dtype=torch.int64, device=device),
-        tau=inverse_temperature(temperature, T_ref).float().to(device),
-        target=torch.from_numpy(target.astype(np.float32)).to(device),
-    )
-
-
-def resolve_positive_label(rows: Rows | None, positive: str) -> int:
-    """The label (1 soluble, 0 insoluble) that F1 and recall speak of; ``minority`` counts the table's rows."""
-    if positive == "minority" and rows is not None:
-        return 1 if float(np.mean(rows.value)) <= 0.5 else 0
-    return 0 if positive == "insoluble" else 1
+ENCODER = "encoder."
 
 
 class _MemberTraining:
@@ -128,34 +53,32 @@ class _MemberTraining:
         self.frozen = settings.freeze_encoder
         self._shuffle = torch.Generator().manual_seed(seed)
         network = copy.deepcopy(network).eval()
-        computed = data.computed if settings.lambda_dft > 0 and not self.frozen else None
         # No gradient reaches the first-layer weights of a feature that no row has: they are left out, not copied.
-        tables: list[Pairs] = [data.chi, data.solubility]
-        if computed is not None:
-            tables.append(computed)
-        columns = None if self.frozen else used_columns(data.features, tables)
+        columns = None if self.frozen else used_columns(data.features, data.learned_from(settings))
         self.features = data.features if columns is None else data.features.keep(columns)
         trained = network if columns is None else keep_columns(network, columns)
         stacked = _stack_members(trained, self.n_members, self.frozen)
         self.members = FittedMembers(network, stacked, self.frozen, columns)
-        # What dropout acts on is put in training mode; batch statistics stay those of Stage 1.
         self.module = copy.deepcopy(trained.heads if self.frozen else trained)
-        for part in self.module.modules():
-            part.train(isinstance(part, nn.Dropout))
+        let_dropout_work(self.module)
         self.inputs = {name: self._inputs(task) for name, task in self.tasks.items()}
         self.rehearsal = None
-        if computed is not None:
-            self.rehearsal = Rehearsal(trained, computed, self.features, self.n_members, settings.batch_size, seed)
+        if (computed := data.rehearsed(settings)) is not None:
+            self.rehearsal = Rehearsal(trained, computed, settings.batch_size, seed)
         named = dict(self.members.parameters)
         if self.rehearsal is not None:
-            named |= {f"computed.{name}": stacked for name, stacked in self.rehearsal.parameters.items()}
+            self.second_heads = {
+                name: parameter.detach().expand(self.n_members, *parameter.shape).clone().requires_grad_(True)
+                for name, parameter in self.rehearsal.head.named_parameters()
+            }
+            named |= {f"computed.{name}": stacked for name, stacked in self.second_heads.items()}
         self.trained = list(named.values())
         groups = {True: settings.lr_encoder, False: settings.lr}
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": chosen, "lr": lr}
                 for is_encoder, lr in groups.items()
-                if (chosen := [p for n, p in named.items() if n.startswith("encoder.") == is_encoder])
+                if (chosen := [p for n, p in named.items() if n.startswith(ENCODER) == is_encoder])
             ],
             weight_decay=settings.weight_decay,
             fused=True,
@@ -199,9 +122,25 @@ class _MemberTraining:
                 logits, label, real, self.settings.class_weight_pos
             )
         if self.rehearsal is not None:
-            error = self.rehearsal.loss(self.module.get_submodule("encoder"), self.members.parameters)
-            total = total + self.settings.lambda_dft * error
+            total = total + self.settings.lambda_dft * self._rehearse(self.rehearsal)
         return total.sum()
+
+    def _rehearse(self, rehearsal: Rehearsal) -> Tensor:
+        pairs = rehearsal.draw(1)[0]
+        inputs = self.features.gather(rehearsal.computed.structure[pairs], rehearsal.computed.solvent[pairs])
+        encoder = self.module.get_submodule("encoder")
+        weights = {
+            name.removeprefix(ENCODER): stacked
+            for name, stacked in self.members.parameters.items()
+            if name.startswith(ENCODER)
+        }
+
+        def one(own: dict[str, Tensor], head: dict[str, Tensor]) -> Tensor:
+            coefficients: Tensor = functional_call(rehearsal.head, head, (functional_call(encoder, own, (inputs,)),))
+            return coefficients
+
+        coefficients = vmap(one, randomness="different")(weights, self.second_heads)  # (member, pair, 2)
+        return rehearsal.loss(coefficients, pairs)
 
     def _forward(self, name: str, index: Tensor) -> tuple[Tensor, Tensor]:
         task, latents = self.tasks[name], self.inputs[name]
@@ -217,9 +156,9 @@ class _MemberTraining:
         return result
 
     def decay_rates(self, epoch: int) -> None:
-        """Let the learning rates fall along half a cosine, if asked to."""
+        """Let the learning rates fall, if asked to."""
         if self.settings.lr_decay:
-            factor = 0.5 * (1.0 + math.cos(math.pi * epoch / self.settings.n_epochs))
+            factor = cosine_factor(epoch, self.settings.n_epochs)
             for group, lr in zip(self.optimizer.param_groups, self._initial_lr, strict=True):
                 group["lr"] = lr * factor
 
@@ -233,13 +172,15 @@ class _MemberTraining:
 
 
 def _stack_members(network: TransferNetwork, n_members: int, frozen: bool) -> dict[str, Tensor]:
-    copies: list[nn.Module] = []
-    for _ in range(n_members):
-        member = copy.deepcopy(network)
-        member.heads.solubility = Heads(network.shape).solubility.to(next(network.parameters()).device)
-        copies.append(member.heads if frozen else member)
+    members = [with_new_solubility_head(network) for _ in range(n_members)]
+    copies: list[nn.Module] = [member.heads if frozen else member for member in members]
     stacked, _ = stack_module_state(copies)
     return {name: tensor.detach().requires_grad_(True) for name, tensor in stacked.items()}
+
+
+def trains_one_by_one(settings: Stage2Settings, device: torch.device) -> bool:
+    """Whether members are faster trained one after another than side by side."""
+    return device.type == "cpu" and not settings.freeze_encoder
 
 
 def fit_members(
@@ -251,7 +192,7 @@ def fit_members(
     seed: int,
     after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> FittedMembers:
-    """Fine-tune one member per row of the training masks, all at once.
+    """Fine-tune one member per row of the training masks: all at once, or whole networks on the CPU one by one.
 
     Every member starts from `network` (not changed) with a new solubility head. With a frozen encoder latents are
     computed once, in eval mode, and only the heads train.
@@ -277,16 +218,12 @@ def fit_members(
             "raise training.lambda_exp or training.lambda_sol, or give both tables"
         )
     device = data.features.polymer.device
+    own_rows = torch.from_numpy(train_chi).to(device), torch.from_numpy(train_solubility).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        training = _MemberTraining(
-            network,
-            data,
-            torch.from_numpy(train_chi).to(device),
-            torch.from_numpy(train_solubility).to(device),
-            settings,
-            seed,
-        )
+        if trains_one_by_one(settings, device):
+            return fit_one_by_one(network, data, *own_rows, settings, seed, after_epoch)
+        training = _MemberTraining(network, data, *own_rows, settings, seed)
 
         def end_epoch(epoch: int, mean_loss: float) -> bool:
             training.decay_rates(epoch)

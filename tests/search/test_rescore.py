@@ -51,6 +51,18 @@ def test_other_conditions_give_what_a_search_under_them_gives(
     assert mine.loc[0, "value"] != pytest.approx(mine.loc[0, "value_before"], rel=1e-3)
 
 
+def test_the_trivial_predictor_is_scored_under_the_new_conditions(study: StudyFolder) -> None:
+    rescored = rescore_study(study, {"solubility.positive": "insoluble"})
+    kept = json.loads((rescored.folder / "reference.json").read_text())["trivial_predictor"]["mean"]
+    before = json.loads((study.path / "reference.json").read_text())["trivial_predictor"]["mean"]
+    assert kept == rescored.trivial
+    assert kept["exp_mae"] == before["exp_mae"]
+    assert kept["sol_precision"] == pytest.approx(1.0 - before["sol_precision"])  # each says yes to every row
+    header, objective, *_ = rescored.describe()
+    assert header.split()[-5:] == ["default", "(trial", "0)", "trivial", "predictor"]
+    assert f"{rescored.trials.set_index('number').loc[0, 'value']:.4f}" in objective.split()
+
+
 @pytest.mark.parametrize(
     "change", [{"training.lr_schedule_factor": 0.3}, {"seed": 7}, {"training.validation_fraction": 0.2}]
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from chitransfer.model.network import NetworkShape
 from chitransfer.training.stage1 import Stage1Settings
-from chitransfer.training.stage2 import Stage2Settings
+from chitransfer.training.tasks import Stage2Settings
 
 STAGE1 = Stage1Settings(
     lr=3e-3,

@@ -16,7 +16,7 @@ from chitransfer.model.network import TransferNetwork
 from chitransfer.training import crossval
 from chitransfer.training.crossval import OutOfFold, choose_thresholds, cross_validate, make_folds, score_predictions
 from chitransfer.training.stage1 import Stage1Data
-from chitransfer.training.stage2 import Stage2Data
+from chitransfer.training.tasks import Stage2Data
 
 
 def prepare(dataset: Dataset) -> tuple[TransferNetwork, Stage2Data]:

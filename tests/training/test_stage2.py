@@ -14,13 +14,10 @@ from torch.nn import functional
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork
+from chitransfer.training.inputs import group_by_pair
 from chitransfer.training.stage1 import Stage1Data, Stage1Run
-from chitransfer.training.stage2 import (
-    Stage2Data,
-    Stage2Settings,
-    fit_members,
-    resolve_positive_label,
-)
+from chitransfer.training.stage2 import fit_members
+from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_positive_label
 
 SETTINGS = replace(STAGE2, weight_decay=1e-3, batch_size=10_000, n_epochs=12, grad_clip_norm=0.5)
 
@@ -190,6 +187,93 @@ class TestMembers:
                 ).predict(*where)
                 same = torch.equal(changed[0][position], before.predict(*where)[0][position])
                 assert same != bool(masks[0][position, row]), (position, row)
+
+
+class TestWholeNetworks:
+    """Unfrozen members are trained one by one on a CPU and side by side elsewhere: two programs, one result."""
+
+    @pytest.mark.parametrize("use_batchnorm", [False, True])
+    @pytest.mark.parametrize(
+        "changes", [{}, {"lambda_dft": 0.5}, {"lr_decay": True}, {"lambda_sol": 0.0}, {"lambda_exp": 0.0}], ids=str
+    )
+    def test_one_by_one_is_as_side_by_side(
+        self,
+        tiny_dataset: Dataset,
+        pretrained: tuple[TransferNetwork, Stage2Data],
+        masks: tuple[np.ndarray, np.ndarray],
+        monkeypatch: pytest.MonkeyPatch,
+        changes: dict[str, Any],
+        use_batchnorm: bool,
+    ) -> None:
+        network, data = pretrained
+        if use_batchnorm:
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                network = TransferNetwork(replace(network.shape, use_batchnorm=True))
+                for part in network.modules():
+                    if isinstance(part, torch.nn.BatchNorm1d):
+                        torch.nn.init.uniform_(part.running_mean, -0.5, 0.5)
+                        torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
+        rows = tiny_dataset.stage1
+        computed = group_by_pair(rows, np.ones(len(rows), bool), data.chi_scaler, 298.15, torch.device("cpu"))
+        data = replace(data, computed=computed)
+        settings = replace(SETTINGS, freeze_encoder=False, **changes)
+        # A table without weight leaves its head alone: nothing decays it one by one, gradients of zero side by side.
+        settings = replace(settings, weight_decay=0.0)
+        own = masks[0][:1], masks[1][:1]
+        where = (data.features, data.chi.structure, data.chi.solvent)
+        results = {}
+        for one_by_one in (True, False):
+            monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_, way=one_by_one: way)
+            results[one_by_one] = fit_members(network, data, *own, settings, 3).predict(*where)
+        start = fit_members(network, data, *own, replace(settings, n_epochs=0), 3).predict(*where)
+        torch.testing.assert_close(results[True][0], results[False][0], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(results[True][1], results[False][1], rtol=1e-3, atol=1e-4)
+        assert float((results[True][0] - start[0]).abs().max()) > 0.01
+
+    def test_dropout_of_the_encoder_acts_and_follows_the_seed(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        network, data = pretrained
+        noisy = TransferNetwork(replace(network.shape, encoder_dropout=0.4))
+        noisy.load_state_dict(network.state_dict())
+        settings = replace(SETTINGS, freeze_encoder=False)
+        where = (data.features, data.chi.structure, data.chi.solvent)
+        plain = fit_members(network, data, *masks, settings, 3).predict(*where)[0]
+        first = fit_members(noisy, data, *masks, settings, 3).predict(*where)[0]
+        torch.rand(5)
+        again = fit_members(noisy, data, *masks, settings, 3).predict(*where)[0]
+        other = fit_members(noisy, data, *masks, settings, 4).predict(*where)[0]
+        assert torch.equal(first, again)
+        assert not torch.allclose(first, plain, atol=1e-3)
+        assert not torch.allclose(first, other, atol=1e-3)
+
+    def test_small_batches_visit_every_row(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """Also one by one, a member learns from each of its own rows and from no other."""
+        network, data = pretrained
+        settings = replace(SETTINGS, batch_size=4, freeze_encoder=False, n_epochs=2)
+        before = fit_members(network, data, *masks, settings, 3)
+        where = (data.features, data.chi.structure, data.chi.solvent)
+        for row in range(len(data.chi)):
+            target = data.chi.target.clone()
+            target[row] += 50.0
+            changed = fit_members(
+                network, replace(data, chi=replace(data.chi, target=target)), *masks, settings, 3
+            ).predict(*where)
+            for position in (0, 1):
+                same = torch.equal(changed[0][position], before.predict(*where)[0][position])
+                assert same != bool(masks[0][position, row]), (position, row)
+
+    def test_progress_is_told_as_if_side_by_side(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        network, data = pretrained
+        told: list[int] = []
+        fit_members(network, data, *masks, replace(SETTINGS, freeze_encoder=False, n_epochs=5), 3, told.append)
+        assert told == sorted(told)
+        assert told[-1] == 5
 
 
 class TestFrozen:

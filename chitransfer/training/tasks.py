@@ -1,0 +1,129 @@
+"""Stage 2's rows on a device and its settings: what every way of fine-tuning takes.
+
+Built by `search.objective`, `training.finetune` and `evidence`; trained on by `training.stage2`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from chitransfer.data.assemble import Dataset, Rows
+from chitransfer.model.network import Heads, TransferNetwork, inverse_temperature
+from chitransfer.model.scalers import ChiScaler
+from chitransfer.training.inputs import FeatureTensors, Pairs, PairTable
+
+
+@dataclass(frozen=True)
+class Stage2Settings:
+    """How Stage 2 is optimised, in plain numbers (see `configs/config.yaml` for their meaning)."""
+
+    lr: float
+    lr_encoder: float
+    weight_decay: float
+    batch_size: int
+    n_epochs: int
+    lambda_exp: float
+    lambda_sol: float
+    class_weight_pos: float
+    freeze_encoder: bool
+    grad_clip_norm: float
+    lr_decay: bool = False
+    lambda_dft: float = 0.0
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """Rows of one Stage 2 task on the device: a pair by index, τ, and the target (n_rows,)."""
+
+    structure: Tensor
+    solvent: Tensor
+    tau: Tensor
+    target: Tensor
+
+    def __len__(self) -> int:
+        return int(self.target.shape[0])
+
+
+@dataclass(frozen=True)
+class Stage2Data:
+    """Both Stage 2 tables on a device, on the scales of a Stage 1 run; an absent table has no rows.
+
+    χ targets are standardised with Stage 1's scaler, so its χ head can go on where it stopped. The solubility target is
+    1 for the positive class. `computed` holds Stage 1's rows where a full run goes on with them.
+    """
+
+    features: FeatureTensors
+    chi_scaler: ChiScaler
+    chi: TaskRows
+    solubility: TaskRows
+    positive_label: int
+    T_ref: float
+    computed: PairTable | None = None
+
+    @classmethod
+    def build(
+        cls, dataset: Dataset, features: FeatureTensors, chi_scaler: ChiScaler, *, positive_label: int, T_ref: float
+    ) -> Stage2Data:
+        """Put the Stage 2 rows on the device of `features`."""
+        chi, solubility = dataset.chi, dataset.solubility
+        return cls(
+            features=features,
+            chi_scaler=chi_scaler,
+            chi=_task_rows(chi, np.zeros(0) if chi is None else chi_scaler.transform(chi.value), T_ref, features),
+            solubility=_task_rows(
+                solubility, np.zeros(0) if solubility is None else solubility.value == positive_label, T_ref, features
+            ),
+            positive_label=positive_label,
+            T_ref=T_ref,
+        )
+
+    def rehearsed(self, settings: Stage2Settings) -> PairTable | None:
+        """Stage 1's rows if the settings let a network go on with them."""
+        return self.computed if settings.lambda_dft > 0 and not settings.freeze_encoder else None
+
+    def learned_from(self, settings: Stage2Settings) -> list[Pairs]:
+        """The tables that the settings let a network learn from, measured ones first."""
+        computed = self.rehearsed(settings)
+        return [self.chi, self.solubility, *([] if computed is None else [computed])]
+
+
+def with_new_solubility_head(network: TransferNetwork) -> TransferNetwork:
+    """A copy whose solubility head has new weights: Stage 1 had no labels for it."""
+    member = copy.deepcopy(network)
+    member.heads.solubility = Heads(network.shape).solubility.to(next(network.parameters()).device)
+    return member
+
+
+def let_dropout_work(network: nn.Module) -> None:
+    """Put what dropout acts on in training mode; batch statistics stay those of Stage 1."""
+    for part in network.modules():
+        part.train(isinstance(part, nn.Dropout))
+
+
+def cosine_factor(epoch: int, n_epochs: int) -> float:
+    """What is left of a learning rate after `epoch` of `n_epochs` epochs of falling along half a cosine."""
+    return 0.5 * (1.0 + math.cos(math.pi * epoch / n_epochs))
+
+
+def _task_rows(rows: Rows | None, target: np.ndarray, T_ref: float, features: FeatureTensors) -> TaskRows:
+    device = features.polymer.device
+    temperature = torch.tensor([] if rows is None else rows.temperature, dtype=torch.float64)
+    return TaskRows(
+        structure=torch.tensor([] if rows is None else rows.structure, dtype=torch.int64, device=device),
+        solvent=torch.tensor([] if rows is None else rows.solvent, dtype=torch.int64, device=device),
+        tau=inverse_temperature(temperature, T_ref).float().to(device),
+        target=torch.from_numpy(target.astype(np.float32)).to(device),
+    )
+
+
+def resolve_positive_label(rows: Rows | None, positive: str) -> int:
+    """The label (1 soluble, 0 insoluble) that F1 and recall speak of; ``minority`` counts the table's rows."""
+    if positive == "minority" and rows is not None:
+        return 1 if float(np.mean(rows.value)) <= 0.5 else 0
+    return 0 if positive == "insoluble" else 1

@@ -1,0 +1,218 @@
+"""Fine-tuning of whole networks on the CPU, one member after another: sparse first layer, gradients by hand.
+
+Called by `training.stage2` when the encoder is not frozen. A member's weights and their moments then stay in the
+processor's cache, which those of all members together do not; on a GPU training them together is what pays.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chitransfer.model.members import FittedMembers, keep_columns
+from chitransfer.model.network import TransferNetwork, chi_at
+from chitransfer.training.fast import FlatParameters, SparseLayers, without_subnormals
+from chitransfer.training.inputs import used_columns
+from chitransfer.training.loop import train_epochs
+from chitransfer.training.losses import chi_loss, solubility_loss
+from chitransfer.training.rehearsal import Rehearsal
+from chitransfer.training.sparse import SparseBatch, SparseInputs
+from chitransfer.training.tasks import (
+    Stage2Data,
+    Stage2Settings,
+    cosine_factor,
+    let_dropout_work,
+    with_new_solubility_head,
+)
+
+
+@dataclass(frozen=True)
+class _AllPairs:
+    """The pairs of χ rows, solubility rows and computed pairs, one below the other."""
+
+    structure: Tensor
+    solvent: Tensor
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Rows of one step by position in their tables, and their inputs in the same order, computed pairs last."""
+
+    chi: Tensor
+    solubility: Tensor
+    computed: Tensor
+    inputs: SparseBatch
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What all members share: the network without unused features, and the inputs of every row."""
+
+    network: TransferNetwork
+    columns: Tensor
+    rows: SparseInputs
+
+    @classmethod
+    def of(cls, network: TransferNetwork, data: Stage2Data, settings: Stage2Settings) -> _Inputs:
+        tables = data.learned_from(settings)
+        # No gradient reaches the first-layer weights of a feature that no row has: they are left out, not copied.
+        columns = used_columns(data.features, tables)
+        pairs = _AllPairs(
+            torch.cat([table.structure for table in tables]), torch.cat([table.solvent for table in tables])
+        )
+        return cls(keep_columns(network, columns), columns, SparseInputs(data.features.keep(columns), pairs))
+
+
+class _MemberRun:
+    """One member in training: what the epoch loop calls back into."""
+
+    def __init__(
+        self, shared: _Inputs, data: Stage2Data, chi: Tensor, solubility: Tensor, settings: Stage2Settings, seed: int
+    ) -> None:
+        self._data, self._settings, self._rows = data, settings, shared.rows
+        # A table whose loss has no weight needs no forward pass.
+        self._chi = chi if settings.lambda_exp > 0 else chi[:0]
+        self._solubility = solubility if settings.lambda_sol > 0 else solubility[:0]
+        self._shuffle = torch.Generator().manual_seed(seed)
+        self.network = with_new_solubility_head(shared.network)
+        let_dropout_work(self.network)
+        heads = [*self.network.heads.parameters()]
+        self._rehearsal = None
+        if (computed := data.rehearsed(settings)) is not None:
+            self._rehearsal = Rehearsal(shared.network, computed, settings.batch_size, seed)
+            heads += self._rehearsal.head.parameters()
+        encoder = [*self.network.encoder.parameters()]
+        self._flat = FlatParameters.holding([*encoder, *heads], self.network.encoder.first.weight)
+        self._n_encoder_weights = sum(parameter.numel() for parameter in encoder)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [self._part(slice(self._n_encoder_weights))], "lr": settings.lr_encoder},
+                {"params": [self._part(slice(self._n_encoder_weights, None))], "lr": settings.lr},
+            ],
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self._n_steps = max(1, math.ceil(max(len(self._chi), len(self._solubility)) / settings.batch_size))
+        n_computed = 0 if self._rehearsal is None else self._rehearsal.batch_size
+        largest = sum(math.ceil(len(rows) / self._n_steps) for rows in (self._chi, self._solubility)) + n_computed
+        self._layers = SparseLayers([self.network.encoder], shared.rows.dense_columns, largest)
+
+    def _part(self, weights: slice) -> Tensor:
+        part = self._flat.values.detach()[weights]
+        part.grad = self._flat.gradients[weights]
+        return part
+
+    def batches(self, epoch: int) -> Iterator[_Step]:
+        """An epoch's steps; every row once, each table dealt out evenly."""
+        self._layers.begin_epoch()
+        n_steps, n_chi = self._n_steps, len(self._data.chi)
+        n_measured = n_chi + len(self._data.solubility)
+        chi, solubility = (
+            rows[torch.randperm(len(rows), generator=self._shuffle)] for rows in (self._chi, self._solubility)
+        )
+        computed = torch.zeros(n_steps, 0, dtype=torch.int64)
+        if self._rehearsal is not None:
+            computed = self._rehearsal.draw(n_steps)
+        steps = [(chi[step::n_steps], solubility[step::n_steps], computed[step]) for step in range(n_steps)]
+        order = torch.cat([torch.cat([a, b + n_chi, c + n_measured]) for a, b, c in steps])
+        bounds = np.cumsum([0] + [len(a) + len(b) + len(c) for a, b, c in steps])
+        for (a, b, c), inputs in zip(steps, self._rows.runs(order, bounds), strict=True):
+            yield _Step(a, b, c, inputs)
+
+    def loss(self, step: _Step) -> Tensor:
+        """The loss of a step; leaves its gradients where the optimiser finds them."""
+        data, settings, heads = self._data, self._settings, self.network.heads
+        latents = self._layers.forward(step.inputs).requires_grad_(True)
+        of_chi, of_solubility, of_computed = latents.split([len(step.chi), len(step.solubility), len(step.computed)])
+        loss = latents.new_zeros(())
+        if len(step.chi):
+            predicted = chi_at(heads.chi(of_chi), data.chi.tau[step.chi])
+            error = chi_loss(predicted, data.chi.target[step.chi], torch.ones(len(step.chi)))
+            loss = loss + settings.lambda_exp * error
+        if len(step.solubility):
+            _, logits = heads(of_solubility)
+            label = data.solubility.target[step.solubility]
+            loss = loss + settings.lambda_sol * solubility_loss(
+                logits, label, torch.ones(len(label)), settings.class_weight_pos
+            )
+        if self._rehearsal is not None:
+            coefficients = self._rehearsal.head(of_computed)
+            loss = loss + settings.lambda_dft * self._rehearsal.loss(coefficients, step.computed)
+        # The encoder's gradients are written, those of the heads are added to.
+        self._flat.gradients[self._n_encoder_weights :].zero_()
+        loss.backward()
+        if latents.grad is not None:
+            self._layers.backward(latents.grad, step.inputs)
+        return loss.detach()
+
+    def clip(self) -> None:
+        """Clip the gradient of all weights by its norm."""
+        self._flat.clip(self._settings.grad_clip_norm)
+
+    def decay_rates(self, epoch: int) -> None:
+        """Let the learning rates fall, if asked to."""
+        if self._settings.lr_decay:
+            factor = cosine_factor(epoch, self._settings.n_epochs)
+            for group, lr in zip(
+                self.optimizer.param_groups, (self._settings.lr_encoder, self._settings.lr), strict=True
+            ):
+                group["lr"] = lr * factor
+
+
+def fit_one_by_one(
+    network: TransferNetwork,
+    data: Stage2Data,
+    train_chi: Tensor,
+    train_solubility: Tensor,
+    settings: Stage2Settings,
+    seed: int,
+    after_epoch: Callable[[int], None],
+) -> FittedMembers:
+    """As `stage2.fit_members` for an encoder that is not frozen, on the CPU.
+
+    Parameters
+    ----------
+    after_epoch
+        Called with the number of epochs done, as if the members were trained side by side.
+    """
+    network = copy.deepcopy(network).eval()
+    shared = _Inputs.of(network, data, settings)
+    n_members = len(train_chi)
+    trained: list[TransferNetwork] = []
+    for number in range(n_members):
+        run = _MemberRun(
+            shared,
+            data,
+            torch.nonzero(train_chi[number])[:, 0],
+            torch.nonzero(train_solubility[number])[:, 0],
+            settings,
+            seed + number,
+        )
+
+        def end_epoch(epoch: int, mean_loss: float, run: _MemberRun = run, number: int = number) -> bool:
+            run.decay_rates(epoch)
+            after_epoch((number * settings.n_epochs + epoch) // n_members)
+            return False
+
+        with without_subnormals():
+            train_epochs(
+                first_epoch=1,
+                last_epoch=settings.n_epochs,
+                batches=run.batches,
+                compute_loss=run.loss,
+                optimizer=run.optimizer,
+                clip_gradients=run.clip,
+                end_epoch=end_epoch,
+                what="Stage 2",
+            )
+        trained.append(run.network)
+    names = [name for name, _ in network.named_parameters()]
+    states = [dict(one.named_parameters()) for one in trained]
+    parameters = {name: torch.stack([state[name].detach() for state in states]) for name in names}
+    return FittedMembers(network, parameters, False, shared.columns)
