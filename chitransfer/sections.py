@@ -116,7 +116,7 @@ class TrainingSettings(Section):
     freeze_encoder_stage2: bool = True
     lambda_exp: NotNegative = 3.0
     lambda_sol: NotNegative = 1.0
-    lambda_dft: NotNegative = 0.0
+    lambda_dft: NotNegative = 1.0
     class_weight_pos: Positive = 5.0
 
     @model_validator(mode="after")
