@@ -10,8 +10,18 @@ from contextlib import contextmanager
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
+SECONDS_BETWEEN_LINES = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -97,25 +107,39 @@ class SearchDisplay:
         return format_seconds((time.monotonic() - self._started) / done_now * max(0, self._n_trials - self._n_done))
 
 
+class _PlainProgress:
+    """What a progress bar says, as lines a minute apart: for logs of cluster jobs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began: dict[str, tuple[float, int]] = {}
+        self._said: dict[str, float] = {}
+
+    def update(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began, done_before = self._began.setdefault(what, (now, done))
+        if done == total and (total > 1000 or what in self._said):
+            self._console.print(f"{what}: {total} done", highlight=False)
+        elif done > done_before and now - self._said.get(what, began) >= SECONDS_BETWEEN_LINES:
+            left = format_seconds((now - began) / (done - done_before) * (total - done))
+            self._console.print(f"{what}: {done} of {total}, {left} left", highlight=False)
+            self._said[what] = now
+
+
 @contextmanager
 def show_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A ``(what, done, total)`` callback for reading tables: bars in a terminal, a line per finished step elsewhere."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        bars = {}
+    """A ``(what, done, total)`` callback for all but trials: bars in a terminal, now and then a line elsewhere."""
+    if not console.is_terminal:
+        yield _PlainProgress(console).update
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bars: dict[str, TaskID] = {}
 
         def update(what: str, done: int, total: int) -> None:
             if what not in bars:
                 bars[what] = progress.add_task(what, total=total)
             progress.update(bars[what], completed=done, total=total)
-            if done == total and total > 1000 and not console.is_terminal:
-                console.print(f"{what}: {total} structures", highlight=False)
 
         yield update
 
