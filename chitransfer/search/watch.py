@@ -114,11 +114,13 @@ class _PlainProgress:
         self._console = console
         self._began: dict[str, tuple[float, int]] = {}
         self._said: dict[str, float] = {}
+        self._finished: set[str] = set()
 
     def update(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         began, done_before = self._began.setdefault(what, (now, done))
-        if done == total and (total > 1000 or what in self._said):
+        if done == total and (total > 1000 or what in self._said) and what not in self._finished:
+            self._finished.add(what)
             self._console.print(f"{what}: {total} done", highlight=False)
         elif done > done_before and now - self._said.get(what, began) >= SECONDS_BETWEEN_LINES:
             left = format_seconds((now - began) / (done - done_before) * (total - done))

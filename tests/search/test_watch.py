@@ -37,4 +37,5 @@ def test_short_work_says_nothing_and_many_structures_their_number() -> None:
             progress("reading", done, 3)
         progress("polymer features", 500, 2000)
         progress("polymer features", 2000, 2000)
+        progress("polymer features", 2000, 2000)
     assert out.getvalue().splitlines() == ["polymer features: 2000 done"]
