@@ -208,9 +208,7 @@ class Predictor:
                 solvent = np.stack([self._known_solvents[name] for _, name in part])
                 inputs = np.hstack([inputs, scales.solvent.transform(solvent)])
             tensor = torch.from_numpy(inputs).double()
-            results = [
-                group.forward(group.network.encoder(tensor) if group.frozen else tensor) for group in self._groups
-            ]
+            results = [group.forward(tensor) for group in self._groups]
             coefficients.append(torch.cat([result[0] for result in results]))
             logits.append(torch.cat([result[1] for result in results]).numpy())
             index, near = domain.nearest(polymer[:, : scales.recipe.fingerprint_bits])
