@@ -65,28 +65,28 @@ class FittedMembers:
             return torch.zeros(len(self), 0, 2), torch.zeros(len(self), 0)
         return torch.cat(coefficients, dim=1), torch.cat(logits, dim=1)
 
+    @torch.no_grad()
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """All members on the same inputs (n_pairs, n_features), without dropout; call it without gradients."""
-        module: nn.Module = self.network
-        parameters, arguments = self.parameters, (inputs,)
-        if self.frozen:
-            _, *later = self.network.encoder.children()
-            first = self.network.encoder.first
+        """All members on the same inputs (n_pairs, n_features), without dropout and without gradients; as `predict`."""
+        first, later = self.network.encoder.first, list(self.network.encoder.children())[1:]
+        if self.columns is None or self._compact is None:
             latents = apply_to_sparse(first.weight, inputs) + first.bias
             for layer in later:
                 latents = layer(latents)
-            module, arguments = self.network.heads, (latents,)
-        if self._compact is not None and self.columns is not None:
-            weight = self.network.encoder.first.weight
-            others = torch.ones(inputs.shape[-1], dtype=torch.bool, device=inputs.device)
-            others[self.columns] = False
-            # What the members have in common is worked out once.
-            shift = apply_to_sparse(weight[:, others], inputs[:, others])
-            own = inputs[:, self.columns]
-            present = (own != 0).any(0)
-            module, arguments = self._compact, (own[:, present], shift)  # type: ignore[assignment]
-            parameters = {f"network.{name}": stacked for name, stacked in parameters.items()}
-            parameters[f"network.{FIRST_WEIGHT}"] = self.parameters[FIRST_WEIGHT][..., present]
+            return self._each(self.network.heads, self.parameters, latents)
+        others = torch.ones(inputs.shape[-1], dtype=torch.bool, device=inputs.device)
+        others[self.columns] = False
+        # What the members have in common is worked out once, and a feature that no pair has not at all.
+        shift = apply_to_sparse(first.weight[:, others], inputs[:, others])
+        own = inputs[:, self.columns]
+        present = (own != 0).any(0)
+        parameters = self.parameters | {FIRST_WEIGHT: self.parameters[FIRST_WEIGHT][..., present]}
+        inner = {f"network.{name}": stacked for name, stacked in parameters.items()}
+        return self._each(self._compact, inner, own[:, present], shift)
+
+    @staticmethod
+    def _each(module: nn.Module, parameters: dict[str, Tensor], *arguments: Tensor) -> tuple[Tensor, Tensor]:
+        """A module's outputs under each member's parameters, stacked."""
 
         def one(own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             result: tuple[Tensor, Tensor] = functional_call(module, own, arguments)
@@ -114,9 +114,14 @@ class FittedMembers:
 
 
 def apply_to_sparse(weight: Tensor, inputs: Tensor) -> Tensor:
-    """``inputs @ weight.T`` for inputs that are mostly zero, without gradients: (n_pairs, width).
+    """``inputs @ weight.T``, (n_pairs, width), for inputs that are mostly zero; without gradients.
 
     Fingerprints have about forty bits set of two thousand; on a CPU the zeros are skipped, elsewhere they cost nothing.
+
+    Parameters
+    ----------
+    weight, inputs
+        (width, n_features) and (n_pairs, n_features), of the same dtype and device.
     """
     if inputs.device.type != "cpu":
         return inputs @ weight.T

@@ -57,6 +57,12 @@ class FlatParameters:
         values.grad = gradients
         return cls(values, gradients)
 
+    def part(self, weights: slice) -> Tensor:
+        """Some of the values as a leaf of their own, with their gradients: for a learning rate of their own."""
+        part = self.values.detach()[weights]
+        part.grad = self.gradients[weights]
+        return part
+
     def clip(self, largest_norm: float) -> None:
         """Scale the gradients down to a norm of at most `largest_norm`, without waiting for the device."""
         norm = torch.linalg.vector_norm(self.gradients)
@@ -118,8 +124,8 @@ class _Trace:
 class SparseLayers:
     """Linear layers with what lies between them, forward and backward, for sparse inputs on the CPU.
 
-    Gradients are written, not added, to the ``grad`` of the layers' parameters. Dropout draws from PyTorch's global
-    generator; it and batch norm do what the mode (training or not) of their modules says at the time this is made.
+    Gradients are written, not added, to the ``grad`` of the layers' parameters. Dropout is always at work and draws
+    from PyTorch's global generator; batch norm does what its module's mode says.
 
     Parameters
     ----------
@@ -227,7 +233,10 @@ class SparseStep:
             batch_size,
             range(1, n_encoder_layers) if is_bf16 else range(0),
         )
-        self.begin_epoch = self._layers.begin_epoch
+
+    def begin_epoch(self) -> None:
+        """Draw new random numbers for dropout; must be called before the first batch of every epoch."""
+        self._layers.begin_epoch()
 
     @torch.no_grad()
     def loss_and_gradients(self, batch: SparseBatch, tau: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -18,17 +18,10 @@ from chitransfer.errors import TrainingError
 from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import TransferNetwork, chi_at
 from chitransfer.training.inputs import used_columns
-from chitransfer.training.loop import train_epochs
 from chitransfer.training.losses import chi_loss, solubility_loss
+from chitransfer.training.member import let_dropout_work, train_members, with_new_solubility_head
 from chitransfer.training.rehearsal import Rehearsal
-from chitransfer.training.tasks import (
-    Stage2Data,
-    Stage2Settings,
-    TaskRows,
-    cosine_factor,
-    let_dropout_work,
-    with_new_solubility_head,
-)
+from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows
 from chitransfer.training.unfrozen import fit_one_by_one
 
 ENCODER = "encoder."
@@ -83,7 +76,6 @@ class _MemberTraining:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        self._initial_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     @torch.no_grad()
     def _inputs(self, task: TaskRows) -> Tensor | None:
@@ -155,13 +147,6 @@ class _MemberTraining:
         result: tuple[Tensor, Tensor] = vmap(one, randomness="different")(self.members.parameters, inputs)
         return result
 
-    def decay_rates(self, epoch: int) -> None:
-        """Let the learning rates fall, if asked to."""
-        if self.settings.lr_decay:
-            factor = cosine_factor(epoch, self.settings.n_epochs)
-            for group, lr in zip(self.optimizer.param_groups, self._initial_lr, strict=True):
-                group["lr"] = lr * factor
-
     def clip(self) -> None:
         """Clip each member's gradient by its own norm, as training it alone would."""
         gradients = [p.grad for p in self.trained if p.grad is not None]
@@ -224,22 +209,7 @@ def fit_members(
         if trains_one_by_one(settings, device):
             return fit_one_by_one(network, data, *own_rows, settings, seed, after_epoch)
         training = _MemberTraining(network, data, *own_rows, settings, seed)
-
-        def end_epoch(epoch: int, mean_loss: float) -> bool:
-            training.decay_rates(epoch)
-            after_epoch(epoch)
-            return False
-
-        train_epochs(
-            first_epoch=1,
-            last_epoch=settings.n_epochs,
-            batches=training.batches,
-            compute_loss=training.loss,
-            optimizer=training.optimizer,
-            clip_gradients=training.clip,
-            end_epoch=end_epoch,
-            what="Stage 2",
-        )
+        train_members(training, settings, after_epoch)
     parameters = {name: tensor.detach() for name, tensor in training.members.parameters.items()}
     members = training.members
     return FittedMembers(members.network, parameters, members.frozen, members.columns)

@@ -5,16 +5,14 @@ Built by `search.objective`, `training.finetune` and `evidence`; trained on by `
 
 from __future__ import annotations
 
-import copy
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from chitransfer.data.assemble import Dataset, Rows
-from chitransfer.model.network import Heads, TransferNetwork, inverse_temperature
+from chitransfer.model.network import inverse_temperature
 from chitransfer.model.scalers import ChiScaler
 from chitransfer.training.inputs import FeatureTensors, Pairs, PairTable
 
@@ -39,7 +37,15 @@ class Stage2Settings:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """Rows of one Stage 2 task on the device: a pair by index, τ, and the target (n_rows,)."""
+    """Rows of one Stage 2 task on the device.
+
+    Attributes
+    ----------
+    structure, solvent
+        A row's polymer–solvent pair by index, (n_rows,) int64 each.
+    tau, target
+        τ = 5 (T_ref/T − 1), and standardised χ or 1 for the positive class; (n_rows,) float32 each.
+    """
 
     structure: Tensor
     solvent: Tensor
@@ -91,24 +97,6 @@ class Stage2Data:
         """The tables that the settings let a network learn from, measured ones first."""
         computed = self.rehearsed(settings)
         return [self.chi, self.solubility, *([] if computed is None else [computed])]
-
-
-def with_new_solubility_head(network: TransferNetwork) -> TransferNetwork:
-    """A copy whose solubility head has new weights: Stage 1 had no labels for it."""
-    member = copy.deepcopy(network)
-    member.heads.solubility = Heads(network.shape).solubility.to(next(network.parameters()).device)
-    return member
-
-
-def let_dropout_work(network: nn.Module) -> None:
-    """Put what dropout acts on in training mode; batch statistics stay those of Stage 1."""
-    for part in network.modules():
-        part.train(isinstance(part, nn.Dropout))
-
-
-def cosine_factor(epoch: int, n_epochs: int) -> float:
-    """What is left of a learning rate after `epoch` of `n_epochs` epochs of falling along half a cosine."""
-    return 0.5 * (1.0 + math.cos(math.pi * epoch / n_epochs))
 
 
 def _task_rows(rows: Rows | None, target: np.ndarray, T_ref: float, features: FeatureTensors) -> TaskRows:

@@ -19,17 +19,11 @@ from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import TransferNetwork, chi_at
 from chitransfer.training.fast import FlatParameters, SparseLayers, without_subnormals
 from chitransfer.training.inputs import used_columns
-from chitransfer.training.loop import train_epochs
 from chitransfer.training.losses import chi_loss, solubility_loss
+from chitransfer.training.member import let_dropout_work, train_members, with_new_solubility_head
 from chitransfer.training.rehearsal import Rehearsal
 from chitransfer.training.sparse import SparseBatch, SparseInputs
-from chitransfer.training.tasks import (
-    Stage2Data,
-    Stage2Settings,
-    cosine_factor,
-    let_dropout_work,
-    with_new_solubility_head,
-)
+from chitransfer.training.tasks import Stage2Data, Stage2Settings
 
 
 @dataclass(frozen=True)
@@ -92,8 +86,8 @@ class _MemberRun:
         self._n_encoder_weights = sum(parameter.numel() for parameter in encoder)
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": [self._part(slice(self._n_encoder_weights))], "lr": settings.lr_encoder},
-                {"params": [self._part(slice(self._n_encoder_weights, None))], "lr": settings.lr},
+                {"params": [self._flat.part(slice(self._n_encoder_weights))], "lr": settings.lr_encoder},
+                {"params": [self._flat.part(slice(self._n_encoder_weights, None))], "lr": settings.lr},
             ],
             weight_decay=settings.weight_decay,
             fused=True,
@@ -102,11 +96,6 @@ class _MemberRun:
         n_computed = 0 if self._rehearsal is None else self._rehearsal.batch_size
         largest = sum(math.ceil(len(rows) / self._n_steps) for rows in (self._chi, self._solubility)) + n_computed
         self._layers = SparseLayers([self.network.encoder], shared.rows.dense_columns, largest)
-
-    def _part(self, weights: slice) -> Tensor:
-        part = self._flat.values.detach()[weights]
-        part.grad = self._flat.gradients[weights]
-        return part
 
     def batches(self, epoch: int) -> Iterator[_Step]:
         """An epoch's steps; every row once, each table dealt out evenly."""
@@ -155,15 +144,6 @@ class _MemberRun:
         """Clip the gradient of all weights by its norm."""
         self._flat.clip(self._settings.grad_clip_norm)
 
-    def decay_rates(self, epoch: int) -> None:
-        """Let the learning rates fall, if asked to."""
-        if self._settings.lr_decay:
-            factor = cosine_factor(epoch, self._settings.n_epochs)
-            for group, lr in zip(
-                self.optimizer.param_groups, (self._settings.lr_encoder, self._settings.lr), strict=True
-            ):
-                group["lr"] = lr * factor
-
 
 def fit_one_by_one(
     network: TransferNetwork,
@@ -178,8 +158,17 @@ def fit_one_by_one(
 
     Parameters
     ----------
+    train_chi, train_solubility
+        True for the rows a member may learn from, (n_members, n_chi_rows) and (n_members, n_solubility_rows) bool.
+    seed
+        Fixes batch order; new weights and dropout come from PyTorch's global generator.
     after_epoch
         Called with the number of epochs done, as if the members were trained side by side.
+
+    Raises
+    ------
+    TrainingError
+        The loss became NaN or infinite.
     """
     network = copy.deepcopy(network).eval()
     shared = _Inputs.of(network, data, settings)
@@ -195,22 +184,11 @@ def fit_one_by_one(
             seed + number,
         )
 
-        def end_epoch(epoch: int, mean_loss: float, run: _MemberRun = run, number: int = number) -> bool:
-            run.decay_rates(epoch)
+        def count(epoch: int, number: int = number) -> None:
             after_epoch((number * settings.n_epochs + epoch) // n_members)
-            return False
 
         with without_subnormals():
-            train_epochs(
-                first_epoch=1,
-                last_epoch=settings.n_epochs,
-                batches=run.batches,
-                compute_loss=run.loss,
-                optimizer=run.optimizer,
-                clip_gradients=run.clip,
-                end_epoch=end_epoch,
-                what="Stage 2",
-            )
+            train_members(run, settings, count)
         trained.append(run.network)
     names = [name for name, _ in network.named_parameters()]
     states = [dict(one.named_parameters()) for one in trained]

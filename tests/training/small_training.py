@@ -32,6 +32,9 @@ STAGE2 = Stage2Settings(
     grad_clip_norm=1.0,
 )
 
+# Whole batches, so that the order of rows does not matter.
+FINE_TUNING = replace(STAGE2, weight_decay=1e-3, batch_size=10_000, n_epochs=12, grad_clip_norm=0.5)
+
 
 def small_shape(n_features: int, **changes: Any) -> NetworkShape:
     """A network of the guide's kind with hidden layers of 16 and 8, without dropout and batch normalisation."""

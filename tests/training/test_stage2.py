@@ -8,46 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_training import STAGE1, STAGE2, small_shape
+from small_training import FINE_TUNING
 from torch.nn import functional
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork
-from chitransfer.training.inputs import group_by_pair
-from chitransfer.training.stage1 import Stage1Data, Stage1Run
+from chitransfer.training.stage1 import Stage1Data
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_positive_label
 
-SETTINGS = replace(STAGE2, weight_decay=1e-3, batch_size=10_000, n_epochs=12, grad_clip_norm=0.5)
 
-
-@pytest.fixture(scope="module")
-def pretrained(tiny_dataset: Dataset) -> tuple[TransferNetwork, Stage2Data]:
-    """A network pretrained for a few epochs, without dropout, and the Stage 2 rows on its scales."""
-    stage1 = Stage1Data.build(
-        tiny_dataset, validation_fraction=0.1, random_state=0, T_ref=298.15, device=torch.device("cpu")
-    )
-    shape = small_shape(stage1.features.n_features, hidden_dims=(16,))
-    settings = replace(STAGE1, lr=5e-3, weight_decay=0.0, batch_size=16, n_epochs=10, lr_schedule_patience=10)
-    run = Stage1Run(stage1, shape, settings, seed=0)
-    run.train_to(10)
-    data = Stage2Data.build(tiny_dataset, stage1.features, stage1.chi_scaler, positive_label=1, T_ref=298.15)
-    return run.best_network(), data
-
-
-@pytest.fixture
-def masks(pretrained: tuple[TransferNetwork, Stage2Data], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Four members: two ordinary ones of unequal size, one without χ rows, one without solubility rows."""
-    _, data = pretrained
-    chi = rng.random((4, len(data.chi))) < np.array([[0.8], [0.4], [0.0], [0.7]])
-    solubility = rng.random((4, len(data.solubility))) < np.array([[0.7], [0.5], [0.6], [0.0]])
-    return chi, solubility
-
-
-def with_dropout(network: TransferNetwork, rate: float) -> TransferNetwork:
-    shape = replace(network.shape, encoder_dropout=rate, chi_head_dropout=rate, solubility_head_dropout=rate)
-    other = TransferNetwork(shape)
+def with_dropout(network: TransferNetwork, **rates: float) -> TransferNetwork:
+    """The same weights with other dropout rates."""
+    other = TransferNetwork(replace(network.shape, **rates))  # type: ignore[arg-type]
     other.load_state_dict(network.state_dict())
     return other.eval()
 
@@ -115,7 +89,7 @@ class TestMembers:
         changes: dict[str, Any],
     ) -> None:
         network, data = pretrained
-        settings = replace(SETTINGS, **changes)
+        settings = replace(FINE_TUNING, **changes)
         start = fit_members(network, data, *masks, replace(settings, n_epochs=0), seed=3)
         together = fit_members(network, data, *masks, settings, seed=3)
         coefficients, logits = together.predict(data.features, data.solubility.structure, data.solubility.solvent)
@@ -137,8 +111,8 @@ class TestMembers:
     ) -> None:
         """So that the comparison above compares something."""
         network, data = pretrained
-        before = outputs(fit_members(network, data, *masks, replace(SETTINGS, n_epochs=0), 3).member(0), data)
-        after = outputs(fit_members(network, data, *masks, SETTINGS, 3).member(0), data)
+        before = outputs(fit_members(network, data, *masks, replace(FINE_TUNING, n_epochs=0), 3).member(0), data)
+        after = outputs(fit_members(network, data, *masks, FINE_TUNING, 3).member(0), data)
         assert float((before[0] - after[0]).abs().max()) > 0.05
         assert float((before[1] - after[1]).abs().max()) > 0.05
 
@@ -147,13 +121,13 @@ class TestMembers:
     ) -> None:
         """Clipping is per member: another member's huge gradient must not shrink this one's steps."""
         network, data = pretrained
-        quiet = fit_members(network, data, *masks, SETTINGS, 3)
+        quiet = fit_members(network, data, *masks, FINE_TUNING, 3)
         target = data.chi.target.clone()
         only_second = torch.from_numpy(masks[0][1] & ~masks[0][0])
         assert only_second.any()
         target[only_second] = 1e6
         loud_data = replace(data, chi=replace(data.chi, target=target))
-        loud = fit_members(network, loud_data, *masks, SETTINGS, 3)
+        loud = fit_members(network, loud_data, *masks, FINE_TUNING, 3)
         where = (data.features, data.chi.structure, data.chi.solvent)
         torch.testing.assert_close(loud.predict(*where)[0][0], quiet.predict(*where)[0][0])
         assert float((loud.predict(*where)[0][1] - quiet.predict(*where)[0][1]).abs().max()) > 1e-3
@@ -162,7 +136,7 @@ class TestMembers:
         self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
     ) -> None:
         network, data = pretrained
-        start = fit_members(network, data, *masks, replace(SETTINGS, n_epochs=0), 3)
+        start = fit_members(network, data, *masks, replace(FINE_TUNING, n_epochs=0), 3)
         for name, tensor in network.heads.chi.state_dict().items():
             for position in range(4):
                 assert torch.equal(start.member(position).heads.chi.state_dict()[name], tensor)
@@ -170,12 +144,13 @@ class TestMembers:
         assert not torch.equal(first[0], network.heads.solubility[0].weight)
         assert not torch.equal(first[0], first[1])
 
+    @pytest.mark.parametrize("freeze", [True, False])
     def test_small_batches_visit_every_row(
-        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray], freeze: bool
     ) -> None:
         """A member learns from its own rows alone: with small batches too, labels it may not see change nothing."""
         network, data = pretrained
-        settings = replace(SETTINGS, batch_size=4)
+        settings = replace(FINE_TUNING, batch_size=4, freeze_encoder=freeze)
         before = fit_members(network, data, *masks, settings, 3)
         where = (data.features, data.chi.structure, data.chi.solvent)
         for position in (0, 1):
@@ -189,93 +164,6 @@ class TestMembers:
                 assert same != bool(masks[0][position, row]), (position, row)
 
 
-class TestWholeNetworks:
-    """Unfrozen members are trained one by one on a CPU and side by side elsewhere: two programs, one result."""
-
-    @pytest.mark.parametrize("use_batchnorm", [False, True])
-    @pytest.mark.parametrize(
-        "changes", [{}, {"lambda_dft": 0.5}, {"lr_decay": True}, {"lambda_sol": 0.0}, {"lambda_exp": 0.0}], ids=str
-    )
-    def test_one_by_one_is_as_side_by_side(
-        self,
-        tiny_dataset: Dataset,
-        pretrained: tuple[TransferNetwork, Stage2Data],
-        masks: tuple[np.ndarray, np.ndarray],
-        monkeypatch: pytest.MonkeyPatch,
-        changes: dict[str, Any],
-        use_batchnorm: bool,
-    ) -> None:
-        network, data = pretrained
-        if use_batchnorm:
-            with torch.random.fork_rng():
-                torch.manual_seed(1)
-                network = TransferNetwork(replace(network.shape, use_batchnorm=True))
-                for part in network.modules():
-                    if isinstance(part, torch.nn.BatchNorm1d):
-                        torch.nn.init.uniform_(part.running_mean, -0.5, 0.5)
-                        torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
-        rows = tiny_dataset.stage1
-        computed = group_by_pair(rows, np.ones(len(rows), bool), data.chi_scaler, 298.15, torch.device("cpu"))
-        data = replace(data, computed=computed)
-        settings = replace(SETTINGS, freeze_encoder=False, **changes)
-        # A table without weight leaves its head alone: nothing decays it one by one, gradients of zero side by side.
-        settings = replace(settings, weight_decay=0.0)
-        own = masks[0][:1], masks[1][:1]
-        where = (data.features, data.chi.structure, data.chi.solvent)
-        results = {}
-        for one_by_one in (True, False):
-            monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_, way=one_by_one: way)
-            results[one_by_one] = fit_members(network, data, *own, settings, 3).predict(*where)
-        start = fit_members(network, data, *own, replace(settings, n_epochs=0), 3).predict(*where)
-        torch.testing.assert_close(results[True][0], results[False][0], rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(results[True][1], results[False][1], rtol=1e-3, atol=1e-4)
-        assert float((results[True][0] - start[0]).abs().max()) > 0.01
-
-    def test_dropout_of_the_encoder_acts_and_follows_the_seed(
-        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
-    ) -> None:
-        network, data = pretrained
-        noisy = TransferNetwork(replace(network.shape, encoder_dropout=0.4))
-        noisy.load_state_dict(network.state_dict())
-        settings = replace(SETTINGS, freeze_encoder=False)
-        where = (data.features, data.chi.structure, data.chi.solvent)
-        plain = fit_members(network, data, *masks, settings, 3).predict(*where)[0]
-        first = fit_members(noisy, data, *masks, settings, 3).predict(*where)[0]
-        torch.rand(5)
-        again = fit_members(noisy, data, *masks, settings, 3).predict(*where)[0]
-        other = fit_members(noisy, data, *masks, settings, 4).predict(*where)[0]
-        assert torch.equal(first, again)
-        assert not torch.allclose(first, plain, atol=1e-3)
-        assert not torch.allclose(first, other, atol=1e-3)
-
-    def test_small_batches_visit_every_row(
-        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
-    ) -> None:
-        """Also one by one, a member learns from each of its own rows and from no other."""
-        network, data = pretrained
-        settings = replace(SETTINGS, batch_size=4, freeze_encoder=False, n_epochs=2)
-        before = fit_members(network, data, *masks, settings, 3)
-        where = (data.features, data.chi.structure, data.chi.solvent)
-        for row in range(len(data.chi)):
-            target = data.chi.target.clone()
-            target[row] += 50.0
-            changed = fit_members(
-                network, replace(data, chi=replace(data.chi, target=target)), *masks, settings, 3
-            ).predict(*where)
-            for position in (0, 1):
-                same = torch.equal(changed[0][position], before.predict(*where)[0][position])
-                assert same != bool(masks[0][position, row]), (position, row)
-
-    def test_progress_is_told_as_if_side_by_side(
-        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
-    ) -> None:
-        network, data = pretrained
-        told: list[int] = []
-        fit_members(network, data, *masks, replace(SETTINGS, freeze_encoder=False, n_epochs=5), 3, told.append)
-        assert told == sorted(told)
-        assert told[-1] == 5
-
-
 class TestFrozen:
     @pytest.mark.parametrize("freeze", [True, False])
     def test_the_network_given_is_not_changed(
@@ -284,7 +172,7 @@ class TestFrozen:
         network, data = pretrained
         before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         inputs = [mask.copy() for mask in masks]
-        fit_members(network, data, *masks, replace(SETTINGS, freeze_encoder=freeze), 3)
+        fit_members(network, data, *masks, replace(FINE_TUNING, freeze_encoder=freeze), 3)
         assert not network.training
         for name, tensor in network.state_dict().items():
             assert torch.equal(tensor, before[name]), name
@@ -296,7 +184,7 @@ class TestFrozen:
     ) -> None:
         network, data = pretrained
         for freeze in (True, False):
-            members = fit_members(network, data, *masks, replace(SETTINGS, freeze_encoder=freeze), 3)
+            members = fit_members(network, data, *masks, replace(FINE_TUNING, freeze_encoder=freeze), 3)
             for position in range(4):
                 same = all(
                     torch.equal(mine, theirs)
@@ -313,26 +201,34 @@ class TestFrozen:
     ) -> None:
         """With dropout in the encoder only, a frozen encoder gives what it gives without."""
         network, data = pretrained
-        noisy = with_dropout(network, 0.0)
-        noisy = TransferNetwork(replace(network.shape, encoder_dropout=0.9))
-        noisy.load_state_dict(network.state_dict())
+        noisy = with_dropout(network, encoder_dropout=0.9)
         where = (data.features, data.chi.structure, data.chi.solvent)
-        plain = fit_members(network, data, *masks, SETTINGS, 3).predict(*where)
-        same = fit_members(noisy, data, *masks, SETTINGS, 3).predict(*where)
+        plain = fit_members(network, data, *masks, FINE_TUNING, 3).predict(*where)
+        same = fit_members(noisy, data, *masks, FINE_TUNING, 3).predict(*where)
         torch.testing.assert_close(same[0], plain[0])
         torch.testing.assert_close(same[1], plain[1])
 
-    def test_dropout_in_the_heads_acts_and_follows_the_seed(
-        self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+    @pytest.mark.parametrize(
+        ("freeze", "rates"),
+        [(True, {"chi_head_dropout": 0.4, "solubility_head_dropout": 0.4}), (False, {"encoder_dropout": 0.4})],
+        ids=["heads", "encoder"],
+    )
+    def test_dropout_acts_and_follows_the_seed(
+        self,
+        pretrained: tuple[TransferNetwork, Stage2Data],
+        masks: tuple[np.ndarray, np.ndarray],
+        freeze: bool,
+        rates: dict[str, float],
     ) -> None:
         network, data = pretrained
-        noisy = with_dropout(network, 0.4)
+        noisy = with_dropout(network, **rates)
+        settings = replace(FINE_TUNING, freeze_encoder=freeze)
         where = (data.features, data.chi.structure, data.chi.solvent)
-        plain = fit_members(network, data, *masks, SETTINGS, 3).predict(*where)[0]
-        first = fit_members(noisy, data, *masks, SETTINGS, 3).predict(*where)[0]
+        plain = fit_members(network, data, *masks, settings, 3).predict(*where)[0]
+        first = fit_members(noisy, data, *masks, settings, 3).predict(*where)[0]
         torch.rand(5)
-        again = fit_members(noisy, data, *masks, SETTINGS, 3).predict(*where)[0]
-        other = fit_members(noisy, data, *masks, SETTINGS, 4).predict(*where)[0]
+        again = fit_members(noisy, data, *masks, settings, 3).predict(*where)[0]
+        other = fit_members(noisy, data, *masks, settings, 4).predict(*where)[0]
         assert torch.equal(first, again)
         assert not torch.allclose(first, plain, atol=1e-3)
         assert not torch.allclose(first, other, atol=1e-3)
@@ -342,7 +238,7 @@ class TestLearning:
     def test_a_few_rows_are_overfitted(self, pretrained: tuple[TransferNetwork, Stage2Data]) -> None:
         network, data = pretrained
         every = np.ones((1, len(data.chi)), dtype=bool), np.ones((1, len(data.solubility)), dtype=bool)
-        settings = replace(SETTINGS, n_epochs=600, freeze_encoder=False, lr_encoder=1e-2, grad_clip_norm=5.0)
+        settings = replace(FINE_TUNING, n_epochs=600, freeze_encoder=False, lr_encoder=1e-2, grad_clip_norm=5.0)
         members = fit_members(network, data, *every, settings, 1)
         h, _ = members.predict(data.features, data.chi.structure, data.chi.solvent)
         predicted = h[0, :, 0] + h[0, :, 1] * data.chi.tau
@@ -355,7 +251,7 @@ class TestLearning:
     ) -> None:
         network, data = pretrained
         with pytest.raises(TrainingError, match="Stage 2: the loss became"):
-            fit_members(network, data, *masks, replace(SETTINGS, lr=1e38), 3)
+            fit_members(network, data, *masks, replace(FINE_TUNING, lr=1e38), 3)
 
     def test_nothing_to_learn_from(self, pretrained: tuple[TransferNetwork, Stage2Data]) -> None:
         """χ weighted zero with no solubility table: said in words, not a failure inside PyTorch."""
@@ -372,7 +268,7 @@ class TestLearning:
         )
         masks = np.ones((2, len(data.chi)), dtype=bool), np.ones((2, 0), dtype=bool)
         with pytest.raises(TrainingError, match="nothing to learn"):
-            fit_members(network, no_rows, *masks, replace(SETTINGS, lambda_exp=0.0), 3)
+            fit_members(network, no_rows, *masks, replace(FINE_TUNING, lambda_exp=0.0), 3)
 
 
 class TestData:

@@ -1,0 +1,87 @@
+"""What every way of fine-tuning shares: how a Stage 2 member starts, and its epochs with falling learning rates.
+
+Called by `training.stage2` (members side by side) and `training.unfrozen` (one by one).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from chitransfer.model.network import Heads, TransferNetwork
+from chitransfer.training.loop import train_epochs
+from chitransfer.training.tasks import Stage2Settings
+
+Batch = TypeVar("Batch")
+
+
+class MemberTraining(Protocol[Batch]):
+    """One member or several in training: what `train_members` calls."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Of all trained weights, a group for each learning rate."""
+
+    def batches(self, epoch: int, /) -> Iterable[Batch]:
+        """The steps of an epoch, counted from 1."""
+
+    def loss(self, batch: Batch, /) -> Tensor:
+        """Scalar loss of a step; one without a graph says that its gradients are in place already."""
+
+    def clip(self) -> None:
+        """Clip the gradients by their norm."""
+
+
+def with_new_solubility_head(network: TransferNetwork) -> TransferNetwork:
+    """A copy whose solubility head has new weights: Stage 1 had no labels for it."""
+    member = copy.deepcopy(network)
+    member.heads.solubility = Heads(network.shape).solubility.to(next(network.parameters()).device)
+    return member
+
+
+def let_dropout_work(network: nn.Module) -> None:
+    """Put what dropout acts on in training mode; batch statistics stay those of Stage 1."""
+    for part in network.modules():
+        part.train(isinstance(part, nn.Dropout))
+
+
+def train_members(
+    training: MemberTraining[Batch], settings: Stage2Settings, after_epoch: Callable[[int], None]
+) -> None:
+    """Train for all epochs; learning rates fall along half a cosine if the settings say so.
+
+    Parameters
+    ----------
+    after_epoch
+        Called with the number of epochs done.
+
+    Raises
+    ------
+    TrainingError
+        The loss became NaN or infinite.
+    """
+    first_rates = [float(group["lr"]) for group in training.optimizer.param_groups]
+
+    def end_epoch(epoch: int, mean_loss: float) -> bool:
+        if settings.lr_decay:
+            left = 0.5 * (1.0 + math.cos(math.pi * epoch / settings.n_epochs))
+            for group, rate in zip(training.optimizer.param_groups, first_rates, strict=True):
+                group["lr"] = rate * left
+        after_epoch(epoch)
+        return False
+
+    train_epochs(
+        first_epoch=1,
+        last_epoch=settings.n_epochs,
+        batches=training.batches,
+        compute_loss=training.loss,
+        optimizer=training.optimizer,
+        clip_gradients=training.clip,
+        end_epoch=end_epoch,
+        what="Stage 2",
+    )

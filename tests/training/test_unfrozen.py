@@ -1,0 +1,73 @@
+"""Whole networks are trained one by one on a CPU and side by side elsewhere: two programs, one result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_training import FINE_TUNING
+
+from chitransfer.data.assemble import Dataset
+from chitransfer.model.network import TransferNetwork
+from chitransfer.training.inputs import group_by_pair
+from chitransfer.training.stage2 import fit_members
+from chitransfer.training.tasks import Stage2Data
+
+
+@pytest.mark.parametrize("use_batchnorm", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lambda_dft": 0.5},
+        {"lr_decay": True},
+        # Without a gradient a head's weights decay one by one, not side by side.
+        {"lambda_sol": 0.0, "weight_decay": 0.0},
+        {"lambda_exp": 0.0, "weight_decay": 0.0},
+    ],
+    ids=str,
+)
+def test_one_by_one_is_as_side_by_side(
+    tiny_dataset: Dataset,
+    pretrained: tuple[TransferNetwork, Stage2Data],
+    masks: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    use_batchnorm: bool,
+) -> None:
+    network, data = pretrained
+    if use_batchnorm:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            network = TransferNetwork(replace(network.shape, use_batchnorm=True))
+            for part in network.modules():
+                if isinstance(part, torch.nn.BatchNorm1d):
+                    torch.nn.init.uniform_(part.running_mean, -0.5, 0.5)
+                    torch.nn.init.uniform_(part.running_var, 0.5, 2.0)
+    rows = tiny_dataset.stage1
+    computed = group_by_pair(rows, np.ones(len(rows), bool), data.chi_scaler, 298.15, torch.device("cpu"))
+    data = replace(data, computed=computed)
+    settings = replace(FINE_TUNING, freeze_encoder=False, **changes)
+    own = masks[0][:1], masks[1][:1]
+    where = (data.features, data.chi.structure, data.chi.solvent)
+    results = {}
+    for one_by_one in (True, False):
+        monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_, way=one_by_one: way)
+        results[one_by_one] = fit_members(network, data, *own, settings, 3).predict(*where)
+    start = fit_members(network, data, *own, replace(settings, n_epochs=0), 3).predict(*where)
+    torch.testing.assert_close(results[True][0], results[False][0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(results[True][1], results[False][1], rtol=1e-3, atol=1e-4)
+    assert float((results[True][0] - start[0]).abs().max()) > 0.01
+
+
+def test_progress_is_told_as_if_side_by_side(
+    pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+) -> None:
+    network, data = pretrained
+    told: list[int] = []
+    fit_members(network, data, *masks, replace(FINE_TUNING, freeze_encoder=False, n_epochs=5), 3, told.append)
+    assert told == sorted(told)
+    assert told[-1] == 5
