@@ -42,14 +42,19 @@ def configure(tables: str, seed: int) -> Config:
         "training.early_stopping_patience": 10,
         "training.lr_schedule_patience": 4,
     }
-    if tables != "builtin":
-        folder = Path(tables)
-        overrides |= {
-            "paths.dft_chi_csv": str(folder / "cosmo_rs_chi.csv"),
-            "paths.exp_chi_csv": str(folder / "experiment_chi.csv"),
-            "paths.solubility_csv": str(folder / "solubility.csv"),
-        }
-    return load_config(None, overrides)
+    return load_config(None, overrides | table_paths(tables))
+
+
+def table_paths(tables: str) -> dict[str, object]:
+    """What names the tables in a configuration: nothing for ``builtin``, else the files of a folder."""
+    if tables == "builtin":
+        return {}
+    folder = Path(tables)
+    return {
+        "paths.dft_chi_csv": str(folder / "cosmo_rs_chi.csv"),
+        "paths.exp_chi_csv": str(folder / "experiment_chi.csv"),
+        "paths.solubility_csv": str(folder / "solubility.csv"),
+    }
 
 
 def record(tables: str, path: Path, n_seeds: int, n_trials: int) -> None:

@@ -196,11 +196,16 @@ def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
 
 def _chain(smiles: str, n_units: int) -> tuple[Chem.RWMol, tuple[int, int]]:
     """`n_units` units in a row, cut at single bonds, and the indices of its left and right ``*``."""
+    return _link([_flat_unit(smiles)] * n_units)
+
+
+@lru_cache(maxsize=16)
+def _flat_unit(smiles: str) -> Chem.Mol:
+    """The unit without stereo, with labelled ends at single bonds; not to be changed."""
     unit = Chem.Mol(_parse(smiles))
     Chem.RemoveStereochemistry(unit)
     with rdBase.BlockLogs(), _cutting(smiles):
-        unit = _single_bonded_unit(unit)
-    return _link([unit] * n_units)
+        return _single_bonded_unit(unit)
 
 
 def _link(parts: Sequence[Chem.Mol]) -> tuple[Chem.RWMol, tuple[int, int]]:

@@ -163,12 +163,12 @@ def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
         del invariants[end]
     generator = _generator(recipe.fingerprint_bits, recipe.fingerprint_radius)
     counts = generator.GetCountFingerprintAsNumPy(ring, customAtomInvariants=invariants * n_units) / n_units
-    values = _plain_descriptors(ring)
+    values = _descriptors_without_bonds(ring)
     n_heavy = ring.GetNumHeavyAtoms()
     n_unit_heavy = n_heavy // n_units
     if values["LabuteASA"] != _surface_without_hydrogens(ring):
         values["LabuteASA"] -= LONE_HYDROGEN_SURFACE
-    for name in set(DESCRIPTORS) - {"HeavyAtomCount", "FractionCSP3"}:
+    for name in values.keys() - {"HeavyAtomCount", "FractionCSP3"}:
         values[name] /= n_heavy
     # The ring of units is no ring of the polymer: rings are counted in the unit. Its bonds rotate all the same, as read
     # off the open chain's growth.
@@ -239,6 +239,11 @@ def _stars(unit: Chem.Mol) -> tuple[int, int]:
 
 
 def _plain_descriptors(molecule: Chem.Mol) -> dict[str, float]:
+    return _descriptors_without_bonds(molecule) | {"NumRotatableBonds": _rotatable_bonds(molecule)}
+
+
+def _descriptors_without_bonds(molecule: Chem.Mol) -> dict[str, float]:
+    """All of `DESCRIPTORS` but NumRotatableBonds."""
     log_p, molar_refractivity = rdMolDescriptors.CalcCrippenDescriptors(molecule)
     return {
         "MolWt": Descriptors.MolWt(molecule),  # type: ignore[attr-defined]
@@ -249,7 +254,6 @@ def _plain_descriptors(molecule: Chem.Mol) -> dict[str, float]:
         "NumHDonors": rdMolDescriptors.CalcNumHBD(molecule),
         "NumHAcceptors": rdMolDescriptors.CalcNumHBA(molecule),
         "NumHeteroatoms": rdMolDescriptors.CalcNumHeteroatoms(molecule),
-        "NumRotatableBonds": _rotatable_bonds(molecule),
         "RingCount": rdMolDescriptors.CalcNumRings(molecule),
         "NumAromaticRings": rdMolDescriptors.CalcNumAromaticRings(molecule),
         "FractionCSP3": rdMolDescriptors.CalcFractionCSP3(molecule),

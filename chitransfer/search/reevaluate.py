@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import numpy as np
 import optuna
 
 from chitransfer.config import Config
@@ -16,7 +17,13 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.search.driver import POLL_SECONDS, StopReason
 from chitransfer.search.objective import RungResult, RungTask
 from chitransfer.search.records import load_rung, save_rung
-from chitransfer.search.replicates import FIRST_FRESH, replicate_folder
+from chitransfer.search.replicates import (
+    FIRST_FRESH,
+    estimate_components,
+    posterior_of,
+    replicate_folder,
+    run_values,
+)
 from chitransfer.search.results import read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder
@@ -26,11 +33,17 @@ logger = logging.getLogger(__name__)
 
 
 def choose_trials(study: optuna.Study, top: int) -> list[int]:
-    """The best trials, at most `top` and at most a quarter of the complete ones, and the default configuration's."""
+    """The best trials, at most `top` and at most a quarter of the complete ones, and the default configuration's.
+
+    Where trials ran several times, the best are those of the lowest posterior mean, as in `evidence.overtuning`.
+    """
     standing = read_standing(study)
     if top == 0 or len(standing.ranked) < 2:
         return []
-    numbers = [trial.number for trial in standing.ranked[: min(top, -(-len(standing.ranked) // 4))]]
+    values = run_values(study)
+    runs = [values[trial.number] for trial in standing.ranked]
+    order = np.argsort(posterior_of(runs, estimate_components(runs)).mean, kind="stable")
+    numbers = [standing.ranked[place].number for place in order[: min(top, -(-len(runs) // 4))]]
     if standing.default is not None and standing.default.number not in numbers:
         numbers.append(standing.default.number)
     return numbers

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from chitransfer.search.records import SavedRung
+from chitransfer.search.reevaluate import choose_trials
 from chitransfer.search.replicates import (
     deserves_another_run,
     estimate_components,
@@ -97,3 +99,15 @@ def test_search_spends_its_budget_on_runs_and_resumes_the_same(
     _, again = make_search({**overrides, "search.n_trials": 7}, resume=folder)
     assert sum(map(len, run_values(read_study(again)).values())) == 7
     assert run_values(read_study(again))[0] == runs[0]
+
+
+def test_the_best_by_posterior_mean_are_run_again_on_fresh_seeds() -> None:
+    study = optuna.create_study()
+    runs = [[0.45, 0.59], [0.40], [0.41, 0.41, 0.41], [0.60], [0.70, 0.56]]
+    for own in runs:
+        trial = optuna.trial.create_trial(value=float(np.mean(own)), user_attrs={"replicate_values": own})
+        study.add_trial(trial)
+    noisy = posterior_of(runs, estimate_components(runs))
+    assert noisy.mean[2] < noisy.mean[1], "one lucky run counts for less than three"
+    assert choose_trials(study, 1) == [2]
+    assert choose_trials(study, 5) == [2, 1]
