@@ -5,10 +5,10 @@ Called by `chitransfer screen`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -150,12 +150,15 @@ def draw_structures(best: pd.DataFrame, path: Path) -> None:
     from rdkit.Chem import Draw
 
     molecules = [Chem.MolFromSmiles(smiles) for smiles in best["SMILES"]]
-    legends = []
-    for row in best.to_dict("records"):
-        chi = f"χ = {row['chi']:.2f}"
-        if "chi_high" in row:
-            chi += f" ± {row['chi_high'] - row['chi']:.2f}"
-        soluble = f"P(soluble) = {row['p_soluble']:.2f}, " if "p_soluble" in row else ""
-        legends.append(f"{row['rank']}: {soluble}{chi}")
+    legends = [picture_legend(row) for row in best.to_dict("records")]
     content = Draw.MolsToGridImage(molecules, molsPerRow=4, subImgSize=(320, 260), legends=legends, returnPNG=True)
     replace_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def picture_legend(row: Mapping[Hashable, Any]) -> str:
+    """What stands under a structure, in ASCII: RDKit's own font draws neither χ nor ±."""
+    chi = f"chi {row['chi']:.2f}"
+    if "chi_high" in row:
+        chi += f" +/- {row['chi_high'] - row['chi']:.2f}"
+    soluble = f"P(soluble) {row['p_soluble']:.2f}, " if "p_soluble" in row else ""
+    return f"{row['rank']}: {soluble}{chi}"

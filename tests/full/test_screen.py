@@ -13,7 +13,7 @@ from PIL import Image
 from chitransfer.errors import DataError
 from chitransfer.predict import Predictor
 from chitransfer.predict_table import TableReader, predict_table
-from chitransfer.screen import Conditions, Screening, screen_candidates
+from chitransfer.screen import Conditions, Screening, picture_legend, screen_candidates
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -96,3 +96,11 @@ def test_command_writes_table_and_picture(
     )
     assert code == 2
     assert "'beauty'" in err
+
+
+@pytest.mark.parametrize("columns", [{}, {"chi_high": 1.0}, {"chi_high": 1.0, "p_soluble": 0.5}])
+def test_pictures_have_only_letters_that_rdkit_draws(columns: dict[str, float]) -> None:
+    assert picture_legend({"rank": 1, "chi": 0.25} | columns).isascii()
+    assert picture_legend({"rank": 1, "chi": 0.25, "chi_high": 1.0, "p_soluble": 0.5}) == (
+        "1: P(soluble) 0.50, chi 0.25 +/- 0.75"
+    )
