@@ -237,7 +237,11 @@ def workers(n_rows: int) -> list[Timing]:
                 process.stdout.readline()
         started = time.perf_counter()
         for process in processes:
-            process.communicate("go\n")
+            if process.stdin is not None:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+        for process in processes:
+            process.communicate()
         return (time.perf_counter() - started) / n_processes
 
     seconds = {n: min(run(n) for _ in range(2)) for n in (1, 2)}

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import rdkit
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from rdkit import rdBase
 
 from chitransfer.chemistry.identities import identify_polymers
@@ -37,6 +38,7 @@ __all__ = [
     "FeatureCache",
     "FeatureRecipe",
     "default_cache_folder",
+    "end_idle_processes",
     "featurise_polymers",
     "featurise_solvents",
 ]
@@ -256,6 +258,11 @@ def _unpack(content: bytes, key: str, n_fingerprint: int, out: np.ndarray) -> No
     with np.load(io.BytesIO(content[start:]), allow_pickle=False) as saved:
         out[saved["row"], saved["column"]] = saved["count"]
         out[:, n_fingerprint:] = saved["descriptors"]
+
+
+def end_idle_processes() -> None:
+    """End the processes that features were worked out in; each would keep 170 MB for minutes."""
+    get_reusable_executor().shutdown()
 
 
 def _featurise_parts(

@@ -13,7 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chitransfer.chemistry.features import FeatureCache, FeatureRecipe, default_cache_folder, featurise_solvents
+from chitransfer.chemistry.features import (
+    FeatureCache,
+    FeatureRecipe,
+    default_cache_folder,
+    end_idle_processes,
+    featurise_solvents,
+)
 from chitransfer.chemistry.vectors import Representation
 from chitransfer.data.splits import assign_folds
 from chitransfer.data.tables import (
@@ -211,6 +217,7 @@ def _index(
         n_jobs=n_jobs,
         progress=_named(progress, "polymer features"),
     )
+    end_idle_processes()
     polymers, polymer = np.unique(every["polymer"].to_numpy(dtype=object), return_inverse=True)
     solvents, solvent = np.unique(every["solvent"].to_numpy(dtype=object), return_inverse=True)
     if with_solvent:

@@ -30,9 +30,9 @@ class FeatureScaler:
     scale: np.ndarray
 
     @classmethod
-    def fit(cls, features: np.ndarray, n_fingerprint: int) -> FeatureScaler:
-        """Fit on training rows (n_rows, n_features); repeats of a structure weigh as often as they occur."""
-        descriptors = features[:, n_fingerprint:].astype(np.float64)
+    def fit(cls, features: np.ndarray, n_fingerprint: int, rows: np.ndarray) -> FeatureScaler:
+        """Fit on some rows of features (n, n_features), given by index; a row weighs as often as it is named."""
+        descriptors = features[rows, n_fingerprint:].astype(np.float64)
         if descriptors.size == 0:
             n_descriptors = descriptors.shape[1]
             return cls(n_fingerprint, np.zeros(n_descriptors, np.float32), np.ones(n_descriptors, np.float32))

@@ -68,8 +68,16 @@ def used_columns(features: FeatureTensors, tables: Sequence[Pairs]) -> Tensor:
     """Features that are not zero in some pair of the tables, by index into the network's input, (n_columns,) int64."""
     structure = torch.cat([table.structure for table in tables]).unique()
     solvent = torch.cat([table.solvent for table in tables]).unique()
-    is_used = torch.cat([(features.polymer[structure] != 0).any(0), (features.solvent[solvent] != 0).any(0)])
+    is_used = torch.cat([_any_non_zero(features.polymer, structure), _any_non_zero(features.solvent, solvent)])
     return torch.nonzero(is_used)[:, 0]
+
+
+def _any_non_zero(features: Tensor, rows: Tensor) -> Tensor:
+    """Whether a column has a value in some of the rows, (n_columns,) bool, without a copy of all of them."""
+    found = torch.zeros(features.shape[1], dtype=torch.bool, device=features.device)
+    for some in rows.split(4096):
+        found |= (features[some] != 0).any(0)
+    return found
 
 
 def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, device: torch.device) -> FeatureTensors:
@@ -83,9 +91,9 @@ def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, devi
     n_fingerprint = dataset.recipe.fingerprint_bits
     structures = np.unique(rows.structure[training_rows])
     solvents = np.unique(rows.solvent[training_rows])
-    polymer_scaler = FeatureScaler.fit(dataset.polymer_features[structures], n_fingerprint)
+    polymer_scaler = FeatureScaler.fit(dataset.polymer_features, n_fingerprint, structures)
     solvent_width = n_fingerprint if dataset.recipe.with_solvent else 0
-    solvent_scaler = FeatureScaler.fit(dataset.solvent_features[solvents], solvent_width)
+    solvent_scaler = FeatureScaler.fit(dataset.solvent_features, solvent_width, solvents)
     return FeatureTensors(
         polymer=torch.from_numpy(polymer_scaler.transform(dataset.polymer_features)).to(device),
         solvent=torch.from_numpy(solvent_scaler.transform(dataset.solvent_features)).to(device),

@@ -48,23 +48,26 @@ class SparseInputs:
 
     Parameters
     ----------
-    features, pairs
-        The pair's inputs are ``features.gather(pairs.structure, pairs.solvent)``.
+    features, pairs, columns
+        The pair's inputs are ``features.gather(pairs.structure, pairs.solvent)[:, columns]``.
     dense_columns
         Positions of the columns to keep dense; default: those non-zero in more than a fifth of the pairs.
     """
 
-    def __init__(self, features: FeatureTensors, pairs: Pairs, dense_columns: np.ndarray | None = None) -> None:
+    def __init__(
+        self, features: FeatureTensors, pairs: Pairs, columns: Tensor, dense_columns: np.ndarray | None = None
+    ) -> None:
         structure, solvent = pairs.structure.numpy(), pairs.solvent.numpy()
         polymer = sparse.csr_matrix(features.polymer.numpy())
         blocks = [polymer[structure]]
         if features.solvent.shape[1]:
             blocks.append(sparse.csr_matrix(features.solvent.numpy())[solvent])
-        everything = sparse.hstack(blocks, format="csr", dtype=np.float32)
+        everything = sparse.hstack(blocks, format="csr", dtype=np.float32)[:, columns.numpy()]
+        n_columns = everything.shape[1]
         if dense_columns is None:
-            share = np.bincount(everything.indices, minlength=features.n_features) / max(1, len(structure))
+            share = np.bincount(everything.indices, minlength=n_columns) / max(1, len(structure))
             dense_columns = np.flatnonzero(share > DENSE_SHARE)
-        is_dense = np.zeros(features.n_features, dtype=bool)
+        is_dense = np.zeros(n_columns, dtype=bool)
         is_dense[dense_columns] = True
         self.dense_columns = torch.from_numpy(dense_columns)
         self.dense = torch.from_numpy(everything[:, dense_columns].toarray())

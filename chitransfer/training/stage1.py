@@ -108,18 +108,18 @@ class Stage1Data:
 
     @cached_property
     def seen(self) -> FeatureTensors:
-        """`features` with `columns` only."""
+        """`features` with `columns` only: a copy, which the CPU does without."""
         return self.features.keep(self.columns)
 
     @cached_property
     def sparse_train(self) -> SparseInputs:
         """Inputs of the training pairs without their zeros; CPU only, made on first use."""
-        return SparseInputs(self.seen, self.train)
+        return SparseInputs(self.features, self.train, self.columns)
 
     @cached_property
     def sparse_validation(self) -> SparseInputs:
         """Inputs of the validation pairs, with the training pairs' dense columns; CPU only, made on first use."""
-        return SparseInputs(self.seen, self.validation, self.sparse_train.dense_columns.numpy())
+        return SparseInputs(self.features, self.validation, self.columns, self.sparse_train.dense_columns.numpy())
 
 
 @dataclass(frozen=True)

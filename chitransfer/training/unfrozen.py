@@ -60,7 +60,7 @@ class _Inputs:
         pairs = _AllPairs(
             torch.cat([table.structure for table in tables]), torch.cat([table.solvent for table in tables])
         )
-        return cls(keep_columns(network, columns), columns, SparseInputs(data.features.keep(columns), pairs))
+        return cls(keep_columns(network, columns), columns, SparseInputs(data.features, pairs, columns))
 
 
 class _MemberRun:
