@@ -259,8 +259,8 @@ class SparseStep:
 def multiplies_in_bf16(precision: str, device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16; ``auto`` does where the processor has matrix instructions for it (AMX).
 
-    Without them bfloat16 takes up to ten times as long as float32 on a CPU. On CUDA ``auto`` stays in float32, because the
-    difference was not measured there.
+    Without them bfloat16 takes up to ten times as long as float32 on a CPU. On CUDA ``auto`` stays in float32, because
+    the difference was not measured there.
     """
     if precision != "auto":
         return precision == "bf16"
