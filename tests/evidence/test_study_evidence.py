@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,24 @@ def test_select_decides_which_trial_is_named(finished: StudyFolder) -> None:
     sizes = {n: count_weights(config, trials[n]) for n in one_se.one_se_candidates}
     assert sizes[one_se.chosen_trial] == min(sizes.values())
     assert fresh.chosen_trial == min(fresh.fresh, key=lambda score: score.value).number
+
+
+BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_report_renders_without_errors_in_a_browser(finished: StudyFolder, width: int, tmp_path: Path) -> None:
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    where = [f"--window-size={width},2000", f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000"]
+    page = (finished.path / "report.html").as_uri()
+    shown = subprocess.run([*command, *where, page], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in shown.stderr
+    body = shown.stdout[shown.stdout.index("<body") :]
+    assert "[object" not in re.sub(r"<script.*?</script>", "", body, flags=re.DOTALL)
+    assert len(re.findall(r"<h2>", body)) >= 8
+    environment = json.loads((finished.path / "environment.json").read_text())
+    assert f"<dd>{environment['python']}</dd>" in body
 
 
 def test_every_number_of_the_report_is_in_the_csvs(finished: StudyFolder) -> None:
