@@ -122,7 +122,6 @@ def test_a_copied_folder_goes_on_elsewhere(small: dict[str, object], make_search
     assert not folder.path.exists()
 
 
-@pytest.mark.skipif(not STORED.is_dir(), reason="no stored study")
 def test_a_study_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
     """Trial 2 was under way, after its first rung, when the earlier release was stopped."""
     copied = tmp_path / "study"
