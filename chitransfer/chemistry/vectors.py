@@ -163,7 +163,7 @@ def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
         del invariants[end]
     generator = _generator(recipe.fingerprint_bits, recipe.fingerprint_radius)
     counts = generator.GetCountFingerprintAsNumPy(ring, customAtomInvariants=invariants * n_units) / n_units
-    values = _descriptors_without_bonds(ring)
+    values = _all_but_rotatable_bonds(ring)
     n_heavy = ring.GetNumHeavyAtoms()
     n_unit_heavy = n_heavy // n_units
     if values["LabuteASA"] != _surface_without_hydrogens(ring):
@@ -239,10 +239,10 @@ def _stars(unit: Chem.Mol) -> tuple[int, int]:
 
 
 def _plain_descriptors(molecule: Chem.Mol) -> dict[str, float]:
-    return _descriptors_without_bonds(molecule) | {"NumRotatableBonds": _rotatable_bonds(molecule)}
+    return _all_but_rotatable_bonds(molecule) | {"NumRotatableBonds": _rotatable_bonds(molecule)}
 
 
-def _descriptors_without_bonds(molecule: Chem.Mol) -> dict[str, float]:
+def _all_but_rotatable_bonds(molecule: Chem.Mol) -> dict[str, float]:
     """All of `DESCRIPTORS` but NumRotatableBonds."""
     log_p, molar_refractivity = rdMolDescriptors.CalcCrippenDescriptors(molecule)
     return {

@@ -55,15 +55,7 @@ def train_members(
 ) -> None:
     """Train for all epochs; learning rates fall along half a cosine if the settings say so.
 
-    Parameters
-    ----------
-    after_epoch
-        Called with the number of epochs done.
-
-    Raises
-    ------
-    TrainingError
-        The loss became NaN or infinite.
+    `after_epoch` and errors as in `training.stage2.fit_members`.
     """
     first_rates = [float(group["lr"]) for group in training.optimizer.param_groups]
 

@@ -212,8 +212,8 @@ def test_unreadable_solvents_are_named(smiles: str) -> None:
 
 
 def test_a_descriptor_that_is_not_finite_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = vectors_module._descriptors_without_bonds
-    monkeypatch.setattr(vectors_module, "_descriptors_without_bonds", lambda ring: plain(ring) | {"TPSA": np.nan})
+    plain = vectors_module._all_but_rotatable_bonds
+    monkeypatch.setattr(vectors_module, "_all_but_rotatable_bonds", lambda ring: plain(ring) | {"TPSA": np.nan})
     with pytest.raises(DataError, match=r"\*CCO\*: .*TPSA"):
         featurise_polymers(["*CCO*"], FeatureRecipe())
 

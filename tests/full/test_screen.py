@@ -101,6 +101,9 @@ def test_command_writes_table_and_picture(
 @pytest.mark.parametrize("columns", [{}, {"chi_high": 1.0}, {"chi_high": 1.0, "p_soluble": 0.5}])
 def test_pictures_have_only_letters_that_rdkit_draws(columns: dict[str, float]) -> None:
     assert picture_legend({"rank": 1, "chi": 0.25} | columns).isascii()
+
+
+def test_a_picture_tells_rank_probability_and_chi_with_its_interval() -> None:
     assert picture_legend({"rank": 1, "chi": 0.25, "chi_high": 1.0, "p_soluble": 0.5}) == (
         "1: P(soluble) 0.50, chi 0.25 +/- 0.75"
     )
