@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
@@ -24,6 +25,7 @@ TETRAHEDRAL = (
     Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
 )
 _STAR, _LEFT_END, _RIGHT_END = (Chem.MolFromSmarts(pattern) for pattern in ("[#0]", "[1#0]", "[2#0]"))
+_HYDROGENS_AND_RINGS = Chem.SanitizeFlags.SANITIZE_PROPERTIES | Chem.SanitizeFlags.SANITIZE_SYMMRINGS
 _ODD_BOND, _HYDROGEN = Chem.MolFromSmarts("*!-&!=&!#&!:*"), Chem.MolFromSmarts("[#1]")
 
 
@@ -169,9 +171,9 @@ def oligomer(smiles: str, n_units: int, cap: Literal["H", "C", "*"] = "H") -> Ch
             if neighbour.GetNoImplicit() or neighbour.GetIsAromatic():
                 neighbour.SetNumExplicitHs(neighbour.GetNumExplicitHs() + 1)
             chain.RemoveAtom(end)
-    capped = chain.GetMol()
-    Chem.SanitizeMol(capped)
-    return capped
+    # With * at its ends every atom keeps the neighbours it had in the unit, so only hydrogens and rings are to be told.
+    Chem.SanitizeMol(chain, _HYDROGENS_AND_RINGS if cap == "*" else Chem.SanitizeFlags.SANITIZE_ALL)
+    return chain
 
 
 def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
@@ -189,10 +191,8 @@ def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
     chain.AddBond(_neighbour(chain, right), _neighbour(chain, left), Chem.BondType.SINGLE)
     for end in sorted((left, right), reverse=True):
         chain.RemoveAtom(end)
-    ring = chain.GetMol()
-    flags = Chem.SanitizeFlags
-    Chem.SanitizeMol(ring, flags.SANITIZE_ALL ^ flags.SANITIZE_SETAROMATICITY ^ flags.SANITIZE_KEKULIZE)
-    return ring
+    Chem.SanitizeMol(chain, _HYDROGENS_AND_RINGS)
+    return chain
 
 
 def _chain(smiles: str, n_units: int) -> tuple[Chem.RWMol, tuple[int, int]]:
@@ -200,31 +200,47 @@ def _chain(smiles: str, n_units: int) -> tuple[Chem.RWMol, tuple[int, int]]:
     return _link([_flat_unit(smiles)] * n_units)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A molecule with labelled ends, not to be changed, and the indices of its ends and of what they are bonded to."""
+
+    molecule: Chem.Mol
+    left: int
+    right: int
+    left_neighbour: int
+    right_neighbour: int
+
+    @classmethod
+    def of(cls, molecule: Chem.Mol) -> _Part:
+        left, right = _ends(molecule)
+        return cls(molecule, left, right, _neighbour(molecule, left), _neighbour(molecule, right))
+
+
 @lru_cache(maxsize=16)
-def _flat_unit(smiles: str) -> Chem.Mol:
-    """The unit without stereo, with labelled ends at single bonds; not to be changed."""
+def _flat_unit(smiles: str) -> _Part:
+    """The unit without stereo, with labelled ends at single bonds."""
     unit = Chem.Mol(_parse(smiles))
     Chem.RemoveStereochemistry(unit)
     with rdBase.BlockLogs(), _cutting(smiles):
-        return _single_bonded_unit(unit)
+        return _Part.of(_single_bonded_unit(unit))
 
 
-def _link(parts: Sequence[Chem.Mol]) -> tuple[Chem.RWMol, tuple[int, int]]:
+def _link(parts: Sequence[_Part]) -> tuple[Chem.RWMol, tuple[int, int]]:
     """Parts joined right end to left end by single bonds, atoms in order, and where the outer ends are; no stereo."""
-    chain = Chem.RWMol(parts[0])
+    chain = Chem.RWMol(parts[0].molecule)
+    start, last, inner = 0, parts[0], []
     for part in parts[1:]:
-        chain.InsertMol(part)
-    lefts = [index for (index,) in chain.GetSubstructMatches(_LEFT_END, maxMatches=len(parts))]
-    rights = [index for (index,) in chain.GetSubstructMatches(_RIGHT_END, maxMatches=len(parts))]
-    inner = [*rights[:-1], *lefts[1:]]
-    for right, left in zip(rights[:-1], lefts[1:], strict=True):
-        chain.AddBond(_neighbour(chain, right), _neighbour(chain, left), Chem.BondType.SINGLE)
+        next_start = chain.GetNumAtoms()
+        chain.InsertMol(part.molecule)
+        chain.AddBond(start + last.right_neighbour, next_start + part.left_neighbour, Chem.BondType.SINGLE)
+        inner += [start + last.right, next_start + part.left]
+        start, last = next_start, part
     chain.BeginBatchEdit()
     for dummy in inner:
         chain.RemoveAtom(dummy)
     chain.CommitBatchEdit()
-    first, last = (end - sum(dummy < end for dummy in inner) for end in (lefts[0], rights[-1]))
-    return chain, (first, last)
+    left, right = (end - sum(dummy < end for dummy in inner) for end in (parts[0].left, start + last.right))
+    return chain, (left, right)
 
 
 def _neighbour(molecule: Chem.Mol, end: int) -> int:
@@ -340,7 +356,7 @@ def _turn(block: str) -> str:
 
 def _join(blocks: Sequence[str]) -> str:
     if not any(mark in block for block in blocks for mark in STEREO_MARKS):
-        chain, ends = _link([_read_block(block) for block in blocks])
+        chain, ends = _link([_read_part(block) for block in blocks])
         for end in ends:
             chain.GetAtomWithIdx(end).SetIsotope(0)
         Chem.SanitizeMol(chain)
@@ -355,6 +371,11 @@ def _join(blocks: Sequence[str]) -> str:
 @lru_cache(maxsize=4096)
 def _read_block(block: str) -> Chem.Mol:
     return Chem.MolFromSmiles(block)
+
+
+@lru_cache(maxsize=4096)
+def _read_part(block: str) -> _Part:
+    return _Part.of(_read_block(block))
 
 
 @contextmanager

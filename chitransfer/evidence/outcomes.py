@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from chitransfer.errors import StudyError
-from chitransfer.search.objective import ERRORS
-from chitransfer.search.replicates import FIRST_FRESH, replicate_folder
+from chitransfer.search.objective import ERRORS, FIRST_FRESH
+from chitransfer.search.replicates import replicate_folder
 from chitransfer.sections import ObjectiveSettings
 
 CHI_SUMS = ("n", "absolute", "square", "measured", "measured_square")

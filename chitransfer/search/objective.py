@@ -36,6 +36,8 @@ UNREADABLE = (
     RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OSError,
     ArithmeticError, AssertionError,
 )  # fmt: skip
+# Runs of a trial numbered from here are re-evaluations: their seeds and folds are nobody's in the search.
+FIRST_FRESH = 1000
 ERRORS = ("exp_mae", "exp_rmse", "stage1_mae")
 # Reasons a trial may fail without the study being at fault: a numerical blow-up, or memory.
 OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -58,8 +60,8 @@ class RungTask:
     state
         Bytes of the previous rung's `RungResult`, ``None`` for a fresh trial.
     replicate
-        0 is the trial itself; others repeat it under another pretraining seed and other fold shuffles, which all trials
-        share.
+        0 is the trial itself; others repeat it under another pretraining seed. Folds are those of all trials; from
+        `FIRST_FRESH` on they are others, which all trials share.
     """
 
     number: int
@@ -292,7 +294,7 @@ class TrialRunner:
         )
 
     def _folds_of(self, replicate: int) -> np.ndarray:
-        if replicate == 0:
+        if replicate < FIRST_FRESH:
             return self.folds
         seed = derive_seed(self.config.seed, "folds", replicate)
         return make_folds(self.dataset, self.config.cv.n_cv_folds, self.config.cv.n_cv_repeats, seed)

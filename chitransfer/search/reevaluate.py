@@ -15,10 +15,9 @@ import optuna
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.search.driver import POLL_SECONDS, StopReason
-from chitransfer.search.objective import RungResult, RungTask
+from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
 from chitransfer.search.records import load_rung, save_rung
 from chitransfer.search.replicates import (
-    FIRST_FRESH,
     estimate_components,
     posterior_of,
     replicate_folder,

@@ -15,13 +15,12 @@ import optuna
 from optuna.trial import TrialState
 from scipy.stats import norm
 
+from chitransfer.search.objective import FIRST_FRESH
 from chitransfer.search.records import SavedRung, load_rung
 
 REPLICATE_VALUES = "replicate_values"
 # A trial with less than this chance of beating the incumbent is not worth another run.
 WORTHWHILE_CHANCE = 0.3
-# Re-evaluations are numbered from here, so that their seeds and folds are nobody's in the search.
-FIRST_FRESH = 1000
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class NoiseComponents:
     between
         Between configurations, the noise taken off.
     within
-        Between runs of one configuration (another pretraining seed, other fold shuffles); ``None`` until one
-        configuration has run twice.
+        Between runs of one configuration (other pretraining seeds, the same folds); ``None`` until one configuration
+        has run twice.
     n_configurations, n_runs
         What they were estimated from.
     """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 
 from chitransfer.search.records import SavedRung
@@ -95,7 +97,11 @@ def test_search_spends_its_budget_on_runs_and_resumes_the_same(
     assert len(runs[0]) == 3, "the default runs again until the noise is known"
     for trial in read_study(folder).get_trials():
         assert trial.values[0] == pytest.approx(np.mean(trial.user_attrs["replicate_values"]))
-    assert (folder.trial(0) / "replicate_0001" / "scores.json").is_file()
+    first = [folder.trial(0), folder.trial(0) / "replicate_0001"]
+    seeds = [json.loads((path / "scores.json").read_text())["replicates"][0]["seed"] for path in first]
+    assert seeds[0] != seeds[1]
+    folds = [pd.read_csv(path / "out_of_fold_chi.csv")["fold"].tolist() for path in first]
+    assert folds[0] == folds[1], "on other folds a run could not be told from runs of trials that ran once"
     _, again = make_search({**overrides, "search.n_trials": 7}, resume=folder)
     assert sum(map(len, run_values(read_study(again)).values())) == 7
     assert run_values(read_study(again))[0] == runs[0]
