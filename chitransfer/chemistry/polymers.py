@@ -25,6 +25,7 @@ TETRAHEDRAL = (
     Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
 )
 _STAR, _LEFT_END, _RIGHT_END = (Chem.MolFromSmarts(pattern) for pattern in ("[#0]", "[1#0]", "[2#0]"))
+# All that linking sanitised units changes: their atoms keep the bonds they had, to other atoms.
 _HYDROGENS_AND_RINGS = Chem.SanitizeFlags.SANITIZE_PROPERTIES | Chem.SanitizeFlags.SANITIZE_SYMMRINGS
 _ODD_BOND, _HYDROGEN = Chem.MolFromSmarts("*!-&!=&!#&!:*"), Chem.MolFromSmarts("[#1]")
 
@@ -171,7 +172,6 @@ def oligomer(smiles: str, n_units: int, cap: Literal["H", "C", "*"] = "H") -> Ch
             if neighbour.GetNoImplicit() or neighbour.GetIsAromatic():
                 neighbour.SetNumExplicitHs(neighbour.GetNumExplicitHs() + 1)
             chain.RemoveAtom(end)
-    # With * at its ends every atom keeps the neighbours it had in the unit, so only hydrogens and rings are to be told.
     Chem.SanitizeMol(chain, _HYDROGENS_AND_RINGS if cap == "*" else Chem.SanitizeFlags.SANITIZE_ALL)
     return chain
 
@@ -359,7 +359,7 @@ def _join(blocks: Sequence[str]) -> str:
         chain, ends = _link([_read_part(block) for block in blocks])
         for end in ends:
             chain.GetAtomWithIdx(end).SetIsotope(0)
-        Chem.SanitizeMol(chain)
+        Chem.SanitizeMol(chain, _HYDROGENS_AND_RINGS)
         return str(Chem.MolToSmiles(chain))
     joined = _read_block(blocks[0])
     for block in blocks[1:]:

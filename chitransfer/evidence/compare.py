@@ -18,7 +18,7 @@ import pandas as pd
 from chitransfer.config import Config, dump_config, load_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
-from chitransfer.evidence.nested import OuterFold, run_outer_fold
+from chitransfer.evidence.nested import FULL_MODELS, OuterFold, run_outer_fold
 from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum_by_polymer
 from chitransfer.evidence.overtuning import Estimate
 from chitransfer.evidence.verdict import reach_verdict
@@ -35,6 +35,8 @@ ROWS = {
     "transfer_best": "best by the transfer objective",
     "transfer_noise_aware": "best by the transfer objective, noise-aware",
     "random_best": "random search, same budget",
+    "default_full": "default configuration, fine-tuned in full",
+    "transfer_full": "best by the transfer objective, fine-tuned in full",
     "no_stage1": "no Stage 1 (same network from scratch)",
     "random_forest": "random forest",
     "ridge": "ridge (χ), ridge logistic (solubility)",
@@ -43,6 +45,8 @@ ROWS = {
     "stage1_corrected": "Stage 1 prediction, affine-corrected",
     "mean": "training mean",
 }
+# What a row is compared with where that is not the default configuration.
+AGAINST = {"transfer_full": "default_full"}
 LOW_CHI = 1.5
 COMPARED = ("objective", "exp_mae", "sol_f1", "sol_recall", "sol_auc")
 N_DRAWS = 2000
@@ -81,7 +85,8 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
     if todo:
         n_runs = 2 * config.search.n_trials + 2 * config.search.reevaluate_top + 6 * plan.n_seeds
         say(
-            f"{len(todo)} of {len(outer)} outer folds to do, about {n_runs} Stage 1 runs each; "
+            f"{len(todo)} of {len(outer)} outer folds to do, about {n_runs} Stage 1 runs and "
+            f"{len(FULL_MODELS) * config.cv.n_cv_folds} full fine-tunings each; "
             "stop at any time, the same command goes on"
         )
     started = time.monotonic()
@@ -192,7 +197,7 @@ def share_of_right_slopes(frame: pd.DataFrame, smallest_range: float = 10.0) -> 
 def compare_to_default(
     pooled: Mapping[str, Mapping[str, pd.DataFrame]], label: int, config: Config, protocol: str
 ) -> list[dict[str, Any]]:
-    """Every row minus the default configuration, with a 95 % bootstrap interval over polymers (paired)."""
+    """Every row minus the default configuration, or what `AGAINST` names, with paired 95 % bootstrap intervals."""
     everything = [frame for frames in pooled.values() for frame in frames.values()]
     polymers = sorted({name for frame in everything for name in frame["polymer"]})
     weights = np.vstack(
@@ -211,16 +216,18 @@ def compare_to_default(
             values[row]["objective"] = objective_of_draws(values[row], 0.0, own_weights)
     lines = []
     for row, own in values.items():
-        if row == "default":
+        against = AGAINST.get(row, "default")
+        if row == against or against not in values:
             continue
         for name in COMPARED:
-            if name in own and name in values["default"]:
-                difference = own[name] - values["default"][name]
+            if name in own and name in values[against]:
+                difference = own[name] - values[against][name]
                 estimate = Estimate.of(difference[1:], float(difference[0]))
                 lines.append(
                     {
                         "protocol": protocol,
                         "row": row,
+                        "against": against,
                         "metric": name,
                         "difference": estimate.value,
                         "low": estimate.low,

@@ -15,6 +15,7 @@ import optuna
 import pandas as pd
 import torch
 from optuna.trial import FrozenTrial
+from scipy.special import expit
 
 from chitransfer.config import Config, dump_config, override_config
 from chitransfer.data.assemble import Dataset, Rows
@@ -30,7 +31,9 @@ from chitransfer.search.space import make_pruner, settle_pruner, to_overrides
 from chitransfer.search.study import StudyFolder, create_study, make_contract, resume_study
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.seeds import derive_seed
-from chitransfer.training.crossval import choose_thresholds
+from chitransfer.training.crossval import choose_thresholds, make_folds
+from chitransfer.training.finetune import calibrate_solubility, fit_ensemble
+from chitransfer.training.inputs import PairTable, group_by_pair
 from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
 from chitransfer.training.stage2 import fit_members
@@ -38,6 +41,8 @@ from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_posit
 
 PROTOCOLS = ("known chemistry", "new chemistry")
 SCRATCH_EPOCHS = 100
+# Rows whose model is what `chitransfer finetune` makes, and the row whose parameters they take.
+FULL_MODELS = {"default_full": "default", "transfer_full": "transfer_best"}
 Say = Callable[[str], None]
 
 
@@ -132,6 +137,9 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
         same = done.setdefault(repr(sorted(params.items())), row)
         tester.test_candidate(row, params, n_seeds, None if same == row else same)
         say(f"{what}: {row.replace('_', ' ')} tested")
+    for row in FULL_MODELS:
+        tester.test_full_model(row, candidates[FULL_MODELS[row]])
+        say(f"{what}: {row.replace('_', ' ')} tested")
     tester.test_scratch(n_seeds)
     tester.test_baselines(n_seeds)
     say(f"{what}: baselines tested")
@@ -162,7 +170,7 @@ class _Tester:
     """Trains on everything but the test polymers and writes what comes out for the test polymers."""
 
     def __init__(self, config: Config, dataset: Dataset, fold: OuterFold, new_chemistry: bool) -> None:
-        self.config, self.dataset, self.fold = config, dataset, fold
+        self.config, self.dataset, self.fold, self._new_chemistry = config, dataset, fold, new_chemistry
         self.label = resolve_positive_label(dataset.solubility, config.solubility.positive)
         self.stage1 = Stage1Data.build(
             dataset,
@@ -181,7 +189,7 @@ class _Tester:
         )
         self.train_chi = self._training(dataset.chi)
         self.train_solubility = self._training(dataset.solubility)
-        self._stage1_networks: list[tuple[TransferNetwork, float]] = []
+        self._pretrained: dict[str, tuple[TransferNetwork, float]] = {}
         if config.training.num_threads:
             torch.set_num_threads(config.training.num_threads)
 
@@ -199,21 +207,60 @@ class _Tester:
             self._finish(row, [])
             return
         config = override_config(self.config, to_overrides(params, self.config.search.space))
-        frames = []
-        for seed in range(n_seeds):
-            run = self._pretrain(config, seed)
-            frames.append(
-                self._fine_tune(
-                    run.best_network(), stage2_settings(config, config.training.stage2_epochs), seed, run.best_mae
-                )
-            )
-        self._write(row, frames)
+        settings = stage2_settings(config, config.training.stage2_epochs)
+        self._write(row, [self._fine_tune(*self._pretrain(config, seed), settings, seed) for seed in range(n_seeds)])
 
-    def _pretrain(self, config: Config, seed: int) -> Stage1Run:
-        shape = network_shape(config, self.stage1.features.n_features)
-        run = Stage1Run(self.stage1, shape, stage1_settings(config), derive_seed(self.config.seed, "outer test", seed))
-        run.train_to(config.training.num_epochs_pretrain)
-        return run
+    def _pretrain(self, config: Config, seed: int) -> tuple[TransferNetwork, float]:
+        """Stage 1's network and its validation MAE; trained once for all rows of the same parameters."""
+        shape, settings = network_shape(config, self.stage1.features.n_features), stage1_settings(config)
+        known = self._pretrained.get(key := repr((shape, settings, seed)))
+        if known is None:
+            run = Stage1Run(self.stage1, shape, settings, derive_seed(self.config.seed, "outer test", seed))
+            run.train_to(config.training.num_epochs_pretrain)
+            known = self._pretrained[key] = run.best_network(), run.best_mae
+        return known
+
+    def test_full_model(self, row: str, params: dict[str, Any]) -> None:
+        """What `chitransfer finetune` makes of one Stage 1: whole networks, one for every fold of training polymers.
+
+        Probability and threshold come from the members that did not learn from a polymer, as in the model itself.
+        """
+        if self._is_done(row):
+            return
+        own = {**to_overrides(params, self.config.search.space), "training.freeze_encoder_stage2": False}
+        config = override_config(self.config, own)
+        network, stage1_mae = self._pretrain(config, 0)
+        learned = np.setdiff1d(self.dataset.measured_polymers(), self.fold.test)
+        folds = make_folds(
+            self.dataset, config.cv.n_cv_folds, 1, derive_seed(self.config.seed, "outer full folds"), learned
+        )
+        ensemble = fit_ensemble(
+            [network],
+            replace(self.stage2, computed=self._computed()),
+            self.dataset,
+            folds,
+            stage2_settings(config, config.training.num_epochs_finetune, is_full=True),
+            derive_seed(self.config.seed, "outer full stage2"),
+            lambda what, done, total: None,
+        )
+        found: dict[str, Any] = {"stage1_mae": stage1_mae}
+        if ensemble.chi is not None:
+            found["chi"] = Prediction(ensemble.chi.left_out())
+        if ensemble.logits is not None and self.dataset.solubility is not None:
+            positive = self.dataset.solubility.value == self.label
+            seed = derive_seed(self.config.seed, "outer calibration")
+            calibration, threshold = calibrate_solubility(ensemble.logits, positive, seed)
+            logit = ensemble.logits.left_out()
+            probability = expit(logit) if calibration is None else calibration.probability(logit)
+            found["solubility"] = Prediction(probability, threshold)
+        self._write(row, [found])
+
+    def _computed(self) -> PairTable:
+        """The computed χ that whole networks rehearse: all that Stage 1 may have."""
+        rows = self.dataset.stage1
+        seen = ~np.isin(rows.polymer, self.fold.test) if self._new_chemistry else np.ones(len(rows), dtype=bool)
+        device = self.stage1.features.polymer.device
+        return group_by_pair(rows, seen, self.stage1.chi_scaler, self.config.T_ref_K, device)
 
     def test_scratch(self, n_seeds: int) -> None:
         """The default network without Stage 1, everything trained at the heads' learning rate."""
@@ -227,11 +274,11 @@ class _Tester:
                 torch.manual_seed(derive_seed(self.config.seed, "scratch", seed))
                 network = TransferNetwork(network_shape(self.config, self.stage1.features.n_features))
             network = network.to(self.stage1.features.polymer.device)
-            frames.append(self._fine_tune(network, settings, seed, float("nan")))
+            frames.append(self._fine_tune(network, float("nan"), settings, seed))
         self._write("no_stage1", frames)
 
     def _fine_tune(
-        self, network: TransferNetwork, settings: Stage2Settings, seed: int, stage1_mae: float
+        self, network: TransferNetwork, stage1_mae: float, settings: Stage2Settings, seed: int
     ) -> dict[str, Any]:
         members = fit_members(
             network,
@@ -269,7 +316,7 @@ class _Tester:
                 found["solubility"] = predict_solubility(tasks["solubility"], self.config.seed)
             self._write(row, [found])
         if not self._is_done("stage1_corrected"):
-            network = self._pretrain(self.config, 0).best_network()
+            network, _ = self._pretrain(self.config, 0)
             found = {}
             for kind, rows in (("chi", self.dataset.chi), ("solubility", self.dataset.solubility)):
                 if rows is not None:

@@ -39,6 +39,8 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
             ("transfer_noise_aware", "its noise-aware choice"),
             ("stage1_best", "tuning Stage 1 for itself"),
             ("random_best", "random search"),
+            ("default_full", "fine-tuning the default configuration in full"),
+            ("transfer_full", "with both models fine-tuned in full, the transfer-aware search"),
         ):
             sentences += _judge_difference(shown, row, metric, protocol, what)
         sentences += _judge_scratch(shown, metric, protocol)

@@ -5,6 +5,7 @@ Called by `chitransfer finetune`; writes the model that `predict` and `screen` u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, DataError
+from chitransfer.model.calibration import ProbabilityCalibration
 from chitransfer.model.checkpoint import Pretrained, TrainedModel, check_recipe
 from chitransfer.model.domain import ApplicabilityDomain
 from chitransfer.model.members import FittedMembers
+from chitransfer.model.network import TransferNetwork
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
 from chitransfer.training.crossval import make_folds, training_masks
@@ -111,7 +114,8 @@ def run_finetuning(config: Config, pretrained: str, say: Say, progress: Progress
         f"{len(stage1.networks)} network(s) × {folds.shape[0]} repeats × {config.cv.n_cv_folds} folds, "
         f"encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; results in {folder.path}"
     )
-    ensemble = fit_ensemble(stage1, data, dataset, folds, settings, derive_seed(config.seed, "full stage2"), progress)
+    seed = derive_seed(config.seed, "full stage2")
+    ensemble = fit_ensemble(stage1.networks, data, dataset, folds, settings, seed, progress)
     model = calibrate(
         ensemble,
         stage1,
@@ -153,7 +157,7 @@ def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device
 
 
 def fit_ensemble(
-    stage1: Pretrained,
+    networks: Sequence[TransferNetwork],
     data: Stage2Data,
     dataset: Dataset,
     folds: np.ndarray,
@@ -177,8 +181,8 @@ def fit_ensemble(
     masks = [training_masks(fold, n_folds) for fold in fold_of_rows]
     device = data.features.polymer.device
     groups = []
-    n_networks = len(stage1.networks)
-    for number, network in enumerate(stage1.networks):
+    n_networks = len(networks)
+    for number, network in enumerate(networks):
 
         def count(epoch: int, number: int = number) -> None:
             progress("fine-tuning", number * settings.n_epochs + epoch, n_networks * settings.n_epochs)
@@ -213,12 +217,7 @@ def calibrate(
         residual = dataset.chi.value - ensemble.chi.left_out()
         interval = fit_chi_interval(residual[own], ensemble.chi.left_out_spread()[own], dataset.chi.polymer[own])
     if ensemble.logits is not None and dataset.solubility is not None:
-        own = ensemble.logits.learned
-        positive = dataset.solubility.value[own] == positive_label
-        if positive.any() and not positive.all():
-            logit = ensemble.logits.left_out()[own]
-            probability = fit_probability(logit, positive, dataset.solubility.polymer[own], seed)
-            threshold = best_f1_threshold(positive, probability.probability(logit))
+        probability, threshold = calibrate_solubility(ensemble.logits, dataset.solubility.value == positive_label, seed)
     groups = [_to_cpu(group) for group in ensemble.groups]
     return TrainedModel(
         scales=stage1.scales,
@@ -230,6 +229,25 @@ def calibrate(
         domain=_fit_domain(dataset, ensemble.folds),
         provenance=provenance,
     )
+
+
+def calibrate_solubility(
+    logits: TaskPredictions, positive: np.ndarray, seed: int
+) -> tuple[ProbabilityCalibration | None, float]:
+    """Probability and the threshold of the best F1, from what members say of polymers they did not learn from.
+
+    Parameters
+    ----------
+    positive
+        (n_rows,) bool; where the rows learned from are of one class there is no calibration, and the threshold is 0.5.
+    """
+    own = logits.learned
+    positive = positive[own]
+    if positive.all() or not positive.any():
+        return None, 0.5
+    logit = logits.left_out()[own]
+    calibration = fit_probability(logit, positive, logits.polymer[own], seed)
+    return calibration, best_f1_threshold(positive, calibration.probability(logit))
 
 
 def _to_cpu(group: FittedMembers) -> FittedMembers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from chitransfer.training.stage2 import fit_members
 def small_config(shared_tiny_config: Config) -> Config:
     """The smallest searches that still choose."""
     changes = {"search.n_trials": 3, "search.reevaluate_top": 1, "search.reevaluate_seeds": 1}
-    return override_config(shared_tiny_config, changes)
+    return override_config(shared_tiny_config, {**changes, "training.num_epochs_finetune": 3})
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,32 @@ def test_a_planted_leak_shows_as_a_gap(
     assert honest < 0.2
     assert leaky > 0.7
     assert leaky_gap > honest_gap + 1.0
+
+
+def test_no_row_learns_from_the_labels_of_test_polymers(
+    small_config: Config, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    config = override_config(small_config, {"search.n_trials": 2})
+    test = tiny_dataset.measured_polymers()[::3]
+    chi, solubility = tiny_dataset.chi, tiny_dataset.solubility
+    assert chi is not None
+    assert solubility is not None
+    in_chi, in_solubility = (np.isin(rows.polymer, test) for rows in (chi, solubility))
+    other = replace(
+        tiny_dataset,
+        chi=replace(chi, value=np.where(in_chi, chi.value + 50.0, chi.value)),
+        solubility=replace(solubility, value=np.where(in_solubility, 1.0 - solubility.value, solubility.value)),
+    )
+    predicted = []
+    for name, dataset in (("own", tiny_dataset), ("other", other)):
+        fold = OuterFold(tmp_path / name, PROTOCOLS[0], 0, test)
+        run_outer_fold(config, dataset, fold, 1, lambda line: None)
+        frames = {path.name: pd.read_csv(path) for path in (fold.path / "predictions").glob("*.csv")}
+        predicted.append(frames)
+    assert {"default_full_chi.csv", "transfer_best_chi.csv", "random_forest_solubility.csv"} <= predicted[0].keys()
+    for name, frame in predicted[0].items():
+        for column in {"predicted_chi", "probability_positive", "threshold"} & set(frame):
+            assert np.array_equal(frame[column], predicted[1][name][column]), (name, column)
 
 
 def test_table_has_every_row_and_follows_from_the_predictions(compared: Path) -> None:
