@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from benchmarks.conventional import conventional_epochs, lightning_epochs, plain_finetuning
+from benchmarks.conventional import ConventionalStage1, lightning_epochs, plain_finetuning
 from benchmarks.measure import Timing, compare
 from benchmarks.synthetic import (
     FULL_ROWS,
@@ -42,7 +42,7 @@ def stage1_epoch(n_rows: int) -> list[Timing]:
     """One epoch, validation included, against DataLoader and Lightning."""
     data = make_stage1(n_rows)
     variants: dict[str, Callable[[], object]] = {
-        "Dataset, DataLoader, autograd": conventional_epochs(data, make_shape(data), make_settings(), 0),
+        "Dataset, DataLoader, autograd": ConventionalStage1(data, make_shape(data), make_settings(), 0).epoch,
         "chitransfer": _epochs(data),
     }
     try:
@@ -58,8 +58,8 @@ def stage1_accuracy(n_rows: int) -> list[Timing]:
     errors: dict[str, list[float]] = {"conventional": [], "chitransfer": []}
 
     def conventional() -> None:
-        epoch = conventional_epochs(data, make_shape(data), make_settings(), len(errors["conventional"]))
-        errors["conventional"].append(min(epoch() for _ in range(15)))
+        run = ConventionalStage1(data, make_shape(data), make_settings(), len(errors["conventional"]))
+        errors["conventional"].append(min(run.epoch() for _ in range(15)))
 
     def ours() -> None:
         run = Stage1Run(data, make_shape(data), make_settings(15), len(errors["chitransfer"]))
@@ -165,7 +165,7 @@ def whole_search(n_rows: int) -> list[Timing]:
         timed = compare(
             hidden,
             {
-                "conventional": conventional_epochs(data, make_shape(data, hidden), make_settings(), 0),
+                "conventional": ConventionalStage1(data, make_shape(data, hidden), make_settings(), 0).epoch,
                 "chitransfer": _epochs(data, hidden),
             },
             n_runs=2,

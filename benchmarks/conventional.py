@@ -17,63 +17,73 @@ from chitransfer.training.inputs import PairTable
 from chitransfer.training.stage1 import Stage1Data, Stage1Settings
 from chitransfer.training.tasks import Stage2Data, Stage2Settings
 
-Item = tuple[Tensor, Tensor]
+Item = tuple[Tensor, Tensor, Tensor]
 
 
 class PolymerDataset(Dataset[Item]):
-    """One polymer's features and χ an item."""
+    """One polymer's features, τ and χ an item."""
 
     def __init__(self, data: Stage1Data, pairs: PairTable) -> None:
         self.features = data.features.polymer[pairs.structure].numpy().astype(np.float32)
-        self.chi = pairs.target[:, 0].numpy()
+        self.tau, self.chi = pairs.tau[:, 0].numpy(), pairs.target[:, 0].numpy()
 
     def __len__(self) -> int:
         return len(self.chi)
 
     def __getitem__(self, position: int) -> Item:
-        return torch.from_numpy(self.features[position]), torch.tensor(self.chi[position])
+        return (
+            torch.from_numpy(self.features[position]),
+            torch.tensor(self.tau[position]),
+            torch.tensor(self.chi[position]),
+        )
 
 
-def _predict(network: TransferNetwork, features: Tensor) -> Tensor:
-    coefficients: Tensor = network.heads.chi(network.encoder(features))
-    return coefficients[:, 0]
+def _predict(network: TransferNetwork, features: Tensor, tau: Tensor) -> Tensor:
+    return chi_at(network.heads.chi(network.encoder(features)), tau)
 
 
-def conventional_epochs(
-    data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int
-) -> Callable[[], float]:
-    """A function that trains one more epoch and returns the validation MAE in standardised χ."""
-    torch.manual_seed(seed)
-    network = TransferNetwork(shape)
-    trained = [*network.encoder.parameters(), *network.heads.chi.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=settings.lr_schedule_factor, patience=settings.lr_schedule_patience
-    )
-    loader = DataLoader(PolymerDataset(data, data.train), settings.batch_size, shuffle=True)
-    validation = DataLoader(PolymerDataset(data, data.validation), settings.batch_size)
-    criterion = nn.MSELoss()
+class ConventionalStage1:
+    """Stage 1 with a loop over batches from a DataLoader.
 
-    def epoch() -> float:
-        network.train()
+    Attributes
+    ----------
+    network
+        The network under training.
+    """
+
+    def __init__(self, data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.network = TransferNetwork(shape)
+        self._trained = [*self.network.encoder.parameters(), *self.network.heads.chi.parameters()]
+        self._optimizer = torch.optim.AdamW(self._trained, lr=settings.lr, weight_decay=settings.weight_decay)
+        self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self._optimizer, factor=settings.lr_schedule_factor, patience=settings.lr_schedule_patience
+        )
+        batch_size = settings.batch_size_for(len(data.train))
+        self._loader = DataLoader(PolymerDataset(data, data.train), batch_size, shuffle=True)
+        self._validation = DataLoader(PolymerDataset(data, data.validation), settings.batch_size)
+        self._grad_clip_norm = settings.grad_clip_norm
+
+    def epoch(self) -> float:
+        """Train one more epoch; the validation MAE in standardised χ."""
+        criterion = nn.MSELoss()
+        self.network.train()
         running = 0.0
-        for features, chi in loader:
-            optimizer.zero_grad()
-            loss = criterion(_predict(network, features), chi)
+        for features, tau, chi in self._loader:
+            self._optimizer.zero_grad()
+            loss = criterion(_predict(self.network, features, tau), chi)
             loss.backward()
-            nn.utils.clip_grad_norm_(trained, settings.grad_clip_norm)
-            optimizer.step()
+            nn.utils.clip_grad_norm_(self._trained, self._grad_clip_norm)
+            self._optimizer.step()
             running += loss.item()
-        network.eval()
+        self.network.eval()
         errors = []
         with torch.no_grad():
-            for features, chi in validation:
-                errors.append((_predict(network, features) - chi).abs())
+            for features, tau, chi in self._validation:
+                errors.append((_predict(self.network, features, tau) - chi).abs())
         mae = float(torch.cat(errors).mean())
-        schedule.step(mae)
+        self._schedule.step(mae)
         return mae
-
-    return epoch
 
 
 def lightning_epochs(
@@ -98,12 +108,12 @@ def lightning_epochs(
             self.network = TransferNetwork(shape)
 
         def training_step(self, batch: Item, number: int) -> Tensor:
-            features, chi = batch
-            return nn.functional.mse_loss(_predict(self.network, features), chi)
+            features, tau, chi = batch
+            return nn.functional.mse_loss(_predict(self.network, features, tau), chi)
 
         def validation_step(self, batch: Item, number: int) -> None:
-            features, chi = batch
-            self.log("mae", (_predict(self.network, features) - chi).abs().mean(), on_epoch=True)
+            features, tau, chi = batch
+            self.log("mae", (_predict(self.network, features, tau) - chi).abs().mean(), on_epoch=True)
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.AdamW(self.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)

@@ -255,16 +255,17 @@ def _ends(unit: Chem.Mol) -> tuple[int, int]:
 
 def _blocks(unit: Chem.Mol) -> list[str]:
     """A unit's blocks from left to right as canonical SMILES, each with ends labelled [1*] (left) and [2*] (right)."""
-    cuts = _backbone_cuts(unit)
+    path = _backbone(unit)
+    cuts = _backbone_cuts(unit, path)
     if not cuts:
         return [Chem.MolToSmiles(unit)]
     if len(cuts) > MOST_CUTS:
         # RDKit takes time quadratic in the number of pieces.
-        return [block for part in _split(unit, cuts[::MOST_CUTS]) for block in _blocks(part)]
-    pieces, place = _cut(unit, cuts)
+        return [block for part in _split(unit, path, cuts[::MOST_CUTS]) for block in _blocks(part)]
+    pieces = _cut(unit, path, cuts)
     fragments = Chem.GetMolFrags(pieces)
     fragment_of = {index: number for number, fragment in enumerate(fragments) for index in fragment}
-    place_of = {fragment_of[index]: position for index, position in place.items()}
+    place_of = {fragment_of[index]: place for place, index in enumerate(path)}
     # One text for all pieces takes half the time of a molecule for each; RDKit keeps the atoms in the order written.
     texts = Chem.MolToSmiles(pieces).split(".")
     written = json.loads(pieces.GetProp("_smilesAtomOutputOrder").replace(",]", "]"))
@@ -281,17 +282,23 @@ def _single_bonded_unit(unit: Chem.Mol) -> Chem.Mol:
     junction = unit.GetAtomWithIdx(_ends(unit)[0]).GetBonds()[0]
     if junction.GetBondType() == Chem.BondType.SINGLE:
         return unit
-    cuts = _backbone_cuts(unit)
+    path = _backbone(unit)
+    cuts = _backbone_cuts(unit, path)
     if not cuts:
         raise PolymerError("the backbone has no single bond at which the chain could be cut")
     # The part after the first inner bond comes first, joined by the unit's own junction.
-    left, right = _split(unit, cuts[:1])
+    left, right = _split(unit, path, cuts[:1])
     return _zip(right, left)
 
 
-def _backbone_cuts(unit: Chem.Mol) -> list[int]:
+def _backbone(unit: Chem.Mol) -> tuple[int, ...]:
+    """Atoms on the shortest way from the left end to the right one, both included."""
+    path: tuple[int, ...] = Chem.GetShortestPath(unit, *_ends(unit))
+    return path
+
+
+def _backbone_cuts(unit: Chem.Mol, path: tuple[int, ...]) -> list[int]:
     """Single bonds between the two ends whose breaking separates them, from left to right."""
-    path = Chem.GetShortestPath(unit, *_ends(unit))
     cuts = []
     for begin, end in pairwise(path[1:-1]):
         bond = unit.GetBondBetweenAtoms(begin, end)
@@ -301,27 +308,26 @@ def _backbone_cuts(unit: Chem.Mol) -> list[int]:
     return cuts
 
 
-def _split(unit: Chem.Mol, cuts: list[int]) -> list[Chem.Mol]:
+def _split(unit: Chem.Mol, path: tuple[int, ...], cuts: list[int]) -> list[Chem.Mol]:
     """Cut at the given bonds; the parts from left to right, with ends labelled."""
-    if not cuts:
-        return [unit]
-    pieces, place = _cut(unit, cuts)
+    pieces = _cut(unit, path, cuts)
+    place = {index: position for position, index in enumerate(path)}
     mapping: list[tuple[int, ...]] = []
     parts = Chem.GetMolFrags(pieces, asMols=True, sanitizeFrags=False, fragsMolAtomMapping=mapping)
     order = sorted(range(len(parts)), key=lambda k: min(place.get(index, len(place)) for index in mapping[k]))
     return [parts[k] for k in order]
 
 
-def _cut(unit: Chem.Mol, cuts: list[int]) -> tuple[Chem.Mol, dict[int, int]]:
-    """The pieces in one molecule, their ends labelled, and the place of every atom on the way from end to end."""
-    place = {index: position for position, index in enumerate(Chem.GetShortestPath(unit, *_ends(unit)))}
+def _cut(unit: Chem.Mol, path: tuple[int, ...], cuts: list[int]) -> Chem.Mol:
+    """The pieces in one molecule, their ends labelled; atoms keep their indices."""
+    place = {index: position for position, index in enumerate(path)}
     labels = []
     for cut in cuts:
         bond = unit.GetBondWithIdx(cut)
         is_forward = place[bond.GetBeginAtomIdx()] < place[bond.GetEndAtomIdx()]
         # FragmentOnBonds labels the dummy that replaces the begin atom first; begin is what the end's part has lost.
         labels.append((LEFT, RIGHT) if is_forward else (RIGHT, LEFT))
-    return Chem.FragmentOnBonds(unit, cuts, dummyLabels=labels), place
+    return Chem.FragmentOnBonds(unit, cuts, dummyLabels=labels)
 
 
 def _zip(first: Chem.Mol, second: Chem.Mol) -> Chem.Mol:
