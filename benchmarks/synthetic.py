@@ -80,7 +80,8 @@ def make_stage2(data: Stage1Data, n_chi: int = 40, n_labels: int = 443, seed: in
 
     def rows(n: int, target: Tensor) -> TaskRows:
         structure = torch.from_numpy(rng.integers(0, len(data.features.polymer), n))
-        return TaskRows(structure, torch.zeros(n, dtype=torch.int64), torch.zeros(n), target)
+        parts = structure, torch.zeros(n, dtype=torch.int64), torch.zeros(n), target
+        return TaskRows(*(part.to(data.train.tau.device) for part in parts))
 
     return Stage2Data(
         features=data.features,

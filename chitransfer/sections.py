@@ -248,7 +248,7 @@ class SearchSettings(Section):
     control: Literal["none", "permute"] = "none"
     max_consecutive_failures: Count = 5
     workers: Count = 1
-    pack: Count = 1
+    pack: Count | Literal["auto"] = "auto"
     devices: list[Device] = []
     scheduler: Annotated[str, Field(pattern=r"^((tcp|tls)://\S+|slurm|pbs|lsf|sge)$")] | None = None
     storage: Annotated[str, AfterValidator(check_storage)] | None = None

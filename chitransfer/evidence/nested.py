@@ -34,6 +34,7 @@ from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import choose_thresholds, make_folds
 from chitransfer.training.finetune import calibrate_solubility, fit_ensemble
 from chitransfer.training.inputs import PairTable, group_by_pair
+from chitransfer.training.packed import carry
 from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
 from chitransfer.training.stage2 import fit_members
@@ -216,7 +217,7 @@ class _Tester:
         known = self._pretrained.get(key := repr((shape, settings, seed)))
         if known is None:
             run = Stage1Run(self.stage1, shape, settings, derive_seed(self.config.seed, "outer test", seed))
-            run.train_to(config.training.num_epochs_pretrain)
+            carry([run], config.training.num_epochs_pretrain)
             known = self._pretrained[key] = run.best_network(), run.best_mae
         return known
 

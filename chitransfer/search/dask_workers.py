@@ -9,6 +9,7 @@ import logging
 import pickle
 import time
 import uuid
+import warnings
 from collections.abc import Collection
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -214,9 +215,12 @@ class DaskWorkers:
         flight.started, flight.worker, flight.dask = None, "", None
         if self._client.status != "running":
             return
-        flight.dask = self._client.submit(
-            remote.run_rung, self._plugin.name, flight.key, pickle.dumps(flight.task), key=flight.key, pure=False
-        )
+        with warnings.catch_warnings():
+            # The state of a large network; it goes to one worker, once, so there is nothing to share beforehand.
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            flight.dask = self._client.submit(
+                remote.run_rung, self._plugin.name, flight.key, pickle.dumps(flight.task), key=flight.key, pure=False
+            )
 
     def _cancel(self, flight: _Flight) -> None:
         if flight.dask is not None and self._client.status == "running":

@@ -25,6 +25,7 @@ from chitransfer.search.encoders import SavedEncoder, pack_encoders, stage1_key
 from chitransfer.sections import ObjectiveSettings
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import OutOfFold, Scores, cross_validate, make_folds
+from chitransfer.training.packed import carry
 from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
 from chitransfer.training.stage1 import Stage1Data, Stage1Run
 from chitransfer.training.tasks import Stage2Data, resolve_positive_label
@@ -187,6 +188,9 @@ class TrialRunner:
             T_ref=config.T_ref_K,
         )
         self._stop_requested = stop_requested
+        # What the last rungs left, by their states: whoever goes on here need not read it back.
+        self.n_kept = 1
+        self._kept: list[tuple[bytes, list[Stage1Run]]] = []
 
     def run(self, task: RungTask) -> RungResult:
         """Carry a trial to `task.epoch`; one that cannot go on comes back with its reason instead of raising.
@@ -217,12 +221,12 @@ class TrialRunner:
     def _run(self, task: RungTask) -> RungResult:
         started = time.perf_counter()
         runs = self.start(task)
-        for run in runs:
-            while not run.finished and run.epoch < task.epoch:
-                run.train_to(run.epoch + 1)
-                if self._stop_requested():
-                    raise Cancelled
+        carry(runs, task.epoch, self._heed_stop)
         return self.score(task, runs, time.perf_counter() - started)
+
+    def _heed_stop(self) -> None:
+        if self._stop_requested():
+            raise Cancelled
 
     def start(self, task: RungTask) -> list[Stage1Run]:
         """Stage 1 of a trial as its last rung left it, a run for every pretraining seed.
@@ -233,6 +237,10 @@ class TrialRunner:
             The state of the last rung is damaged or of another trial.
         """
         config = override_config(self.config, task.overrides)
+        for position, (state, runs) in enumerate(self._kept):
+            if state is task.state:
+                del self._kept[position]
+                return runs
         states: list[dict[str, Any]] = [] if task.state is None else unpack_state(task.state)
         runs = []
         for position, replicate in enumerate(_pretrainings(config, task)):
@@ -279,6 +287,9 @@ class TrialRunner:
         components, spread = pool_scores([replicate.scores for replicate in replicates])
         components["stage1_mae"], spread["stage1_mae"] = float(np.mean(errors)), float(np.std(errors))
         finished = all(run.finished for run in runs)
+        state = b"" if finished else pack_state([run.state_dict() for run in runs])
+        if not finished:
+            self._kept = [*self._kept, (state, list(runs))][-self.n_kept :]
         return RungResult(
             number=task.number,
             epoch=max(run.epoch for run in runs),
@@ -287,7 +298,7 @@ class TrialRunner:
             spread=spread,
             value=transfer_objective(components, config.objective),
             replicates=tuple(replicates),
-            state=b"" if finished else pack_state([run.state_dict() for run in runs]),
+            state=state,
             encoders=pack_encoders(encoders) if finished and task.replicate == 0 else b"",
             seconds=seconds,
             peak_memory_mb=self._peak_memory_mb(),

@@ -56,7 +56,7 @@ class PackWorkers(InProcessWorkers):
         make_runner: Callable[..., TrialRunner] = TrialRunner,
     ) -> None:
         super().__init__(config, dataset, device=device, make_runner=make_runner)
-        self.capacity = size
+        self.capacity = self.runner.n_kept = size
         self._collected: list[Job] = []
         self._under_way: list[Job] = []
         self._delivering = threading.Lock()

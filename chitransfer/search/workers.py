@@ -19,7 +19,11 @@ from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
+from chitransfer.training.settings import resolve_device
 
+# Trials a pack on a GPU when the configuration leaves it open: Stage 1 of ten takes little longer than that of one, and
+# the sampler still learns from the packs before.
+PACK_ON_A_GPU = 10
 # A rung given up gets this long to notice before its thread is left behind.
 PATIENCE_SECONDS = 10.0
 logger = logging.getLogger(__name__)
@@ -65,18 +69,19 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
     """
     search, threads = config.search, config.training.num_threads
     is_one_process = search.scheduler is None and max(search.workers, len(search.devices)) == 1
-    if search.pack > 1 and not is_one_process:
+    if search.pack != "auto" and search.pack > 1 and not is_one_process:
         raise ConfigError(
             f"search.pack {search.pack} trains trials together in the search's own process; it cannot be combined with "
             "search.scheduler, or with several search.workers or search.devices (set search.pack to 1)"
         )
     if is_one_process:
-        device = search.devices[0] if search.devices else None
-        if search.pack == 1:
-            return InProcessWorkers(config, dataset, device=device)
+        device = resolve_device(search.devices[0] if search.devices else config.training.device)
+        size = search.pack if search.pack != "auto" else PACK_ON_A_GPU if device.type == "cuda" else 1
+        if size == 1:
+            return InProcessWorkers(config, dataset, device=str(device))
         from chitransfer.search.pack_workers import PackWorkers
 
-        return PackWorkers(config, dataset, search.pack, device=device)
+        return PackWorkers(config, dataset, size, device=str(device))
     if search.scheduler is not None and (search.devices or search.workers > 1):
         raise ConfigError(
             "search.workers and search.devices speak of this machine and cannot be combined with search.scheduler "
@@ -85,12 +90,11 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
     # Dask takes a second to import and most searches do without.
     from chitransfer.search.clusters import BatchWorkers, JoinedWorkers, LocalWorkers
     from chitransfer.search.dask_workers import Cluster, DaskWorkers
-    from chitransfer.training.settings import resolve_device
 
     cluster: Cluster
     if search.scheduler is None:
-        for device in search.devices:
-            resolve_device(device)
+        for name in search.devices:
+            resolve_device(name)
         cluster = LocalWorkers(max(search.workers, len(search.devices)), tuple(search.devices), threads)
     elif "://" in search.scheduler:
         cluster = JoinedWorkers(search.scheduler, threads)

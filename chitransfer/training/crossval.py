@@ -13,7 +13,7 @@ import torch
 from chitransfer.data.assemble import Dataset
 from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import TransferNetwork, chi_at
-from chitransfer.training.metrics import best_f1_threshold, chi_metrics, solubility_metrics
+from chitransfer.training.metrics import best_f1_threshold, call_metrics, chi_metrics, solubility_metrics
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows
 
@@ -146,10 +146,7 @@ def score_predictions(dataset: Dataset, positive_label: int, out_of_fold: OutOfF
             positive, probability = dataset.solubility.value == positive_label, out_of_fold.probability[repeat]
             values |= solubility_metrics(positive[used], probability[used], called[repeat][used])
             own = [out_of_fold.fold_of_solubility[repeat] == fold for fold in fold_ids]
-            scored = [
-                solubility_metrics(positive[rows], probability[rows], called[repeat][rows]) if rows.any() else {}
-                for rows in own
-            ]
+            scored = [call_metrics(positive[rows], called[repeat][rows]) if rows.any() else {} for rows in own]
             for name in ("sol_f1", "sol_recall"):
                 per_fold.setdefault(name, []).append([fold.get(name) for fold in scored])
         for name, value in values.items():

@@ -19,9 +19,7 @@ def train_epochs(
     first_epoch: int,
     last_epoch: int,
     batches: Callable[[int], Iterable[Batch]],
-    compute_loss: Callable[[Batch], Tensor],
-    optimizer: torch.optim.Optimizer,
-    clip_gradients: Callable[[], None],
+    take_step: Callable[[Batch], Tensor],
     end_epoch: Callable[[int, float], bool],
     what: str,
 ) -> int:
@@ -31,10 +29,8 @@ def train_epochs(
     ----------
     batches
         The batches of an epoch.
-    compute_loss
-        Scalar loss of a batch. One without a graph says that its gradients are in place already.
-    clip_gradients
-        Called between backward and step.
+    take_step
+        Changes the weights by a batch and returns its loss; see `step_of`.
     end_epoch
         Called with (epoch, mean loss); returns True to stop.
     what
@@ -55,19 +51,39 @@ def train_epochs(
         total: Tensor | None = None
         n_batches = 0
         for batch in batches(epoch):
-            loss = compute_loss(batch)
-            if loss.requires_grad:
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-            clip_gradients()
-            optimizer.step()
-            total = loss.detach() if total is None else total + loss.detach()
+            loss = take_step(batch)
+            total = loss.clone() if total is None else total + loss
             n_batches += 1
         mean_loss = 0.0 if total is None else float(total) / n_batches
         check_mean_loss(what, epoch, mean_loss)
         if end_epoch(epoch, mean_loss):
             return epoch
     return last_epoch
+
+
+def step_of(
+    compute_loss: Callable[[Batch], Tensor], optimizer: torch.optim.Optimizer, clip_gradients: Callable[[], None]
+) -> Callable[[Batch], Tensor]:
+    """A step for `train_epochs`.
+
+    Parameters
+    ----------
+    compute_loss
+        Scalar loss of a batch. One without a graph says that its gradients are in place already.
+    clip_gradients
+        Called between backward and the optimiser's step.
+    """
+
+    def take_step(batch: Batch) -> Tensor:
+        loss = compute_loss(batch)
+        if loss.requires_grad:
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        clip_gradients()
+        optimizer.step()
+        return loss.detach()
+
+    return take_step
 
 
 def check_mean_loss(what: str, epoch: int, mean_loss: float) -> None:

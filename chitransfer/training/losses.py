@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +18,6 @@ def chi_loss(predicted: Tensor, target: Tensor, mask: Tensor, dim: int | tuple[i
 
 def solubility_loss(logit: Tensor, label: Tensor, mask: Tensor, class_weight_pos: float, dim: int = -1) -> Tensor:
     """Binary cross-entropy over the rows in `mask`; positive rows weigh `class_weight_pos` times."""
-    weight = torch.tensor(class_weight_pos, dtype=logit.dtype, device=logit.device)
+    weight = logit.new_full((), class_weight_pos)
     values = functional.binary_cross_entropy_with_logits(logit, label, pos_weight=weight, reduction="none")
     return masked_mean(values, mask, dim)

@@ -30,11 +30,8 @@ class MemberTraining(Protocol[Batch]):
     def batches(self, epoch: int, /) -> Iterable[Batch]:
         """The steps of an epoch, counted from 1."""
 
-    def loss(self, batch: Batch, /) -> Tensor:
-        """Scalar loss of a step; one without a graph says that its gradients are in place already."""
-
-    def clip(self) -> None:
-        """Clip the gradients by their norm."""
+    def take_step(self, batch: Batch, /) -> Tensor:
+        """Change the weights by a batch; returns its loss."""
 
 
 def with_new_solubility_head(network: TransferNetwork) -> TransferNetwork:
@@ -63,7 +60,10 @@ def train_members(
         if settings.lr_decay:
             left = 0.5 * (1.0 + math.cos(math.pi * epoch / settings.n_epochs))
             for group, rate in zip(training.optimizer.param_groups, first_rates, strict=True):
-                group["lr"] = rate * left
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate * left)
+                else:
+                    group["lr"] = rate * left
         after_epoch(epoch)
         return False
 
@@ -71,9 +71,7 @@ def train_members(
         first_epoch=1,
         last_epoch=settings.n_epochs,
         batches=training.batches,
-        compute_loss=training.loss,
-        optimizer=training.optimizer,
-        clip_gradients=training.clip,
+        take_step=training.take_step,
         end_epoch=end_epoch,
         what="Stage 2",
     )

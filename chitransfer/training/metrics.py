@@ -31,6 +31,14 @@ def chi_metrics(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]
     }
 
 
+def call_metrics(positive: np.ndarray, called: np.ndarray) -> dict[str, float]:
+    """F1, recall and precision of what is called positive, both (n_rows,) bool; 0 where they are not defined."""
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        positive, called, labels=[True], average="macro", zero_division=0.0
+    )
+    return {"sol_f1": float(f1), "sol_recall": float(recall), "sol_precision": float(precision)}
+
+
 def solubility_metrics(positive: np.ndarray, probability: np.ndarray, called: np.ndarray) -> dict[str, float]:
     """Scores of a classifier for the positive class.
 
@@ -50,9 +58,7 @@ def solubility_metrics(positive: np.ndarray, probability: np.ndarray, called: np
     """
     both = bool(positive.any() and not positive.all())
     return {
-        "sol_f1": float(sk.f1_score(positive, called, zero_division=0.0)),
-        "sol_recall": float(sk.recall_score(positive, called, zero_division=0.0)),
-        "sol_precision": float(sk.precision_score(positive, called, zero_division=0.0)),
+        **call_metrics(positive, called),
         "sol_balanced_accuracy": float(sk.balanced_accuracy_score(positive, called)) if both else float("nan"),
         "sol_mcc": float(sk.matthews_corrcoef(positive, called)) if both else float("nan"),
         "sol_auc": float(sk.roc_auc_score(positive, probability)) if both else float("nan"),

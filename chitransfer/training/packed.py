@@ -6,7 +6,7 @@ Called by `search.pack_workers`. A member is a `Stage1Run`, which after every ep
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +14,16 @@ from torch.nn import functional
 
 from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork, chi_at
-from chitransfer.training.fast import trained_parameters, without_subnormals
+from chitransfer.training.fast import rounded_products, trained_parameters, without_subnormals
 from chitransfer.training.loop import check_mean_loss
 from chitransfer.training.losses import chi_loss
-from chitransfer.training.stacked import AdamWColumns, MaskPool, StackedNorm, adamw_columns
+from chitransfer.training.recorded import RecordedStep
+from chitransfer.training.stacked import MaskPool, StackedNorm, adamw_columns
 from chitransfer.training.stage1 import Stage1Run
+
+# A program goes on with members that have ended, their results unused, while more than this share of them goes on:
+# to make it anew for the others, and on a GPU to record its steps again, costs more.
+KEPT_SHARE = 0.7
 
 
 class PackedStage1:
@@ -52,7 +57,7 @@ class PackedStage1:
             if not run.finished and run.epoch < last
         }
         self._last_epochs = list(last_epochs)
-        self._programs: dict[tuple[int, ...], _Program] = {}
+        self._programs: list[tuple[tuple[int, ...], _Program]] = []
         self.failures: dict[int, TrainingError] = {}
 
     @property
@@ -69,17 +74,21 @@ class PackedStage1:
         kinds: dict[tuple[object, ...], list[int]] = {}
         for position in sorted(self._going_on):
             kinds.setdefault(_kind(self._runs[position]), []).append(position)
-        wanted = [tuple(positions) for positions in kinds.values()]
-        # A program whose members changed is made anew: whoever left costs nothing any more.
-        self._programs = {positions: self._programs.get(positions) or self._make(positions) for positions in wanted}
-        for positions, program in self._programs.items():
-            with without_subnormals():
-                mean_losses = program.train_epoch()
-            for position, mean_loss in zip(positions, mean_losses, strict=True):
-                self._end_epoch(position, mean_loss)
+        self._programs = [self._program_of(positions) for positions in kinds.values()]
+        mean_losses: dict[int, float] = {}
+        with without_subnormals():
+            for positions, program in self._programs:
+                program.start_epoch([positions.index(p) for p in positions if p in self._going_on])
+            for positions, program in self._programs:
+                mean_losses |= {positions[member]: loss for member, loss in program.finish_epoch().items()}
+        for position, mean_loss in mean_losses.items():
+            self._end_epoch(position, mean_loss)
 
-    def _make(self, positions: Sequence[int]) -> _Program:
-        return _Program([self._runs[position] for position in positions])
+    def _program_of(self, wanted: Sequence[int]) -> tuple[tuple[int, ...], _Program]:
+        for positions, program in self._programs:
+            if set(wanted) <= set(positions) and len(wanted) > KEPT_SHARE * len(positions):
+                return positions, program
+        return tuple(wanted), _Program([self._runs[position] for position in wanted])
 
     def _end_epoch(self, position: int, mean_loss: float) -> None:
         run = self._runs[position]
@@ -120,10 +129,44 @@ def train_together(
     return pack.failures
 
 
+def carry(runs: Sequence[Stage1Run], last_epoch: int, after_epoch: Callable[[], None] = lambda: None) -> None:
+    """Train the runs of one trial, together on a GPU and one after another on a CPU.
+
+    Parameters
+    ----------
+    last_epoch
+        Stage 1 epochs each of them is to have done in all.
+    after_epoch
+        Called after every epoch, on a GPU of all of them; what it raises ends training.
+
+    Raises
+    ------
+    TrainingError
+        A loss or validation error became NaN or infinite.
+    """
+    if not trains_together(runs[0].device):
+        for run in runs:
+            while not run.finished and run.epoch < last_epoch:
+                run.train_to(run.epoch + 1)
+                after_epoch()
+        return
+    pack = PackedStage1(runs, [last_epoch] * len(runs))
+    while pack.going_on:
+        pack.train_epoch()
+        for failure in pack.failures.values():
+            raise failure
+        after_epoch()
+
+
+def trains_together(device: torch.device) -> bool:
+    """Whether a device trains even a single run faster as a program of recorded steps."""
+    return device.type == "cuda"
+
+
 def _kind(run: Stage1Run) -> tuple[object, ...]:
     """What members must share to be one program."""
     shape = run.trained.shape
-    return len(shape.hidden_dims), shape.use_batchnorm, run.batch_size, run.is_bf16
+    return len(shape.hidden_dims), shape.use_batchnorm, run.batch_size, run.settings.precision
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -144,6 +187,9 @@ class _Program:
         self._data, self._batch_size, self._is_bf16 = first.data, first.batch_size, first.is_bf16
         self._modules = [*first.trained.encoder, *first.trained.heads.chi]
         self._n_encoder_modules = len(first.trained.encoder)
+        self._precision = first.settings.precision
+        self._members = list(range(len(runs)))
+        self._n_steps, self._total = 0, torch.zeros(len(runs), device=first.device)
         own_shapes = [_flat_shapes(run.trained) for run in runs]
         shapes = [tuple(map(max, zip(*same, strict=True))) for same in zip(*own_shapes, strict=True)]
         self._places = [_places(own, shapes).to(first.device) for own in own_shapes]
@@ -161,11 +207,18 @@ class _Program:
             self._parameters.append(self._values[:, start:stop].view(-1, *shape).requires_grad_(True))
             start = stop
         self._norms = {
-            position: StackedNorm(_norms(runs, position))
+            module: StackedNorm(_norms(runs, position))
             for position, module in enumerate(self._modules)
             if isinstance(module, nn.BatchNorm1d)
         }
         networks = [run.trained.shape for run in runs]
+        self._largest_norm = torch.tensor([[run.settings.grad_clip_norm] for run in runs], device=first.device)
+        self._betas: tuple[float, float] = first.optimizer.param_groups[0]["betas"]
+        self._recorded = RecordedStep(first.device)
+        self._n_masks = tuple(
+            sum(isinstance(module, nn.Dropout) for module in part)
+            for part in (first.trained.encoder, first.trained.heads.chi)
+        )
         self._encoder_masks = MaskPool(
             [shape.encoder_dropout for shape in networks],
             [max(shape.hidden_dims, default=0) for shape in networks],
@@ -179,80 +232,124 @@ class _Program:
             first.device,
         )
 
-    def train_epoch(self) -> list[float]:
-        """One epoch of every member, written back to its run; returns their mean losses."""
-        orders = torch.stack([run.draw_order() for run in self._runs]).to(self._values.device)
-        batches = orders.split(self._batch_size, dim=1)
+    def start_epoch(self, members: Sequence[int]) -> None:
+        """Begin an epoch of some of the members; on a GPU programs then work beside each other."""
+        self._members = list(members)
+        with self._recorded.in_its_stream(), rounded_products(self._precision, self._values.device):
+            self._total = self._launch()
+
+    def finish_epoch(self) -> dict[int, float]:
+        """The members' mean losses in the epoch begun, which is then written back to their runs."""
+        with self._recorded.in_its_stream():
+            for member in self._members:
+                self._write_back(member)
+                for norm in self._norms.values():
+                    norm.write_back(member, self._n_steps)
+            losses: list[float] = self._total.tolist()
+        return {member: losses[member] / self._n_steps for member in self._members}
+
+    def _launch(self) -> Tensor:
+        device = self._values.device
+        drawn = {member: self._runs[member].draw_order() for member in self._members}
+        unused = next(iter(drawn.values()))
+        orders = torch.stack([drawn.get(member, unused) for member in range(len(self._runs))])
+        batches = orders.to(device).split(self._batch_size, dim=1)
         self._refresh_masks()
         steps = self._steps + torch.arange(1, len(batches) + 1, dtype=torch.float64).unsqueeze(1)  # (step, member)
-        groups = [run.optimizer.param_groups[0] for run in self._runs]
-        columns = adamw_columns(groups, steps, self._values.device)
-        largest_norm = torch.tensor([[run.settings.grad_clip_norm] for run in self._runs], device=self._values.device)
-        total = torch.zeros(len(self._runs), device=self._values.device)
+        columns = adamw_columns([run.optimizer.param_groups[0] for run in self._runs], steps).to(device)
+        starts = [
+            masks.starts(len(batches) * n_masks).view(len(batches), n_masks)
+            for masks, n_masks in zip((self._encoder_masks, self._head_masks), self._n_masks, strict=True)
+        ]
+        mask_starts = torch.cat(starts, dim=1).to(device)
+        total = torch.zeros(len(self._runs), device=device)
         for step, pairs in enumerate(batches):
-            total += self._compute_gradients(pairs)
-            self._clip(largest_norm)
-            self._update(columns, step)
-        self._steps += len(batches)
-        for member in range(len(self._runs)):
-            self._write_back(member)
-        for norm in self._norms.values():
-            norm.write_back(len(batches))
-        return [float(loss) / len(batches) for loss in total.tolist()]
+            total += self._recorded.take(self._take_step, pairs, columns[step], mask_starts[step])
+        self._n_steps = len(batches)
+        self._steps += self._n_steps
+        return total
 
     def _refresh_masks(self) -> None:
-        for member, run in enumerate(self._runs):
+        for member in self._members:
+            run = self._runs[member]
             if self._encoder_masks.rates[member] > 0 or self._head_masks.rates[member] > 0:
                 generator = torch.Generator(self._values.device).manual_seed(run.draw_seed())
                 self._encoder_masks.refresh(member, generator)
                 self._head_masks.refresh(member, generator)
-        self._encoder_masks.begin_epoch()
-        self._head_masks.begin_epoch()
 
-    def _compute_gradients(self, pairs: Tensor) -> Tensor:
-        """Losses (member,) of one batch, given by position in the training table (member, batch); fills gradients."""
+    def _take_step(self, pairs: Tensor, columns: Tensor, mask_starts: Tensor) -> Tensor:
+        """Change the weights by one batch; returns losses (member,).
+
+        Parameters
+        ----------
+        pairs
+            Positions in the training table, (member, batch).
+        columns
+            One step of `adamw_columns`, (3, member, 1).
+        mask_starts
+            Of the masks of the encoder's layers and then the head's, (n_masks,).
+        """
+        losses = self._compute_gradients(pairs, mask_starts)
+        self._clip()
+        self._update(columns)
+        return losses
+
+    def _compute_gradients(self, pairs: Tensor, mask_starts: Tensor) -> Tensor:
         train = self._data.train
         inputs = self._runs[0].gather(pairs)  # (member, batch, feature)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._is_bf16):
-            coefficients = self._forward(inputs)
-        predicted = chi_at(coefficients.float().unsqueeze(-2), train.tau[pairs])  # (member, batch, temperature)
+        coefficients = self._forward(inputs, mask_starts)
+        predicted = chi_at(coefficients.unsqueeze(-2), train.tau[pairs])  # (member, batch, temperature)
         losses = chi_loss(predicted, train.target[pairs], train.mask[pairs], dim=(-2, -1))
         # A sum over members: each one's gradient is that of its own loss.
         gradients = torch.autograd.grad(losses.sum(), self._parameters)
         torch.cat([gradient.reshape(len(self._runs), -1) for gradient in gradients], dim=1, out=self._gradients)
         return losses.detach()
 
-    def _forward(self, hidden: Tensor) -> Tensor:
-        parameters = iter(self._parameters)
-        for position, module in enumerate(self._modules):
+    def _forward(self, inputs: Tensor, mask_starts: Tensor) -> Tensor:
+        parameters, starts = iter(self._parameters), iter(mask_starts)
+        encoder, head = self._modules[: self._n_encoder_modules], self._modules[self._n_encoder_modules :]
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._is_bf16, cache_enabled=False):
+            latents = self._apply(encoder, self._encoder_masks, inputs, parameters, starts)
+        # bfloat16 would round what the head gives to three digits.
+        return self._apply(head, self._head_masks, latents.float(), parameters, starts)
+
+    def _apply(
+        self,
+        modules: Sequence[nn.Module],
+        masks: MaskPool,
+        hidden: Tensor,
+        parameters: Iterator[Tensor],
+        starts: Iterator[Tensor],
+    ) -> Tensor:
+        for module in modules:
             if isinstance(module, nn.Linear):
                 weight, bias = next(parameters), next(parameters)
                 # `FlatParameters` stores the first layer with a row for every feature, the others as PyTorch does.
-                by_input = weight if position == 0 else weight.transpose(1, 2)
+                by_input = weight if module is self._modules[0] else weight.transpose(1, 2)
                 hidden = torch.baddbmm(bias.unsqueeze(1), hidden, by_input)  # (member, batch, width)
             elif isinstance(module, nn.BatchNorm1d):
-                hidden = self._norms[position].normalise(hidden, next(parameters), next(parameters))
+                hidden = self._norms[module].normalise(hidden, next(parameters), next(parameters))
             elif isinstance(module, nn.Dropout):
-                masks = self._encoder_masks if position < self._n_encoder_modules else self._head_masks
-                hidden = masks.apply(hidden)
+                hidden = masks.apply(hidden, next(starts))
             else:
                 hidden = functional.silu(hidden)
         return hidden
 
     @torch.no_grad()
-    def _clip(self, largest_norm: Tensor) -> None:
+    def _clip(self) -> None:
         norm = torch.linalg.vector_norm(self._gradients, dim=1, keepdim=True)
-        self._gradients.mul_((largest_norm / (norm + 1e-6)).clamp(max=1.0))
+        self._gradients.mul_((self._largest_norm / (norm + 1e-6)).clamp(max=1.0))
 
     @torch.no_grad()
-    def _update(self, columns: AdamWColumns, step: int) -> None:
+    def _update(self, columns: Tensor) -> None:
         """AdamW, as `torch.optim.AdamW` does it, with numbers of its own for every member."""
-        first, second = columns.betas
+        first, second = self._betas
+        keep, minus_rate, epsilon = columns
         self._mean.lerp_(self._gradients, 1.0 - first)
         self._square.mul_(second).addcmul_(self._gradients, self._gradients, value=1.0 - second)
-        change = self._square.sqrt().add_(columns.epsilon[step])
+        change = self._square.sqrt().add_(epsilon)
         torch.div(self._mean, change, out=change)
-        self._values.mul_(columns.keep[step]).addcmul_(change, columns.minus_rate[step])
+        self._values.mul_(keep).addcmul_(change, minus_rate)
 
     @torch.no_grad()
     def _read(self, member: int) -> None:

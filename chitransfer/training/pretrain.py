@@ -21,6 +21,7 @@ from chitransfer.files import write_csv, write_json
 from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpoint, save_checkpoint
 from chitransfer.model.network import TransferNetwork, inverse_temperature_line
 from chitransfer.seeds import derive_seed
+from chitransfer.training.packed import carry
 from chitransfer.training.run_folder import Progress, RunFolder, Say, chi_scores, describe_provenance, describe_rows
 from chitransfer.training.settings import network_shape, read_dataset, resolve_device, stage1_settings
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
@@ -132,12 +133,15 @@ def _train_networks(
             state = None
         what = f"network {number + 1} of {config.training.n_networks}"
         saved = time.monotonic()
-        while not run.finished:
-            run.train_to(run.epoch + 1)
+
+        def after_epoch(run: Stage1Run = run, what: str = what) -> None:
+            nonlocal saved
             progress(what, run.epoch, config.training.num_epochs_pretrain)
             if time.monotonic() - saved > SECONDS_BETWEEN_STATES:
                 _write_state(folder, dataset, done, run)
                 saved = time.monotonic()
+
+        carry([run], config.training.num_epochs_pretrain, after_epoch)
         progress(what, config.training.num_epochs_pretrain, config.training.num_epochs_pretrain)
         final = {name: tensor.detach().cpu().clone() for name, tensor in run.latest_network().state_dict().items()}
         best = {name: tensor.detach().cpu().clone() for name, tensor in run.best_network().state_dict().items()}

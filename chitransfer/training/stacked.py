@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,44 +21,27 @@ MASK_STRIDE = 1031
 GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
 
 
-@dataclass(frozen=True)
-class AdamWColumns:
-    """What one step of AdamW multiplies by, a number for every member, (member, 1) float32 on the device.
-
-    Attributes
-    ----------
-    keep
-        1 − learning rate · weight decay.
-    minus_rate, epsilon
-        −learning rate · √(1 − β₂ᵗ)/(1 − β₁ᵗ) and ε · √(1 − β₂ᵗ): both bias corrections of step t.
-    """
-
-    betas: tuple[float, float]
-    keep: Tensor
-    minus_rate: Tensor
-    epsilon: Tensor
-
-
-def adamw_columns(groups: Sequence[dict[str, Any]], steps: Tensor, device: torch.device) -> AdamWColumns:
-    """The columns of several steps at once, (n_steps, member, 1), from the parameter group of every member's optimiser.
+def adamw_columns(groups: Sequence[dict[str, Any]], steps: Tensor) -> Tensor:
+    """What steps of AdamW multiply by, from the parameter group of every member's optimiser.
 
     Parameters
     ----------
     steps
         t of every step and member, (n_steps, member) float64.
+
+    Returns
+    -------
+    Tensor
+        (n_steps, 3, member, 1) float32 on the CPU: 1 − learning rate · weight decay, which the weights are multiplied
+        by; then, with both bias corrections of step t, −learning rate · √(1 − β₂ᵗ)/(1 − β₁ᵗ) and ε · √(1 − β₂ᵗ).
     """
     lr, decay, epsilon = (
         torch.tensor([group[name] for group in groups], dtype=torch.float64) for name in ("lr", "weight_decay", "eps")
     )
     first, second = groups[0]["betas"]
     root = (1.0 - second**steps).sqrt()
-
-    def column(values: Tensor) -> Tensor:
-        return values.expand_as(steps).float().unsqueeze(-1).to(device)
-
-    return AdamWColumns(
-        (first, second), column(1.0 - lr * decay), column(-lr * root / (1.0 - first**steps)), column(epsilon * root)
-    )
+    columns = (1.0 - lr * decay).expand_as(steps), -lr * root / (1.0 - first**steps), epsilon * root
+    return torch.stack(columns, dim=1).float().unsqueeze(-1)
 
 
 class StackedNorm:
@@ -70,8 +52,9 @@ class StackedNorm:
         widest = max(norm.num_features for norm in norms)
         device = norms[0].weight.device
         self._mean, self._variance = (torch.zeros(len(norms), widest, device=device) for _ in range(2))
-        for stacked, own in self._pairs():
-            stacked.copy_(own)
+        for member in range(len(norms)):
+            for stacked, own in self._pairs(member):
+                stacked.copy_(own)
 
     def normalise(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Training mode: by the statistics of the batch, for hidden (member, batch, width)."""
@@ -89,19 +72,19 @@ class StackedNorm:
         )
         return normed.view(n_pairs, n_members, width).transpose(0, 1)
 
-    def write_back(self, n_steps: int) -> None:
-        """Give every member's own layer its running statistics after `n_steps` more batches."""
-        for stacked, own in self._pairs():
+    def write_back(self, member: int, n_steps: int) -> None:
+        """Give a member's own layer its running statistics after `n_steps` more batches."""
+        for stacked, own in self._pairs(member):
             own.copy_(stacked)
-        for norm in self._norms:
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.add_(n_steps)
+        tracked = self._norms[member].num_batches_tracked
+        if tracked is not None:
+            tracked.add_(n_steps)
 
-    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for member, norm in enumerate(self._norms):
-            if norm.running_mean is not None and norm.running_var is not None:
-                yield self._mean[member, : norm.num_features], norm.running_mean
-                yield self._variance[member, : norm.num_features], norm.running_var
+    def _pairs(self, member: int) -> Iterator[tuple[Tensor, Tensor]]:
+        norm = self._norms[member]
+        if norm.running_mean is not None and norm.running_var is not None:
+            yield self._mean[member, : norm.num_features], norm.running_mean
+            yield self._variance[member, : norm.num_features], norm.running_var
 
 
 class MaskPool:
@@ -109,6 +92,11 @@ class MaskPool:
 
     A member draws its part of the pool from its own generator, and where a mask is cut depends on nothing but how many
     were cut before. So the masks are the same whatever other members there are and however wide.
+
+    Parameters
+    ----------
+    widths
+        Of every member's widest layer that drops out.
     """
 
     def __init__(self, rates: Sequence[float], widths: Sequence[int], batch_size: int, device: torch.device) -> None:
@@ -117,7 +105,8 @@ class MaskPool:
         self._n_starts = (MASK_POOL - 1) * rows
         self._lengths = [MASK_POOL * rows + width for width in widths]
         self._pool = torch.ones(len(self.rates), max(self._lengths) if any(rates) else 0, device=device)
-        self._n_cut = 0
+        row_starts = torch.arange(batch_size, device=device).unsqueeze(1) * MASK_STRIDE
+        self._offsets = row_starts + torch.arange(max(widths, default=0), device=device)  # (row, column)
 
     def refresh(self, member: int, generator: torch.Generator) -> None:
         """Draw a member's part anew: 1 / (1 − rate) with probability 1 − rate, else 0."""
@@ -126,15 +115,15 @@ class MaskPool:
             part = self._pool[member, : self._lengths[member]]
             part.bernoulli_(1.0 - rate, generator=generator).div_(1.0 - rate)
 
-    def begin_epoch(self) -> None:
-        """Cut from the beginning again; after `refresh` of all members."""
-        self._n_cut = 0
+    def starts(self, n_masks: int) -> Tensor:
+        """Where an epoch's masks begin, one after another, (n_masks,) int64 on the CPU."""
+        number = torch.arange(1, n_masks + 1, dtype=torch.float64)
+        return (number * GOLDEN_RATIO % 1.0 * self._n_starts).long()
 
-    def apply(self, hidden: Tensor) -> Tensor:
-        """Hidden values (member, batch, width) after dropout."""
+    def apply(self, hidden: Tensor, start: Tensor) -> Tensor:
+        """Hidden values (member, batch, width) after dropout by the mask that begins at `start`, a scalar."""
         if not any(self.rates):
             return hidden
-        self._n_cut += 1
-        start = int(self._n_cut * GOLDEN_RATIO % 1.0 * self._n_starts)
-        mask = self._pool.as_strided(hidden.shape, (self._pool.stride(0), MASK_STRIDE, 1), start)
-        return hidden * mask.to(hidden.dtype)
+        _, n_pairs, width = hidden.shape
+        places = self._offsets[:n_pairs, :width] + start
+        return hidden * self._pool[:, places].to(hidden.dtype)

@@ -25,7 +25,7 @@ from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.model.scalers import ChiScaler
 from chitransfer.training.fast import FlatParameters, SparseStep, first_layer, multiplies_in_bf16, without_subnormals
 from chitransfer.training.inputs import FeatureTensors, PairTable, group_by_pair, scale_features, used_columns
-from chitransfer.training.loop import train_epochs
+from chitransfer.training.loop import step_of, train_epochs
 from chitransfer.training.losses import chi_loss
 from chitransfer.training.sparse import SparseBatch, SparseInputs
 
@@ -209,9 +209,7 @@ class Stage1Run:
                 first_epoch=self.epoch + 1,
                 last_epoch=min(epoch, self.settings.n_epochs),
                 batches=self._batches,
-                compute_loss=self._loss,
-                optimizer=self.optimizer,
-                clip_gradients=self._clip,
+                take_step=step_of(self._loss, self.optimizer, self._clip),
                 end_epoch=self.end_epoch,
                 what="Stage 1",
             )

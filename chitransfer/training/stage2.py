@@ -18,8 +18,10 @@ from chitransfer.errors import TrainingError
 from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import TransferNetwork, chi_at
 from chitransfer.training.inputs import used_columns
+from chitransfer.training.loop import step_of
 from chitransfer.training.losses import chi_loss, solubility_loss
 from chitransfer.training.member import let_dropout_work, train_members, with_new_solubility_head
+from chitransfer.training.recorded import RecordedStep
 from chitransfer.training.rehearsal import Rehearsal
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows
 from chitransfer.training.unfrozen import fit_one_by_one
@@ -66,16 +68,21 @@ class _MemberTraining:
             }
             named |= {f"computed.{name}": stacked for name, stacked in self.second_heads.items()}
         self.trained = list(named.values())
+        device = train_chi.device
+        # On a GPU steps are recorded, and a recording takes only what lies on the device.
+        is_cuda = device.type == "cuda"
         groups = {True: settings.lr_encoder, False: settings.lr}
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": chosen, "lr": lr}
+                {"params": chosen, "lr": torch.tensor(lr, device=device) if is_cuda else lr}
                 for is_encoder, lr in groups.items()
                 if (chosen := [p for n, p in named.items() if n.startswith(ENCODER) == is_encoder])
             ],
             weight_decay=settings.weight_decay,
             fused=True,
+            capturable=is_cuda,
         )
+        self._recorded = RecordedStep(device)
 
     @torch.no_grad()
     def _inputs(self, task: TaskRows) -> Tensor | None:
@@ -98,7 +105,19 @@ class _MemberTraining:
         index = keys.argsort(dim=1)[:, :width]  # (member, width)
         return index, torch.arange(width, device=rows.device) < counts
 
-    def loss(self, batch: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+    def take_step(self, batch: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """Change the weights by a batch; returns the sum of the members' losses."""
+        if self.rehearsal is not None:
+            # It draws its pairs on the CPU, which cannot be recorded.
+            return step_of(self._loss, self.optimizer, self._clip)(batch)
+        return self._recorded.take(self._step, *(part for rows in batch.values() for part in rows))
+
+    def _step(self, *parts: Tensor) -> Tensor:
+        names = [name for name, rows in self.train_rows.items() if rows.numel()]
+        batch = dict(zip(names, zip(parts[::2], parts[1::2], strict=True), strict=True))
+        return step_of(self._loss, self.optimizer, self._clip)(batch)
+
+    def _loss(self, batch: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Sum over members, so that each member's gradient is its own."""
         total = torch.zeros(self.n_members, device=self.data.chi.target.device)
         if "chi" in batch and self.settings.lambda_exp > 0:
@@ -147,7 +166,7 @@ class _MemberTraining:
         result: tuple[Tensor, Tensor] = vmap(one, randomness="different")(self.members.parameters, inputs)
         return result
 
-    def clip(self) -> None:
+    def _clip(self) -> None:
         """Clip each member's gradient by its own norm, as training it alone would."""
         gradients = [p.grad for p in self.trained if p.grad is not None]
         squares = torch.stack([g.reshape(self.n_members, -1).square().sum(1) for g in gradients]).sum(0)

@@ -19,6 +19,7 @@ from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import TransferNetwork, chi_at
 from chitransfer.training.fast import FlatParameters, SparseLayers, without_subnormals
 from chitransfer.training.inputs import used_columns
+from chitransfer.training.loop import step_of
 from chitransfer.training.losses import chi_loss, solubility_loss
 from chitransfer.training.member import let_dropout_work, train_members, with_new_solubility_head
 from chitransfer.training.rehearsal import Rehearsal
@@ -92,6 +93,7 @@ class _MemberRun:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        self.take_step = step_of(self._loss, self.optimizer, self._clip)
         self._n_steps = max(1, math.ceil(max(len(self._chi), len(self._solubility)) / settings.batch_size))
         n_computed = 0 if self._rehearsal is None else self._rehearsal.batch_size
         largest = sum(math.ceil(len(rows) / self._n_steps) for rows in (self._chi, self._solubility)) + n_computed
@@ -114,7 +116,7 @@ class _MemberRun:
         for (a, b, c), inputs in zip(steps, self._rows.runs(order, bounds), strict=True):
             yield _Step(a, b, c, inputs)
 
-    def loss(self, step: _Step) -> Tensor:
+    def _loss(self, step: _Step) -> Tensor:
         """The loss of a step; leaves its gradients where the optimiser finds them."""
         data, settings, heads = self._data, self._settings, self.network.heads
         latents = self._layers.forward(step.inputs).requires_grad_(True)
@@ -140,8 +142,7 @@ class _MemberRun:
             self._layers.backward(latents.grad, step.inputs)
         return loss.detach()
 
-    def clip(self) -> None:
-        """Clip the gradient of all weights by its norm."""
+    def _clip(self) -> None:
         self._flat.clip(self._settings.grad_clip_norm)
 
 

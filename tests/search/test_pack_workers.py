@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -11,10 +12,9 @@ import torch
 
 from chitransfer.config import load_config
 from chitransfer.errors import ConfigError
-from chitransfer.search import pack_workers
+from chitransfer.search import pack_workers, workers
 from chitransfer.search.objective import Cancelled, RungTask, TrialRunner
 from chitransfer.search.pack_workers import PackWorkers
-from chitransfer.search.workers import make_workers
 from chitransfer.training.stage1 import Stage1Run
 
 # Without dropout a packed run is the run alone, up to rounding.
@@ -23,9 +23,9 @@ PLAIN: dict[str, object] = {"model.encoder_dropout": 0.0, "model.chi_head_dropou
 
 @pytest.fixture
 def packed(tiny: dict[str, object], tiny_dataset: Any) -> Any:
-    workers = PackWorkers(load_config(None, {**tiny, **PLAIN}), tiny_dataset, 3)
-    yield workers
-    workers.close()
+    packing = PackWorkers(load_config(None, {**tiny, **PLAIN}), tiny_dataset, 3)
+    yield packing
+    packing.close()
 
 
 @pytest.fixture
@@ -58,6 +58,27 @@ def test_results_are_those_of_training_alone_over_two_rungs(packed: PackWorkers,
         assert (result.number, result.epoch, result.finished) == (here.number, here.epoch, here.finished)
         assert result.value == pytest.approx(here.value, rel=1e-3)
         assert result.components == pytest.approx(here.components, rel=2e-3, nan_ok=True)
+
+
+def test_a_rung_goes_on_alike_from_what_is_kept_and_from_its_bytes(alone: TrialRunner) -> None:
+    (first,) = (alone.run(task) for task in tasks(2)[:1])
+    kept = alone.start(replace(tasks(4)[0], state=first.state))
+    read_back = alone.start(replace(tasks(4)[0], state=first.state))
+    assert kept[0] is not read_back[0]
+    for runs in (kept, read_back):
+        runs[0].train_to(4)
+    assert kept[0].history == read_back[0].history
+    assert torch.equal(kept[0].flat.values, read_back[0].flat.values)
+
+
+def test_auto_packs_on_a_gpu_only(tiny: dict[str, object], tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {}
+    for name in ("cpu", "cuda"):
+        monkeypatch.setattr(workers, "resolve_device", lambda wanted, name=name: torch.device(name))
+        monkeypatch.setattr(workers, "InProcessWorkers", lambda *a, **k: sizes.__setitem__(k["device"], 1))
+        monkeypatch.setattr(pack_workers, "PackWorkers", lambda c, d, n, **k: sizes.__setitem__(k["device"], n))
+        workers.make_workers(load_config(None, tiny), tiny_dataset, "key")
+    assert sizes == {"cpu": 1, "cuda": workers.PACK_ON_A_GPU}
 
 
 def test_a_pack_comes_back_as_a_whole(packed: PackWorkers) -> None:
@@ -155,4 +176,4 @@ def test_every_budget_is_met_exactly(
 def test_packs_and_several_workers_contradict_each_other(tiny: dict[str, object], tiny_dataset: Any) -> None:
     config = load_config(None, {**tiny, "search.pack": 2, "search.workers": 2})
     with pytest.raises(ConfigError, match=r"search\.pack 2 .*set search\.pack to 1"):
-        make_workers(config, tiny_dataset, "key")
+        workers.make_workers(config, tiny_dataset, "key")

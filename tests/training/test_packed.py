@@ -11,7 +11,9 @@ import torch
 from small_training import STAGE1, small_shape
 
 from chitransfer.data.assemble import Dataset
+from chitransfer.errors import TrainingError
 from chitransfer.search.objective import pack_state, unpack_state
+from chitransfer.training import packed as packing
 from chitransfer.training import stacked
 from chitransfer.training.packed import PackedStage1, train_together
 from chitransfer.training.stage1 import Stage1Data, Stage1Run
@@ -19,10 +21,14 @@ from chitransfer.training.stage1 import Stage1Data, Stage1Run
 SETTINGS = replace(STAGE1, weight_decay=1e-2, n_epochs=12, grad_clip_norm=0.3)
 
 
-@pytest.fixture(scope="module")
-def data(tiny_dataset: Dataset) -> Stage1Data:
+# A GPU, where steps are recorded and replayed, is one more to be tested where there is one.
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def data(tiny_dataset: Dataset, request: pytest.FixtureRequest) -> Stage1Data:
     return Stage1Data.build(
-        tiny_dataset, validation_fraction=0.1, random_state=3, T_ref=298.15, device=torch.device("cpu")
+        tiny_dataset, validation_fraction=0.1, random_state=3, T_ref=298.15, device=torch.device(request.param)
     )
 
 
@@ -56,7 +62,8 @@ def assert_alike(packed: Stage1Run, alone: Stage1Run, tolerance: float = 2e-4) -
     for name in ("weights", "best_weights"):
         assert mine[name].keys() == theirs[name].keys()
         for key, tensor in mine[name].items():
-            torch.testing.assert_close(tensor, theirs[name][key], rtol=tolerance, atol=tolerance, msg=f"{name} {key}")
+            own, other = tensor.cpu(), theirs[name][key].cpu()
+            torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance, msg=f"{name} {key}")
     (moments,), (expected,) = (state["optimizer"]["state"].values() for state in (mine, theirs))
     assert moments.keys() == expected.keys()
     for key, tensor in moments.items():
@@ -116,6 +123,32 @@ class TestWithoutDropout:
             pack.train_epoch()
         assert [run.epoch for run in runs] == [2, 4, 0]
 
+    @pytest.mark.parametrize("together", [True, False])
+    def test_runs_of_a_trial_are_carried_on_alike(
+        self, data: Stage1Data, monkeypatch: pytest.MonkeyPatch, together: bool
+    ) -> None:
+        monkeypatch.setattr(packing, "trains_together", lambda device: together)
+        alone, carried = make_runs(data)[:3], make_runs(data)[:3]
+        for run in alone:
+            run.train_to(5)
+        epochs = []
+        packing.carry(carried, 3, lambda: epochs.append([run.epoch for run in carried]))
+        packing.carry(carried, 5)
+        assert epochs[0] == ([1, 1, 1] if together else [1, 0, 0])
+        for mine, theirs in zip(carried, alone, strict=True):
+            assert_alike(mine, theirs)
+
+    @pytest.mark.parametrize("together", [True, False])
+    def test_a_trial_that_diverges_says_so(
+        self, data: Stage1Data, monkeypatch: pytest.MonkeyPatch, together: bool
+    ) -> None:
+        monkeypatch.setattr(packing, "trains_together", lambda device: together)
+        run = make_runs(data)[0]
+        with torch.no_grad():
+            run.flat.values.fill_(float("nan"))
+        with pytest.raises(TrainingError, match="the loss became nan in epoch 1"):
+            packing.carry([run], 3)
+
     def test_bfloat16_stays_close(self, data: Stage1Data) -> None:
         runs = [
             Stage1Run(data, small_shape(data.features.n_features), replace(SETTINGS, precision=precision), 1)
@@ -170,7 +203,7 @@ class TestDropout:
         pool = stacked.MaskPool([0.25, 0.0, 0.5], [40, 60, 20], 64, torch.device("cpu"))
         for member in range(3):
             pool.refresh(member, torch.Generator().manual_seed(member))
-        masks = [pool.apply(torch.ones(3, 64, 60)) for _ in range(20)]
+        masks = [pool.apply(torch.ones(3, 64, 60), start) for start in pool.starts(20)]
         assert all(bool((mask[1] == 1).all()) for mask in masks)
         for member, (rate, width) in {0: (0.25, 40), 2: (0.5, 20)}.items():
             own = torch.stack([mask[member, :, :width] for mask in masks])
