@@ -112,6 +112,21 @@ def test_correction_leaves_a_clear_winner_alone(rng: np.random.Generator) -> Non
     assert found.gain.low > 0.8
 
 
+def test_a_draw_of_equal_chi_does_not_decide_the_corrected_r2(rng: np.random.Generator) -> None:
+    """One polymer differs from eleven that are nearly alike: left out of a draw, R² there is hugely negative."""
+    chi = pd.DataFrame({"polymer": [f"p{i}" for i in range(12)], "chi": 0.5 + 1e-3 * rng.standard_normal(12)})
+    chi.loc[:3, "chi"] = [2.0, 3.0, 4.0, 5.0]
+    trials = [
+        sum_by_polymer(
+            list(chi["polymer"]), [chi.assign(predicted_chi=chi["chi"] + 0.1 * rng.standard_normal(12))], [], 1, False
+        )
+        for _ in range(4)
+    ]
+    corrected = correct_for_selection(trials, [0.0] * 4, CHI_ONLY, random_state=1)
+    assert corrected.components["exp_r2"].low < -10.0
+    assert 0.9 < corrected.components["exp_r2"].value < 1.0
+
+
 def test_paired_error_of_the_reference_is_zero_and_shrinks_with_polymers(rng: np.random.Generator) -> None:
     errors = [
         paired_standard_errors(noise_trials(rng, 2, n, np.ones(2)), [0.0, 0.0], CHI_ONLY, 0, 1) for n in (20, 320)
