@@ -20,6 +20,9 @@ from chitransfer.training.sparse import SparseBatch
 # A pool of dropout masks is this many times the largest mask.
 MASK_POOL = 8
 
+# Of `torch.cpu.get_capabilities`.
+BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
+
 
 @dataclass(frozen=True)
 class FlatParameters:
@@ -98,23 +101,20 @@ class _Trace:
 
     Attributes
     ----------
-    entered, scale
-        Its input is ``scale · entered``: dropout's 1 / (1 − p) is left to the next product, which has it for free.
-    weight
-        What was multiplied; like `entered` a bfloat16 copy where the products are in bfloat16.
+    entered, weight
+        What was multiplied: input and weights, bfloat16 copies where the products are in bfloat16.
     sums
         Output of the linear layer, before batch norm.
     before
         What SiLU was applied to.
     kept
-        1 where dropout let SiLU's output through; ``None`` without dropout.
+        What dropout multiplied SiLU's output by; ``None`` without dropout.
     statistics
         Mean and inverse standard deviation of the batch, with batch norm in training mode (else empty).
     """
 
     entered: Tensor
     weight: Tensor
-    scale: float
     sums: Tensor
     before: Tensor
     kept: Tensor | None
@@ -135,16 +135,15 @@ class SparseLayers:
         Positions of the inputs kept dense, (n_dense,) int64.
     batch_size
         The most pairs a batch may hold.
-    bf16_layers
-        Numbers of the linear layers that multiply in bfloat16; sums and weights stay float32, and so must the first.
+    n_bf16
+        So many of the layers, from the first, multiply in bfloat16; sums and weights stay float32, and so does the
+        way forward through the sparse part of the first.
     """
 
-    def __init__(
-        self, parts: Sequence[nn.Sequential], dense_columns: Tensor, batch_size: int, bf16_layers: range = range(0)
-    ) -> None:
+    def __init__(self, parts: Sequence[nn.Sequential], dense_columns: Tensor, batch_size: int, n_bf16: int = 0) -> None:
         self._dense_columns = dense_columns
         self._layers = [layer for part in parts for layer in _read_layers(part)]
-        self._bf16_layers = bf16_layers
+        self._n_bf16 = n_bf16
         sizes: dict[float, int] = {}
         for layer in self._layers:
             if layer.dropout > 0:
@@ -160,18 +159,19 @@ class SparseLayers:
     def forward(self, batch: SparseBatch) -> Tensor:
         """Outputs of the last layer, (n_pairs, width); keeps what `backward` needs."""
         self._traces = []
-        hidden, scale = batch.dense, 1.0
+        hidden = batch.dense
         for number, layer in enumerate(self._layers):
-            entered, weight, entered_scale = hidden, layer.linear.weight, scale
+            is_bf16 = number < self._n_bf16
+            entered, weight = hidden, layer.linear.weight
             if number == 0:
-                sums = first_layer(batch, layer.linear, self._dense_columns)
-            elif number in self._bf16_layers:
+                sums = first_layer(batch, layer.linear, self._dense_columns, is_bf16=is_bf16)
+            elif is_bf16:
                 # Cast once, for this product and the two of the way back.
                 entered, weight = hidden.bfloat16(), weight.bfloat16()
-                sums = torch.mm(entered, weight.t()).float().mul_(scale).add_(layer.linear.bias)
+                sums = functional.linear(entered, weight, layer.linear.bias.bfloat16()).float()
             else:
-                sums = torch.addmm(layer.linear.bias, hidden, weight.t(), alpha=scale)
-            hidden, scale, before, kept, statistics = sums, 1.0, sums, None, None
+                sums = torch.addmm(layer.linear.bias, hidden, weight.t())
+            hidden, before, kept, statistics = sums, sums, None, None
             if layer.is_hidden:
                 if layer.norm is not None:
                     before, statistics = _batch_norm(sums, layer.norm)
@@ -179,8 +179,7 @@ class SparseLayers:
                 if layer.dropout > 0:
                     kept = self._masks.draw(hidden.shape, layer.dropout)
                     hidden.mul_(kept)
-                    scale = 1.0 / (1.0 - layer.dropout)
-            self._traces.append(_Trace(entered, weight, entered_scale, sums, before, kept, statistics))
+            self._traces.append(_Trace(entered, weight, sums, before, kept, statistics))
         return hidden
 
     @torch.no_grad()
@@ -196,11 +195,10 @@ class SparseLayers:
                     gradient = _batch_norm_backward(gradient, trace.sums, trace.statistics, layer.norm)
             torch.sum(gradient, dim=0, out=_gradient(bias))
             if number == 0:
-                first_layer_backward(batch, gradient, _gradient(weight), self._dense_columns)
+                is_bf16 = self._n_bf16 > 0
+                first_layer_backward(batch, gradient, _gradient(weight), self._dense_columns, is_bf16=is_bf16)
                 return
-            if trace.scale != 1.0:
-                gradient = gradient * trace.scale
-            if number in self._bf16_layers:
+            if number < self._n_bf16:
                 gradient = gradient.bfloat16()
                 _gradient(weight).copy_(torch.mm(gradient.t(), trace.entered))
                 gradient = torch.mm(gradient, trace.weight).float()
@@ -219,20 +217,15 @@ class SparseStep:
     dense_columns, batch_size
         As in `SparseLayers`.
     is_bf16
-        Multiply the encoder's layers after the first in bfloat16. The χ head, whose outputs bfloat16 would round to
-        three digits, stays float32.
+        Multiply in bfloat16 in the encoder. The χ head, whose outputs bfloat16 would round to three digits, stays
+        float32.
     """
 
     def __init__(
         self, network: TransferNetwork, dense_columns: Tensor, batch_size: int, *, is_bf16: bool = False
     ) -> None:
-        n_encoder_layers = sum(isinstance(module, nn.Linear) for module in network.encoder)
-        self._layers = SparseLayers(
-            [network.encoder, network.heads.chi],
-            dense_columns,
-            batch_size,
-            range(1, n_encoder_layers) if is_bf16 else range(0),
-        )
+        n_bf16 = sum(isinstance(module, nn.Linear) for module in network.encoder) if is_bf16 else 0
+        self._layers = SparseLayers([network.encoder, network.heads.chi], dense_columns, batch_size, n_bf16)
 
     def begin_epoch(self) -> None:
         """Draw new random numbers for dropout; must be called before the first batch of every epoch."""
@@ -257,14 +250,15 @@ class SparseStep:
 
 
 def multiplies_in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16; ``auto`` does where the processor has matrix instructions for it (AMX).
+    """Whether a device multiplies in bfloat16; ``auto`` does where the processor has instructions for it.
 
-    Without them bfloat16 takes up to ten times as long as float32 on a CPU. On CUDA ``auto`` is `rounded_products`.
+    Those are AMX or AVX512_BF16; without them bfloat16 takes up to ten times as long as float32 on a CPU. On CUDA
+    ``auto`` is `rounded_products`.
     """
     if precision != "auto":
         return precision == "bf16"
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return device.type == "cpu" and bool(capabilities.get("amx_bf16", False))
+    return device.type == "cpu" and any(capabilities.get(name, False) for name in BF16_INSTRUCTIONS)
 
 
 @contextmanager
@@ -291,26 +285,34 @@ def without_subnormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def first_layer(batch: SparseBatch, linear: nn.Linear, dense_columns: Tensor) -> Tensor:
+def first_layer(batch: SparseBatch, linear: nn.Linear, dense_columns: Tensor, *, is_bf16: bool = False) -> Tensor:
     """The first linear layer on sparse inputs, (n_pairs, width); its weight must be stored transposed.
 
     Parameters
     ----------
     dense_columns
         Positions of the columns of ``batch.dense``, (n_dense,) int64.
+    is_bf16
+        Multiply the dense columns in bfloat16.
     """
     by_feature = linear.weight.t()  # (n_features, width), contiguous
-    sums = torch.addmm(linear.bias, batch.dense, by_feature[dense_columns])
-    return torch.addmm(sums, batch.rows, by_feature, out=sums)
+    sums, of_dense = batch.rows.times(by_feature), by_feature[dense_columns]
+    if is_bf16:
+        return sums.add_(torch.mm(batch.dense.bfloat16(), of_dense.bfloat16())).add_(linear.bias)
+    return torch.addmm(sums, batch.dense, of_dense, out=sums).add_(linear.bias)
 
 
-def first_layer_backward(batch: SparseBatch, gradient: Tensor, weight_gradient: Tensor, dense_columns: Tensor) -> None:
+def first_layer_backward(
+    batch: SparseBatch, gradient: Tensor, weight_gradient: Tensor, dense_columns: Tensor, *, is_bf16: bool = False
+) -> None:
     """Overwrite the first layer's weight gradient (width, n_features), given its outputs' gradient (n_pairs, width)."""
     if batch.columns is None:
         raise ValueError("a batch for scoring has no transpose; take it from SparseInputs.batches")
-    by_feature = weight_gradient.t()
-    torch.addmm(by_feature, batch.columns, gradient, beta=0.0, out=by_feature)
-    by_feature[dense_columns] = torch.mm(batch.dense.t(), gradient)
+    by_feature, dense = weight_gradient.t(), batch.dense.t()
+    if is_bf16:
+        gradient, dense = gradient.bfloat16(), dense.bfloat16()
+    by_feature.copy_(batch.columns.times(gradient))
+    by_feature[dense_columns] = torch.mm(dense, gradient).float()
 
 
 class KeepMasks:
@@ -334,9 +336,10 @@ class KeepMasks:
             words = torch.empty((pool.numel() + 3) // 4, dtype=torch.int64)
             words.random_(torch.iinfo(torch.int64).min, None)
             torch.lt(words.view(torch.int16)[: pool.numel()], round((1.0 - rate) * 2**16) - 2**15, out=pool)
+            pool.mul_(1.0 / (1.0 - rate))
 
     def draw(self, shape: torch.Size, rate: float) -> Tensor:
-        """1 with probability 1 − `rate`, else 0; a view of the pool, not to be changed."""
+        """1 / (1 − `rate`) with probability 1 − `rate`, else 0; a view of the pool, not to be changed."""
         pool, n = self._pools[rate], shape.numel()
         start = int(torch.randint(pool.numel() - n + 1, ()))
         return pool[start : start + n].view(shape)

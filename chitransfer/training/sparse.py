@@ -5,20 +5,54 @@ Built by `training.stage1` and `training.unfrozen` on the CPU; multiplied by `tr
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
+from torch.nn import functional
 
 from chitransfer.training.inputs import FeatureTensors, Pairs
 
 # Where a product by a dense column costs as much as one by its stored values; measured, see docs/performance.md.
 DENSE_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Rows of a matrix without their zeros, as an embedding bag takes them.
+
+    Attributes
+    ----------
+    columns, values
+        Where the stored values are, (n_values,) int32, row by row, and what they are, (n_values,) float32.
+    starts
+        Where each row begins among the values, (n_rows,) int32.
+    """
+
+    columns: Tensor
+    values: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, columns: np.ndarray, values: np.ndarray, starts: np.ndarray) -> SparseRows:
+        """The same from arrays, of which those of the right type are not copied."""
+        return cls(
+            torch.from_numpy(columns.astype(np.int32, copy=False)),
+            torch.from_numpy(values),
+            torch.from_numpy(starts.astype(np.int32, copy=False)),
+        )
+
+    def times(self, table: Tensor) -> Tensor:
+        """The product by a dense matrix (n_columns, width) with contiguous rows: (n_rows, width) of the same type.
+
+        Half the time of PyTorch's product by a CSR matrix.
+        """
+        return functional.embedding_bag(
+            self.columns, table, self.starts, mode="sum", per_sample_weights=self.values.to(table.dtype)
+        )
 
 
 @dataclass(frozen=True)
@@ -28,19 +62,19 @@ class SparseBatch:
     Attributes
     ----------
     rows
-        CSR, (n_pairs, n_features) float32: what multiplies the first layer's weights.
+        A row for every pair, a column for every feature: what multiplies the first layer's weights.
     columns
-        The same transposed, CSR of (n_features, n_pairs): what carries gradients back to them; ``None`` for scoring.
+        The same transposed: what carries gradients back to them; ``None`` for scoring.
     dense
         Columns that are mostly non-zero, (n_pairs, n_dense) float32.
     """
 
-    rows: Tensor
-    columns: Tensor | None
+    rows: SparseRows
+    columns: SparseRows | None
     dense: Tensor
 
     def __len__(self) -> int:
-        return int(self.rows.shape[0])
+        return len(self.dense)
 
 
 class SparseInputs:
@@ -75,7 +109,6 @@ class SparseInputs:
         everything.eliminate_zeros()
         everything.sort_indices()
         self._rows = everything
-        announce_sparse_csr()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,7 +121,7 @@ class SparseInputs:
         for start in range(0, self.shape[0], batch_size):
             part = self._rows[start : start + batch_size]
             yield SparseBatch(
-                rows=_csr(part.indptr, part.indices, part.data, part.shape),
+                rows=SparseRows.of(part.indices, part.data, part.indptr[:-1]),
                 columns=None,
                 dense=self.dense[start : start + batch_size],
             )
@@ -120,34 +153,9 @@ class SparseInputs:
         for batch in range(n_batches):
             start, stop = int(bounds[batch]), int(bounds[batch + 1])
             low, high = rows.indptr[start], rows.indptr[stop]
-            pointers = wide.indptr[batch * n_features : (batch + 1) * n_features + 1]
+            of_features = wide.indptr[batch * n_features : (batch + 1) * n_features]
             yield SparseBatch(
-                rows=_csr(
-                    rows.indptr[start : stop + 1] - low,
-                    rows.indices[low:high],
-                    rows.data[low:high],
-                    (stop - start, n_features),
-                ),
-                columns=_csr(
-                    pointers - low, wide.indices[low:high] - start, wide.data[low:high], (n_features, stop - start)
-                ),
+                rows=SparseRows.of(rows.indices[low:high], rows.data[low:high], rows.indptr[start:stop] - low),
+                columns=SparseRows.of(wide.indices[low:high] - start, wide.data[low:high], of_features - low),
                 dense=dense[start:stop],
             )
-
-
-@cache
-def announce_sparse_csr() -> None:
-    """Let PyTorch say once, unheard, that its CSR tensors are in beta."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        _csr(np.zeros(2, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32), (1, 1))
-
-
-def _csr(pointers: np.ndarray, positions: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    # 32-bit indices are what MKL takes; others would be converted at every product.
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(pointers.astype(np.int32, copy=False)),
-        torch.from_numpy(positions.astype(np.int32, copy=False)),
-        torch.from_numpy(values),
-        shape,
-    )

@@ -301,8 +301,9 @@ class Stage1Run:
             return self._sparse_step.loss_and_gradients(batch.inputs, batch.tau, batch.target, batch.mask)
         inputs = self.gather(batch.pairs)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_bf16):
-            coefficients = self.trained.heads.chi(self.trained.encoder(inputs))
-        predicted = chi_at(coefficients.float().unsqueeze(-2), batch.tau)  # (pair, temperature)
+            latents = self.trained.encoder(inputs)
+        coefficients = self.trained.heads.chi(latents.float())
+        predicted = chi_at(coefficients.unsqueeze(-2), batch.tau)  # (pair, temperature)
         loss = chi_loss(predicted, batch.target, batch.mask, dim=(-2, -1))
         # The gradients are views of one vector and must stay so: cleared here, not dropped by the loop.
         self.flat.gradients.zero_()
@@ -324,7 +325,7 @@ class Stage1Run:
         if self._sparse_step is None:
             coefficients = predict_coefficients(self.trained, self.data.seen, validation.structure, validation.solvent)
         else:
-            coefficients = _predict_sparse(self.trained, self.data.sparse_validation)
+            coefficients = _predict_sparse(self.trained, self.data.sparse_validation, is_bf16=self.is_bf16)
         mae = _mae(coefficients, self.data, validation)
         if not math.isfinite(mae):
             raise TrainingError(
@@ -371,15 +372,16 @@ def predict_coefficients(
 
 
 @torch.no_grad()
-def _predict_sparse(network: TransferNetwork, inputs: SparseInputs, batch_size: int = 1024) -> Tensor:
+def _predict_sparse(network: TransferNetwork, inputs: SparseInputs, *, is_bf16: bool, batch_size: int = 1024) -> Tensor:
     """As `predict_coefficients`, for a network whose first layer is stored transposed."""
     network.eval()
     parts = []
     for batch in inputs.in_order(batch_size):
-        hidden = first_layer(batch, network.encoder.first, inputs.dense_columns)
-        for layer in (*list(network.encoder)[1:], *network.heads.chi):
-            hidden = layer(hidden)
-        parts.append(hidden)
+        hidden = first_layer(batch, network.encoder.first, inputs.dense_columns, is_bf16=is_bf16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            for layer in list(network.encoder)[1:]:
+                hidden = layer(hidden)
+        parts.append(network.heads.chi(hidden.float()))
     return torch.cat(parts)
 
 

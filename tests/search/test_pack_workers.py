@@ -18,7 +18,7 @@ from chitransfer.search.pack_workers import PackWorkers
 from chitransfer.training.stage1 import Stage1Run
 
 # Without dropout a packed run is the run alone, up to rounding.
-PLAIN: dict[str, object] = {"model.encoder_dropout": 0.0, "model.chi_head_dropout": 0.0}
+PLAIN: dict[str, object] = {"training.precision": "fp32", "model.encoder_dropout": 0.0, "model.chi_head_dropout": 0.0}
 
 
 @pytest.fixture
