@@ -111,6 +111,24 @@ def test_a_result_that_died_with_its_worker_is_computed_again(
     assert future.result().value == TrialRunner(shared_tiny_config, tiny_dataset, n_threads=1).run(task).value
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts page faults as glibc makes them")
+def test_tensors_reuse_memory_that_was_freed(local_workers: DaskWorkers) -> None:
+    def faults_of_a_tensor() -> float:
+        import resource
+
+        import torch
+
+        for _ in range(20):
+            torch.ones(2**20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            torch.ones(2**20)
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20
+
+    # A tensor of 4 MB that is mapped anew has a fault for each of its 1,024 pages.
+    assert local_workers._client.submit(faults_of_a_tensor, pure=False).result() < 50
+
+
 def test_the_dashboard_is_on_this_machine_alone(local_workers: DaskWorkers) -> None:
     assert local_workers.dashboard.startswith("http://127.0.0.1:")
     assert local_workers._cluster.address.startswith("tcp://127.0.0.1:")
