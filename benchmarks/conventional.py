@@ -24,7 +24,7 @@ class PolymerDataset(Dataset[Item]):
     """One polymer's features, τ and χ an item."""
 
     def __init__(self, data: Stage1Data, pairs: PairTable) -> None:
-        self.features = data.features.polymer[pairs.structure].numpy().astype(np.float32)
+        self.features = data.features.polymer.gather(pairs.structure).numpy()
         self.tau, self.chi = pairs.tau[:, 0].numpy(), pairs.target[:, 0].numpy()
 
     def __len__(self) -> int:

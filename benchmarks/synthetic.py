@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from chitransfer.model.network import NetworkShape
 from chitransfer.model.scalers import ChiScaler, FeatureScaler
-from chitransfer.training.inputs import FeatureTensors, PairTable
+from chitransfer.training.inputs import FeatureRows, FeatureTable, PairTable
 from chitransfer.training.stage1 import Stage1Data, Stage1Settings
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows
 
@@ -30,7 +31,11 @@ def make_stage1(n_rows: int, seed: int = 0, device: str = "cpu") -> Stage1Data:
     chi = (chi - chi.mean()) / chi.std() + 0.2 * rng.standard_normal(n_rows)
     none = FeatureScaler(N_BITS, np.zeros(N_DESCRIPTORS, np.float32), np.ones(N_DESCRIPTORS, np.float32))
     empty = FeatureScaler(0, np.zeros(0, np.float32), np.ones(0, np.float32))
-    tensors = FeatureTensors(torch.from_numpy(features).to(device), torch.zeros(1, 0, device=device), none, empty)
+    there = torch.device(device)
+    polymer = FeatureRows(sparse.csr_array(features), there)
+    table_of_features = FeatureTable(
+        polymer, FeatureRows(sparse.csr_array((1, 0), dtype=np.float32), there), none, empty
+    )
 
     def table(start: int, stop: int) -> PairTable:
         target = torch.from_numpy(chi[start:stop, None].astype(np.float32)).to(device)
@@ -44,7 +49,7 @@ def make_stage1(n_rows: int, seed: int = 0, device: str = "cpu") -> Stage1Data:
 
     n_train = round(0.9 * n_rows)
     return Stage1Data(
-        features=tensors,
+        features=table_of_features,
         chi_scaler=ChiScaler(0.0, 1.0),
         train=table(0, n_train),
         validation=table(n_train, n_rows),

@@ -184,7 +184,7 @@ def tiny_dataset(shared_tiny_config: Any) -> Any:
 
     dataset = read_dataset(shared_tiny_config)
     for features in (dataset.polymer_features, dataset.solvent_features):
-        features.flags.writeable = False
+        features.data.flags.writeable = False
     for rows in (dataset.stage1, dataset.chi, dataset.solubility):
         for array in (rows.structure, rows.solvent, rows.polymer, rows.temperature, rows.value):
             array.flags.writeable = False

@@ -17,6 +17,7 @@ import rdkit
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from rdkit import rdBase
+from scipy import sparse
 
 from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.polymers import PolymerError
@@ -85,7 +86,7 @@ def featurise_polymers(
     features = np.zeros((len(smiles), recipe.n_structure_features), dtype=np.float32)
     done = 0
     for part, packed in zip(parts, _featurise_parts(parts, recipe, polymer_vector, n_jobs), strict=True):
-        _unpack(packed, recipe.fingerprint_bits, features[done : done + len(part)])
+        features[done : done + len(part)] = _unpack(packed, recipe).toarray()
         done += len(part)
         if progress is not None:
             progress(done, len(smiles))
@@ -136,7 +137,7 @@ class FeatureCache:
         are_identities: bool = False,
         n_jobs: int = 1,
         progress: Progress | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[sparse.csr_array, np.ndarray]:
         """Features of the distinct structures, and which of them each input is.
 
         Parameters
@@ -153,7 +154,7 @@ class FeatureCache:
         Returns
         -------
         features
-            (n_distinct, n_structure_features) float32.
+            (n_distinct, n_structure_features) float32, without the zeros that nearly all of them are.
         index
             (n,) int64 into `features`.
 
@@ -166,26 +167,23 @@ class FeatureCache:
         if recipe.representation == "periodic" and not are_identities:
             keys = self._identities(keys, n_jobs)
         distinct, index = np.unique(np.asarray(keys, dtype=object), return_inverse=True)
-        features = np.zeros((len(distinct), recipe.n_structure_features), dtype=np.float32)
         parts = [distinct[start : start + CHUNK].tolist() for start in range(0, len(distinct), CHUNK)]
-        missing = []
-        done = 0
-        for number, part in enumerate(parts):
-            if self._load(part, recipe, features[number * CHUNK :][: len(part)]):
-                done += len(part)
-            else:
-                missing.append(number)
+        found = {number: self._load(part, recipe) for number, part in enumerate(parts)}
+        missing = [number for number, features in found.items() if features is None]
+        done = len(distinct) - sum(len(parts[number]) for number in missing)
         if progress is not None:
             progress(done, len(distinct))
         make_vector = identity_vector if recipe.representation == "periodic" else polymer_vector
         made = _featurise_parts([parts[number] for number in missing], recipe, make_vector, n_jobs)
         for number, packed in zip(missing, made, strict=True):
             part = parts[number]
-            _unpack(packed, recipe.fingerprint_bits, features[number * CHUNK :][: len(part)])
+            found[number] = _unpack(packed, recipe)
             self._save(part, recipe, packed)
             done += len(part)
             if progress is not None:
                 progress(done, len(distinct))
+        empty = sparse.csr_array((0, recipe.n_structure_features), dtype=np.float32)
+        features = sparse.csr_array(sparse.vstack([*found.values()] or [empty], format="csr"))
         return features, index.astype(np.int64).reshape(len(keys))
 
     def _identities(self, smiles: list[str], n_jobs: int) -> list[str]:
@@ -195,21 +193,19 @@ class FeatureCache:
                 raise DataError(f"{text}: {identified.reason}")
         return [str(identified.key) for identified in found]
 
-    def _load(self, smiles: list[str], recipe: FeatureRecipe, out: np.ndarray) -> bool:
-        """Fill `out` from the chunk's file; ``False`` when there is none that can be trusted."""
+    def _load(self, smiles: list[str], recipe: FeatureRecipe) -> sparse.csr_array | None:
+        """Features in the chunk's file; ``None`` when there is none that can be trusted."""
         if self._folder is None:
-            return False
+            return None
         key = _chunk_key(smiles, recipe)
         path = _chunk_path(self._folder, key)
         try:
-            _unpack(_unseal(path.read_bytes(), key), recipe.fingerprint_bits, out)
+            return _unpack(_unseal(path.read_bytes(), key), recipe)
         except FileNotFoundError:
-            return False
+            return None
         except (OSError, ValueError, IndexError, EOFError) as error:
             logger.warning("%s cannot be used (%s) and is made again", path, error)
-            out[:] = 0.0
-            return False
-        return True
+            return None
 
     def _save(self, smiles: list[str], recipe: FeatureRecipe, packed: bytes) -> None:
         if self._folder is None:
@@ -257,12 +253,15 @@ def _pack(features: np.ndarray, n_fingerprint: int) -> bytes:
     return stream.getvalue()
 
 
-def _unpack(packed: bytes, n_fingerprint: int, out: np.ndarray) -> None:
-    """Write the features of `_pack` into zeros (n, n_structure_features)."""
+def _unpack(packed: bytes, recipe: FeatureRecipe) -> sparse.csr_array:
+    """The features of `_pack`, (n, n_structure_features)."""
     stream = io.BytesIO(packed)
     counts = np.load(stream, allow_pickle=False)
-    out[counts["row"], counts["column"]] = counts["count"]
-    out[:, n_fingerprint:] = np.load(stream, allow_pickle=False)
+    descriptors = np.load(stream, allow_pickle=False)
+    fingerprints = sparse.coo_array(
+        (counts["count"], (counts["row"], counts["column"])), shape=(len(descriptors), recipe.fingerprint_bits)
+    )
+    return sparse.csr_array(sparse.hstack([fingerprints, descriptors], format="csr", dtype=np.float32))
 
 
 def end_idle_processes() -> None:

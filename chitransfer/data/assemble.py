@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from chitransfer.chemistry.features import (
     FeatureCache,
@@ -78,9 +79,9 @@ class Dataset:
     solvents
         Distinct solvents over all tables (canonical SMILES).
     polymer_features
-        (n_structures, n_polymer_features) float32.
+        (n_structures, n_polymer_features) float32, sparse: a fiftieth of them is not zero.
     solvent_features
-        (n_solvents, n_solvent_features) float32; no columns when every row is in water.
+        (n_solvents, n_solvent_features) float32, sparse; no columns when every row is in water.
     stage1, chi, solubility
         The tables' rows; a Stage 2 table that was left out is ``None``.
     """
@@ -88,8 +89,8 @@ class Dataset:
     recipe: FeatureRecipe
     polymers: tuple[str, ...]
     solvents: tuple[str, ...]
-    polymer_features: np.ndarray
-    solvent_features: np.ndarray
+    polymer_features: sparse.csr_array
+    solvent_features: sparse.csr_array
     stage1: Rows
     chi: Rows | None
     solubility: Rows | None
@@ -221,9 +222,9 @@ def _index(
     polymers, polymer = np.unique(every["polymer"].to_numpy(dtype=object), return_inverse=True)
     solvents, solvent = np.unique(every["solvent"].to_numpy(dtype=object), return_inverse=True)
     if with_solvent:
-        solvent_features = featurise_solvents(solvents.tolist(), recipe)
+        solvent_features = sparse.csr_array(featurise_solvents(solvents.tolist(), recipe))
     else:
-        solvent_features = np.zeros((len(solvents), 0), dtype=np.float32)
+        solvent_features = sparse.csr_array((len(solvents), 0), dtype=np.float32)
     ends = np.cumsum([len(table) for table in tables])
     rows: dict[str, Rows] = {}
     for table, end in zip(tables, ends, strict=True):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, Table
@@ -305,7 +306,7 @@ def _coverage(
 ) -> tuple[CoverageFacts, ...]:
     cache, recipe = FeatureCache(cache_folder), FeatureRecipe()
 
-    def bits(polymers: Sequence[str], what: str) -> np.ndarray:
+    def bits(polymers: Sequence[str], what: str) -> sparse.csr_array:
         features, _ = cache.polymer_features(
             polymers,
             recipe,
@@ -313,7 +314,7 @@ def _coverage(
             n_jobs=n_jobs,
             progress=None if progress is None else _named(progress, what),
         )
-        return (features[:, : recipe.fingerprint_bits] > 0).astype(np.float32)
+        return sparse.csr_array(features[:, : recipe.fingerprint_bits] > 0).astype(np.float32)
 
     known = sorted(set(stage1.rows["polymer"]))
     known_bits = bits(known, "fingerprints of the Stage 1 polymers")
@@ -337,7 +338,7 @@ def _coverage(
     return tuple(facts)
 
 
-def nearest_similarity(queries: np.ndarray, known: np.ndarray, chunk: int = 4096) -> np.ndarray:
+def nearest_similarity(queries: sparse.csr_array, known: sparse.csr_array, chunk: int = 4096) -> np.ndarray:
     """Largest Tanimoto similarity of each query to any known fingerprint.
 
     Parameters
@@ -350,11 +351,11 @@ def nearest_similarity(queries: np.ndarray, known: np.ndarray, chunk: int = 4096
     numpy.ndarray
         (n_queries,) in [0, 1]: |a∧b| / |a∨b|, 1 for two empty fingerprints.
     """
-    best = np.zeros(len(queries))
+    best = np.zeros(queries.shape[0])
     own = queries.sum(axis=1)
-    for start in range(0, len(known), chunk):
+    for start in range(0, known.shape[0], chunk):
         part = known[start : start + chunk]
-        common = queries @ part.T  # (n_queries, chunk)
+        common = (queries @ part.T).toarray()  # (n_queries, chunk)
         either = own[:, None] + part.sum(axis=1)[None, :] - common
         similarity = np.divide(common, either, out=np.ones_like(common), where=either > 0)
         best = np.maximum(best, similarity.max(axis=1))

@@ -50,7 +50,8 @@ class TaskData:
     def build(cls, dataset: Dataset, rows: Rows, target: np.ndarray, training: np.ndarray) -> TaskData:
         """Lay out the rows of one table."""
         n_bits = dataset.recipe.fingerprint_bits
-        polymer, solvent = dataset.polymer_features[rows.structure], dataset.solvent_features[rows.solvent]
+        polymer = dataset.polymer_features[rows.structure].toarray()
+        solvent = dataset.solvent_features[rows.solvent].toarray()
         inverse = (298.15 / rows.temperature)[:, None]
         return cls(
             features=np.hstack([polymer, solvent, inverse]).astype(np.float32),

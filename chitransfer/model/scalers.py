@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 # A structure far outside the training range must not drive the network by one runaway descriptor.
 LARGEST_SCALED_DESCRIPTOR = 8.0
@@ -30,9 +31,9 @@ class FeatureScaler:
     scale: np.ndarray
 
     @classmethod
-    def fit(cls, features: np.ndarray, n_fingerprint: int, rows: np.ndarray) -> FeatureScaler:
+    def fit(cls, features: sparse.csr_array, n_fingerprint: int, rows: np.ndarray) -> FeatureScaler:
         """Fit on some rows of features (n, n_features), given by index; a row weighs as often as it is named."""
-        descriptors = features[rows, n_fingerprint:].astype(np.float64)
+        descriptors = features[rows][:, n_fingerprint:].toarray().astype(np.float64)
         if descriptors.size == 0:
             n_descriptors = descriptors.shape[1]
             return cls(n_fingerprint, np.zeros(n_descriptors, np.float32), np.ones(n_descriptors, np.float32))
@@ -43,9 +44,18 @@ class FeatureScaler:
     def transform(self, features: np.ndarray) -> np.ndarray:
         """A scaled copy of features (n_rows, n_features), float32."""
         scaled = features.astype(np.float32, copy=True)
-        descriptors = (scaled[:, self.n_fingerprint :] - self.mean) / self.scale
-        scaled[:, self.n_fingerprint :] = descriptors.clip(-LARGEST_SCALED_DESCRIPTOR, LARGEST_SCALED_DESCRIPTOR)
+        scaled[:, self.n_fingerprint :] = self._scale(scaled[:, self.n_fingerprint :])
         return scaled
+
+    def transform_sparse(self, features: sparse.csr_array) -> sparse.csr_array:
+        """As `transform`, of features without their zeros."""
+        descriptors = self._scale(features[:, self.n_fingerprint :].toarray())
+        blocks = [features[:, : self.n_fingerprint], sparse.csr_array(descriptors)]
+        return sparse.csr_array(sparse.hstack(blocks, format="csr", dtype=np.float32))
+
+    def _scale(self, descriptors: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = (descriptors - self.mean) / self.scale
+        return scaled.clip(-LARGEST_SCALED_DESCRIPTOR, LARGEST_SCALED_DESCRIPTOR)
 
 
 @dataclass(frozen=True)

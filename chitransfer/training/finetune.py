@@ -24,7 +24,7 @@ from chitransfer.model.network import TransferNetwork
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
 from chitransfer.training.crossval import make_folds, training_masks
-from chitransfer.training.inputs import FeatureTensors, group_by_pair
+from chitransfer.training.inputs import FeatureTable, group_by_pair
 from chitransfer.training.metrics import best_f1_threshold
 from chitransfer.training.model_report import write_model_report
 from chitransfer.training.out_of_fold import TaskPredictions, predict_chi, predict_logits
@@ -144,12 +144,7 @@ def learnable_polymers(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.n
 def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device: torch.device) -> Stage2Data:
     """The Stage 2 rows on a device, on the scales of Stage 1's checkpoint, and the Stage 1 rows it may go on with."""
     scales = stage1.scales
-    features = FeatureTensors(
-        polymer=torch.from_numpy(scales.polymer.transform(dataset.polymer_features)).to(device),
-        solvent=torch.from_numpy(scales.solvent.transform(dataset.solvent_features)).to(device),
-        polymer_scaler=scales.polymer,
-        solvent_scaler=scales.solvent,
-    )
+    features = FeatureTable.build(dataset, scales.polymer, scales.solvent, device)
     data = Stage2Data.build(dataset, features, scales.chi, positive_label=positive_label, T_ref=scales.T_ref)
     kept = set(stage1.test_polymers)
     seen = np.array([name not in kept for name in dataset.polymers])[dataset.stage1.polymer]
@@ -179,7 +174,7 @@ def fit_ensemble(
         folds[:, [] if rows is None else rows.polymer] for rows in (dataset.chi, dataset.solubility)
     ]  # (repeat, row)
     masks = [training_masks(fold, n_folds) for fold in fold_of_rows]
-    device = data.features.polymer.device
+    device = data.features.device
     groups = []
     n_networks = len(networks)
     for number, network in enumerate(networks):
@@ -267,7 +262,7 @@ def _fit_domain(dataset: Dataset, folds: np.ndarray) -> ApplicabilityDomain:
     if dataset.chi is not None:
         temperatures = dataset.chi.temperature[folds[0, dataset.chi.polymer] >= 0]
     learned = np.flatnonzero(folds[0] >= 0)
-    fingerprints = dataset.polymer_features[structure[learned], : dataset.recipe.fingerprint_bits]
+    fingerprints = dataset.polymer_features[structure[learned]][:, : dataset.recipe.fingerprint_bits].toarray()
     return ApplicabilityDomain.fit(
         [dataset.polymers[one] for one in learned], fingerprints, folds[:, learned], sorted(solvents), temperatures
     )

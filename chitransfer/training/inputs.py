@@ -1,4 +1,4 @@
-"""A dataset as tensors on one device: scaled features once, rows grouped by polymer–solvent pair.
+"""A dataset as one device reads it: scaled features once, rows grouped by polymer–solvent pair.
 
 Built by `training.stage1`; read by `training.stage2`.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from chitransfer.data.assemble import Dataset, Rows
@@ -23,64 +25,123 @@ class Pairs(Protocol):
 
     @property
     def structure(self) -> Tensor:
-        """Rows of `FeatureTensors.polymer`."""
+        """Rows of `FeatureTable.polymer`."""
 
     @property
     def solvent(self) -> Tensor:
-        """Rows of `FeatureTensors.solvent`."""
+        """Rows of `FeatureTable.solvent`."""
 
 
 @dataclass(frozen=True)
-class FeatureTensors:
-    """Scaled features of every distinct structure and solvent, resident on the device.
+class FeatureRows:
+    """Scaled features of structures or of solvents, as a device reads them.
+
+    A CPU makes rows dense when asked for them: all together would take thirty times the memory. A GPU holds them all.
+
+    Attributes
+    ----------
+    stored
+        (n, n_features) float32, on the host.
+    device
+        Where `gather` gives its rows.
+    """
+
+    stored: sparse.csr_array
+    device: torch.device
+
+    @property
+    def width(self) -> int:
+        """Features a row."""
+        return int(self.stored.shape[1])
+
+    def __len__(self) -> int:
+        return int(self.stored.shape[0])
+
+    @cached_property
+    def _dense(self) -> Tensor:
+        return torch.from_numpy(self.stored.toarray()).to(self.device)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Rows by index, (…, n_features)."""
+        if self.device.type != "cpu":
+            return self._dense[index]
+        rows = self.stored[index.reshape(-1).numpy()].toarray()
+        return torch.from_numpy(rows).reshape(*index.shape, self.width)
+
+    def keep(self, columns: Tensor) -> FeatureRows:
+        """The same with some of the features only, given by index, rising."""
+        return replace(self, stored=self.stored[:, columns.cpu().numpy()])
+
+    def present(self, index: Tensor) -> Tensor:
+        """Features that are not zero in some of the rows given by index, (n_features,) bool."""
+        found = torch.zeros(self.width, dtype=torch.bool)
+        rows = self.stored[index.cpu().numpy()]
+        found[torch.from_numpy(rows.indices[rows.data != 0].astype(np.int64))] = True
+        return found.to(self.device)
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Scaled features of every distinct structure and solvent.
 
     Attributes
     ----------
     polymer, solvent
-        (n_structures, n_polymer_features) and (n_solvents, n_solvent_features) float32.
+        A row for every structure and for every solvent.
     polymer_scaler, solvent_scaler
         What scaled them; kept in the checkpoint.
     """
 
-    polymer: Tensor
-    solvent: Tensor
+    polymer: FeatureRows
+    solvent: FeatureRows
     polymer_scaler: FeatureScaler
     solvent_scaler: FeatureScaler
+
+    @classmethod
+    def build(
+        cls, dataset: Dataset, polymer_scaler: FeatureScaler, solvent_scaler: FeatureScaler, device: torch.device
+    ) -> FeatureTable:
+        """Scale every structure and solvent of a dataset."""
+        return cls(
+            polymer=FeatureRows(polymer_scaler.transform_sparse(dataset.polymer_features), device),
+            solvent=FeatureRows(solvent_scaler.transform_sparse(dataset.solvent_features), device),
+            polymer_scaler=polymer_scaler,
+            solvent_scaler=solvent_scaler,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where `gather` gives its rows."""
+        return self.polymer.device
 
     @property
     def n_features(self) -> int:
         """Width of the network's input."""
-        return int(self.polymer.shape[1] + self.solvent.shape[1])
+        return self.polymer.width + self.solvent.width
 
     def gather(self, structure: Tensor, solvent: Tensor) -> Tensor:
         """Network inputs of pairs given by index, (…, n_features)."""
-        polymer = self.polymer[structure]
-        return torch.cat([polymer, self.solvent[solvent]], dim=-1) if self.solvent.shape[1] else polymer
+        polymer = self.polymer.gather(structure)
+        return torch.cat([polymer, self.solvent.gather(solvent)], dim=-1) if self.solvent.width else polymer
 
-    def keep(self, columns: Tensor) -> FeatureTensors:
+    def keep(self, columns: Tensor) -> FeatureTable:
         """The same with some of the features only, given by index into the network's input, rising."""
-        width = self.polymer.shape[1]
-        polymer = self.polymer[:, columns[columns < width]]
-        return replace(self, polymer=polymer, solvent=self.solvent[:, columns[columns >= width] - width])
+        width = self.polymer.width
+        return replace(
+            self,
+            polymer=self.polymer.keep(columns[columns < width]),
+            solvent=self.solvent.keep(columns[columns >= width] - width),
+        )
 
 
-def used_columns(features: FeatureTensors, tables: Sequence[Pairs]) -> Tensor:
+def used_columns(features: FeatureTable, tables: Sequence[Pairs]) -> Tensor:
     """Features that are not zero in some pair of the tables, by index into the network's input, (n_columns,) int64."""
     structure = torch.cat([table.structure for table in tables]).unique()
     solvent = torch.cat([table.solvent for table in tables]).unique()
-    is_used = torch.cat([_any_non_zero(features.polymer, structure), _any_non_zero(features.solvent, solvent)])
-    return torch.nonzero(is_used)[:, 0]
+    return torch.nonzero(torch.cat([features.polymer.present(structure), features.solvent.present(solvent)]))[:, 0]
 
 
-def _any_non_zero(features: Tensor, rows: Tensor) -> Tensor:
-    """Whether a column has a value in some of the rows, (n_columns,) bool, without a copy of all of them."""
-    found = torch.zeros(features.shape[1], dtype=torch.bool, device=features.device)
-    for some in rows.split(4096):
-        found |= (features[some] != 0).any(0)
-    return found
-
-
-def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, device: torch.device) -> FeatureTensors:
+def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, device: torch.device) -> FeatureTable:
     """Fit the scalers on the training rows of one table, apply them to every structure.
 
     Parameters
@@ -91,14 +152,12 @@ def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, devi
     n_fingerprint = dataset.recipe.fingerprint_bits
     structures = np.unique(rows.structure[training_rows])
     solvents = np.unique(rows.solvent[training_rows])
-    polymer_scaler = FeatureScaler.fit(dataset.polymer_features, n_fingerprint, structures)
     solvent_width = n_fingerprint if dataset.recipe.with_solvent else 0
-    solvent_scaler = FeatureScaler.fit(dataset.solvent_features, solvent_width, solvents)
-    return FeatureTensors(
-        polymer=torch.from_numpy(polymer_scaler.transform(dataset.polymer_features)).to(device),
-        solvent=torch.from_numpy(solvent_scaler.transform(dataset.solvent_features)).to(device),
-        polymer_scaler=polymer_scaler,
-        solvent_scaler=solvent_scaler,
+    return FeatureTable.build(
+        dataset,
+        FeatureScaler.fit(dataset.polymer_features, n_fingerprint, structures),
+        FeatureScaler.fit(dataset.solvent_features, solvent_width, solvents),
+        device,
     )
 
 

@@ -220,7 +220,7 @@ def _predict_rows(
     networks: list[TransferNetwork], data: Stage1Data, dataset: Dataset, splits: np.ndarray
 ) -> pd.DataFrame:
     """Predictions of every Stage 1 row: χ as the mean over networks, and its A (K) and B."""
-    rows, device = dataset.stage1, data.features.polymer.device
+    rows, device = dataset.stage1, data.features.device
     pairs, row_of_pair = np.unique(np.column_stack([rows.structure, rows.solvent]), axis=0, return_inverse=True)
     structure, solvent = (torch.tensor(pairs[:, k], device=device) for k in (0, 1))
     coefficients = torch.stack(

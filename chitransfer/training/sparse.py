@@ -14,7 +14,7 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
-from chitransfer.training.inputs import FeatureTensors, Pairs
+from chitransfer.training.inputs import FeatureTable, Pairs
 
 # Where a product by a dense column costs as much as one by its stored values; measured, see docs/performance.md.
 DENSE_SHARE = 0.2
@@ -89,13 +89,10 @@ class SparseInputs:
     """
 
     def __init__(
-        self, features: FeatureTensors, pairs: Pairs, columns: Tensor, dense_columns: np.ndarray | None = None
+        self, features: FeatureTable, pairs: Pairs, columns: Tensor, dense_columns: np.ndarray | None = None
     ) -> None:
         structure, solvent = pairs.structure.numpy(), pairs.solvent.numpy()
-        polymer = sparse.csr_matrix(features.polymer.numpy())
-        blocks = [polymer[structure]]
-        if features.solvent.shape[1]:
-            blocks.append(sparse.csr_matrix(features.solvent.numpy())[solvent])
+        blocks = [features.polymer.stored[structure], features.solvent.stored[solvent]]
         everything = sparse.hstack(blocks, format="csr", dtype=np.float32)[:, columns.numpy()]
         n_columns = everything.shape[1]
         if dense_columns is None:

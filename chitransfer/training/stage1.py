@@ -24,7 +24,7 @@ from chitransfer.model.members import keep_columns, spread_columns
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.model.scalers import ChiScaler
 from chitransfer.training.fast import FlatParameters, SparseStep, first_layer, multiplies_in_bf16, without_subnormals
-from chitransfer.training.inputs import FeatureTensors, PairTable, group_by_pair, scale_features, used_columns
+from chitransfer.training.inputs import FeatureTable, PairTable, group_by_pair, scale_features, used_columns
 from chitransfer.training.loop import step_of, train_epochs
 from chitransfer.training.losses import chi_loss
 from chitransfer.training.sparse import SparseBatch, SparseInputs
@@ -56,7 +56,7 @@ class Stage1Settings:
 class Stage1Data:
     """Stage 1 rows on a device, split into training and validation polymers; the scalers saw training rows only."""
 
-    features: FeatureTensors
+    features: FeatureTable
     chi_scaler: ChiScaler
     train: PairTable
     validation: PairTable
@@ -107,7 +107,7 @@ class Stage1Data:
         return used_columns(self.features, [self.train])
 
     @cached_property
-    def seen(self) -> FeatureTensors:
+    def seen(self) -> FeatureTable:
         """`features` with `columns` only: a copy, which the CPU does without."""
         return self.features.keep(self.columns)
 
@@ -360,7 +360,7 @@ class Stage1Run:
 
 @torch.no_grad()
 def predict_coefficients(
-    network: TransferNetwork, features: FeatureTensors, structure: Tensor, solvent: Tensor, batch_size: int = 4096
+    network: TransferNetwork, features: FeatureTable, structure: Tensor, solvent: Tensor, batch_size: int = 4096
 ) -> Tensor:
     """Coefficients of standardised χ(T) for pairs given by index, (n_pairs, 2), in eval mode."""
     network.eval()

@@ -221,7 +221,7 @@ def fit_members(
             "Stage 2 has nothing to learn: the only table with rows has weight zero; "
             "raise training.lambda_exp or training.lambda_sol, or give both tables"
         )
-    device = data.features.polymer.device
+    device = data.features.device
     own_rows = torch.from_numpy(train_chi).to(device), torch.from_numpy(train_solubility).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -14,7 +14,7 @@ from torch import Tensor
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.model.network import inverse_temperature
 from chitransfer.model.scalers import ChiScaler
-from chitransfer.training.inputs import FeatureTensors, Pairs, PairTable
+from chitransfer.training.inputs import FeatureTable, Pairs, PairTable
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Stage2Data:
     1 for the positive class. `computed` holds Stage 1's rows where a full run goes on with them.
     """
 
-    features: FeatureTensors
+    features: FeatureTable
     chi_scaler: ChiScaler
     chi: TaskRows
     solubility: TaskRows
@@ -74,7 +74,7 @@ class Stage2Data:
 
     @classmethod
     def build(
-        cls, dataset: Dataset, features: FeatureTensors, chi_scaler: ChiScaler, *, positive_label: int, T_ref: float
+        cls, dataset: Dataset, features: FeatureTable, chi_scaler: ChiScaler, *, positive_label: int, T_ref: float
     ) -> Stage2Data:
         """Put the Stage 2 rows on the device of `features`."""
         chi, solubility = dataset.chi, dataset.solubility
@@ -99,8 +99,8 @@ class Stage2Data:
         return [self.chi, self.solubility, *([] if computed is None else [computed])]
 
 
-def _task_rows(rows: Rows | None, target: np.ndarray, T_ref: float, features: FeatureTensors) -> TaskRows:
-    device = features.polymer.device
+def _task_rows(rows: Rows | None, target: np.ndarray, T_ref: float, features: FeatureTable) -> TaskRows:
+    device = features.device
     temperature = torch.tensor([] if rows is None else rows.temperature, dtype=torch.float64)
     return TaskRows(
         structure=torch.tensor([] if rows is None else rows.structure, dtype=torch.int64, device=device),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rdkit import DataStructs
+from scipy import sparse
 from scipy.stats import spearmanr
 
 from chitransfer.data.check import CheckReport, check_tables, nearest_similarity
@@ -124,7 +125,7 @@ def test_similarity_is_tanimoto_against_rdkit():
         return made
 
     expected = [max(DataStructs.BulkTanimotoSimilarity(vector(row), [vector(one) for one in known])) for row in queries]
-    found = nearest_similarity(queries.astype(np.float32), known.astype(np.float32), chunk=4)
+    found = nearest_similarity(*(sparse.csr_array(bits, dtype=np.float32) for bits in (queries, known)), chunk=4)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 
 from chitransfer.model.network import (
     Encoder,
@@ -91,16 +92,20 @@ class TestFeatureScaler:
         features = rng.normal(3.0, 10.0, size=(200, 6)).astype(np.float32)
         features[:, 5] = 7.0  # constant
         before = features.copy()
-        scaled = FeatureScaler.fit(features, 2, np.arange(len(features))).transform(features)
+        stored = sparse.csr_array(features)
+        scaler = FeatureScaler.fit(stored, 2, np.arange(len(features)))
+        scaled = scaler.transform(features)
         np.testing.assert_array_equal(features, before)
         np.testing.assert_array_equal(scaled[:, :2], features[:, :2])
         wanted = (features[:, 2:5] - features[:, 2:5].mean(axis=0)) / features[:, 2:5].std(axis=0)
         np.testing.assert_allclose(scaled[:, 2:5], wanted, atol=1e-5)
         np.testing.assert_array_equal(scaled[:, 5], 0.0)
         assert scaled.dtype == np.float32
+        np.testing.assert_array_equal(scaler.transform_sparse(stored).toarray(), scaled)
+        np.testing.assert_array_equal(stored.toarray(), before)
 
     def test_runaway_descriptors_are_clipped(self) -> None:
-        scaler = FeatureScaler.fit(np.array([[0.0], [1.0]]), 0, np.arange(2))
+        scaler = FeatureScaler.fit(sparse.csr_array([[0.0], [1.0]]), 0, np.arange(2))
         np.testing.assert_array_equal(
             scaler.transform(np.array([[1e9], [-1e9], [0.5]])),
             [[LARGEST_SCALED_DESCRIPTOR], [-LARGEST_SCALED_DESCRIPTOR], [0.0]],
@@ -108,7 +113,9 @@ class TestFeatureScaler:
 
     def test_no_columns(self) -> None:
         empty = np.zeros((3, 0), dtype=np.float32)
-        assert FeatureScaler.fit(empty, 0, np.arange(3)).transform(empty).shape == (3, 0)
+        scaler = FeatureScaler.fit(sparse.csr_array(empty), 0, np.arange(3))
+        assert scaler.transform(empty).shape == (3, 0)
+        assert scaler.transform_sparse(sparse.csr_array(empty)).shape == (3, 0)
 
 
 class TestChiScaler:

@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from small_training import STAGE1
 from torch import Tensor
 
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.model.scalers import ChiScaler, FeatureScaler
 from chitransfer.training.fast import FlatParameters, KeepMasks, SparseStep, multiplies_in_bf16
-from chitransfer.training.inputs import FeatureTensors, PairTable
+from chitransfer.training.inputs import FeatureRows, FeatureTable, PairTable
 from chitransfer.training.losses import chi_loss
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings, stage1_mae
 
@@ -36,26 +37,27 @@ def make_shape(
 def data(rng: np.random.Generator) -> Stage1Data:
     """Random sparse counts and descriptors of pairs whose χ a network can learn, some temperatures missing."""
 
-    def features(n: int) -> Tensor:
+    def features(n: int) -> FeatureRows:
         counts = rng.integers(1, 4, (n, N_BITS)) / 3 * (rng.random((n, N_BITS)) < 0.08)
         counts[:, 3] = 1.0  # a bit that every structure has
         counts[:, 9] = 0.0  # and one that none has
-        return torch.from_numpy(np.hstack([counts, rng.standard_normal((n, N_DESCRIPTORS))]).astype(np.float32))
+        dense = np.hstack([counts, rng.standard_normal((n, N_DESCRIPTORS))]).astype(np.float32)
+        return FeatureRows(sparse.csr_array(dense), torch.device("cpu"))
 
     none = FeatureScaler(N_BITS, np.zeros(N_DESCRIPTORS, np.float32), np.ones(N_DESCRIPTORS, np.float32))
-    tensors = FeatureTensors(features(N_STRUCTURES), features(N_SOLVENTS), none, none)
-    weights = rng.standard_normal((tensors.n_features, 2)) * 0.3
+    table = FeatureTable(features(N_STRUCTURES), features(N_SOLVENTS), none, none)
+    weights = rng.standard_normal((table.n_features, 2)) * 0.3
 
     def pairs(structures: np.ndarray) -> PairTable:
         structure = torch.from_numpy(rng.permutation(np.repeat(structures, 2)))
         solvent = torch.from_numpy(rng.integers(0, N_SOLVENTS, len(structure)))
         tau = torch.from_numpy(rng.uniform(-1, 1, (len(structure), 3)).astype(np.float32))
-        line = torch.from_numpy((tensors.gather(structure, solvent).numpy() @ weights).astype(np.float32))
+        line = torch.from_numpy((table.gather(structure, solvent).numpy() @ weights).astype(np.float32))
         mask = torch.from_numpy((rng.random((len(structure), 3)) < 0.8).astype(np.float32))
         return PairTable(structure, solvent, tau, torch.tanh(chi_at(line.unsqueeze(-2), tau)), mask)
 
     return Stage1Data(
-        features=tensors,
+        features=table,
         chi_scaler=ChiScaler(0.4, 0.7),
         train=pairs(np.arange(70)),
         validation=pairs(np.arange(70, N_STRUCTURES)),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from small_training import STAGE1, small_shape
 
 from chitransfer.data.assemble import Dataset, Rows
@@ -217,9 +218,9 @@ def shout(dataset: Dataset, rows_to_change: np.ndarray) -> Dataset:
     """A copy whose chosen Stage 1 rows have absurd χ and whose polymers have absurd descriptors."""
     value = dataset.stage1.value.copy()
     value[rows_to_change] += 1000.0
-    features = dataset.polymer_features.copy()
+    features = dataset.polymer_features.toarray()
     features[np.unique(dataset.stage1.structure[rows_to_change]), dataset.recipe.fingerprint_bits :] += 1e4
-    return replace(dataset, polymer_features=features, stage1=replace(dataset.stage1, value=value))
+    return replace(dataset, polymer_features=sparse.csr_array(features), stage1=replace(dataset.stage1, value=value))
 
 
 def scalers_hear(dataset: Dataset, rows_to_change: np.ndarray) -> bool:
