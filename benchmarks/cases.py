@@ -17,7 +17,6 @@ import torch
 from benchmarks.conventional import ConventionalStage1, lightning_epochs, plain_finetuning
 from benchmarks.measure import Timing, compare
 from benchmarks.synthetic import (
-    FULL_ROWS,
     GUIDE_HIDDEN,
     fold_masks,
     make_settings,
@@ -198,8 +197,8 @@ def whole_search(n_rows: int) -> list[Timing]:
 
 
 def growth(n_rows: int) -> list[Timing]:
-    """Stage 1 epoch by number of rows; ratios are to the smallest table."""
-    sizes = [size for size in (5_000, 20_000, FULL_ROWS) if size <= n_rows]
+    """Stage 1 epoch by number of rows, from a tenth to ten times; ratios are to the smallest table."""
+    sizes = (n_rows // 10, n_rows, 10 * n_rows)
     return compare("Stage 1 epoch by rows", {f"{size} rows": _epochs(make_stage1(size)) for size in sizes})
 
 
