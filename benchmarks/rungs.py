@@ -39,8 +39,6 @@ def configure(tables: str, seed: int) -> Config:
         "search.sampler": "random",
         "training.num_threads": 1,
         "training.num_epochs_pretrain": RUNGS[-1],
-        "training.early_stopping_patience": 10,
-        "training.lr_schedule_patience": 4,
     }
     return load_config(None, overrides | table_paths(tables))
 

@@ -9,6 +9,7 @@ import difflib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -36,7 +37,7 @@ from chitransfer.sections import (
 
 
 class Config(Section):
-    """The whole configuration; `chitransfer` reads nothing that is not in here."""
+    """The whole configuration; `chitransfer` reads nothing that is not in here. The defaults are those of a search."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     T_ref_K: Annotated[float, Field(ge=150.0, le=1000.0)] = 298.15
@@ -53,12 +54,26 @@ class Config(Section):
     cluster: ClusterSettings = ClusterSettings()
 
 
+# What full training leaves out of its configuration, where that differs from a search's default.
+FULL_TRAINING: Mapping[str, object] = MappingProxyType(
+    {
+        "training.n_networks": 3,
+        "training.num_epochs_pretrain": 200,
+        "training.min_epochs_pretrain": 50,
+        "training.early_stopping_patience": 20,
+        "training.lr_schedule_patience": 5,
+    }
+)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Reading
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def load_config(path: Path | None, overrides: Mapping[str, object] | None = None) -> Config:
+def load_config(
+    path: Path | None, overrides: Mapping[str, object] | None = None, defaults: Mapping[str, object] | None = None
+) -> Config:
     """Read a configuration file and lay overrides over it.
 
     Parameters
@@ -67,6 +82,8 @@ def load_config(path: Path | None, overrides: Mapping[str, object] | None = None
         A YAML file; ``None`` takes every default.
     overrides
         Dotted path to value, as from ``--set a.b=c`` and the flags; they win over the file.
+    defaults
+        Dotted path to value, for keys that the file leaves out; ``None``: a search's.
 
     Raises
     ------
@@ -75,6 +92,10 @@ def load_config(path: Path | None, overrides: Mapping[str, object] | None = None
         dotted path and line.
     """
     values, lines = ({}, {}) if path is None else _read_yaml(path)
+    for dotted, value in (defaults or {}).items():
+        section, key = dotted.split(".")
+        if isinstance(inside := values.setdefault(section, {}), dict):
+            inside.setdefault(key, value)
     for dotted, value in (overrides or {}).items():
         _set_dotted(values, dotted, value)
         lines = {known: line for known, line in lines.items() if known != dotted and not known.startswith(f"{dotted}.")}

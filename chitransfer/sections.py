@@ -96,14 +96,14 @@ class TrainingSettings(Section):
     weight_decay: NotNegative = 1e-4
     batch_size_dft: Count = 256
     min_batches_per_epoch: Count = 16
-    num_epochs_pretrain: Count = 200
+    num_epochs_pretrain: Count = 100
     min_epochs_pretrain: Annotated[int, Field(ge=0)] = 0
     n_networks: Count = 1
     test_fraction: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     min_validation_polymers: Count = 50
-    early_stopping_patience: Count = 20
-    lr_schedule_patience: Count = 5
+    early_stopping_patience: Count = 10
+    lr_schedule_patience: Count = 4
     lr_schedule_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     grad_clip_norm: Positive = 1.0
     batch_size_exp: Count = 64

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chitransfer.config import Config, dump_config, load_config, override_config, parse_set_options
+from chitransfer.config import (
+    FULL_TRAINING,
+    Config,
+    dump_config,
+    load_config,
+    override_config,
+    parse_set_options,
+)
 from chitransfer.errors import ConfigError
 from chitransfer.sections import parse_hidden_dims
 
@@ -78,8 +86,19 @@ class TestGuide:
             assert (found.key, found.type) == (key, kind)
             assert (found.choices if kind == "categorical" else (found.low, found.high)) == values
 
-    def test_full_training_epochs_default_to_the_guides_two_hundred(self) -> None:
-        assert load_config(None).training.num_epochs_pretrain == 200
+    @pytest.mark.parametrize(
+        ("name", "defaults"), [("config_hparam_search.yaml", None), ("config.yaml", FULL_TRAINING)]
+    )
+    def test_shipped_file_holds_the_defaults(
+        self, project_root: Path, name: str, defaults: Mapping[str, object] | None
+    ) -> None:
+        assert load_config(project_root / "configs" / name) == load_config(None, defaults=defaults)
+
+    def test_full_training_epochs_default_to_the_guides_two_hundred(self, tmp_path: Path) -> None:
+        path = tmp_path / "mine.yaml"
+        path.write_text("training:\n  n_networks: 1\n", encoding="utf-8")
+        training = load_config(path, defaults=FULL_TRAINING).training
+        assert (training.num_epochs_pretrain, training.n_networks) == (200, 1)
 
     def test_guides_table_paths_are_keys(self) -> None:
         keys = {"dft_chi_csv": "a.csv", "exp_chi_csv": "b.csv", "solubility_csv": "c.csv", "results_dir": "r"}

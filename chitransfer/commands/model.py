@@ -25,13 +25,13 @@ def pretrain(
     quiet: QuietOption = False,
 ) -> None:
     """Stage 1 in full: learn computed χ; leaves results/dft_pretrain_<time>/."""
-    from chitransfer.config import load_config
+    from chitransfer.config import FULL_TRAINING, load_config
     from chitransfer.report.model_figures import draw_pretraining
     from chitransfer.search.watch import make_console, show_progress
     from chitransfer.training.pretrain import run_pretraining
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
-    resolved = load_config(config, collect_overrides(flags, settings))
+    resolved = load_config(config, collect_overrides(flags, settings), FULL_TRAINING)
     console = make_console(quiet)
     with show_progress(console) as progress:
         folder = run_pretraining(
@@ -50,13 +50,13 @@ def finetune(
     quiet: QuietOption = False,
 ) -> None:
     """Stage 2 in full: learn measured χ(T) and solubility; leaves results/multitask_<time>/."""
-    from chitransfer.config import load_config
+    from chitransfer.config import FULL_TRAINING, load_config
     from chitransfer.report.model_figures import draw_model
     from chitransfer.search.watch import make_console, show_progress
     from chitransfer.training.finetune import run_finetuning
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
-    resolved = load_config(config, collect_overrides(flags, settings))
+    resolved = load_config(config, collect_overrides(flags, settings), FULL_TRAINING)
     console = make_console(quiet)
     with show_progress(console) as progress:
         folder = run_finetuning(
