@@ -29,7 +29,9 @@ class Outcome:
     default: float
 
 
-def run_search(tables: str, results: Path, seed: int, replicates: int, n_runs: int, n_fresh: int) -> StudyFolder:
+def run_search(
+    tables: str, results: Path, seed: int, *, replicates: int, n_runs: int, n_epochs: int, n_fresh: int
+) -> StudyFolder:
     """One whole search through the command line; its choice and the default run again on fresh seeds and folds.
 
     Raises
@@ -41,6 +43,7 @@ def run_search(tables: str, results: Path, seed: int, replicates: int, n_runs: i
     settings = {
         **table_paths(tables),
         "training.num_threads": 1,
+        "training.num_epochs_pretrain": n_epochs,
         "search.workers": 1,
         "search.replicates": replicates,
         "search.reevaluate_top": 1,
@@ -69,6 +72,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="a search of each kind for each")
     parser.add_argument("--runs", type=int, default=50, help="runs of each search (%(default)s)")
+    parser.add_argument("--epochs", type=int, default=100, help="of Stage 1 (%(default)s)")
     parser.add_argument("--fresh", type=int, default=6, help="fresh runs of a chosen configuration (%(default)s)")
     arguments = parser.parse_args()
     print("| seed | default | " + " | ".join(f"{kind}: promised, on fresh seeds" for kind in KINDS) + " |")
@@ -77,7 +81,15 @@ def main() -> None:
     for seed in arguments.seeds:
         outcomes = [
             read_outcome(
-                run_search(arguments.tables, arguments.results, seed, replicates, arguments.runs, arguments.fresh)
+                run_search(
+                    arguments.tables,
+                    arguments.results,
+                    seed,
+                    replicates=replicates,
+                    n_runs=arguments.runs,
+                    n_epochs=arguments.epochs,
+                    n_fresh=arguments.fresh,
+                )
             )
             for replicates in KINDS.values()
         ]

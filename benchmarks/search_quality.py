@@ -127,7 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--polymers", type=int, default=4000, help="of Stage 1 (%(default)s)")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    fixed = {"training.num_epochs_pretrain": chosen.epochs, "training.precision": "fp32"}
+    fixed = {
+        "training.num_epochs_pretrain": chosen.epochs,
+        "training.early_stopping_patience": 20,
+        "training.lr_schedule_patience": 5,
+        "training.precision": "fp32",
+    }
     dataset = one_temperature(read_dataset(load_config(None, fixed)), chosen.polymers)
     print("| seed | conventional: default, best | chitransfer: default, best | seconds: conventional, chitransfer |")
     print("|---|---|---|---|", flush=True)

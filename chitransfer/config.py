@@ -9,7 +9,6 @@ import difflib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -54,16 +53,14 @@ class Config(Section):
     cluster: ClusterSettings = ClusterSettings()
 
 
-# What full training leaves out of its configuration, where that differs from a search's default.
-FULL_TRAINING: Mapping[str, object] = MappingProxyType(
-    {
-        "training.n_networks": 3,
-        "training.num_epochs_pretrain": 200,
-        "training.min_epochs_pretrain": 50,
-        "training.early_stopping_patience": 20,
-        "training.lr_schedule_patience": 5,
-    }
-)
+# Full training's defaults where they are not a search's, by dotted path.
+FULL_TRAINING: Mapping[str, object] = {
+    "training.n_networks": 3,
+    "training.num_epochs_pretrain": 200,
+    "training.min_epochs_pretrain": 50,
+    "training.early_stopping_patience": 20,
+    "training.lr_schedule_patience": 5,
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -79,11 +76,12 @@ def load_config(
     Parameters
     ----------
     path
-        A YAML file; ``None`` takes every default.
+        A YAML file; ``None``: every key is left out.
     overrides
         Dotted path to value, as from ``--set a.b=c`` and the flags; they win over the file.
     defaults
-        Dotted path to value, for keys that the file leaves out; ``None``: a search's.
+        ``section.key`` to value, for keys that the file leaves out, as `FULL_TRAINING`; all others have a search's
+        defaults.
 
     Raises
     ------

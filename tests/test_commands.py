@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from chitransfer.config import Config
+from chitransfer.errors import ConfigError
 
 Run = Callable[..., tuple[int, str, str]]
 GUIDE_FLAGS = {
@@ -37,12 +39,6 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     return seen
 
 
-def value_at(config: Any, dotted: str) -> object:
-    for part in dotted.split("."):
-        config = getattr(config, part)
-    return config
-
-
 class TestFlags:
     @pytest.mark.parametrize("hyphens", [False, True])
     @pytest.mark.parametrize("with_equals", [False, True])
@@ -54,7 +50,7 @@ class TestFlags:
         code, _, err = run_command(*words)
         assert code == 0, err
         for _, dotted, value in GUIDE_FLAGS.values():
-            assert value_at(captured[0], dotted) == value
+            assert attrgetter(dotted)(captured[0]) == value
 
     def test_underscores_in_values_stay(self, run_command: Run, captured: list[Config]) -> None:
         run_command("search", "--set", "model.encoder_hidden_dims=64_32", "--study_name=a_b_c")
@@ -68,6 +64,26 @@ class TestFlags:
         assert captured[0].search.n_trials == 7
         assert captured[0].seed == 6
         assert captured[0].chem.fingerprint_bits == 64
+
+    @pytest.mark.parametrize("words", [["search"], ["compare"], ["pretrain"], ["finetune", "--pretrained=model.pt"]])
+    def test_without_a_file_a_command_takes_its_shipped_one(
+        self, run_command: Run, monkeypatch: pytest.MonkeyPatch, project_root: Path, words: list[str]
+    ) -> None:
+        resolved: list[Config] = []
+
+        def stop(config: Config, *_: object, **__: object) -> None:
+            resolved.append(config)
+            raise ConfigError("far enough")
+
+        for name in ("search.run.run_search", "training.pretrain.run_pretraining", "training.finetune.run_finetuning"):
+            monkeypatch.setattr(f"chitransfer.{name}", stop)
+        monkeypatch.setattr("chitransfer.evidence.compare.run_comparison", stop)
+        monkeypatch.setattr("chitransfer.training.settings.read_dataset", lambda *_: None)
+        shipped = "config.yaml" if words[0] in ("pretrain", "finetune") else "config_hparam_search.yaml"
+        run_command(*words)
+        run_command(*words, "--config", project_root / "configs" / shipped)
+        assert len(resolved) == 2
+        assert resolved[0] == resolved[1]
 
     def test_a_resumed_study_takes_its_own_configuration(
         self, run_command: Run, captured: list[Config], finished_search: Any
