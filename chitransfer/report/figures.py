@@ -237,6 +237,8 @@ def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: F
             axes.set_xscale("log")
         elif isinstance(trials[0].distributions[name], optuna.distributions.CategoricalDistribution):
             axes.set_xticks(series.ticks, series.labels)
+            # The outer labels are wide and would touch those of the next panel.
+            axes.margins(x=0.2)
         axes.set_xlabel(name)
     for axes in grid[::n_columns]:
         axes.set_ylabel("objective")
