@@ -92,19 +92,39 @@ def test_select_decides_which_trial_is_named(finished: StudyFolder) -> None:
 BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
 
 
+def open_in_browser(page: Path, width: int, profile: Path) -> str:
+    """The page's body after its scripts ran without a word on the console."""
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    where = [f"--window-size={width},2000", f"--user-data-dir={profile}", "--virtual-time-budget=5000"]
+    shown = subprocess.run([*command, *where, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in shown.stderr
+    return shown.stdout[shown.stdout.index("<body") :]
+
+
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [1200, 390])
 def test_report_renders_without_errors_in_a_browser(finished: StudyFolder, width: int, tmp_path: Path) -> None:
-    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
-    where = [f"--window-size={width},2000", f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000"]
-    page = (finished.path / "report.html").as_uri()
-    shown = subprocess.run([*command, *where, page], capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in shown.stderr
-    body = shown.stdout[shown.stdout.index("<body") :]
+    body = open_in_browser(finished.path / "report.html", width, tmp_path)
     assert "[object" not in re.sub(r"<script.*?</script>", "", body, flags=re.DOTALL)
     assert len(re.findall(r"<h2>", body)) >= 8
     environment = json.loads((finished.path / "environment.json").read_text())
     assert f"<dd>{environment['python']}</dd>" in body
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@pytest.mark.parametrize("corrected", [-5.0, 50.0])
+def test_corrected_value_is_inside_the_history(finished: StudyFolder, corrected: float, tmp_path: Path) -> None:
+    text = (finished.path / "report.html").read_text(encoding="utf-8")
+    text, n_changed = re.subn(r'("corrected": ?{"value": ?)[-\d.e]+', rf"\g<1>{corrected}", text, count=1)
+    assert n_changed == 1
+    page = tmp_path / "report.html"
+    page.write_text(text, encoding="utf-8")
+    body = open_in_browser(page, 1200, tmp_path / "profile")
+    history = body[body.index("<h2>History") : body.index("<h2>Which")]
+    height = float(re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', history)[0])
+    levels = [float(y) for y in re.findall(r'y1="([-\d.]+)"[^>]*stroke-dasharray', history)]
+    assert len(levels) >= 2
+    assert all(0 <= level <= height for level in levels)
 
 
 def test_every_number_of_the_report_is_in_the_csvs(finished: StudyFolder) -> None:
