@@ -21,6 +21,7 @@ from chitransfer.chemistry.features import (
     end_idle_processes,
     featurise_solvents,
 )
+from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.chemistry.vectors import Representation
 from chitransfer.data.splits import assign_folds
 from chitransfer.data.tables import (
@@ -46,7 +47,7 @@ class Rows:
     structure, solvent
         Row of `Dataset.polymer_features` and `Dataset.solvent_features`, (n_rows,) int64.
     polymer
-        Polymer identity as an index into `Dataset.polymers`, (n_rows,) int64; the unit of every split.
+        The polymer as an index into `Dataset.polymers`, (n_rows,) int64; the unit of every split.
     temperature
         Kelvin, (n_rows,) float64; 298.15 throughout for solubility.
     value
@@ -75,7 +76,10 @@ class Dataset:
     recipe
         How the features were made.
     polymers
-        Distinct polymer identities over all tables.
+        Distinct polymer identities over all tables; polymers that differ only in stereo have the same features and are
+        one, under the name they have without it.
+    n_stereo_variants
+        So many identities were made one with another in this way.
     solvents
         Distinct solvents over all tables (canonical SMILES).
     polymer_features
@@ -88,6 +92,7 @@ class Dataset:
 
     recipe: FeatureRecipe
     polymers: tuple[str, ...]
+    n_stereo_variants: int
     solvents: tuple[str, ...]
     polymer_features: sparse.csr_array
     solvent_features: sparse.csr_array
@@ -99,6 +104,7 @@ class Dataset:
         """SHA-256 over the contents of the tables and the feature recipe: what a study may not change under."""
         tables = [rows.table for rows in (self.stage1, self.chi, self.solubility) if rows is not None]
         parts = [f"{table.kind}:{table.digest}:{len(table)}" for table in tables]
+        parts += [f"stereo variants:{self.n_stereo_variants}"] if self.n_stereo_variants else []
         return hashlib.sha256("\n".join([*parts, self.recipe.digest()]).encode()).hexdigest()
 
     def measured_polymers(self) -> np.ndarray:
@@ -219,7 +225,8 @@ def _index(
         progress=_named(progress, "polymer features"),
     )
     end_idle_processes()
-    polymers, polymer = np.unique(every["polymer"].to_numpy(dtype=object), return_inverse=True)
+    names = merge_stereo_variants(every["polymer"].unique())
+    polymers, polymer = np.unique(every["polymer"].map(names).to_numpy(dtype=object), return_inverse=True)
     solvents, solvent = np.unique(every["solvent"].to_numpy(dtype=object), return_inverse=True)
     if with_solvent:
         solvent_features = sparse.csr_array(featurise_solvents(solvents.tolist(), recipe))
@@ -241,6 +248,7 @@ def _index(
     return Dataset(
         recipe=recipe,
         polymers=tuple(polymers),
+        n_stereo_variants=sum(one != name for one, name in names.items()),
         solvents=tuple(solvents),
         polymer_features=polymer_features,
         solvent_features=solvent_features,

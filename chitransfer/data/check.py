@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import sparse
 
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
+from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
 from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, Table
 
 SAME_TEMPERATURE_K = 0.05
@@ -108,7 +109,7 @@ class CoverageFacts:
     kind
         ``chi`` or ``solubility``.
     n_polymers, n_in_stage1
-        Distinct polymers, and those that are in the Stage 1 table themselves.
+        Distinct polymers, and those that are in the Stage 1 table themselves, whatever their stereo.
     similarity
         Tanimoto similarity of each polymer's periodic Morgan fingerprint (presence of bits) to its nearest neighbour in
         Stage 1, in the order of `polymers`.
@@ -146,7 +147,10 @@ class AgreementFacts:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Everything `check_tables` found; `to_dict` is what ``--json`` prints."""
+    """Everything `check_tables` found; `to_dict` is what ``--json`` prints.
+
+    `stereo_variants` are the polymers that differ from another one only in stereo.
+    """
 
     tables: tuple[TableFacts, ...]
     shared_polymers: dict[str, int]
@@ -157,6 +161,7 @@ class CheckReport:
     contradictions: tuple[str, ...]
     coverage: tuple[CoverageFacts, ...]
     agreement: AgreementFacts | None
+    stereo_variants: tuple[str, ...]
     warnings: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
@@ -212,6 +217,9 @@ def check_tables(
         contradictions=_contradictions(chi, solubility),
         coverage=_coverage(stage1, measured, cache_folder, n_jobs, progress),
         agreement=None if chi is None else _agreement(stage1.rows, chi.rows),
+        stereo_variants=tuple(
+            one for one, name in merge_stereo_variants(set().union(*polymers.values())).items() if one != name
+        ),
     )
     from chitransfer.data.check_warnings import find_warnings
 
@@ -317,6 +325,7 @@ def _coverage(
         return sparse.csr_array(features[:, : recipe.fingerprint_bits] > 0).astype(np.float32)
 
     known = sorted(set(stage1.rows["polymer"]))
+    flat = {without_stereo(polymer) for polymer in known}
     known_bits = bits(known, "fingerprints of the Stage 1 polymers")
     facts = []
     for table in measured:
@@ -326,7 +335,7 @@ def _coverage(
             CoverageFacts(
                 kind=table.kind,
                 n_polymers=len(polymers),
-                n_in_stage1=len(set(polymers) & set(known)),
+                n_in_stage1=sum(without_stereo(polymer) in flat for polymer in polymers),
                 similarity=tuple(
                     float(value) for value in nearest_similarity(bits(polymers, "measured polymers"), known_bits)
                 ),

@@ -27,6 +27,7 @@ def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
     for facts in report.tables:
         yield from _about_table(facts, n_folds)
     yield from _about_contradictions(report)
+    yield from _about_stereo(report)
     yield from _about_temperatures(report)
     for coverage in report.coverage:
         yield from _about_coverage(coverage)
@@ -102,6 +103,15 @@ def _about_temperatures(report: CheckReport) -> Iterator[str]:
         yield (
             f"Measured temperatures ({measured[0]:.0f} to {measured[2]:.0f} K) reach beyond those of Stage 1 "
             f"({computed[0]:.0f} to {computed[2]:.0f} K)."
+        )
+
+
+def _about_stereo(report: CheckReport) -> Iterator[str]:
+    if report.stereo_variants:
+        yield (
+            f"{len(report.stereo_variants)} polymers differ from another one only in stereochemistry (such as "
+            f"{min(report.stereo_variants)}). Features leave it out, so models give both the same values; in every "
+            "split they stay together."
         )
 
 

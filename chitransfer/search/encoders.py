@@ -85,6 +85,8 @@ def stage1_key(config: Config, dataset: Dataset, seed: int) -> str:
         "shape": {name: value for name, value in shape.items() if name not in STAGE2_SHAPE_KEYS},
         "settings": asdict(stage1_settings(config)),
         "seed": seed,
+        # Only where there are some: a key without them is that of an earlier release, which did not merge them.
+        **({"stereo_variants": dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

@@ -291,7 +291,9 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
             rows.table.kind: {"sha256": rows.table.digest, "rows": len(rows)}
             for rows in (dataset.stage1, dataset.chi, dataset.solubility)
             if rows is not None
-        },
+        }
+        # A study of a release that put them on both sides of a split cannot go on.
+        | ({"stereo_variants": dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
     }
 
 

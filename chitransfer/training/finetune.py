@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, DataError
@@ -134,11 +135,16 @@ def run_finetuning(config: Config, pretrained: str, say: Say, progress: Progress
 def learnable_polymers(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
     """Indices of the measured polymers that are not kept for the test, (n_learned,) int64."""
     measured = dataset.measured_polymers()
-    kept = set(test_polymers)
-    learned = np.array([one for one in measured if dataset.polymers[one] not in kept], dtype=np.int64)
+    learned = measured[~_are_kept(dataset, test_polymers)[measured]]
     if len(learned) == 0:
         raise DataError("every measured polymer is a test polymer; lower training.test_fraction and pretrain again")
     return learned
+
+
+def _are_kept(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
+    """Whether a polymer, or one that differs from it only in stereo, is kept for the test, (n_polymers,) bool."""
+    kept = {without_stereo(name) for name in test_polymers}
+    return np.array([without_stereo(name) in kept for name in dataset.polymers], dtype=bool)
 
 
 def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device: torch.device) -> Stage2Data:
@@ -146,8 +152,7 @@ def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device
     scales = stage1.scales
     features = FeatureTable.build(dataset, scales.polymer, scales.solvent, device)
     data = Stage2Data.build(dataset, features, scales.chi, positive_label=positive_label, T_ref=scales.T_ref)
-    kept = set(stage1.test_polymers)
-    seen = np.array([name not in kept for name in dataset.polymers])[dataset.stage1.polymer]
+    seen = ~_are_kept(dataset, stage1.test_polymers)[dataset.stage1.polymer]
     return replace(data, computed=group_by_pair(dataset.stage1, seen, scales.chi, scales.T_ref, device))
 
 
