@@ -40,12 +40,15 @@ class _Pairs:
         (n_members, n_pairs) of the positive class.
     nearest, similarity
         The nearest training polymer's index and Tanimoto similarity, (n_pairs,).
+    chi_similarity
+        The similarity to the nearest polymer with measured χ, (n_pairs,); NaN where the model does not know them.
     """
 
     coefficients: Tensor
     logits: np.ndarray
     nearest: np.ndarray
     similarity: np.ndarray
+    chi_similarity: np.ndarray
 
 
 class Predictor:
@@ -93,8 +96,8 @@ class Predictor:
             A row an input, in order. ``temperature_K``, ``chi``, ``chi_low``, ``chi_high`` (90 % interval) for one
             temperature; ``chi_300K``, ``chi_300K_low``, ``chi_300K_high`` … for several. ``A_K`` and ``B`` of
             χ(T) = A/T + B; ``p_soluble`` with ``p_soluble_low``, ``p_soluble_high``, and the label ``soluble`` (1/0) at
-            the model's threshold; ``nearest_polymer``, ``similarity`` (0 … 1), ``in_domain`` and, if not,
-            ``domain_note``; ``problem`` says why a row has no prediction.
+            the model's threshold; ``nearest_polymer``, ``similarity`` (0 … 1), ``in_domain``, for χ
+            ``chi_in_domain``, and, if not, ``domain_note``; ``problem`` says why a row has no prediction.
 
         Raises
         ------
@@ -199,7 +202,7 @@ class Predictor:
     @torch.no_grad()
     def _predict_pairs(self, pairs: Sequence[tuple[str, str]]) -> _Pairs:
         scales, domain = self.model.scales, self.model.domain
-        coefficients, logits, nearest, similarity = [], [], [], []
+        coefficients, logits, nearest, similarity, chi_similarity = [], [], [], [], []
         for start in range(0, len(pairs), PAIRS_AT_ONCE):
             part = pairs[start : start + PAIRS_AT_ONCE]
             polymer = np.stack([self._known_features[structure] for structure, _ in part])
@@ -211,17 +214,21 @@ class Predictor:
             results = [group.forward(tensor) for group in self._groups]
             coefficients.append(torch.cat([result[0] for result in results]))
             logits.append(torch.cat([result[1] for result in results]).numpy())
-            index, near = domain.nearest(polymer[:, : scales.recipe.fingerprint_bits])
+            fingerprints = polymer[:, : scales.recipe.fingerprint_bits]
+            index, near = domain.measured.nearest(fingerprints)
             nearest.append(index)
             similarity.append(near)
+            unknown = np.full(len(part), np.nan)
+            chi_similarity.append(unknown if domain.chi is None else domain.chi.nearest(fingerprints)[1])
         if not pairs:
             n_members = sum(len(group) for group in self._groups)
-            return _Pairs(torch.zeros(n_members, 0, 2), np.zeros((n_members, 0)), np.zeros(0, int), np.zeros(0))
+            return _Pairs(torch.zeros(n_members, 0, 2), np.zeros((n_members, 0)), np.zeros(0, int), *[np.zeros(0)] * 2)
         return _Pairs(
             torch.cat(coefficients, dim=1),
             np.concatenate(logits, axis=1),
             np.concatenate(nearest),
             np.concatenate(similarity),
+            np.concatenate(chi_similarity),
         )
 
     def _chi_columns(
@@ -267,24 +274,33 @@ class Predictor:
         nearest: list[str | None] = [None] * n_rows
         similarity = np.full(n_rows, np.nan)
         notes = [""] * n_rows
+        inside: dict[str, list[bool | None]] = {"in_domain": [None] * n_rows}
+        if domain.chi is not None:
+            inside["chi_in_domain"] = [None] * n_rows
         for row, pair in zip(np.flatnonzero(good).tolist(), pair_of_row, strict=True):
-            nearest[row] = domain.polymers[pairs.nearest[pair]]
+            nearest[row] = domain.measured.polymers[pairs.nearest[pair]]
             similarity[row] = round(float(pairs.similarity[pair]), DECIMALS)
             reasons = []
-            if pairs.similarity[pair] < domain.smallest_similarity:
-                reasons.append(f"unlike every measured polymer (similarity below {domain.smallest_similarity:.2f})")
+            smallest = domain.measured.smallest_similarity
+            if pairs.similarity[pair] < smallest:
+                reasons.append(f"unlike every measured polymer (similarity below {smallest:.2f})")
             if solvents[row] not in domain.solvents:
                 reasons.append("solvent not met in training")
             own = temperatures[row]
             # Extrapolating χ = A/T + B a little is what it is for; far outside it was never tested.
             if np.any(own < domain.coldest - 10.0) or np.any(own > domain.hottest + 10.0):
                 reasons.append(f"temperature outside the measured {domain.coldest:.0f} to {domain.hottest:.0f} K")
+            inside["in_domain"][row] = not reasons
+            if domain.chi is not None:
+                smallest = domain.chi.smallest_similarity
+                if pairs.chi_similarity[pair] < smallest:
+                    reasons.append(f"unlike every polymer with measured χ (similarity below {smallest:.2f})")
+                inside["chi_in_domain"][row] = not reasons
             notes[row] = "; ".join(reasons)
-        in_domain = [None if not usable else not note for usable, note in zip(good, notes, strict=True)]
         return {
             "nearest_polymer": nearest,
             "similarity": similarity,
-            "in_domain": pd.array(in_domain, dtype="boolean"),
+            **{name: pd.array(values, dtype="boolean") for name, values in inside.items()},
             "domain_note": notes,
         }
 

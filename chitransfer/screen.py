@@ -32,7 +32,7 @@ class Conditions:
     min_p_soluble
         0 … 1.
     in_domain
-        The model must have been tested on polymers as strange.
+        The model must have been tested on polymers as strange; of measured χ where χ is asked or ranked by.
     """
 
     max_chi: float | None = None
@@ -41,7 +41,7 @@ class Conditions:
     min_p_soluble: float | None = None
     in_domain: bool = False
 
-    def select(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def select(self, frame: pd.DataFrame, rank_by: RankBy) -> pd.DataFrame:
         """The rows of predictions that fulfil every condition and have a prediction."""
         keep = frame["problem"] == ""
         low, high = ("chi_low", "chi_high") if self.certain else ("chi", "chi")
@@ -52,7 +52,9 @@ class Conditions:
         if self.min_p_soluble is not None:
             keep &= frame["p_soluble"] >= self.min_p_soluble
         if self.in_domain:
-            keep &= frame["in_domain"].fillna(False).astype(bool)
+            asks_chi = rank_by == "chi" or self.max_chi is not None or self.min_chi is not None
+            column = "chi_in_domain" if asks_chi and "chi_in_domain" in frame else "in_domain"
+            keep &= frame[column].fillna(False).astype(bool)
         return frame[keep]
 
 
@@ -98,7 +100,7 @@ def screen_candidates(
         frame = frame.assign(**{INPUT_ROW: range(n_rows + 1, n_rows + len(rows) + 1)})
         n_rows += len(rows)
         n_usable += int((frame["problem"] == "").sum())
-        kept = conditions.select(frame)
+        kept = conditions.select(frame, rank_by)
         n_kept += len(kept)
         others = [name for name in header if name.lower() not in {column.lower() for column in frame.columns}]
         extra = pd.DataFrame(

@@ -13,8 +13,8 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class ApplicabilityDomain:
-    """Fingerprints of the measured training polymers, and how near a polymer must be to one of them.
+class Neighbours:
+    """Fingerprints of measured training polymers, and how near a polymer must be to one of them.
 
     Attributes
     ----------
@@ -25,28 +25,14 @@ class ApplicabilityDomain:
     smallest_similarity
         Tanimoto similarity in 0 … 1 to the nearest training polymer, reached by 95 % of the polymers left out in
         cross-validation: above it, the model's stated errors were measured on polymers at least as strange.
-    solvents
-        Canonical SMILES met in training.
-    coldest, hottest
-        Kelvin, of the measured χ; NaN without any.
     """
 
     polymers: tuple[str, ...]
     packed: np.ndarray
     smallest_similarity: float
-    solvents: frozenset[str]
-    coldest: float
-    hottest: float
 
     @classmethod
-    def fit(
-        cls,
-        polymers: Sequence[str],
-        fingerprints: np.ndarray,
-        folds: np.ndarray,
-        solvents: Sequence[str],
-        temperatures: np.ndarray,
-    ) -> ApplicabilityDomain:
+    def fit(cls, polymers: Sequence[str], fingerprints: np.ndarray, folds: np.ndarray) -> Neighbours:
         """From training polymers' counts or bits (n, n_bits) and their cross-validation folds (n_repeats, n)."""
         bits = fingerprints > 0
         similarity = _tanimoto(bits, bits)
@@ -58,9 +44,6 @@ class ApplicabilityDomain:
             polymers=tuple(polymers),
             packed=np.packbits(bits, axis=1),
             smallest_similarity=float(np.quantile(np.concatenate(reached), 0.05)),
-            solvents=frozenset(solvents),
-            coldest=float(temperatures.min()) if len(temperatures) else float("nan"),
-            hottest=float(temperatures.max()) if len(temperatures) else float("nan"),
         )
 
     def nearest(self, fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,15 +55,70 @@ class ApplicabilityDomain:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {**vars(self), "polymers": list(self.polymers), "solvents": sorted(self.solvents)}
+        return {**vars(self), "polymers": list(self.polymers)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ApplicabilityDomain:
+    def from_dict(cls, values: dict[str, Any]) -> Neighbours:
         """The inverse of `to_dict`."""
         return cls(
             polymers=tuple(values["polymers"]),
             packed=values["packed"].numpy(),
             smallest_similarity=float(values["smallest_similarity"]),
+        )
+
+
+@dataclass(frozen=True)
+class ApplicabilityDomain:
+    """What the model was cross-validated on.
+
+    Attributes
+    ----------
+    measured
+        All measured polymers.
+    chi
+        Those with measured χ, often far fewer; ``None`` without any, and in models of releases that did not keep them.
+    solvents
+        Canonical SMILES met in training.
+    coldest, hottest
+        Kelvin, of the measured χ; NaN without any.
+    """
+
+    measured: Neighbours
+    chi: Neighbours | None
+    solvents: frozenset[str]
+    coldest: float
+    hottest: float
+
+    @classmethod
+    def fit(
+        cls, measured: Neighbours, chi: Neighbours | None, solvents: Sequence[str], temperatures: np.ndarray
+    ) -> ApplicabilityDomain:
+        """From the polymers, the solvents of all rows and the temperatures of the measured χ in kelvin."""
+        return cls(
+            measured=measured,
+            chi=chi,
+            solvents=frozenset(solvents),
+            coldest=float(temperatures.min()) if len(temperatures) else float("nan"),
+            hottest=float(temperatures.max()) if len(temperatures) else float("nan"),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {
+            **self.measured.to_dict(),
+            "chi": None if self.chi is None else self.chi.to_dict(),
+            "solvents": sorted(self.solvents),
+            "coldest": self.coldest,
+            "hottest": self.hottest,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ApplicabilityDomain:
+        """The inverse of `to_dict`."""
+        chi = values.get("chi")
+        return cls(
+            measured=Neighbours.from_dict(values),
+            chi=None if chi is None else Neighbours.from_dict(chi),
             solvents=frozenset(values["solvents"]),
             coldest=float(values["coldest"]),
             hottest=float(values["hottest"]),

@@ -46,6 +46,7 @@ def fit_chi_interval(
     The score is |residual| / (spread + offset) with offset the median spread, so that half of the width follows the
     members' disagreement in a typical case. Its weighted quantile is taken at coverage · (1 + 1/n_polymers), as
     split-conformal prediction has it for n exchangeable polymers (Lei et al., J. Am. Stat. Assoc. 113, 2018, 1094).
+    From n polymers no interval can promise more than n / (n + 1): where that is less (n < 9 for 0.9), it is recorded.
 
     Parameters
     ----------
@@ -61,6 +62,7 @@ def fit_chi_interval(
     spread_weight, offset = (1.0, typical) if typical > 0 else (0.0, 1.0)
     score = np.abs(residual) / (spread_weight * spread + offset)
     n_polymers = len(np.unique(polymer))
+    coverage = min(coverage, n_polymers / (n_polymers + 1.0))
     level = min(1.0, coverage * (1.0 + 1.0 / n_polymers))
     return ChiInterval(coverage, weighted_quantile(score, polymer_weights(polymer), level), offset, spread_weight)
 

@@ -19,7 +19,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, DataError
 from chitransfer.model.calibration import ProbabilityCalibration
 from chitransfer.model.checkpoint import Pretrained, TrainedModel, check_recipe
-from chitransfer.model.domain import ApplicabilityDomain
+from chitransfer.model.domain import ApplicabilityDomain, Neighbours
 from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import TransferNetwork
 from chitransfer.seeds import derive_seed
@@ -266,8 +266,13 @@ def _fit_domain(dataset: Dataset, folds: np.ndarray) -> ApplicabilityDomain:
             solvents |= {dataset.solvents[one] for one in np.unique(rows.solvent)}
     if dataset.chi is not None:
         temperatures = dataset.chi.temperature[folds[0, dataset.chi.polymer] >= 0]
+
+    def neighbours(polymers: np.ndarray) -> Neighbours:
+        fingerprints = dataset.polymer_features[structure[polymers]][:, : dataset.recipe.fingerprint_bits].toarray()
+        return Neighbours.fit([dataset.polymers[one] for one in polymers], fingerprints, folds[:, polymers])
+
     learned = np.flatnonzero(folds[0] >= 0)
-    fingerprints = dataset.polymer_features[structure[learned]][:, : dataset.recipe.fingerprint_bits].toarray()
+    with_chi = np.zeros(0, dtype=np.int64) if dataset.chi is None else np.intersect1d(learned, dataset.chi.polymer)
     return ApplicabilityDomain.fit(
-        [dataset.polymers[one] for one in learned], fingerprints, folds[:, learned], sorted(solvents), temperatures
+        neighbours(learned), neighbours(with_chi) if len(with_chi) else None, sorted(solvents), temperatures
     )

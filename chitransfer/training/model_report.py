@@ -16,6 +16,7 @@ from chitransfer.files import write_csv, write_json
 from chitransfer.model.calibration import ProbabilityCalibration
 from chitransfer.model.checkpoint import TrainedModel
 from chitransfer.training.conformal import (
+    COVERAGE,
     coverage_metrics,
     cross_fit_half_widths,
     cross_fit_probability,
@@ -44,6 +45,8 @@ def write_model_report(
         frame = chi_frame(dataset.chi, model, chi, slopes)
         write_csv(folder.path / CHI_FILE, frame)
         metrics["chi"] = chi_report(frame, dataset.chi.polymer)
+        if model.chi_interval is not None:
+            metrics["chi"]["stated_coverage"] = model.chi_interval.coverage
         said += _describe_chi(metrics["chi"])
     if logits is not None and dataset.solubility is not None:
         frame = solubility_frame(dataset.solubility, model, logits)
@@ -203,11 +206,16 @@ def _describe_chi(report: dict[str, Any]) -> list[str]:
         f"MAE {pooled['mae']:.3f}, R² {pooled['r2']:.3f} (all members that left the polymer out)"
     ]
     if "interval_validation" in report:
-        inside = report["interval_validation"]
+        inside, stated = report["interval_validation"], report["stated_coverage"]
         lines.append(
-            f"90 % interval: holds {inside['coverage_rows']:.1%} of the rows and {inside['coverage_polymers']:.1%} of "
-            f"the average polymer's, median width {inside['median_width']:.2f}"
+            f"{100 * stated:.0f} % interval: holds {inside['coverage_rows']:.1%} of the rows and "
+            f"{inside['coverage_polymers']:.1%} of the average polymer's, median width {inside['median_width']:.2f}"
         )
+        if stated < COVERAGE:
+            lines.append(
+                f"warning: a χ interval from {report['n_polymers'][CROSS_VALIDATION]} polymers can promise "
+                f"{stated:.0%} at most, not {COVERAGE:.0%}; so does chi_low … chi_high. Measure χ of 9 polymers or more"
+            )
     if report["test"]["n_rows"]:
         lines.append(f"χ on test polymers ({report['test']['n_rows']} rows): MAE {report['test']['mae']:.3f}")
     return lines

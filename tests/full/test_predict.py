@@ -87,8 +87,16 @@ def test_applicability_tells_the_known_from_the_strange(predictor: Predictor) ->
     assert frame["similarity"][0] > frame["similarity"][1]
     assert frame["in_domain"].tolist() == [True, False]
     assert "unlike every measured polymer" in frame["domain_note"][1]
-    known = predictor.model.domain.polymers[0]
+    known = predictor.model.domain.measured.polymers[0]
     assert predictor.predict(known)["similarity"][0] == 1.0
+    with_chi = predictor.model.domain.chi
+    assert with_chi is not None
+    labelled_only = [one for one in predictor.model.domain.measured.polymers if one not in with_chi.polymers]
+    strange = predictor.predict([*with_chi.polymers, *labelled_only])
+    assert strange["in_domain"].all()
+    assert strange["chi_in_domain"][: len(with_chi.polymers)].all()
+    far = strange[~strange["chi_in_domain"]]
+    assert far["domain_note"].str.contains("unlike every polymer with measured χ").all()
     assert "temperature outside" in predictor.predict(known, temperature=700.0)["domain_note"][0]
 
 

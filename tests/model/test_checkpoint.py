@@ -24,7 +24,7 @@ from chitransfer.model.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from chitransfer.model.domain import ApplicabilityDomain
+from chitransfer.model.domain import ApplicabilityDomain, Neighbours
 from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import NetworkShape, TransferNetwork
 from chitransfer.model.scalers import ChiScaler, FeatureScaler
@@ -62,7 +62,9 @@ def make_model(frozen: bool) -> TrainedModel:
         probability=ProbabilityCalibration(0.9, 1.1, -0.2, np.array([1.0, 1.2]), np.array([0.0, 0.1])),
         positive_label=1,
         threshold=0.37,
-        domain=ApplicabilityDomain(("*CCO*",), np.zeros((1, 2), np.uint8), 0.4, frozenset({"O"}), 280.0, 400.0),
+        domain=ApplicabilityDomain(
+            Neighbours(("*CCO*",), np.zeros((1, 2), np.uint8), 0.4), None, frozenset({"O"}), 280.0, 400.0
+        ),
         provenance={"versions": {"chitransfer": "0"}},
     )
 
@@ -81,7 +83,7 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path, frozen: bool) -> None:
     assert (loaded.threshold, loaded.positive_label) == (0.37, 1)
     assert loaded.scales.recipe == RECIPE
     assert loaded.scales.polymer.mean.tolist() == model.scales.polymer.mean.tolist()
-    assert loaded.domain.polymers == ("*CCO*",)
+    assert loaded.domain.measured.polymers == ("*CCO*",)
     assert loaded.provenance["versions"] == {"chitransfer": "0"}
 
 

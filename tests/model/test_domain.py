@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from rdkit import DataStructs
 from rdkit.DataStructs import ExplicitBitVect
 
-from chitransfer.model.domain import ApplicabilityDomain
+from chitransfer.model.domain import ApplicabilityDomain, Neighbours
 
 
 def to_bits(row: np.ndarray) -> ExplicitBitVect:
@@ -24,9 +26,13 @@ def test_nearest_agrees_with_rdkit(n_bits: int) -> None:
     queries = generator.poisson(0.2, (9, n_bits)).astype(float)
     names = [f"polymer {k}" for k in range(30)]
     folds = np.array([np.arange(30) % 3])
-    domain = ApplicabilityDomain.fit(names, counts, folds, ["O"], np.array([300.0, 350.0]))
-    domain = ApplicabilityDomain.from_dict({**domain.to_dict(), "packed": _AsTensor(domain.packed)})
-    index, similarity = domain.nearest(queries)
+    measured = Neighbours.fit(names, counts, folds)
+    chi = Neighbours.fit(names[:7], counts[:7], folds[:, :7])
+    domain = ApplicabilityDomain.fit(measured, chi, ["O"], np.array([300.0, 350.0]))
+    domain = ApplicabilityDomain.from_dict(_as_read(domain.to_dict()))
+    assert domain.chi is not None
+    assert domain.chi.polymers == tuple(names[:7])
+    index, similarity = domain.measured.nearest(queries)
     known = [to_bits(row) for row in counts]
     for position, row in enumerate(queries):
         expected = DataStructs.BulkTanimotoSimilarity(to_bits(row), known)
@@ -39,14 +45,29 @@ def test_threshold_is_what_left_out_polymers_reach() -> None:
     generator = np.random.default_rng(1)
     counts = generator.poisson(0.4, (40, 64))
     folds = np.stack([np.arange(40) % 4, np.arange(40) // 10])
-    domain = ApplicabilityDomain.fit([str(k) for k in range(40)], counts, folds, [], np.zeros(0))
+    measured = Neighbours.fit([str(k) for k in range(40)], counts, folds)
     reached = []
     for repeat in folds:
         for one in range(40):
             others = [to_bits(counts[k]) for k in range(40) if repeat[k] != repeat[one]]
             reached.append(max(DataStructs.BulkTanimotoSimilarity(to_bits(counts[one]), others)))
-    assert np.mean(np.array(reached) >= domain.smallest_similarity - 1e-6) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(np.array(reached) >= measured.smallest_similarity - 1e-6) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_model_of_a_release_without_chi_neighbours_can_be_read() -> None:
+    measured = Neighbours.fit(["a", "b"], np.eye(2), np.array([[0, 1]]))
+    kept = _as_read(ApplicabilityDomain.fit(measured, None, ["O"], np.zeros(0)).to_dict())
+    del kept["chi"]
+    domain = ApplicabilityDomain.from_dict(kept)
+    assert domain.chi is None
+    assert domain.measured.polymers == ("a", "b")
     assert np.isnan(domain.coldest)
+
+
+def _as_read(values: dict[str, Any]) -> dict[str, Any]:
+    """The values as a checkpoint gives them back."""
+    inner = values["chi"] and _as_read({"chi": None, **values["chi"]})
+    return {**values, "packed": _AsTensor(values["packed"]), "chi": inner}
 
 
 class _AsTensor:

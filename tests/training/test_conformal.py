@@ -40,6 +40,19 @@ def test_new_polymers_are_covered_about_as_often_as_promised() -> None:
     assert 0.87 <= np.mean(inside) <= 0.94
 
 
+@pytest.mark.parametrize("n_polymers", [4, 8])
+def test_few_polymers_promise_no_more_than_they_can(n_polymers: int) -> None:
+    generator = np.random.default_rng(n_polymers)
+    inside, stated = [], set()
+    for _ in range(3000):
+        residual = generator.normal(size=n_polymers + 1)
+        interval = fit_chi_interval(residual[1:], np.zeros(n_polymers), np.arange(n_polymers))
+        stated.add(interval.coverage)
+        inside.append(abs(residual[0]) <= interval.half_width(np.zeros(1))[0])
+    assert stated == {n_polymers / (n_polymers + 1)}
+    assert np.mean(inside) == pytest.approx(n_polymers / (n_polymers + 1), abs=0.025)
+
+
 def test_wider_where_members_disagree() -> None:
     residual, spread, polymer = draw_polymers(50, 0)
     interval = fit_chi_interval(residual, spread, polymer)
