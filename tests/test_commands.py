@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 
 from chitransfer.config import Config
 from chitransfer.errors import ConfigError
+from chitransfer.sections import guide_space
 
 Run = Callable[..., tuple[int, str, str]]
 GUIDE_FLAGS = {
@@ -85,6 +87,15 @@ class TestFlags:
         assert len(resolved) == 2
         assert resolved[0] == resolved[1]
 
+    def test_the_guides_further_hyperparameters_join_its_six(
+        self, run_command: Run, captured: list[Config], project_root: Path
+    ) -> None:
+        text = (project_root / "docs" / "guide.md").read_text(encoding="utf-8")
+        (line,) = (line for line in text.splitlines() if "--set 'search.space." in line)
+        code, _, err = run_command(*shlex.split(line)[1:])
+        assert code == 0, err
+        assert list(captured[0].search.space) == [*guide_space(), "chi_hidden", "batchnorm"]
+
     def test_a_resumed_study_takes_its_own_configuration(
         self, run_command: Run, captured: list[Config], finished_search: Any
     ) -> None:
@@ -112,7 +123,7 @@ class TestFlags:
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            (["search", "--n_trials", "0"], "search.n_trials"),
+            (["search", "--n_trials", "0"], "from the command line: search.n_trials"),
             (["search", "--sampler", "magic"], "search.sampler"),
             (["search", "--config", "none.yaml"], "none.yaml"),
             (["search", "--resume", "none"], "no study found"),
