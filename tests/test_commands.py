@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -172,6 +173,28 @@ class TestStart:
         code, out, _ = run_command(*words)
         assert code == 0
         assert "Usage" in out
+
+    @pytest.mark.parametrize("module", ["hparam_search_transfer_aware", "train_dft_pretrain", "train_multitask"])
+    def test_the_guides_modules_show_the_usage_they_have(self, module: str, project_root: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", f"src.training.{module}", "-h"],
+            cwd=project_root, env={**os.environ, "COLUMNS": "200"},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        usage = " ".join(done.stdout.split())
+        assert re.match(rf"Usage: python\S* -m src\.training\.{module} \[OPTIONS\]", usage), usage
+
+    def test_a_glob_the_shell_expanded(self, run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[list[str]] = []
+
+        def remember(config: Config, pretrained: list[str], *_: object) -> None:
+            seen.append(pretrained)
+            raise ConfigError("far enough")
+
+        monkeypatch.setattr("chitransfer.training.finetune.run_finetuning", remember)
+        run_command("finetune", "--pretrained", "a/best_model.pt", "b/best_model.pt", "c_d/best_model.pt", "--seed", 1)
+        assert seen == [["a/best_model.pt", "b/best_model.pt", "c_d/best_model.pt"]]
 
     def test_without_words_it_says_what_there_is(self, run_command: Run) -> None:
         _, out, err = run_command()

@@ -176,11 +176,11 @@ def _drive(
         except STORAGE_ERRORS as error:
             what = describe_storage_error(folder.place, error)
             if folder.storage is None:
-                raise StudyError(f"{what}. Resume with --resume {folder.resume_path}") from None
+                raise StudyError(f"{what}. Resume with: {folder.resume_command}") from None
         # Outside the except block: whatever is raised now must not drag the database's own message along.
         logger.warning("%s; waiting for it", what)
         if not _wait_for_storage(study, stop):
-            raise StudyError(f"{what}. Resume with --resume {folder.resume_path}")
+            raise StudyError(f"{what}. Resume with: {folder.resume_command}")
 
 
 def _wait_for_storage(study: optuna.Study, stop: _Stop) -> bool:
