@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 
@@ -19,13 +20,14 @@ from chitransfer.commands.search import search, status
 from chitransfer.errors import ChitransferError
 from chitransfer.secrecy import mask_passwords
 
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="chitransfer",
     help="Find the Stage 1 hyperparameters that transfer best to measured polymer χ and solubility.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_OPTIONS,
 )
 for command in (search, status, rescore, apply, pretrain, finetune, predict, screen, compare, report, dashboard):
     app.command()(command)
@@ -34,9 +36,21 @@ app.add_typer(data, name="data")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; user errors end with exit code 2 and one message, Ctrl-C with 130."""
-    words = [_hyphenate(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    _run(app, sys.argv[1:] if arguments is None else arguments)
+
+
+def main_verb(verb: str) -> None:
+    """Run one command with the arguments of this process, for the guide's `python -m src.training.…` names."""
+    (command,) = (one.callback for one in app.registered_commands if getattr(one.callback, "__name__", "") == verb)
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command(context_settings=HELP_OPTIONS)(command)
+    _run(alone, sys.argv[1:])
+
+
+def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
+    words = [_hyphenate(word) for word in arguments]
     try:
-        code = app(words, standalone_mode=False)
+        code = program(words, standalone_mode=False)
     except ChitransferError as error:
         print(mask_passwords(f"ERROR: {error}"), file=sys.stderr)
         code = 2
@@ -64,8 +78,3 @@ def _hyphenate(word: str) -> str:
         return word
     name, equals, value = word.partition("=")
     return name.replace("_", "-") + equals + value
-
-
-def main_verb(verb: str) -> None:
-    """Run one verb with the arguments of this process, for the guide's `python -m src.training.…` names."""
-    main([verb, *sys.argv[1:]])

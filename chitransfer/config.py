@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,7 +79,8 @@ def load_config(
     path
         A YAML file; ``None``: every key is left out.
     overrides
-        Dotted path to value, as from ``--set a.b=c`` and the flags; they win over the file.
+        Dotted path to value, as from ``--set a.b=c`` and the flags; they win over the file. A key under a search space
+        that the file leaves out changes or joins the default space; ``search.space`` itself replaces it.
     defaults
         ``section.key`` to value, for keys that the file leaves out, as `FULL_TRAINING`; all others have a search's
         defaults.
@@ -87,17 +89,19 @@ def load_config(
     ------
     ConfigError
         The file cannot be read, or it holds unknown keys, wrong types or impossible values: all of them, each with its
-        dotted path and line.
+        dotted path and the line of the file, or that it comes from the command line.
     """
     values, lines = ({}, {}) if path is None else _read_yaml(path)
     for dotted, value in (defaults or {}).items():
         section, key = dotted.split(".")
         if isinstance(inside := values.setdefault(section, {}), dict):
             inside.setdefault(key, value)
-    for dotted, value in (overrides or {}).items():
+    overrides = overrides or {}
+    for dotted, value in overrides.items():
+        _start_from_default_space(values, dotted)
         _set_dotted(values, dotted, value)
         lines = {known: line for known, line in lines.items() if known != dotted and not known.startswith(f"{dotted}.")}
-    return _validate(values, lines, "the defaults" if path is None else str(path))
+    return _validate(values, _Origins(lines, frozenset(overrides)), "the defaults" if path is None else str(path))
 
 
 def override_config(config: Config, overrides: Mapping[str, object]) -> Config:
@@ -105,7 +109,7 @@ def override_config(config: Config, overrides: Mapping[str, object]) -> Config:
     values = config.model_dump()
     for dotted, value in overrides.items():
         _set_dotted(values, dotted, value)
-    return _validate(values, {}, "the configuration")
+    return _validate(values, _Origins({}, frozenset()), "the configuration")
 
 
 def parse_set_options(options: Sequence[str]) -> dict[str, object]:
@@ -209,15 +213,44 @@ def _set_dotted(values: dict[str, Any], dotted: str, value: object) -> None:
     values[last] = value
 
 
-def _validate(values: dict[str, Any], lines: Mapping[str, int], source: str) -> Config:
+def _start_from_default_space(values: dict[str, Any], dotted: str) -> None:
+    section, *rest = dotted.split(".")
+    if section not in ("search", "second_pass") or rest[:1] != ["space"] or len(rest) == 1:
+        return
+    inside = values.setdefault(section, {})
+    if isinstance(inside, dict) and "space" not in inside:
+        inside["space"] = Config().model_dump()[section]["space"]
+
+
+@dataclass(frozen=True)
+class _Origins:
+    """Where values were written: lines of the file by dotted path, and the keys the command line gave."""
+
+    lines: Mapping[str, int]
+    overridden: frozenset[str]
+
+    def describe(self, dotted: str) -> str:
+        """Where the value of `dotted` comes from, as the beginning of a message; nothing for a default."""
+        parts = dotted.split(".")
+        changed_inside = any(key.startswith(f"{dotted}.") for key in self.overridden)
+        if changed_inside and dotted in self.lines:
+            return f"line {self.lines[dotted]} and the command line: "
+        for prefix in (".".join(parts[:n]) for n in range(len(parts), 0, -1)):
+            if changed_inside or prefix in self.overridden:
+                return "from the command line: "
+            if prefix in self.lines:
+                return f"line {self.lines[prefix]}: "
+        return ""
+
+
+def _validate(values: dict[str, Any], origins: _Origins, source: str) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(detail, lines) for detail in error.errors(include_url=False)]
+        problems = [_describe(detail, origins) for detail in error.errors(include_url=False)]
     else:
         problems = [
-            f"{f'line {lines[dotted]}: ' if dotted in lines else ''}{dotted}: {reason}"
-            for dotted, reason in _unusable_space_values(config)
+            f"{origins.describe(dotted)}{dotted}: {reason}" for dotted, reason in _unusable_space_values(config)
         ]
         if not problems:
             return config
@@ -225,14 +258,13 @@ def _validate(values: dict[str, Any], lines: Mapping[str, int], source: str) -> 
     raise ConfigError(mask_passwords(f"{source}: {len(set(problems))} setting(s) cannot be used\n{listed}"))
 
 
-def _describe(detail: Any, lines: Mapping[str, int]) -> str:
+def _describe(detail: Any, origins: _Origins) -> str:
     # Union branches add their own names to the location; only the part that names keys helps the reader.
     parts = [str(part) for part in detail["loc"]]
     while len(parts) > 1 and ("[" in parts[-1] or (parts[-1] in {"bool", "int", "float", "str"} and len(parts) > 1)):
         parts.pop()
     dotted = ".".join(parts)
-    known = next((lines[".".join(parts[:n])] for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in lines), None)
-    where = f"line {known}: " if known is not None else ""
+    where = origins.describe(dotted)
     if detail["type"] == "extra_forbidden":
         return f"{where}{dotted}: unknown key{_suggest(parts)}"
     message = str(detail["msg"]).removeprefix("Value error, ")

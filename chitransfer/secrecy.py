@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from urllib.parse import unquote
 
 MASK = "***"
 _IN_ADDRESS = re.compile(r"(?P<before>[A-Za-z][\w+.\-]*://[^\s/:@]*:)(?P<secret>\S+)(?=@)")
@@ -25,8 +26,27 @@ def mask_passwords(text: str) -> str:
 
 
 def strip_password(address: str) -> str:
-    """An address without its password: what may be kept on disk; a database client then asks its own sources."""
-    return re.sub(r"[?&]password=[^&]*", "", _IN_ADDRESS.sub(lambda match: match["before"][:-1], address))
+    """An address without its password: what may be kept on disk; a database client then asks its own sources.
+
+    >>> strip_password("postgresql://ann:s3cret@db/chi?password=x&sslmode=require")
+    'postgresql://ann@db/chi?sslmode=require'
+    """
+    if address.startswith("sqlite:"):
+        return address
+    place, parameters = _split_query(address)
+    kept = [pair for pair in parameters if unquote(pair.partition("=")[0]).lower() != "password"]
+    return _IN_ADDRESS.sub(lambda match: match["before"][:-1], place) + ("?" + "&".join(kept) if kept else "")
+
+
+def _split_query(address: str) -> tuple[str, list[str]]:
+    """The part before the query, and the query's parameters as they are written."""
+    for mark in re.finditer(r"\?", address):
+        place, parameters = address[: mark.start()], address[mark.end() :].split("&")
+        # Of a password written without %3F a question mark does not begin the query: an @ is still to come.
+        is_in_password = "@" not in place and any("@" in pair for pair in parameters)
+        if not is_in_password and not any("@" in pair.partition("=")[0] for pair in parameters):
+            return place, parameters
+    return address, []
 
 
 class MaskingFormatter(logging.Formatter):

@@ -11,4 +11,6 @@ config=(--config "$ROOT/configs/config_hparam_search.yaml")
 for word in "$@"; do
     case $word in --config* | --resume* | --second[-_]pass*) config=() ;; esac
 done
-exec "$PYTHON" -m chitransfer search "${config[@]}" "$@"
+CHITRANSFER_LAUNCHER=$(printf 'bash %q' "$0")
+export CHITRANSFER_LAUNCHER
+exec "$PYTHON" -m chitransfer search ${config[@]+"${config[@]}"} "$@"

@@ -13,4 +13,4 @@ done
 cd "$ROOT"
 # A process a core, each computing on one thread.
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest --numprocesses auto "${chosen[@]}" "${words[@]}"
+exec "$PYTHON" -m pytest --numprocesses auto ${chosen[@]+"${chosen[@]}"} ${words[@]+"${words[@]}"}

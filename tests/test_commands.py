@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import pytest
 
 from chitransfer.config import Config
 from chitransfer.errors import ConfigError
+from chitransfer.sections import guide_space
 
 Run = Callable[..., tuple[int, str, str]]
 GUIDE_FLAGS = {
@@ -85,6 +88,15 @@ class TestFlags:
         assert len(resolved) == 2
         assert resolved[0] == resolved[1]
 
+    def test_the_guides_further_hyperparameters_join_its_six(
+        self, run_command: Run, captured: list[Config], project_root: Path
+    ) -> None:
+        text = (project_root / "docs" / "guide.md").read_text(encoding="utf-8")
+        (line,) = (line for line in text.splitlines() if "--set 'search.space." in line)
+        code, _, err = run_command(*shlex.split(line)[1:])
+        assert code == 0, err
+        assert list(captured[0].search.space) == [*guide_space(), "chi_hidden", "batchnorm"]
+
     def test_a_resumed_study_takes_its_own_configuration(
         self, run_command: Run, captured: list[Config], finished_search: Any
     ) -> None:
@@ -112,7 +124,7 @@ class TestFlags:
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            (["search", "--n_trials", "0"], "search.n_trials"),
+            (["search", "--n_trials", "0"], "from the command line: search.n_trials"),
             (["search", "--sampler", "magic"], "search.sampler"),
             (["search", "--config", "none.yaml"], "none.yaml"),
             (["search", "--resume", "none"], "no study found"),
@@ -161,6 +173,28 @@ class TestStart:
         code, out, _ = run_command(*words)
         assert code == 0
         assert "Usage" in out
+
+    @pytest.mark.parametrize("module", ["hparam_search_transfer_aware", "train_dft_pretrain", "train_multitask"])
+    def test_the_guides_modules_show_the_usage_they_have(self, module: str, project_root: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", f"src.training.{module}", "-h"],
+            cwd=project_root, env={**os.environ, "COLUMNS": "200"},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        usage = " ".join(done.stdout.split())
+        assert re.match(rf"Usage: python\S* -m src\.training\.{module} \[OPTIONS\]", usage), usage
+
+    def test_a_glob_the_shell_expanded(self, run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[list[str]] = []
+
+        def remember(config: Config, pretrained: list[str], *_: object) -> None:
+            seen.append(pretrained)
+            raise ConfigError("far enough")
+
+        monkeypatch.setattr("chitransfer.training.finetune.run_finetuning", remember)
+        run_command("finetune", "--pretrained", "a/best_model.pt", "b/best_model.pt", "c_d/best_model.pt", "--seed", 1)
+        assert seen == [["a/best_model.pt", "b/best_model.pt", "c_d/best_model.pt"]]
 
     def test_without_words_it_says_what_there_is(self, run_command: Run) -> None:
         _, out, err = run_command()

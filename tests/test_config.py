@@ -160,9 +160,25 @@ class TestProblems:
     def test_an_overridden_value_is_not_blamed_on_the_file(self, tmp_path: Path) -> None:
         path = tmp_path / "c.yaml"
         path.write_text("seed: 5\n", encoding="utf-8")
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(ConfigError, match="from the command line: seed: ") as error:
             load_config(path, {"seed": -3})
-        assert "line" not in str(error.value)
+        assert "line 1" not in str(error.value)
+
+    def test_an_overridden_value_is_not_blamed_on_its_heading(self, tmp_path: Path) -> None:
+        path = tmp_path / "c.yaml"
+        path.write_text("search:\n  timeout_hours: -1.0\ntraining:\n  lambda_exp: 0.0\n", encoding="utf-8")
+        with pytest.raises(ConfigError) as error:
+            load_config(path, {"search.n_trials": 0, "search.space.lr_pretrain.low": 1.0, "cv.n_cv_fold": 3})
+        for expected in (
+            "line 2: search.timeout_hours: ",
+            "from the command line: search.n_trials: ",
+            "from the command line: search.space.lr_pretrain: low must be at most high",
+            "from the command line: cv.n_cv_fold: unknown key (did you mean n_cv_folds?)",
+        ):
+            assert expected in str(error.value), str(error.value)
+        path.write_text("training:\n  lambda_exp: 0.0\n", encoding="utf-8")
+        with pytest.raises(ConfigError, match="line 1 and the command line: training: lambda_exp and lambda_sol"):
+            load_config(path, {"training.lambda_sol": 0.0})
 
 
 def test_an_anchor_may_be_named_again(tmp_path: Path) -> None:
@@ -217,6 +233,26 @@ class TestSetOptions:
         space = override_config(base, options).search.space
         assert list(space) == [*base.search.space, "norm"]
         assert space["norm"].choices == [True, False]
+
+    @pytest.mark.parametrize("text", [None, "seed: 1\n", "search: {n_trials: 5}\nsecond_pass: {n_trials: 5}\n"])
+    def test_a_space_the_file_leaves_out_is_the_default_one(self, tmp_path: Path, text: str | None) -> None:
+        path = None if text is None else tmp_path / "c.yaml"
+        if path is not None:
+            path.write_text(text or "", encoding="utf-8")
+        base = load_config(path)
+        head = {"key": "model.chi_head_hidden_dim", "type": "categorical", "choices": [32, 64]}
+        config = load_config(path, {"search.space.head": head, "second_pass.space.lr_encoder.low": 2e-5})
+        assert list(config.search.space) == [*base.search.space, "head"]
+        assert config.search.space["lr_pretrain"] == base.search.space["lr_pretrain"]
+        assert list(config.second_pass.space) == list(base.second_pass.space)
+        assert config.second_pass.space["lr_encoder"].low == 2e-5
+
+    def test_a_whole_space_replaces_the_default_one(self, tmp_path: Path) -> None:
+        head = {"key": "model.chi_head_hidden_dim", "type": "categorical", "choices": [32, 64]}
+        assert list(load_config(None, {"search.space": {"head": head}}).search.space) == ["head"]
+        path = tmp_path / "c.yaml"
+        path.write_text("search:\n  space:\n    a: {key: model.encoder_dropout, type: float, low: 0.1, high: 0.2}\n")
+        assert list(load_config(path, {"search.space.head": head}).search.space) == ["a", "head"]
 
 
 class TestSpaceValues:

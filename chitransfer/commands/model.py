@@ -42,6 +42,9 @@ def pretrain(
 
 def finetune(
     pretrained: Annotated[str, typer.Option(help="Stage 1's best_model.pt, or a glob: the newest is taken.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[CHECKPOINT]...", help="Further ones, of a glob the shell expanded.")
+    ] = None,
     config: ConfigOption = None,
     device: DeviceOption = None,
     seed: SeedOption = None,
@@ -60,16 +63,23 @@ def finetune(
     console = make_console(quiet)
     with show_progress(console) as progress:
         folder = run_finetuning(
-            resolved, pretrained, lambda line: console.print(line, markup=False, highlight=False), progress
+            resolved,
+            [pretrained, *(more or [])],
+            lambda line: console.print(line, markup=False, highlight=False),
+            progress,
         )
     draw_model(folder.path)
 
 
 def apply(
     study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")],
-    config: Annotated[Path, typer.Option(help="The configuration to write the parameters into.")] = Path(
-        "configs/config.yaml"
-    ),
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="The configuration to write the parameters into. Default: configs/config.yaml, "
+            "made from the defaults of full training where it is missing."
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write here and leave --config as it is.")] = None,
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
 ) -> None:
@@ -78,10 +88,11 @@ def apply(
     from chitransfer.search.apply import apply_trial, training_commands, write_application
     from chitransfer.search.study import locate_study
 
-    application = apply_trial(locate_study(study), config, trial)
-    target = output or config
+    base = config or Path("configs/config.yaml")
+    application = apply_trial(locate_study(study), base if config or base.exists() else None, trial)
+    target = output or base
     write_application(application, target)
-    print(application.difference or f"{config} had the parameters of trial {application.trial} already")
+    print(application.difference or f"{base} had the parameters of trial {application.trial} already")
     for note in application.notes:
         print(f"note: {note}")
     print(f"trial {application.trial} is in {target}; next:")

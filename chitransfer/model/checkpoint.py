@@ -5,46 +5,28 @@ Written by `training.pretrain` and `training.finetune`; read by `training.finetu
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-import warnings
-import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from chitransfer.chemistry.features import FEATURE_VERSION, FeatureRecipe
 from chitransfer.errors import CheckpointError
-from chitransfer.files import replace_atomically
+from chitransfer.files import write_atomically
 from chitransfer.model.calibration import ChiInterval, ProbabilityCalibration
 from chitransfer.model.domain import ApplicabilityDomain
 from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import NetworkShape, TransferNetwork
 from chitransfer.model.scalers import ChiScaler, FeatureScaler
+from chitransfer.model.tensor_file import MALFORMED, first_line, open_file, pack_content, read_content
 
-MAGIC = "chitransfer model"
-FORMAT_VERSION = 1
 PRETRAINED, MODEL, STATE = "Stage 1 network", "fine-tuned model", "interrupted Stage 1"
-ZIP_START = b"PK\x03\x04"
-# What torch.load and the rebuilding of a model raise when a file is not what it seems.
-BROKEN = (
-    RuntimeError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    OSError,
-    UnicodeDecodeError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
+HINTS = {
+    PRETRAINED: "; give a best_model.pt of `chitransfer pretrain`",
+    MODEL: "; give a best_model.pt of `chitransfer finetune`",
+}
 
 
 @dataclass(frozen=True)
@@ -132,8 +114,8 @@ class Pretrained:
                 tuple(content["test_polymers"]),
                 provenance,
             )
-        except BROKEN as error:
-            raise CheckpointError(f"{path}: the file is incomplete or inconsistent ({_first_line(error)})") from error
+        except MALFORMED as error:
+            raise CheckpointError(f"{path}: the file is incomplete or inconsistent ({first_line(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -214,8 +196,8 @@ class TrainedModel:
                 domain=ApplicabilityDomain.from_dict(content["domain"]),
                 provenance=provenance,
             )
-        except BROKEN as error:
-            raise CheckpointError(f"{path}: the file is incomplete or inconsistent ({_first_line(error)})") from error
+        except MALFORMED as error:
+            raise CheckpointError(f"{path}: the file is incomplete or inconsistent ({first_line(error)})") from error
         return model
 
 
@@ -241,9 +223,7 @@ def check_recipe(path: Path, known: FeatureRecipe, wanted: FeatureRecipe) -> Non
 
 def save_checkpoint(path: Path, kind: str, content: dict[str, Any], provenance: dict[str, Any]) -> None:
     """Write tensors and plain values as one file with a checksum over all of it, atomically."""
-    plain = {"content": _plain(content), "provenance": _plain(provenance)}
-    whole = {"magic": MAGIC, "format_version": FORMAT_VERSION, "kind": kind, "sha256": _digest(plain), **plain}
-    replace_atomically(path, lambda temporary: torch.save(whole, temporary))
+    write_atomically(path, pack_content(kind, content, provenance))
 
 
 def load_checkpoint(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -254,58 +234,8 @@ def load_checkpoint(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, An
     CheckpointError
         The file is missing, damaged, cut short, not chitransfer's, of another kind, or of a newer format.
     """
-    whole = _read(path)
-    if not isinstance(whole, dict) or whole.get("magic") != MAGIC:
-        raise CheckpointError(f"{path}: not a chitransfer model file")
-    version = whole.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: written in format {version!r}, this chitransfer reads up to {FORMAT_VERSION}; "
-            "install a newer chitransfer"
-        )
-    if whole.get("kind") != kind:
-        hint = {
-            PRETRAINED: "; give a best_model.pt of `chitransfer pretrain`",
-            MODEL: "; give a best_model.pt of `chitransfer finetune`",
-        }.get(kind, "")
-        raise CheckpointError(f"{path}: holds a {whole.get('kind')}, needed is a {kind}{hint}")
-    content, provenance = whole.get("content"), whole.get("provenance")
-    if not isinstance(content, dict) or not isinstance(provenance, dict):
-        raise CheckpointError(f"{path}: the file is incomplete")
-    if _digest({"content": content, "provenance": provenance}) != whole.get("sha256"):
-        raise CheckpointError(f"{path}: the file is damaged (its checksum does not fit); get it again")
-    return content, provenance
-
-
-def _read(path: Path) -> Any:
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(4)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such model file") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); give the .pt file itself") from error
-    if start != ZIP_START:
-        raise CheckpointError(f"{path}: not a chitransfer model file")
-    if not _has_directory(path):
-        raise CheckpointError(f"{path}: the file is cut short or damaged; get it again")
-    try:
-        with warnings.catch_warnings():
-            # What PyTorch warns of in foreign files ends in an error below.
-            warnings.simplefilter("ignore")
-            return torch.load(path, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: not a chitransfer model file (it asks for code to be run)") from error
-    except BROKEN as error:
-        raise CheckpointError(f"{path}: the file is damaged ({_first_line(error)}); get it again") from error
-
-
-def _has_directory(path: Path) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:
-        # Some versions of Python raise for a damaged ZIP64 end record.
-        return False
+    with open_file(path) as stream:
+        return read_content(stream, path, kind, hint=HINTS.get(kind, ""))
 
 
 def _network(shape: NetworkShape, state: dict[str, Tensor]) -> TransferNetwork:
@@ -326,50 +256,3 @@ def _group(shape: NetworkShape, values: dict[str, Any]) -> FittedMembers:
     # A member that can be taken out as a network has every weight in its right shape.
     group.member(len(group) - 1)
     return group
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key if isinstance(key, int) else str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value).copy())
-    if isinstance(value, Tensor):
-        return value.detach().cpu().contiguous().clone()
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
-
-
-def _digest(value: Any) -> str:
-    digest = hashlib.sha256()
-    for part in _bytes(value):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _bytes(value: Any) -> Iterator[bytes]:
-    if isinstance(value, dict):
-        yield b"{"
-        for key, inner in value.items():
-            yield repr(key).encode()
-            yield from _bytes(inner)
-        yield b"}"
-    elif isinstance(value, list):
-        yield b"["
-        for inner in value:
-            yield from _bytes(inner)
-        yield b"]"
-    elif isinstance(value, Tensor):
-        yield f"{value.dtype}{tuple(value.shape)}".encode()
-        yield value.contiguous().view(-1).numpy().tobytes()
-    else:
-        yield repr(value).encode()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

@@ -11,6 +11,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,40 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from chitransfer.config import Config, load_config, override_config
+from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_study
-from chitransfer.sections import parse_hidden_dims
+from chitransfer.sections import ChemistrySettings, ModelSettings, parse_hidden_dims
 
-# What a trial was trained under, besides the searched parameters: another value would be another model.
-MODEL_SECTIONS = ("chem", "model")
+# What Stage 1 of a trial was trained under, besides the searched parameters: another value would be another model.
+STAGE1_KEYS = (
+    "T_ref_K",
+    *(f"chem.{key}" for key in ChemistrySettings.model_fields),
+    *(f"model.{key}" for key in ModelSettings.model_fields),
+    *(
+        f"training.{key}"
+        for key in (
+            "precision",
+            "lr_pretrain",
+            "weight_decay",
+            "batch_size_dft",
+            "min_batches_per_epoch",
+            "num_epochs_pretrain",
+            "min_epochs_pretrain",
+            "validation_fraction",
+            "min_validation_polymers",
+            "early_stopping_patience",
+            "lr_schedule_patience",
+            "lr_schedule_factor",
+            "grad_clip_norm",
+        )
+    ),
+    "paths.dft_chi_csv",
+    "paths.exp_chi_csv",
+    "paths.solubility_csv",
+)
 
 
 @dataclass(frozen=True)
@@ -86,8 +112,8 @@ def _named_best(folder: StudyFolder) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def apply_trial(folder: StudyFolder, config_path: Path, trial: int | None) -> Application:
-    """Lay a trial's parameters over a configuration file, without writing it.
+def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None) -> Application:
+    """Lay a trial's parameters over a configuration file, or over full training's defaults, without writing it.
 
     Raises
     ------
@@ -97,14 +123,15 @@ def apply_trial(folder: StudyFolder, config_path: Path, trial: int | None) -> Ap
     study_config = load_study_config(folder, {})
     number, params = read_trial_params(folder, trial)
     overrides = to_overrides(params, study_config.search.space)
-    old_config = load_config(config_path)
+    old_config = load_config(config_path, None, FULL_TRAINING)
     # Validation first: a configuration that cannot be loaded must not be written.
     new_config = override_config(old_config, overrides)
-    old = config_path.read_text(encoding="utf-8")
-    text = _edit_yaml(old, overrides, config_path)
+    name = "the defaults" if config_path is None else str(config_path)
+    old = dump_config(old_config) if config_path is None else config_path.read_text(encoding="utf-8")
+    text = _edit_yaml(old, overrides, name)
     difference = "".join(
         difflib.unified_diff(
-            old.splitlines(keepends=True), text.splitlines(keepends=True), str(config_path), f"trial {number}", n=1
+            old.splitlines(keepends=True), text.splitlines(keepends=True), name, f"trial {number}", n=1
         )
     )
     return Application(number, text, difference, _other_differences(study_config, new_config, overrides))
@@ -117,16 +144,16 @@ def write_application(application: Application, path: Path) -> None:
 
 
 def training_commands(path: Path, results_dir: str) -> list[str]:
-    """The two commands of full training, as the guide prints them."""
+    """The two commands of full training, ready for a shell."""
     config = shlex.quote(str(path))
     pattern = shlex.quote(f"{results_dir}/dft_pretrain_*/checkpoints/best_model.pt")
     return [
-        f"python -m src.training.train_dft_pretrain --config {config}",
-        f"python -m src.training.train_multitask --config {config} --pretrained {pattern}",
+        f"chitransfer pretrain --config {config}",
+        f"chitransfer finetune --config {config} --pretrained {pattern}",
     ]
 
 
-def _edit_yaml(text: str, overrides: Mapping[str, object], path: Path) -> str:
+def _edit_yaml(text: str, overrides: Mapping[str, object], name: str) -> str:
     yaml = YAML(typ="rt")
     yaml.Representer = _PlainRepresenter
     yaml.preserve_quotes = True
@@ -135,7 +162,7 @@ def _edit_yaml(text: str, overrides: Mapping[str, object], path: Path) -> str:
     try:
         values = yaml.load(text)
     except YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"{name}: not valid YAML ({str(error).splitlines()[0]})") from error
     values = CommentedMap() if values is None else values
     for dotted, value in overrides.items():
         section, key = dotted.split(".")
@@ -188,15 +215,10 @@ def _as_scalar_float(value: float) -> object:
 
 def _other_differences(study: Config, config: Config, overrides: Mapping[str, object]) -> list[str]:
     notes = []
-    for section in MODEL_SECTIONS:
-        known, now = getattr(study, section).model_dump(), getattr(config, section).model_dump()
-        notes += [
-            f"{section}.{key}: the study had {known[key]!r}, this configuration has {now[key]!r}"
-            for key in known
-            if known[key] != now[key] and f"{section}.{key}" not in overrides
-        ]
-    for key in ("dft_chi_csv", "exp_chi_csv", "solubility_csv"):
-        mine, theirs = getattr(config.paths, key), getattr(study.paths, key)
-        if mine != theirs:
-            notes.append(f"paths.{key}: the study had {theirs!r}, this configuration has {mine!r}")
+    for key in STAGE1_KEYS:
+        theirs, mine = attrgetter(key)(study), attrgetter(key)(config)
+        # Full training is longer than a trial's on purpose.
+        is_meant = key in FULL_TRAINING and mine == FULL_TRAINING[key]
+        if mine != theirs and key not in overrides and not is_meant:
+            notes.append(f"{key}: the study had {theirs!r}, this configuration has {mine!r}")
     return notes

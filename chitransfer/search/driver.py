@@ -269,5 +269,5 @@ class SearchDriver:
                 f"{len(self._failures)} trials in a row failed; the search stops. {count} of them: {common}\n"
                 "Try a lower training.lr_pretrain range, training.precision=fp32, or look into "
                 f"{self.folder.path.parent / 'logs'} for the whole story; --n-trials 1 runs a single trial. "
-                f"Then resume with --resume {self.folder.resume_path}"
+                f"Then resume with: {self.folder.resume_command}"
             )

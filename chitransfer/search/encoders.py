@@ -6,24 +6,24 @@ Packed by `search.objective`, written by `search.records`, read by `search.resco
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError
 from chitransfer.model.network import TransferNetwork
+from chitransfer.model.tensor_file import MALFORMED, first_line, open_file, pack_records, read_records
 from chitransfer.training.settings import network_shape, stage1_settings
 
 FILE_NAME = "stage1.pt"
+KIND = "trial's Stage 1 result"
+REMEDY = "restore the file or search again"
 # The solubility head has no part in Stage 1: Stage 2 gives it new weights, of whatever size it is then to have.
 STAGE2_SHAPE_KEYS = ("solubility_head_hidden_dim", "solubility_head_dropout")
 
@@ -93,26 +93,22 @@ def stage1_key(config: Config, dataset: Dataset, seed: int) -> str:
 
 def pack_encoders(encoders: Sequence[SavedEncoder]) -> bytes:
     """Encoders of a trial as bytes; the solubility head, which Stage 1 left as it was, is dropped."""
-    stream = io.BytesIO()
-    torch.save(
+    return pack_records(
+        KIND,
         [
             {
                 **vars(encoder),
                 "weights": {
-                    name: tensor.cpu().contiguous()
-                    for name, tensor in encoder.weights.items()
-                    if not name.startswith("heads.solubility.")
+                    name: tensor for name, tensor in encoder.weights.items() if not name.startswith("heads.solubility.")
                 },
             }
             for encoder in encoders
         ],
-        stream,
     )
-    return stream.getvalue()
 
 
 def read_encoders(folder: Path) -> list[SavedEncoder]:
-    """The encoders kept in a trial's folder; executes nothing it reads.
+    """The encoders kept in a trial's folder, also those of earlier releases; executes nothing it reads.
 
     Raises
     ------
@@ -120,14 +116,30 @@ def read_encoders(folder: Path) -> list[SavedEncoder]:
         There are none, or the file is damaged.
     """
     path = folder / FILE_NAME
-    try:
-        kept: list[dict[str, Any]] = torch.load(path, weights_only=True, map_location="cpu")
-        return [SavedEncoder(**values) for values in kept]
-    except FileNotFoundError:
+    if not path.exists():
         raise CheckpointError(
             f"{path}: missing, so this trial cannot be scored again without pretraining; "
             "a complete trial keeps it, a pruned or failed one does not"
-        ) from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read ({reason}); restore the file or search again") from error
+        )
+    with open_file(path) as stream:
+        records = read_records(stream, path, KIND, REMEDY)
+    try:
+        return [_encoder(record) for record in records]
+    except MALFORMED as error:
+        raise CheckpointError(
+            f"{path}: the file is incomplete or inconsistent ({first_line(error)}); {REMEDY}"
+        ) from error
+
+
+def _encoder(record: dict[str, Any]) -> SavedEncoder:
+    weights = record["weights"]
+    if not all(isinstance(tensor, Tensor) and bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise ValueError("the weights are not all finite numbers")
+    return SavedEncoder(
+        key=str(record["key"]),
+        seed=int(record["seed"]),
+        weights=weights,
+        mae=float(record["mae"]),
+        best_epoch=int(record["best_epoch"]),
+        n_epochs=int(record["n_epochs"]),
+    )

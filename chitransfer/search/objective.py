@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import io
 import logging
-import pickle
 import resource
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +19,7 @@ import torch
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
+from chitransfer.model.tensor_file import MALFORMED, pack_records, read_records
 from chitransfer.search.encoders import SavedEncoder, pack_encoders, stage1_key
 from chitransfer.sections import ObjectiveSettings
 from chitransfer.seeds import derive_seed
@@ -30,13 +29,7 @@ from chitransfer.training.settings import network_shape, resolve_device, stage1_
 from chitransfer.training.stage1 import Stage1Data, Stage1Run
 from chitransfer.training.tasks import Stage2Data, resolve_positive_label
 
-# How a zip file begins, which is what PyTorch writes; its older format is read by less careful code.
-ZIP_START = b"PK\x03\x04"
-# What damaged bytes make PyTorch raise.
-UNREADABLE = (
-    RuntimeError, pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OSError,
-    ArithmeticError, AssertionError,
-)  # fmt: skip
+STATE = "state of a rung"
 # Runs of a trial numbered from here are re-evaluations: their seeds and folds are nobody's in the search.
 FIRST_FRESH = 1000
 ERRORS = ("exp_mae", "exp_rmse", "stage1_mae")
@@ -350,35 +343,21 @@ def pool_scores(scores: Sequence[Scores]) -> tuple[dict[str, float], dict[str, f
 def _go_on(run: Stage1Run, states: list[dict[str, Any]], replicate: int) -> None:
     try:
         run.load_state_dict(states[replicate])
-    except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except MALFORMED as error:
         raise CheckpointError(f"the state of its last rung does not fit ({type(error).__name__}: {error})") from error
 
 
 def pack_state(states: list[dict[str, Any]]) -> bytes:
     """Stage 1 states of a trial's pretraining seeds as bytes."""
-    stream = io.BytesIO()
-    torch.save(states, stream)
-    return stream.getvalue()
+    return pack_records(STATE, states)
 
 
 def unpack_state(state: bytes) -> list[dict[str, Any]]:
-    """The inverse of `pack_state`; executes nothing it reads.
+    """The inverse of `pack_state`, also for what earlier releases packed; executes nothing it reads.
 
     Raises
     ------
     CheckpointError
         The bytes are damaged, or hold anything but tensors and plain values.
     """
-    if not state.startswith(ZIP_START):
-        raise CheckpointError("the state of its last rung cannot be read (not a file of this program)")
-    try:
-        with warnings.catch_warnings():
-            # What PyTorch warns of in foreign bytes ends in an error below.
-            warnings.simplefilter("ignore")
-            states: list[dict[str, Any]] = torch.load(io.BytesIO(state), weights_only=True, map_location="cpu")
-    except UNREADABLE as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"the state of its last rung cannot be read ({reason})") from error
-    if not isinstance(states, list) or not all(isinstance(inner, dict) for inner in states):
-        raise CheckpointError("the state of its last rung is none of this program's")
-    return states
+    return read_records(io.BytesIO(state), "the state of its last rung", STATE, "no other trial needs it")

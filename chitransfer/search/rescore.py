@@ -174,14 +174,13 @@ def rescore_study(
         own = override_config(config, to_overrides(trial.params, config.search.space))
         try:
             encoders = read_encoders(folder.trial(trial.number))
+            if any(stage1_key(own, dataset, encoder.seed) != encoder.key for encoder in encoders):
+                raise StudyError(_refusal(folder, trial.number, config))
+            scores = score_encoders(runner, own, trial.number, encoders)
         except CheckpointError as error:
             skipped[trial.number] = str(error)
             logger.warning("trial %d is left out: %s", trial.number, error)
             continue
-        for encoder in encoders:
-            if stage1_key(own, dataset, encoder.seed) != encoder.key:
-                raise StudyError(_refusal(folder, trial.number, config))
-        scores = score_encoders(runner, own, trial.number, encoders)
         rows.append(
             {
                 "number": trial.number,

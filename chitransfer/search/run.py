@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import platform
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import optuna
-import pandas as pd
-import torch
 from rich.console import Console
 
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import ChitransferError, StudyError
-from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.files import write_atomically
+from chitransfer.provenance import write_provenance
 from chitransfer.search.driver import SearchDriver, StopReason
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.results import read_standing, write_reference, write_results
@@ -52,7 +47,6 @@ from chitransfer.training.trivial import score_trivial_predictor
 EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
 # How long a database server may be away before the search stops.
 STORAGE_WAIT_SECONDS = 600.0
-PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-fingerprints", "scikit-learn", "torch")
 Draw = Callable[[optuna.Study, Mapping[str, float], StudyFolder], Sequence[str] | None]
 logger = logging.getLogger("chitransfer")
 
@@ -126,7 +120,6 @@ def _search(
     for line in [*describe_data(dataset, config), *describe_pruning(config)]:
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
-    _write_rejected(folder, dataset)
     contract = make_contract(config, dataset)
     pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
     if is_resumed:
@@ -136,7 +129,7 @@ def _search(
         # First the configuration: a study that exists can then always be resumed.
         write_atomically(folder.config, dump_config(config))
         study = create_study(folder, contract, pruner)
-    write_json(folder.path / "environment.json", describe_environment())
+    write_provenance(folder.path, dataset)
     reference = _score_reference(folder, config, dataset)
     standing = read_standing(study)
     n_done = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
@@ -176,11 +169,11 @@ def _drive(
         except STORAGE_ERRORS as error:
             what = describe_storage_error(folder.place, error)
             if folder.storage is None:
-                raise StudyError(f"{what}. Resume with --resume {folder.resume_path}") from None
+                raise StudyError(f"{what}. Resume with: {folder.resume_command}") from None
         # Outside the except block: whatever is raised now must not drag the database's own message along.
         logger.warning("%s; waiting for it", what)
         if not _wait_for_storage(study, stop):
-            raise StudyError(f"{what}. Resume with --resume {folder.resume_path}")
+            raise StudyError(f"{what}. Resume with: {folder.resume_command}")
 
 
 def _wait_for_storage(study: optuna.Study, stop: _Stop) -> bool:
@@ -220,28 +213,6 @@ def _score_reference(folder: StudyFolder, config: Config, dataset: Dataset) -> d
     scores = score_trivial_predictor(dataset, folds, positive)
     write_reference(folder.reference, scores)
     return scores.mean
-
-
-def _write_rejected(folder: StudyFolder, dataset: Dataset) -> None:
-    tables = [rows.table for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
-    rejected = [table.rejected.assign(table=table.source) for table in tables if len(table.rejected)]
-    if rejected:
-        write_csv(folder.path / "rejected_rows.csv", pd.concat(rejected, ignore_index=True))
-
-
-def describe_environment() -> dict[str, Any]:
-    """Versions and machine, for `environment.json`."""
-    return {
-        "chitransfer": version("chitransfer"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "n_cpus": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "packages": {name: version(name) for name in PACKAGES},
-        "command": [mask_passwords(word) for word in sys.argv],
-    }
 
 
 class _Stop:

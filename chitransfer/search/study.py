@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,8 @@ from chitransfer.search.storage import (
 from chitransfer.secrecy import mask_passwords
 
 CONTRACT = "contract"
+# Set by scripts/run_hparam_search.sh to the words that started it: its virtual environment need not be active.
+LAUNCHER = "CHITRANSFER_LAUNCHER"
 CONTRACT_SEARCH_KEYS = ("pruner", "rungs", "n_pretrain_seeds", "replicates", "objectives", "control")
 
 
@@ -69,6 +72,12 @@ class StudyFolder:
     def resume_path(self) -> Path:
         """What ``--resume`` takes."""
         return self.database if self.storage is None else self.path
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with the study; by the launcher where it started this process."""
+        command = os.environ.get(LAUNCHER, "chitransfer search")
+        return f"{command} --resume {shlex.quote(str(self.resume_path))}"
 
     @property
     def name(self) -> str:

@@ -78,7 +78,7 @@ def describe_outcome(
         lines += [f"WARNING: {sentence}" for sentence in warnings]
     lines.append(f"results: {folder.path}")
     if reason != "finished":
-        lines.append(f"resume with: bash scripts/run_hparam_search.sh --resume {folder.resume_path}")
+        lines.append(f"resume with: {folder.resume_command}")
     return lines
 
 

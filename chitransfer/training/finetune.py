@@ -58,17 +58,22 @@ class Ensemble:
     logits: TaskPredictions | None
 
 
-def locate_pretrained(pattern: str) -> tuple[Path, int]:
-    """The newest file that a path or a glob pattern means, and how many files the pattern matches.
+def locate_pretrained(patterns: Sequence[str]) -> tuple[Path, int]:
+    """The newest file that paths or glob patterns mean, and how many files they mean.
 
     Raises
     ------
     CheckpointError
-        Nothing matches.
+        A pattern matches nothing.
     """
+    found = {path for pattern in patterns for path in _matching_files(pattern)}
+    return max(found, key=lambda one: (one.stat().st_mtime_ns, str(one))), len(found)
+
+
+def _matching_files(pattern: str) -> list[Path]:
     path = Path(pattern)
     if path.is_file():
-        return path, 1
+        return [path]
     root, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (Path(), path.parts)
     found = [one for one in root.glob(str(Path(*parts))) if one.is_file()] if parts else []
     if not found:
@@ -76,16 +81,16 @@ def locate_pretrained(pattern: str) -> tuple[Path, int]:
             f"{pattern}: no such checkpoint; run `chitransfer pretrain` first, then give "
             "'results/dft_pretrain_*/checkpoints/best_model.pt'"
         )
-    return max(found, key=lambda one: (one.stat().st_mtime_ns, str(one))), len(found)
+    return found
 
 
-def run_finetuning(config: Config, pretrained: str, say: Say, progress: Progress) -> RunFolder:
+def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress: Progress) -> RunFolder:
     """Fine-tune, calibrate, and write the model with everything measured about it.
 
     Parameters
     ----------
     pretrained
-        A checkpoint of Stage 1, or a glob pattern of which the newest is taken.
+        Checkpoints of Stage 1, as paths or glob patterns, of which the newest is taken.
 
     Raises
     ------

@@ -5,6 +5,7 @@ Called by `chitransfer pretrain`; its checkpoint is what `training.finetune` sta
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
     try:
         done = _train_networks(config, dataset, data, folder, say, progress)
     except KeyboardInterrupt:
-        say(f"interrupted; go on with: chitransfer pretrain --resume {folder.path}")
+        say(f"interrupted; go on with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
         raise
     _write_results(config, dataset, data, folder, test, splits, done)
     folder.state.unlink(missing_ok=True)

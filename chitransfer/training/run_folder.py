@@ -5,26 +5,21 @@ Called by `training.pretrain` and `training.finetune`.
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.errors import ConfigError
-from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.files import write_atomically
+from chitransfer.provenance import versions, write_provenance
 from chitransfer.training.metrics import chi_metrics
 
-PACKAGES = ("numpy", "pandas", "rdkit", "scikit-learn", "torch")
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
@@ -89,23 +84,7 @@ class RunFolder:
     def write_start(self, config: Config, dataset: Dataset) -> None:
         """Write the resolved configuration, the environment and the rows that were left out."""
         write_atomically(self.config, dump_config(config))
-        environment = {
-            "versions": versions(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "n_cpus": os.cpu_count(),
-            "command": sys.argv,
-        }
-        write_json(self.path / "environment.json", environment)
-        tables = [rows.table for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
-        rejected = [table.rejected.assign(table=table.source) for table in tables if len(table.rejected)]
-        if rejected:
-            write_csv(self.path / "rejected_rows.csv", pd.concat(rejected, ignore_index=True))
-
-
-def versions() -> dict[str, str]:
-    """Of chitransfer and the packages its numbers depend on."""
-    return {name: version(name) for name in ("chitransfer", *PACKAGES)}
+        write_provenance(self.path, dataset)
 
 
 def describe_provenance(config: Config, dataset: Dataset, **more: Any) -> dict[str, Any]:

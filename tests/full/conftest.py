@@ -98,7 +98,7 @@ def no_progress(what: str, done: int, total: int) -> None:
 def train(config: Config) -> Trained:
     """Both stages in full."""
     pretraining = run_pretraining(config, be_silent, no_progress)
-    finetuning = run_finetuning(config, str(pretraining.best_model), be_silent, no_progress)
+    finetuning = run_finetuning(config, [str(pretraining.best_model)], be_silent, no_progress)
     return Trained(config, pretraining.path, finetuning.path)
 
 

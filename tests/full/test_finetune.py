@@ -84,7 +84,7 @@ def test_labels_of_test_polymers_do_not_reach_the_model(trained: Any, tmp_path: 
     values = trained.config.model_dump()
     values["paths"] |= {"exp_chi_csv": str(path), "results_dir": str(tmp_path / "results")}
     config = type(trained.config).model_validate(values)
-    folder = run_finetuning(config, str(trained.pretraining / "checkpoints" / "best_model.pt"), silent, silent)
+    folder = run_finetuning(config, [str(trained.pretraining / "checkpoints" / "best_model.pt")], silent, silent)
     mine, theirs = TrainedModel.load(folder.best_model), TrainedModel.load(trained.model)
     assert mine.chi_interval == theirs.chi_interval
     assert mine.threshold == theirs.threshold
@@ -98,11 +98,13 @@ def test_the_glob_takes_the_newest_and_counts(tmp_path: Path) -> None:
         path.parent.mkdir()
         path.write_bytes(b"")
         os.utime(path, (1000 - age, 1000 - age))
-    found, n = locate_pretrained(str(tmp_path / "dft_pretrain_*" / "best_model.pt"))
+    found, n = locate_pretrained([str(tmp_path / "dft_pretrain_*" / "best_model.pt")])
     assert found.parent.name == "dft_pretrain_b"
     assert n == 3
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
-        locate_pretrained(str(tmp_path / "nothing_*.pt"))
+    expanded = sorted(str(path) for path in tmp_path.glob("dft_pretrain_*/best_model.pt"))
+    assert locate_pretrained(expanded) == (found, 3)
+    with pytest.raises(CheckpointError, match=r"nothing_\*\.pt: no such checkpoint"):
+        locate_pretrained([*expanded, str(tmp_path / "nothing_*.pt")])
 
 
 def test_another_recipe_is_refused_with_the_difference(trained: Any) -> None:
@@ -110,7 +112,7 @@ def test_another_recipe_is_refused_with_the_difference(trained: Any) -> None:
     values["chem"]["fingerprint_bits"] = 256
     config = type(trained.config).model_validate(values)
     with pytest.raises(CheckpointError, match=r"fingerprint_bits: the model has 128, here 256"):
-        run_finetuning(config, str(trained.pretraining / "checkpoints" / "best_model.pt"), silent, silent)
+        run_finetuning(config, [str(trained.pretraining / "checkpoints" / "best_model.pt")], silent, silent)
 
 
 def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
         values["paths"] |= {key: None, "results_dir": str(tmp_path / key)}
         config = type(trained.config).model_validate(values)
         checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
-        folder = run_finetuning(config, checkpoint, silent, silent)
+        folder = run_finetuning(config, [checkpoint], silent, silent)
         assert not (folder.path / missing).exists()
         model = TrainedModel.load(folder.best_model)
         assert (model.chi_interval is None) == (key == "exp_chi_csv")

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from chitransfer.config import load_config
+from chitransfer.config import load_config, parse_set_options
 from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.model.checkpoint import Pretrained
 from chitransfer.training import pretrain
@@ -57,6 +57,19 @@ def test_folder_holds_what_the_guide_names(trained: Any) -> None:
     assert {"checkpoints/best_model.pt", "checkpoints/final_model.pt", "config.yaml", "environment.json"} <= names
     assert "checkpoints/state.pt" not in names
     assert load_config(trained.pretraining / "config.yaml") == trained.config
+
+
+def test_no_password_is_written(make_overrides: MakeOverrides, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["pretrain", "--set", "search.storage=postgresql://ann:s3cret@db/chi?password=s3cret&sslmode=require"]
+    monkeypatch.setattr("sys.argv", ["chitransfer", *words])
+    overrides = make_overrides() | {"training.num_epochs_pretrain": 1}
+    folder = run_pretraining(load_config(None, overrides | parse_set_options(words[2:])), silent, silent).path
+    for path in folder.rglob("*"):
+        assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
+    environment = json.loads((folder / "environment.json").read_text())
+    masked = "search.storage=postgresql://ann:***@db/chi?password=***&sslmode=require"
+    assert environment["command"] == ["chitransfer", "pretrain", "--set", masked]
+    assert {"chitransfer", "python", "packages", "n_cpus"} <= environment.keys()
 
 
 def test_interrupted_run_goes_on_to_the_same_weights(

@@ -23,6 +23,7 @@ from chitransfer.config import Config, dump_config, load_config, parse_set_optio
 from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, DataError
 from chitransfer.model.checkpoint import Pretrained, TrainedModel
+from chitransfer.search.encoders import FILE_NAME, SavedEncoder, pack_encoders, read_encoders
 from chitransfer.search.objective import pack_state, unpack_state
 
 N_EXAMPLES = int(os.environ.get("CHITRANSFER_FUZZ_EXAMPLES", "150"))
@@ -256,33 +257,43 @@ class Trap:
         return (os.mkdir, (str(Path(os.environ["CHITRANSFER_TRAP"])),))
 
 
-def good_bytes() -> bytes:
-    return pack_state([{"weights": {"a": torch.zeros(3, 4)}, "epoch": 1, "history": [{"epoch": 1.0}]}])
+STATES = [{"weights": {"a": torch.zeros(3, 4)}, "epoch": 1, "history": [{"epoch": 1.0}]}]
+ENCODER = SavedEncoder(
+    "0f" * 32, 7, {"encoder.0.weight": torch.ones(3, 4), "heads.chi.0.bias": torch.ones(2)}, 0.25, 3, 4
+)
 
 
-GOOD = good_bytes()
+def as_earlier_releases_wrote(records: list[dict[str, Any]]) -> bytes:
+    """A bare list without a checksum."""
+    stream = io.BytesIO()
+    torch.save(records, stream)
+    return stream.getvalue()
 
 
-@st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """A whole state with a few bytes changed, cut or doubled."""
-    content = bytearray(GOOD)
-    for _ in range(draw(st.integers(1, 6))):
-        where = draw(st.integers(0, len(content) - 1))
-        kind = draw(st.integers(0, 2))
-        if kind == 0:
-            content[where] = draw(st.integers(0, 255))
-        elif kind == 1:
-            del content[where : where + draw(st.integers(1, 40))]
-        else:
-            content[where:where] = content[where : where + draw(st.integers(1, 40))]
-        if not content:
-            break
-    return bytes(content)
+def damaged(*wholes: bytes) -> st.SearchStrategy[bytes]:
+    """One of the files with a few bytes changed, cut or doubled."""
+
+    @st.composite
+    def spoil(draw: st.DrawFn) -> bytes:
+        content = bytearray(draw(st.sampled_from(wholes)))
+        for _ in range(draw(st.integers(1, 6))):
+            where = draw(st.integers(0, len(content) - 1))
+            kind = draw(st.integers(0, 2))
+            if kind == 0:
+                content[where] = draw(st.integers(0, 255))
+            elif kind == 1:
+                del content[where : where + draw(st.integers(1, 40))]
+            else:
+                content[where:where] = content[where : where + draw(st.integers(1, 40))]
+            if not content:
+                break
+        return bytes(content)
+
+    return spoil()
 
 
 @fuzz
-@given(content=st.one_of(damaged(), st.binary(max_size=120)))
+@given(content=st.one_of(damaged(pack_state(STATES), as_earlier_releases_wrote(STATES)), st.binary(max_size=120)))
 def test_checkpoints(content: bytes, scratch: Path) -> None:
     with suppress(CheckpointError):
         assert isinstance(unpack_state(content), list)
@@ -291,6 +302,24 @@ def test_checkpoints(content: bytes, scratch: Path) -> None:
     for load in (Pretrained.load, TrainedModel.load):
         with pytest.raises(CheckpointError):
             load(path)
+
+
+@fuzz
+@given(content=st.one_of(damaged(pack_encoders([ENCODER])), st.binary(max_size=120)))
+def test_encoders(content: bytes, scratch: Path) -> None:
+    """What is changed is refused; a change that does not reach the content (a date in the archive) does no harm."""
+    (scratch / FILE_NAME).write_bytes(content)
+    with suppress(CheckpointError):
+        (encoder,) = read_encoders(scratch)
+        assert str(encoder) == str(ENCODER)
+
+
+@fuzz
+@given(content=damaged(as_earlier_releases_wrote([vars(ENCODER)])))
+def test_encoders_of_earlier_releases(content: bytes, scratch: Path) -> None:
+    (scratch / FILE_NAME).write_bytes(content)
+    with suppress(CheckpointError):
+        assert all(isinstance(encoder, SavedEncoder) for encoder in read_encoders(scratch))
 
 
 @pytest.mark.parametrize("wrap", ["pickle", "torch", "zip"])

@@ -13,7 +13,7 @@ import torch
 
 from chitransfer.chemistry.features import FeatureRecipe
 from chitransfer.errors import CheckpointError
-from chitransfer.model import checkpoint
+from chitransfer.model import checkpoint, tensor_file
 from chitransfer.model.calibration import ChiInterval, ProbabilityCalibration
 from chitransfer.model.checkpoint import (
     MODEL,
@@ -127,10 +127,10 @@ def test_foreign_files_are_refused_and_not_executed(tmp_path: Path) -> None:
     cases: list[tuple[Any, str]] = [
         (lambda: path.write_bytes(b""), "not a chitransfer model file"),
         (lambda: path.write_text("hello"), "not a chitransfer model file"),
-        (lambda: path.write_bytes(pickle.dumps({"magic": checkpoint.MAGIC})), "not a chitransfer model file"),
+        (lambda: path.write_bytes(pickle.dumps({"magic": tensor_file.MAGIC})), "not a chitransfer model file"),
         (lambda: torch.save({"weights": torch.ones(3)}, path), "not a chitransfer model file"),
         (lambda: torch.save([1, 2], path), "not a chitransfer model file"),
-        (lambda: torch.save({"magic": checkpoint.MAGIC, "x": Malice()}, path), "asks for code to be run"),
+        (lambda: torch.save({"magic": tensor_file.MAGIC, "x": Malice()}, path), "asks for code to be run"),
         (lambda: path.unlink(), "no such model file"),
     ]
     for make, message in cases:

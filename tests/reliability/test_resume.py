@@ -16,6 +16,7 @@ from searching import comparable, read_trials
 from chitransfer.config import load_config
 from chitransfer.errors import StudyError
 from chitransfer.search.contract import find_differences, find_space_refusals
+from chitransfer.search.encoders import read_encoders
 from chitransfer.search.run import run_search
 from chitransfer.search.study import StudyFolder, load_study_config, locate_study
 from chitransfer.search.watch import make_console
@@ -145,3 +146,4 @@ def test_a_study_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
     assert comparable(after)[:2] == comparable(before)[:2]
     assert after[2].params == before[2].params
     assert after[2].intermediate_values.items() >= before[2].intermediate_values.items()
+    assert [len(read_encoders(folder.trial(number))) for number in range(4)] == [1] * 4

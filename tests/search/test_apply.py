@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import optuna
 import pytest
 
-from chitransfer.config import Config, dump_config, load_config, override_config
+from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
-from chitransfer.search.apply import apply_trial, read_trial_params, write_application
+from chitransfer.search.apply import STAGE1_KEYS, apply_trial, read_trial_params, write_application
 from chitransfer.search.space import to_distribution, to_overrides
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study import LAUNCHER, StudyFolder
+from chitransfer.training.settings import stage1_settings
 
 RunCommand = Callable[..., tuple[int, str, str]]
 BEST = {
@@ -27,15 +31,19 @@ BEST = {
 OTHER = {**BEST, "latent_dim": 64, "encoder_hidden": "256_128", "weight_decay": 1e-05}
 
 
-def make_study(path: Path, config: Config) -> StudyFolder:
-    """A study of three trials: complete 2.0, complete 1.5, failed."""
+def make_study(
+    path: Path, config: Config, best: Mapping[str, object] = BEST, other: Mapping[str, object] = OTHER
+) -> StudyFolder:
+    """A study of three trials: `other` 2.0, `best` 1.5, `other` failed."""
     path.mkdir(parents=True)
     folder = StudyFolder(path)
     study = optuna.create_study(storage=f"sqlite:///{folder.database}", study_name=folder.name, direction="minimize")
     distributions = {name: to_distribution(parameter) for name, parameter in config.search.space.items()}
-    for params, value in ((OTHER, 2.0), (BEST, 1.5), (OTHER, None)):
+    for params, value in ((other, 2.0), (best, 1.5), (other, None)):
         state = optuna.trial.TrialState.COMPLETE if value else optuna.trial.TrialState.FAIL
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value, state=state))
+        study.add_trial(
+            optuna.trial.create_trial(params=dict(params), distributions=distributions, value=value, state=state)
+        )
     folder.config.write_text(dump_config(config), encoding="utf-8")
     return folder
 
@@ -130,6 +138,32 @@ def test_other_differences_from_the_study_are_said(study: StudyFolder, config_fi
     assert notes == ["model.use_batchnorm: the study had False, this configuration has True"]
 
 
+def test_training_values_of_stage_1_that_differ_are_said(tmp_path: Path) -> None:
+    space = {"latent_dim": {"key": "model.encoder_latent_dim", "type": "categorical", "choices": [64, 256]}}
+    overrides = {"search.space": space, "training.lr_pretrain": 2e-3, "training.stage2_epochs": 5}
+    folder = make_study(tmp_path / "study", load_config(None, overrides), {"latent_dim": 256}, {"latent_dim": 64})
+    path = tmp_path / "config.yaml"
+    path.write_text("training:\n  weight_decay: 1.0e-3\n  batch_size_dft: 64\n  num_epochs_pretrain: 300\n")
+    assert apply_trial(folder, path, None).notes == [
+        "training.lr_pretrain: the study had 0.002, this configuration has 0.001",
+        "training.weight_decay: the study had 0.0001, this configuration has 0.001",
+        "training.batch_size_dft: the study had 256, this configuration has 64",
+        "training.num_epochs_pretrain: the study had 100, this configuration has 300",
+    ]
+
+
+def test_every_key_of_stage_1_is_compared() -> None:
+    """Each training key that Stage 1's settings depend on, found by changing one at a time."""
+    config = load_config(None)
+    settings = stage1_settings(config)
+    changed = {"precision": "fp32"}
+    for key, value in config.training.model_dump().items():
+        other = changed.get(key, value / 2 if isinstance(value, float) else value)
+        other = value + 1 if type(value) is int else other
+        if stage1_settings(override_config(config, {f"training.{key}": other})) != settings:
+            assert f"training.{key}" in STAGE1_KEYS
+
+
 def test_the_command_prints_what_to_run_next(
     study: StudyFolder, config_file: Path, run_command: RunCommand, tmp_path: Path
 ) -> None:
@@ -137,7 +171,42 @@ def test_the_command_prints_what_to_run_next(
     code, out, err = run_command("apply", study.path, "--config", config_file, "--output", output, "--trial", 1)
     assert code == 0, err
     assert "+  encoder_latent_dim: 256" in out
-    assert f"python -m src.training.train_dft_pretrain --config {output}" in out
+    assert f"  chitransfer pretrain --config {output}" in out
     assert "--pretrained 'results/dft_pretrain_*/checkpoints/best_model.pt'" in out
     assert load_config(output).model.encoder_latent_dim == 256
     assert load_config(config_file).model.encoder_latent_dim == 128
+
+
+def test_printed_commands_run_from_an_empty_folder(study: StudyFolder, tmp_path: Path) -> None:
+    """Nothing of the clone is needed: each command gets as far as asking for what is truly missing."""
+    folder = tmp_path / "an empty folder"
+    folder.mkdir()
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", *shlex.split(command)]
+        return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+    applied = run(f"chitransfer apply {shlex.quote(str(study.path))}")
+    assert applied.returncode == 0, applied.stderr
+    config = load_config(folder / "configs" / "config.yaml", None, FULL_TRAINING)
+    assert config == override_config(
+        load_config(None, None, FULL_TRAINING), to_overrides(BEST, load_config(None).search.space)
+    )
+    pretrain, finetune = (line.strip() for line in applied.stdout.splitlines() if line.startswith("  chitransfer "))
+    missing = run(f"{pretrain} --set paths.dft_chi_csv=none.csv")
+    assert missing.returncode == 2
+    assert "none.csv" in missing.stderr
+    missing = run(finetune)
+    assert missing.returncode == 2
+    assert "run `chitransfer pretrain` first" in missing.stderr
+    resumed = run(f"{study.resume_command} --n-trials 0")
+    assert resumed.returncode == 2
+    assert "from the command line: search.n_trials" in resumed.stderr
+
+
+def test_the_command_to_resume_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = StudyFolder(Path("/my results/study"))
+    monkeypatch.delenv(LAUNCHER, raising=False)
+    assert folder.resume_command == "chitransfer search --resume '/my results/study/study.db'"
+    monkeypatch.setenv(LAUNCHER, "bash scripts/run_hparam_search.sh")
+    assert folder.resume_command == "bash scripts/run_hparam_search.sh --resume '/my results/study/study.db'"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.encoders import read_encoders
@@ -78,10 +79,38 @@ def test_a_trial_without_its_encoder_is_left_out(study: StudyFolder) -> None:
     assert rescored.trials["number"].tolist() == [0]
     assert set(rescored.skipped) == {1, 2}
     assert "missing" in rescored.skipped[1]
-    assert "cannot be read" in rescored.skipped[2]
+    assert "not a chitransfer model file" in rescored.skipped[2]
     (study.trial(0) / "stage1.pt").unlink()
     with pytest.raises(CheckpointError, match="no trial kept"):
         rescore_study(study, {})
+
+
+def test_a_changed_bit_of_an_encoder_is_noticed(
+    study: StudyFolder, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = study.trial(1) / "stage1.pt"
+    (encoder,) = read_encoders(study.trial(1))
+    whole, bias = path.read_bytes(), encoder.weights["encoder.0.bias"].numpy().tobytes()
+    place = whole.index(bias)
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    code, out, err = run_command("rescore", study.path)
+    assert (code, "Traceback" in err) == (0, False)
+    assert f"{path}: the file is damaged" in out.replace("\n", "")
+
+
+@pytest.mark.parametrize("spoil", ["torn", "no record", "not finite"])
+def test_damage_to_an_encoder_of_an_earlier_release(study: StudyFolder, spoil: str) -> None:
+    """They have no checksum; what does not fit is left out all the same."""
+    path = study.trial(1) / "stage1.pt"
+    (encoder,) = read_encoders(study.trial(1))
+    weights = {name: torch.full_like(weight, torch.nan) for name, weight in encoder.weights.items()}
+    kept = {"torn": [vars(encoder)], "no record": [[1]], "not finite": [{**vars(encoder), "weights": weights}]}
+    torch.save([vars(encoder)], path)
+    assert len(rescore_study(study, {}).trials) == 3
+    torch.save(kept[spoil], path)
+    if spoil == "torn":
+        path.write_bytes(path.read_bytes()[:-30])
+    assert set(rescore_study(study, {}).skipped) == {1}
 
 
 def test_weights_of_another_size_are_refused(study: StudyFolder) -> None:

@@ -50,7 +50,7 @@ def test_a_signal_ends_the_search_cleanly(
     (log,) = (study.parent / "logs").glob("search_long_*.log")
     text = log.read_text()
     assert f"search {word}: " in text
-    assert f"resume with: bash scripts/run_hparam_search.sh --resume {study / 'study.db'}" in text
+    assert f"resume with: chitransfer search --resume {study / 'study.db'}" in text
     assert "Traceback" not in text
     frame = pd.read_csv(study / "all_trials.csv")
     n_complete = int((frame["state"] == "COMPLETE").sum())
