@@ -17,7 +17,7 @@ from scipy import sparse
 
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
-from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, Table
+from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, SHOWN_ROWS, Table
 
 SAME_TEMPERATURE_K = 0.05
 ENOUGH_SPAN_K = 20.0
@@ -37,6 +37,8 @@ class TableFacts:
         ``stage1``, ``chi`` or ``solubility``, and where it was read from.
     n_rows, n_rejected, n_polymers, n_solvents
         Rows used and not used; distinct polymer identities and solvents.
+    rejected
+        The first rows not used: line, value and reason.
     n_duplicates
         Rows that say exactly what an earlier row says.
     n_repeats
@@ -53,6 +55,7 @@ class TableFacts:
     n_rejected: int
     n_polymers: int
     n_solvents: int
+    rejected: tuple[tuple[int, str, str], ...]
     n_duplicates: int
     n_repeats: int
     value_range: tuple[float, float, float] | None
@@ -239,6 +242,7 @@ def _table_facts(table: Table) -> TableFacts:
         n_rejected=len(table.rejected),
         n_polymers=len(counts),
         n_solvents=int(rows["solvent"].nunique()),
+        rejected=tuple(table.rejected.head(SHOWN_ROWS).itertuples(index=False, name=None)),
         n_duplicates=int(exact.sum()),
         n_repeats=int(rows[~exact].duplicated(keys).sum()),
         value_range=None if value == "soluble" else _range(rows["chi"]),
