@@ -52,7 +52,7 @@ from chitransfer.training.trivial import score_trivial_predictor
 EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
 # How long a database server may be away before the search stops.
 STORAGE_WAIT_SECONDS = 600.0
-PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-fingerprints", "scikit-learn", "torch")
+PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-learn", "torch")
 Draw = Callable[[optuna.Study, Mapping[str, float], StudyFolder], Sequence[str] | None]
 logger = logging.getLogger("chitransfer")
 
