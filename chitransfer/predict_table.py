@@ -210,9 +210,16 @@ def _open_text(path: Path) -> Iterator[TextIO]:
 
 
 def _csv_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:
-    csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(line.replace("\0", "") for line in stream)
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
+    while True:
+        # The limit is one for the whole process, whose other readers must keep theirs.
+        limit = csv.field_size_limit(LONGEST_CELL)
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
+        finally:
+            csv.field_size_limit(limit)
+        if row is None:
+            return
+        yield row

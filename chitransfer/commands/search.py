@@ -19,7 +19,7 @@ def search(
     stage2_epochs: Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.")] = None,
     study_name: Annotated[str | None, typer.Option(help="Default: transfer_aware_YYYYMMDD_HHMMSS.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a study: its folder or its study.db.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, random, cmaes, gp or qmc.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, random, cmaes, gp, qmc or nsga2.")] = None,
     pruner: Annotated[str | None, typer.Option(help="auto, none, median, hyperband or asha.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Study seed.")] = None,

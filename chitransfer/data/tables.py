@@ -65,38 +65,86 @@ class Table:
         return len(self.rows)
 
 
-def read_stage1_table(source: str, **options: object) -> Table:
-    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; `options` as for `read_chi_table`."""
-    return _read("stage1", source, [Column("chi", True), Column("temp", False)], **options)  # type: ignore[arg-type]
+def read_stage1_table(
+    source: str,
+    *,
+    on_bad_rows: BadRows = "error",
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> Table:
+    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; parameters as for `read_chi_table`."""
+    return _read(
+        "stage1",
+        source,
+        [Column("chi", True), Column("temp", False)],
+        on_bad_rows=on_bad_rows,
+        cache_folder=cache_folder,
+        n_jobs=n_jobs,
+        progress=progress,
+    )
 
 
-def read_chi_table(source: str, **options: object) -> Table:
+def read_chi_table(
+    source: str,
+    *,
+    on_bad_rows: BadRows = "error",
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> Table:
     """Read experimental χ: ``SMILES, chi, temp[, solvent]``.
 
     Parameters
     ----------
     source
         A path (``.csv`` or ``.csv.gz``) or a ``builtin:`` name.
-    options
-        ``on_bad_rows``, ``cache_folder`` (for polymer identities), ``n_jobs``, ``progress(done, total)``.
+    on_bad_rows
+        ``skip`` leaves out the rows that cannot be used, with their reasons in `Table.rejected`.
+    cache_folder
+        Where polymer identities are kept; ``None``: the user's own cache.
+    n_jobs, progress
+        Processes, and ``progress(done, total)`` of the identities.
 
     Raises
     ------
     DataError
         The file is missing or empty, a column is missing, or (unless ``on_bad_rows="skip"``) rows cannot be used.
     """
-    return _read("chi", source, [Column("chi", True), Column("temp", True)], **options)  # type: ignore[arg-type]
+    return _read(
+        "chi",
+        source,
+        [Column("chi", True), Column("temp", True)],
+        on_bad_rows=on_bad_rows,
+        cache_folder=cache_folder,
+        n_jobs=n_jobs,
+        progress=progress,
+    )
 
 
 def read_solubility_table(
-    source: str, *, on_contradictory_labels: Contradictions = "error", **options: object
+    source: str,
+    *,
+    on_contradictory_labels: Contradictions = "error",
+    on_bad_rows: BadRows = "error",
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
 ) -> Table:
-    """Read solubility: ``SMILES, soluble[, solvent]`` with labels 1 (soluble) and 0; `options` as for `read_chi_table`.
+    """Read solubility: ``SMILES, soluble[, solvent]`` with labels 1 and 0; other parameters as for `read_chi_table`.
 
     `on_contradictory_labels` says what happens when one polymer–solvent pair carries both labels: ``error``, ``drop``
     all of its rows, or keep the ``majority`` (a tie drops them).
     """
-    table = _read("solubility", source, [Column("soluble", True)], **options)  # type: ignore[arg-type]
+    table = _read(
+        "solubility",
+        source,
+        [Column("soluble", True)],
+        on_bad_rows=on_bad_rows,
+        cache_folder=cache_folder,
+        n_jobs=n_jobs,
+        progress=progress,
+    )
     return _settle_contradictions(table, on_contradictory_labels)
 
 

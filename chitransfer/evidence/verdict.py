@@ -118,21 +118,3 @@ def describe_gaps(gaps: pd.DataFrame) -> list[str]:
             f"(raw best value {raw:.4f}), mean gap {bias:+.4f} (raw {bias_raw:+.4f}), over {len(own)} outer folds"
         )
     return sentences
-
-
-def to_markdown(table: pd.DataFrame, protocol: str) -> list[str]:
-    """One protocol's table for a page of documentation; the best value of each column in bold."""
-    own = table[table["protocol"] == protocol]
-    columns = [name for name in NAMES if name in own and own[name].notna().any()]
-    lines = [
-        f"| {protocol} | " + " | ".join(NAMES[name] for name in columns) + " |",
-        "|---|" + "---|" * len(columns),
-    ]
-    for _, row in own.iterrows():
-        cells = []
-        for name in columns:
-            best = own[name].min() if name in LOWER_IS_BETTER else own[name].max()
-            text = "–" if pd.isna(row[name]) else f"{row[name]:.3f}"
-            cells.append(f"**{text}**" if row[name] == best else text)
-        lines.append(f"| {row['title']} | " + " | ".join(cells) + " |")
-    return lines
