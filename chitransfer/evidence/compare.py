@@ -18,9 +18,9 @@ import pandas as pd
 from chitransfer.config import Config, dump_config, load_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
+from chitransfer.evidence.correction import Estimate
 from chitransfer.evidence.nested import FULL_MODELS, OuterFold, run_outer_fold
 from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum_by_polymer
-from chitransfer.evidence.overtuning import Estimate
 from chitransfer.evidence.verdict import reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.objective import transfer_objective

@@ -195,21 +195,6 @@ def test_report_of_nothing_says_so(tmp_path: Path, run_command: Callable[..., tu
     assert "no study found" in error
 
 
-def test_permuted_control_shuffles_measured_labels_only(tiny_dataset: Any) -> None:
-    from chitransfer.data.subsets import permute_labels
-
-    permuted = permute_labels(tiny_dataset, 1)
-    assert permuted.stage1 is tiny_dataset.stage1
-    for before, after, column in (
-        (tiny_dataset.chi, permuted.chi, "chi"),
-        (tiny_dataset.solubility, permuted.solubility, "soluble"),
-    ):
-        assert not np.array_equal(before.value, after.value)
-        assert sorted(before.value) == sorted(after.value)
-        assert np.array_equal(before.polymer, after.polymer)
-        assert np.array_equal(after.table.rows[column].to_numpy(dtype=float), after.value)
-
-
 def test_several_objectives_give_a_pareto_front(
     tiny: dict[str, object], make_search: Callable[..., tuple[int, Any]]
 ) -> None:
