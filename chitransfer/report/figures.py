@@ -202,7 +202,7 @@ def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default:
 
     for trial, line in sorted(zip(trials, heights, strict=True), key=lambda pair: -pair[0].values[0]):
         # The end of the colour map is yellow, which is hardly seen on white.
-        shade = colormaps["viridis"](0.8 * float(line[0]))
+        shade = colormaps["viridis"](0.65 * float(line[0]))
         axes.plot(range(len(columns)), line, color=shade, lw=1.0, alpha=0.55)
         for special, color, label in ((default, DEFAULT, "default configuration"), (best, BEST, "best trial")):
             if special is not None and trial.number == special.number:
