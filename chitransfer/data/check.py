@@ -256,15 +256,16 @@ def _range(values: pd.Series) -> tuple[float, float, float]:
 
 
 def _temperature_facts(rows: pd.DataFrame) -> TemperatureFacts:
-    pairs = rows.groupby(["polymer", "solvent"], sort=False)["temp"]
-    n_temperatures, span = pairs.transform("nunique"), pairs.agg(lambda values: values.max() - values.min())
+    """Spans of the pairs' temperatures, and the scatter of rows around their pair's least-squares line in 1/T."""
+    pairs = rows.groupby(["polymer", "solvent"], sort=False)
+    span = pairs["temp"].max() - pairs["temp"].min()
     several = span[span > SAME_TEMPERATURE_K]
-    squares, freedom = 0.0, 0
-    for _, group in rows[n_temperatures >= 3].groupby(["polymer", "solvent"], sort=False):
-        inverse = 1.0 / group["temp"].to_numpy()
-        design = np.column_stack([inverse - inverse.mean(), np.ones(len(inverse))])
-        left = group["chi"].to_numpy() - design @ np.linalg.lstsq(design, group["chi"].to_numpy(), rcond=None)[0]
-        squares, freedom = squares + float(left @ left), freedom + len(group) - 2
+    fitted = rows[pairs["temp"].transform("nunique") >= 3]
+    terms = fitted[["polymer", "solvent"]].assign(x=1.0 / fitted["temp"], y=fitted["chi"])
+    by_pair = terms.groupby(["polymer", "solvent"], sort=False)
+    x, y = (terms[name] - by_pair[name].transform("mean") for name in ("x", "y"))
+    sums = terms.assign(xx=x * x, xy=x * y).groupby(["polymer", "solvent"], sort=False)[["xx", "xy"]].transform("sum")
+    squares, freedom = float(((y - sums["xy"] / sums["xx"] * x) ** 2).sum()), len(terms) - 2 * by_pair.ngroups
     return TemperatureFacts(
         n_pairs=len(span),
         n_several=len(several),

@@ -176,11 +176,23 @@ def trivial_objective(reference: Mapping[str, float], stage1_mae: float, weights
 
 
 def beaten_by_trivial(best: Mapping[str, Any], reference: Mapping[str, float], weights: ObjectiveSettings) -> list[str]:
-    """Weighted components on which the best trial is not better than the trivial predictor, each as a sentence."""
+    """Where the best trial is not better than the trivial predictor, a sentence each: the objective, then its parts.
+
+    `best` holds the trial's components. A score that the trivial predictor has in full, as the recall of calling
+    everything positive, cannot be bettered and says nothing.
+    """
     sentences = []
+    shared = [name for name in weights.model_dump() if best.get(name) is not None and name in reference]
+    own = transfer_objective({name: best[name] for name in (*shared, "stage1_mae")}, weights)
+    without = trivial_objective({name: reference[name] for name in shared}, best["stage1_mae"], weights)
+    if shared and without is not None and own >= without:
+        sentences.append(
+            f"the best trial does not beat the trivial predictor: objective {own:.4f} against {without:.4f}; weights "
+            "on sol_auc, sol_balanced_accuracy or sol_mcc, or solubility.positive=insoluble, may say more"
+        )
     for name, weight in weights.model_dump().items():
         mine, trivial = best.get(name), reference.get(name)
-        if weight <= 0 or mine is None or trivial is None:
+        if weight <= 0 or mine is None or trivial is None or (name not in ERRORS and trivial >= 1.0):
             continue
         worse = mine >= trivial if name in ERRORS else mine <= trivial
         if worse:

@@ -175,11 +175,22 @@ class TestReadingByOthers:
 class TestTrivial:
     def test_warnings_name_what_is_not_beaten(self) -> None:
         best = {"exp_mae": 0.3, "sol_f1": 0.8, "sol_recall": 0.9, "stage1_mae": 0.1}
-        reference = {"exp_mae": 0.4, "sol_f1": 0.82, "sol_recall": 1.0}
+        reference = {"exp_mae": 0.4, "sol_f1": 0.82, "sol_recall": 0.95}
         sentences = beaten_by_trivial(best, reference, ObjectiveSettings())
         assert len(sentences) == 2
         assert "solubility F1: 0.800 is no better than the trivial predictor's 0.820" in sentences[0]
-        assert beaten_by_trivial({**best, "sol_f1": 0.9, "sol_recall": 1.1}, reference, ObjectiveSettings()) == []
+        assert beaten_by_trivial({**best, "sol_f1": 0.9, "sol_recall": 1.0}, reference, ObjectiveSettings()) == []
+
+    def test_the_objective_comes_first_where_it_is_not_beaten(self) -> None:
+        best = {"exp_mae": 0.39, "sol_f1": 0.83, "sol_recall": 0.5, "stage1_mae": 0.1}
+        sentences = beaten_by_trivial(best, {"exp_mae": 0.4, "sol_f1": 0.82, "sol_recall": 1.0}, ObjectiveSettings())
+        values = [guide_objective(*parts, 0.1) for parts in ((0.39, 0.83, 0.5), (0.4, 0.82, 1.0))]
+        assert len(sentences) == 1
+        assert "does not beat the trivial predictor: objective {:.4f} against {:.4f}".format(*values) in sentences[0]
+
+    def test_a_recall_that_cannot_be_bettered_is_no_warning(self) -> None:
+        best = {"exp_mae": 0.3, "sol_f1": 0.9, "sol_recall": 0.95, "stage1_mae": 0.1}
+        assert beaten_by_trivial(best, {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 1.0}, ObjectiveSettings()) == []
 
     def test_its_objective_takes_the_best_trials_stage_1(self) -> None:
         reference = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 1.0}
