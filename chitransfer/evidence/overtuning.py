@@ -344,7 +344,9 @@ def describe_examination(found: Examination, config: Config) -> list[str]:
 def _describe_fresh(found: Examination) -> str:
     by_number = {score.number: score for score in found.fresh}
     best, default = by_number.get(found.best_trial), next((s for s in found.fresh if s.is_default), None)
-    text = f"on fresh seeds and folds ({len(found.fresh[0].runs)} runs each) trial {found.fresh[0].number} comes first"
+    counts = sorted({len(score.runs) for score in found.fresh})
+    n_runs = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" run" if counts[-1] == 1 else " runs")
+    text = f"on fresh seeds and folds ({n_runs} each) trial {found.fresh[0].number} comes first"
     if best is not None:
         text += f"; the best trial ({best.number}) reads {best.value:.4f} there"
     if default is not None:
