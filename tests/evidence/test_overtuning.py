@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from chitransfer.errors import StudyError
 from chitransfer.evidence.outcomes import PolymerSums, draw_polymers, objective_of_draws, sum_by_polymer
 from chitransfer.evidence.overtuning import (
     Estimate,
+    FreshScore,
+    _describe_fresh,
     correct_for_selection,
     describe_control,
     paired_standard_errors,
@@ -173,3 +176,14 @@ def test_planted_leak_shows_as_a_gap(tiny_dataset: Any, rng: np.random.Generator
     assert r2["leaky"] > 0.9
     draws = sum_by_polymer(polymers, [leaky], [], 1, False).components(draw_polymers(len(polymers), 200, 0))["exp_r2"]
     assert "ABOVE CHANCE" in describe_control({"exp_r2": Estimate.of(draws)})
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"), [((2, 2), "(2 runs each)"), ((1, 2), "(1 to 2 runs each)"), ((1,), "(1 run each)")]
+)
+def test_runs_on_fresh_seeds_are_counted_for_every_trial(counts: tuple[int, ...], said: str) -> None:
+    fresh = [
+        FreshScore(number=n, value=0.5, runs=[0.5] * count, components={}, is_default=False)
+        for n, count in enumerate(counts)
+    ]
+    assert said in _describe_fresh(SimpleNamespace(fresh=fresh, best_trial=0))  # type: ignore[arg-type]
