@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 
 from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_groups, repeat_unit_groups
 from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fit_a_b, method_name
-from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source, refuse_misnamed
+from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, parse_csv, read_source, refuse_misnamed
 from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
@@ -128,8 +128,7 @@ def compute_table(
 def _read_records(path: Path) -> tuple[list[str], list[list[str]]]:
     content, name = read_source(str(path))
     header, rows = parse_csv(content, name)
-    columns = [Column("SMILES", True), Column("temp", False), Column("solvent", False)]
-    refuse_misnamed(header, find_columns(header, columns, name), name)
+    refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, name), name)
     return header, [record for _, record in rows]
 
 

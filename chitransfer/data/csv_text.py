@@ -38,6 +38,10 @@ class Column:
     required: bool
 
 
+# Of a table of polymer–solvent pairs for `chitransfer data compute`, `predict` and `screen`.
+PAIR_COLUMNS = (Column("SMILES", True), Column("temp", False), Column("solvent", False))
+
+
 def read_source(source: str) -> tuple[bytes, str]:
     """The decompressed bytes of a path or ``builtin:`` name, and the name used in messages."""
     if source.startswith(BUILTIN_PREFIX):

@@ -267,7 +267,9 @@ def _fresh_pair(found: Examination) -> tuple[FreshScore | None, FreshScore | Non
 
 def _describe_fresh(found: Examination) -> str:
     best, default = _fresh_pair(found)
-    text = f"on fresh seeds and folds ({len(found.fresh[0].runs)} runs each) trial {found.fresh[0].number} comes first"
+    counts = sorted({len(score.runs) for score in found.fresh})
+    n_runs = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" run" if counts[-1] == 1 else " runs")
+    text = f"on fresh seeds and folds ({n_runs} each) trial {found.fresh[0].number} comes first"
     if best is not None:
         text += f"; the best trial ({best.number}) reads {best.value:.4f} there"
     if default is not None:

@@ -1,6 +1,6 @@
-"""Results as the guide has them: best_params.json, all_trials.csv, top_20_trials.csv, and the summary in words.
+"""Results as the guide has them: best_params.json, all_trials.csv, top_20_trials.csv; and where a study stands.
 
-Called by `search.run` during and after a search, by `chitransfer status`, and by `report`.
+Called by `search.run`, `search.summary`, `evidence` and `report`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from chitransfer.errors import TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.search.objective import ERRORS, transfer_objective
+from chitransfer.search.records import SECONDS_TOTAL
 from chitransfer.search.replicates import REPLICATE_VALUES
 from chitransfer.search.study import StudyFolder
 from chitransfer.sections import ObjectiveSettings
@@ -120,9 +121,17 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
             row["n_runs"] = len(attributes[REPLICATE_VALUES])
         if len(study.directions) > 1:
             row["on_pareto_front"] = trial.number in pareto
-        row["seconds_total"] = trial.duration.total_seconds() if trial.duration else None
+        row[SECONDS_TOTAL] = computed_seconds(trial)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def computed_seconds(trial: FrozenTrial) -> float | None:
+    """What a trial's rungs and runs took; of a trial of an earlier release, the time from its start to its end."""
+    seconds: float | None = trial.user_attrs.get(SECONDS_TOTAL)
+    if seconds is None and trial.duration is not None:
+        return trial.duration.total_seconds()
+    return seconds
 
 
 def write_results(folder: StudyFolder, study: optuna.Study) -> None:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from chitransfer.data.csv_text import Column, find_columns, parse_csv, refuse_misnamed
+from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, parse_csv, refuse_misnamed
 from chitransfer.data.tables import canonical_solvent, read_solubility_table, read_stage1_table
 from chitransfer.errors import DataError
-
-OPTIONAL = [Column("SMILES", True), Column("temp", False), Column("solvent", False)]
 
 
 def test_a_quote_that_is_never_closed_is_named_where_it_opens() -> None:
@@ -31,20 +29,20 @@ def test_quoted_commas_quotes_and_line_breaks_are_read() -> None:
 def test_a_column_that_is_likely_the_temperature_is_not_ignored(cell: str) -> None:
     header = ["SMILES", "chi", cell]
     with pytest.raises(DataError, match="there is no column temp, but one called"):
-        refuse_misnamed(header, find_columns(header, OPTIONAL, "table.csv"), "table.csv")
+        refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")
 
 
 @pytest.mark.parametrize("cell", ["solvent_smiles", "Solvents", "solvent (SMILES)"])
 def test_a_column_that_is_likely_the_solvent_is_not_ignored(cell: str) -> None:
     header = ["SMILES", cell]
     with pytest.raises(DataError, match="there is no column solvent, but one called"):
-        refuse_misnamed(header, find_columns(header, OPTIONAL, "table.csv"), "table.csv")
+        refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")
 
 
 @pytest.mark.parametrize("cell", ["temp", "template", "tg", "solvent", "solvation", "note", "total"])
 def test_other_columns_are_nobodys_business(cell: str) -> None:
     header = ["SMILES", cell]
-    refuse_misnamed(header, find_columns(header, OPTIONAL, "table.csv"), "table.csv")
+    refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")
 
 
 def test_labels_may_stand_beside_a_temperature(tmp_path: Path) -> None:

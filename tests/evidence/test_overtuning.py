@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from chitransfer.evidence.overtuning import (
     DifferenceNoise,
     Examination,
     FreshScore,
+    _describe_fresh,
     describe_control,
     describe_examination,
     measure_difference_noise,
@@ -330,3 +332,14 @@ def test_noise_of_a_difference_is_pooled_over_trials(rng: np.random.Generator) -
     assert found.half_width == pytest.approx(1.96 * found.deviation, rel=0.01)
     assert measure_difference_noise(fresh_scores([0.8], [0.9])) == DifferenceNoise(None, 0)
     assert measure_difference_noise(fresh).half_width is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"), [((2, 2), "(2 runs each)"), ((1, 2), "(1 to 2 runs each)"), ((1,), "(1 run each)")]
+)
+def test_runs_on_fresh_seeds_are_counted_for_every_trial(counts: tuple[int, ...], said: str) -> None:
+    fresh = [
+        FreshScore(number=n, value=0.5, runs=[0.5] * count, components={}, is_default=False)
+        for n, count in enumerate(counts)
+    ]
+    assert said in _describe_fresh(SimpleNamespace(fresh=fresh, best_trial=0))  # type: ignore[arg-type]

@@ -98,7 +98,9 @@ class TestTree:
         assert frame["number"].tolist() == list(range(6))
         assert set(frame["state"]) == {"COMPLETE"}
         for name in (*COMPONENTS, *(f"{name}_std" for name in COMPONENTS), *finished_search.config.search.space):
-            assert frame[name].notna().all(), name
+            # One pretraining seed has no spread.
+            assert frame[name].notna().all() != (name == "stage1_mae_std"), name
+        assert (frame["seconds_total"] - frame["seconds_stage1"] - frame["seconds_stage2"]).abs().max() < 0.01
         assert (frame["seconds_total"] > 0).all()
         assert frame["failure_reason"].isna().all()
         assert frame["is_default"].tolist() == [True] + [False] * 5
