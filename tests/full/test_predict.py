@@ -175,7 +175,9 @@ def predict_file(predictor: Predictor, path: Path, output: Path) -> tuple[int, i
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"polymer,temp\n*CCO*,300\n", "no column SMILES"),
+        (b"SMILES,temp\n*CCO*,300\n\"*CC*,310\n*CCN*,320\n", "line 3: a quote"),
+        (b"SMILES,temp,Temp\n*CCO*,300,310\n", "the column temp is there 2 times"),
+        (b"polymer,temp\n*CCO*,300\n", r"missing column\(s\) SMILES"),
         (b"SMILES\n", "no rows"),
         (b"SMILES\n\xff\xfe*CCO*\n", "UTF-8"),
     ],
