@@ -289,7 +289,7 @@ class Predictor:
         }
 
 
-def check_temperatures(temperatures: Sequence[float]) -> np.ndarray:
+def check_temperatures(temperatures: Sequence[float] | np.ndarray) -> np.ndarray:
     """Temperatures in kelvin as an array (n,).
 
     Raises
