@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import typer
@@ -41,10 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def main_verb(verb: str) -> None:
     """Run one command with the arguments of this process, for the guide's `python -m src.training.…` names."""
-    commands = [one.callback for one in app.registered_commands if one.callback is not None]
-    (command,) = (one for one in commands if one.__name__ == verb)
+    commands: dict[str, Callable[..., object]] = {"search": search, "pretrain": pretrain, "finetune": finetune}
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(context_settings=HELP_OPTIONS)(command)
+    alone.command(context_settings=HELP_OPTIONS)(commands[verb])
     _run(alone, sys.argv[1:])
 
 

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 
 from chitransfer.config import Config
 from chitransfer.errors import ConfigError
-from chitransfer.sections import guide_space
+from chitransfer.sections import SearchSettings, guide_space
 
 Run = Callable[..., tuple[int, str, str]]
 GUIDE_FLAGS = {
@@ -206,6 +206,13 @@ class TestStart:
         run_command("finetune", "--pretrained", "a/best_model.pt", "b/best_model.pt", "c_d/best_model.pt", "--seed", 1)
         assert seen == [["a/best_model.pt", "b/best_model.pt", "c_d/best_model.pt"]]
 
+    def test_help_names_every_sampler_and_pruner(self, run_command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        _, out, _ = run_command("search", "--help")
+        for key in ("sampler", "pruner"):
+            for name in get_args(SearchSettings.model_fields[key].annotation):
+                assert re.search(rf"--{key} .*\b{name}\b", out), name
+
     def test_without_words_it_says_what_there_is(self, run_command: Run) -> None:
         _, out, err = run_command()
         assert "search" in out + err
@@ -244,3 +251,8 @@ class TestStart:
         assert second.returncode == 0, second.stderr
         assert len(pd.read_csv(study / "all_trials.csv")) == 2
         assert launch("--n_trials", "0").returncode == 2
+        stopped = launch("--config", str(tiny_yaml), "--study_name", "stopped", "--timeout_hours", "1e-9")
+        assert stopped.returncode == 0, stopped.stderr
+        (line,) = (line for line in stopped.stdout.splitlines() if line.startswith("resume with: "))
+        database = study.with_name("stopped") / "study.db"
+        assert shlex.split(line)[2:] == ["bash", str(launcher), "--resume", str(database)]

@@ -31,6 +31,19 @@ def test_the_example_runs(trained: Any, project_root: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_example_runs_in_a_notebook(trained: Any, project_root: Path) -> None:
+    """A notebook's kernel has arguments of its own and runs the cells under the name ``__main__``."""
+    text = (project_root / "examples" / "predict_polymers.py").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("MODEL = "))
+    cells = text.replace(line, f"MODEL = {str(trained.model)!r}").split("# %%\n")
+    kernel = "import sys, types; sys.modules['ipykernel'] = types.ModuleType('ipykernel')\n"
+    kernel += "sys.argv = ['launcher', '-f', 'kernel.json']\n"
+    done = run(project_root, "-c", kernel + f"for cell in {cells!r}: exec(cell, globals())")
+    assert done.returncode == 0, done.stderr
+    assert "polystyrene" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_guides_commands_run_as_printed(project_root: Path, tmp_path: Path) -> None:
     overrides = full_overrides(tmp_path) | {"training.num_epochs_pretrain": 5, "training.num_epochs_finetune": 3}
     config = tmp_path / "config.yaml"

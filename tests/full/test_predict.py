@@ -107,6 +107,13 @@ def test_several_temperatures_lie_on_one_line(predictor: Predictor) -> None:
         assert row[f"chi_{T:g}K_low"] < row[f"chi_{T:g}K"] < row[f"chi_{T:g}K_high"]
 
 
+@pytest.mark.parametrize("kind", [int, np.float32, np.int64, np.array])
+def test_one_temperature_may_be_any_number(predictor: Predictor, kind: Callable[[int], Any]) -> None:
+    pd.testing.assert_frame_equal(
+        predictor.predict("*CCO*", temperature=kind(300)), predictor.predict("*CCO*", temperature=300.0)
+    )
+
+
 def test_a_model_of_water_alone_refuses_other_solvents(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = type(predictor.model.scales.recipe)(**{**vars(predictor.model.scales.recipe), "with_solvent": False})
     monkeypatch.setitem(vars(predictor.model.scales), "recipe", recipe)
@@ -169,6 +176,19 @@ def predict_file(predictor: Predictor, path: Path, output: Path) -> tuple[int, i
     return write_predictions(
         reader, predict_table(predictor, reader, temperatures=None, solvent=None, n_jobs=1), output
     )
+
+
+def test_other_readers_of_the_process_keep_their_longest_cell(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text(f"SMILES,note\n*CCO*,{'x' * 200_000}\n*CC*,\n", encoding="utf-8")
+    before = csv.field_size_limit(1000)
+    try:
+        chunks = TableReader.open(path).chunks(1)
+        assert len(next(chunks)[0][1]) == 200_000
+        assert csv.field_size_limit() == 1000
+        assert next(chunks) == [["*CC*", ""]]
+    finally:
+        csv.field_size_limit(before)
 
 
 @pytest.mark.parametrize(
