@@ -195,7 +195,7 @@ def test_other_readers_of_the_process_keep_their_longest_cell(tmp_path: Path) ->
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"SMILES,temp\n*CCO*,300\n\"*CC*,310\n*CCN*,320\n", "line 3: a quote"),
+        (b'SMILES,temp\n*CCO*,300\n"*CC*,310\n*CCN*,320\n', "line 3: a quote"),
         (b"SMILES,temp,Temp\n*CCO*,300,310\n", "the column temp is there 2 times"),
         (b"polymer,temp\n*CCO*,300\n", r"missing column\(s\) SMILES"),
         (b"SMILES\n", "no rows"),
