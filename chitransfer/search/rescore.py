@@ -23,10 +23,9 @@ from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.objective import NetworkScores, TrialRunner
 from chitransfer.search.results import beaten_by_trivial, trivial_objective, write_reference
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import StudyFolder, load_study_config, read_study
+from chitransfer.search.study import StudyFolder, load_study_config, read_searched_dataset, read_study
 from chitransfer.search.summary import describe_side_by_side
 from chitransfer.sections import ObjectiveSettings
-from chitransfer.training.settings import read_dataset
 from chitransfer.training.trivial import score_trivial_predictor
 
 # Found out again on every machine; no part of what was measured.
@@ -139,7 +138,7 @@ def rescore_study(
     trials = [t for t in read_study(folder).get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not trials:
         raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to score again")
-    dataset = read_dataset(config)
+    dataset = read_searched_dataset(config)
     runner = TrialRunner(config, dataset, n_threads=config.training.num_threads)
     before = {t.number: t.values[0] for t in trials}
     order = sorted(before, key=lambda number: (before[number], number))

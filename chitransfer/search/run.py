@@ -17,7 +17,6 @@ from rich.console import Console
 
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import ChitransferError, StudyError
 from chitransfer.files import write_atomically
 from chitransfer.provenance import write_provenance
@@ -32,6 +31,7 @@ from chitransfer.search.study import (
     drive_alone,
     make_contract,
     new_study_name,
+    read_searched_dataset,
     resume_study,
 )
 from chitransfer.search.summary import describe_data, describe_outcome, describe_pruning
@@ -40,7 +40,6 @@ from chitransfer.search.workers import Workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
-from chitransfer.training.settings import read_dataset
 from chitransfer.training.tasks import resolve_positive_label
 from chitransfer.training.trivial import score_trivial_predictor
 
@@ -113,9 +112,7 @@ def _search(
 ) -> int:
     console.print(f"study {folder.name}", highlight=False)
     with show_progress(console) as progress:
-        dataset = read_dataset(config, progress)
-        if config.search.control == "permute":
-            dataset = permute_labels(dataset, derive_seed(config.seed, "permute"))
+        dataset = read_searched_dataset(config, progress)
     config = settle_pruner(config, dataset)
     for line in [*describe_data(dataset, config), *describe_pruning(config)]:
         console.print(line, markup=False, highlight=False)

@@ -33,13 +33,13 @@ from chitransfer.search.study import (
     drive_alone,
     load_study_config,
     make_contract,
+    read_searched_dataset,
     resume_study,
 )
 from chitransfer.search.watch import SearchDisplay, show_progress
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
-from chitransfer.training.settings import read_dataset
 
 # Fold shuffles that neither pass has seen, for an honest last word.
 N_FRESH_SHUFFLES = 5
@@ -185,7 +185,7 @@ def run_second_pass(
     encoders = read_encoders(folder.trial(number))
     config = second_pass_config(first, params)
     with show_progress(console) as progress:
-        dataset = read_dataset(config, progress)
+        dataset = read_searched_dataset(config, progress)
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
         raise StudyError(
             f"{folder.path}: trial {number} was pretrained under other conditions than these; leave what concerns "

@@ -10,7 +10,7 @@ import os
 import shlex
 import socket
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +25,7 @@ from optuna.study import StudyDirection
 
 from chitransfer.config import Config, load_config
 from chitransfer.data.assemble import Dataset
+from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import StudyError
 from chitransfer.files import write_json
 from chitransfer.search.contract import (
@@ -44,6 +45,8 @@ from chitransfer.search.storage import (
     sqlite_address,
 )
 from chitransfer.secrecy import mask_passwords
+from chitransfer.seeds import derive_seed
+from chitransfer.training.settings import read_dataset
 
 CONTRACT = "contract"
 # Set by scripts/run_hparam_search.sh to the words that started it: its virtual environment need not be active.
@@ -291,6 +294,20 @@ def resume_study(
     if now["space"] != known["space"]:
         study.set_user_attr(CONTRACT, {**known, "space": now["space"]})
     return study
+
+
+def read_searched_dataset(config: Config, progress: Callable[[str, int, int], None] | None = None) -> Dataset:
+    """The dataset whose trials are scored: under ``search.control: permute`` with its measured values dealt out.
+
+    Raises
+    ------
+    DataError
+        As `training.settings.read_dataset`.
+    """
+    dataset = read_dataset(config, progress)
+    return (
+        permute_labels(dataset, derive_seed(config.seed, "permute")) if config.search.control == "permute" else dataset
+    )
 
 
 def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:

@@ -38,6 +38,15 @@ def test_the_same_conditions_give_the_same_scores(study: StudyFolder) -> None:
     assert best["best_params"] == json.loads((study.path / "best_params.json").read_text())["best_params"]
 
 
+def test_a_control_is_scored_on_its_permuted_labels_again(
+    make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object]
+) -> None:
+    _, study = make_search({**tiny, "search.reevaluate_top": 0, "search.control": "permute"})
+    rescored = rescore_study(study, {})
+    searched = pd.read_csv(study.path / "all_trials.csv").set_index("number")
+    assert rescored.trials.set_index("number")["exp_mae"].tolist() == pytest.approx(searched["exp_mae"].tolist())
+
+
 def test_other_conditions_give_what_a_search_under_them_gives(
     study: StudyFolder, make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object], tmp_path: Path
 ) -> None:
