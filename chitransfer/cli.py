@@ -18,6 +18,7 @@ from chitransfer.commands.model import apply, finetune, predict, pretrain, scree
 from chitransfer.commands.rescore import rescore
 from chitransfer.commands.search import search, status
 from chitransfer.errors import ChitransferError
+from chitransfer.interrupts import exit_on_termination
 from chitransfer.secrecy import mask_passwords
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -35,7 +36,7 @@ app.add_typer(data, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; user errors end with exit code 2 and one message, Ctrl-C with 130."""
+    """Run the command line; user errors end with exit code 2 and one message, Ctrl-C with 130, SIGTERM with 143."""
     _run(app, sys.argv[1:] if arguments is None else arguments)
 
 
@@ -50,7 +51,8 @@ def main_verb(verb: str) -> None:
 def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     words = [_hyphenate(word) for word in arguments]
     try:
-        code = program(words, standalone_mode=False)
+        with exit_on_termination():
+            code = program(words, standalone_mode=False)
     except ChitransferError as error:
         print(mask_passwords(f"ERROR: {error}"), file=sys.stderr)
         code = 2
