@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def main_verb(verb: str) -> None:
     """Run one command with the arguments of this process, for the guide's `python -m src.training.…` names."""
-    (command,) = (one.callback for one in app.registered_commands if getattr(one.callback, "__name__", "") == verb)
+    commands = [one.callback for one in app.registered_commands if one.callback is not None]
+    (command,) = (one for one in commands if one.__name__ == verb)
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     alone.command(context_settings=HELP_OPTIONS)(command)
     _run(alone, sys.argv[1:])

@@ -110,10 +110,10 @@ class Predictor:
             raise DataError(
                 f"give one solvent for all or one a polymer: {len(texts)} polymers, {len(solvents)} solvents"
             )
-        several = temperature is not None and not isinstance(temperature, int | float)
         if temperature is None:
             temperature = self.model.scales.T_ref
-        chosen = check_temperatures(temperature if several else [temperature])  # type: ignore[arg-type,list-item]
+        several = np.ndim(temperature) > 0
+        chosen = check_temperatures(np.atleast_1d(temperature))
         table = np.tile(chosen, (len(texts), 1))
         names = [f"chi_{value:g}K" for value in chosen] if several else ["chi"]
         frame = self.predict_rows(texts, solvents, table, names, n_jobs=n_jobs)
@@ -305,7 +305,7 @@ class Predictor:
         }
 
 
-def check_temperatures(temperatures: Sequence[float]) -> np.ndarray:
+def check_temperatures(temperatures: Sequence[float] | np.ndarray) -> np.ndarray:
     """Temperatures in kelvin as an array (n,).
 
     Raises

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import TextIO
 import numpy as np
 import pandas as pd
 
+from chitransfer.data.csv_text import PAIR_COLUMNS, describe_csv_error, find_columns
 from chitransfer.data.tables import COLDEST_K, HOTTEST_K, WATER
 from chitransfer.errors import DataError
 from chitransfer.files import replace_atomically
@@ -53,18 +55,14 @@ class TableReader:
         Raises
         ------
         DataError
-            The file cannot be read, is empty, or has no column SMILES.
+            The file cannot be read, is empty, has no column SMILES, or has a column twice that matters.
         """
         with _open_text(path) as stream:
             header = [cell.strip() for cell in next(_csv_rows(stream, path), [])]
         if not header:
             raise DataError(f"{path}: the file is empty; it needs a header line with a column SMILES")
-        lowered = [name.lower() for name in header]
-        if lowered.count("smiles") != 1:
-            found = "no column" if "smiles" not in lowered else f"{lowered.count('smiles')} columns"
-            raise DataError(f"{path}, line 1: {found} SMILES among {', '.join(header)}; one is needed")
-        places = {name: lowered.index(name) if name in lowered else None for name in ("solvent", "temp")}
-        return cls(path, header, lowered.index("smiles"), places["solvent"], places["temp"])
+        places = find_columns(header, PAIR_COLUMNS, str(path))
+        return cls(path, header, places["SMILES"], places.get("solvent"), places.get("temp"))
 
     def count_rows(self) -> int:
         """Rows below the header, blank lines included; for progress alone."""
@@ -205,14 +203,22 @@ def _open_text(path: Path) -> Iterator[TextIO]:
         raise DataError(f"{path}: there is no such file (paths are read from the current folder)") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; save the table as CSV in UTF-8") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
 def _csv_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:
-    csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(line.replace("\0", "") for line in stream)
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not readable as CSV ({error})") from error
+    reader = csv.reader((line.replace("\0", "") for line in stream), strict=True)
+    while True:
+        start = reader.line_num + 1
+        # The limit is one for the whole process, whose other readers must keep theirs.
+        limit = csv.field_size_limit(LONGEST_CELL)
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{path}, line {start}: {describe_csv_error(error)}") from error
+        finally:
+            csv.field_size_limit(limit)
+        if row is None:
+            return
+        yield row

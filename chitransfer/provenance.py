@@ -19,7 +19,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.files import write_csv, write_json
 from chitransfer.secrecy import mask_passwords
 
-PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-fingerprints", "scikit-learn", "torch")
+PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-learn", "torch")
 
 
 def versions() -> dict[str, str]:

@@ -1,15 +1,21 @@
 # %% [markdown]
 # # From a fine-tuned model to χ(T) of your own polymers
 #
-# Run it cell by cell in an editor that knows `# %%`, or whole: `python examples/predict_polymers.py MODEL.pt`.
-# `MODEL.pt` is `results/multitask_<time>/checkpoints/best_model.pt`, as `chitransfer finetune` leaves it.
+# Set `MODEL` below and run it cell by cell in an editor that knows `# %%`, or whole:
+# `python examples/predict_polymers.py MODEL.pt`. The model is the file `chitransfer finetune` leaves.
 
 # %%
+import argparse
 import sys
 
 from chitransfer.predict import Predictor
 
-predictor = Predictor.load(sys.argv[1])
+MODEL = "results/multitask_TIME/checkpoints/best_model.pt"
+if __name__ == "__main__" and "ipykernel" not in sys.modules:
+    parser = argparse.ArgumentParser(description="Predict χ(T) of a few polymers.")
+    parser.add_argument("model", nargs="?", default=MODEL, help="best_model.pt of `chitransfer finetune`")
+    MODEL = parser.parse_args().model
+predictor = Predictor.load(MODEL)
 
 # %% [markdown]
 # A polymer is its repeat unit with two `*`. However the chain is cut, the answer is the same.

@@ -105,6 +105,16 @@ class TestFlags:
         assert captured[0].search.n_trials == 9
         assert captured[0].training == finished_search.config.training
 
+    def test_a_resumed_study_keeps_its_name(
+        self, run_command: Run, captured: list[Config], finished_search: Any
+    ) -> None:
+        database = finished_search.folder.database
+        code, _, err = run_command("search", "--resume", database, "--study-name", "other")
+        assert code == 2
+        assert "--study-name names a new study; done, which is resumed, keeps its name" in err
+        assert not captured
+        assert run_command("search", "--resume", database, "--study-name", "done")[0] == 0
+
     @pytest.mark.parametrize(
         ("words", "expected"),
         [

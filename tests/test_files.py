@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -67,3 +68,19 @@ def test_no_cell_is_a_formula_and_the_frame_is_not_changed(tmp_path: Path) -> No
     assert [row["SMILES"] for row in rows] == ["'=HYPERLINK(1)", "*CC*", "'@x", "'-1", "'+1"]
     assert float(rows[0]["chi"]) == -1.0
     pd.testing.assert_frame_equal(frame, before)
+
+
+def test_no_folder_is_opened_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = os.open
+
+    def refuse_folders(path: str | Path, *further: int) -> int:
+        if Path(path).is_dir():
+            raise PermissionError(f"{path}: as on Windows")
+        return opened(path, *further)
+
+    monkeypatch.setattr(os, "open", refuse_folders)
+    with pytest.raises(PermissionError):
+        write_atomically(tmp_path / "a", "x")
+    monkeypatch.setattr("sys.platform", "win32")
+    write_atomically(tmp_path / "b", "x")
+    assert (tmp_path / "b").read_text() == "x"

@@ -6,7 +6,7 @@ Called by `data.build`; the list is `data/builtin/monomers.csv`.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -200,28 +200,12 @@ def _transformations(rule_index: int) -> tuple[Any, ...]:
     return tuple(rdChemReactions.ReactionFromSmarts(smarts) for smarts in own)
 
 
-def run_reactions(reactions: Iterable[Reaction]) -> list[RepeatUnit | None]:
-    """`run_reaction` for several, in order."""
-    return [run_reaction(reaction) for reaction in reactions]
-
-
-def count_reactions(families: dict[str, list[str]]) -> dict[str, int]:
-    """Number of polymerisations on offer by polymer class."""
-    counts: dict[str, int] = {}
-    for reaction in list_reactions(families, seed=0):
-        name = RULES[reaction.rule].polymer_class
-        counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
 __all__: Sequence[str] = (
     "RULES",
     "Reaction",
     "RepeatUnit",
     "Rule",
-    "count_reactions",
     "list_reactions",
     "read_monomers",
     "run_reaction",
-    "run_reactions",
 )

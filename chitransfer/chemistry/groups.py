@@ -15,7 +15,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from chitransfer.chemistry.cover import Candidate, cheapest_covers
-from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+from chitransfer.chemistry.polymers import PolymerError, oligomer, polymer_identity
 
 # A subgroup's SMARTS never looks further than this many bonds beyond the atoms it covers.
 PATTERN_REACH = 4
@@ -217,38 +217,27 @@ def groups_of_identity(identity: str) -> Groups:
     stars = [atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() == 0]
     inner = [atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() != 0]
     _refuse_foreign_atoms(unit, inner)
-    oligomer, position, shown = _oligomer_for_matching(unit, stars[0], stars[1])
+    chain, position, shown = _oligomer_for_matching(identity, unit, stars[0], stars[1])
     candidates = []
-    for index, match in _matches(oligomer):
+    for index, match in _matches(chain):
         covered = tuple(position[atom] for atom in match)
         # Both ends of the oligomer are foreign to the endless chain; every match has a translate away from them.
         if all(shown[atom] for atom in match) and len(set(covered)) == len(covered):
             candidates.append((index, covered))
     names = {atom: index for index, atom in enumerate(position) if shown[index]}
-    return _best_groups(oligomer, inner, names, candidates)
+    return _best_groups(chain, inner, names, candidates)
 
 
-def _oligomer_for_matching(unit: Chem.Mol, head: int, tail: int) -> tuple[Chem.Mol, list[int], list[bool]]:
+def _oligomer_for_matching(
+    identity: str, unit: Chem.Mol, head: int, tail: int
+) -> tuple[Chem.Mol, list[int], list[bool]]:
     """Chain of enough units, each atom's index in the unit, and whether it is out of sight of both ends."""
     size = unit.GetNumAtoms()
     length = len(Chem.GetShortestPath(unit, head, tail)) - 2
     copies = 1 + -(-(2 * PATTERN_REACH + LONGEST_MATCH) // length)
-    before = unit.GetAtomWithIdx(tail).GetNeighbors()[0].GetIdx()
-    after = unit.GetAtomWithIdx(head).GetNeighbors()[0].GetIdx()
-    flat = Chem.Mol(unit)
-    Chem.RemoveStereochemistry(flat)
-    chain = Chem.RWMol(flat)
-    for _ in range(copies - 1):
-        chain.InsertMol(flat)
-    for copy in range(copies - 1):
-        chain.AddBond(before + copy * size, after + (copy + 1) * size, Chem.BondType.SINGLE)
     inner_ends = {head + copy * size for copy in range(1, copies)} | {tail + copy * size for copy in range(copies - 1)}
-    chain.BeginBatchEdit()
-    for index in inner_ends:
-        chain.RemoveAtom(index)
-    chain.CommitBatchEdit()
     position = [index % size for index in range(copies * size) if index not in inner_ends]
-    molecule = chain.GetMol()
+    molecule = oligomer(identity, copies, cap="*")
     with rdBase.BlockLogs():
         Chem.SanitizeMol(molecule)
     ends = [index for index, atom in enumerate(position) if atom in (head, tail)]

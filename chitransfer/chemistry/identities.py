@@ -60,7 +60,10 @@ def identify_polymers(
         known = _identify(distinct, n_jobs, progress)
         if path is not None and len(distinct) > CHUNK:
             packed = json.dumps([[found.key, found.reason] for found in known]).encode()
-            write_atomically(path, zlib.compress(packed))
+            try:
+                write_atomically(path, zlib.compress(packed))
+            except OSError as error:
+                logger.warning("%s: cannot be written (%s); identities will be worked out again next time", path, error)
     by_smiles = dict(zip(distinct, known, strict=True))
     return [by_smiles[text] for text in smiles]
 
@@ -92,7 +95,7 @@ def _load(path: Path, n: int) -> list[Identified] | None:
         pairs = json.loads(zlib.decompress(path.read_bytes()))
         if len(pairs) == n:
             return [Identified(key, reason) for key, reason in pairs]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, zlib.error):
         pass

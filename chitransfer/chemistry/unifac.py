@@ -127,7 +127,7 @@ def chi_of_smiles(
     Example
     -------
     >>> chi_of_smiles("*CC(*)O", "O", [298.15]).round(3)
-    array([0.984])
+    array([0.986])
     """
     found = chi_of_groups(
         [repeat_unit_groups(polymer)],

@@ -154,7 +154,7 @@ def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
     """Periodic features of a unit that is known to come from `polymer_identity`; as `polymer_vector`."""
     unit = parse_repeat_unit(identity)
     n_backbone = _backbone_length(unit)
-    n_units = _units_for_ring(n_backbone, recipe.fingerprint_radius)
+    n_units = units_for_ring(n_backbone, recipe.fingerprint_radius)
     ring = ring_of_units(identity, n_units)
     # Atoms are as between two `*`, where rings are rings of the polymer: in the ring of units every backbone atom would
     # count as one of a ring.
@@ -211,21 +211,12 @@ def _vector(fingerprint: np.ndarray, values: dict[str, float], recipe: FeatureRe
     return np.concatenate([fingerprint, [values[name] for name in recipe.descriptors]])
 
 
-def units_for_ring(smiles: str, fingerprint_radius: int = 2) -> int:
-    """Units in the ring of a repeat unit: so many that it has at least 12 backbone atoms.
+def units_for_ring(n_backbone: int, fingerprint_radius: int) -> int:
+    """Units in a ring, so many that it has at least 12 backbone atoms, of which a unit has `n_backbone`.
 
     The ring must be longer than a fingerprint environment and than whatever a descriptor's patterns look at, so that
     neither meets itself around it; a larger ring gives the same features.
-
-    Raises
-    ------
-    PolymerError
-        As `parse_repeat_unit`.
     """
-    return _units_for_ring(_backbone_length(parse_repeat_unit(smiles)), fingerprint_radius)
-
-
-def _units_for_ring(n_backbone: int, fingerprint_radius: int) -> int:
     return -(-max(12, 2 * fingerprint_radius + 2) // n_backbone)
 
 

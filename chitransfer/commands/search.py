@@ -19,7 +19,7 @@ def search(
     stage2_epochs: Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.")] = None,
     study_name: Annotated[str | None, typer.Option(help="Default: transfer_aware_YYYYMMDD_HHMMSS.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a study: its folder or its study.db.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, random, cmaes, gp or qmc.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, random, cmaes, gp, qmc or nsga2.")] = None,
     pruner: Annotated[str | None, typer.Option(help="auto, none, median, hyperband or asha.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(help="Study seed.")] = None,
@@ -79,6 +79,8 @@ def search(
 
         if resume is not None or config is not None:
             raise ConfigError("--second-pass takes the study's own configuration; leave out --resume and --config")
+        if allow_extended_space:
+            raise ConfigError("--allow-extended-space speaks of a resumed search; leave it out with --second-pass")
         budget = overrides.pop("search.n_trials", None)
         if budget is not None:
             overrides["second_pass.n_trials"] = budget
@@ -86,6 +88,8 @@ def search(
     if trial is not None:
         raise ConfigError("--trial names the encoder of a second pass; give --second-pass STUDY with it")
     folder = None if resume is None else locate_study(resume)
+    if folder is not None and overrides.get("search.study_name", folder.name) != folder.name:
+        raise ConfigError(f"--study-name names a new study; {folder.name}, which is resumed, keeps its name")
     if folder is not None and config is None:
         resolved = load_study_config(folder, overrides)
     else:

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
-from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, Table
+from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, SHOWN_ROWS, Table
 
 SAME_TEMPERATURE_K = 0.05
 ENOUGH_SPAN_K = 20.0
@@ -37,6 +37,8 @@ class TableFacts:
         ``stage1``, ``chi`` or ``solubility``, and where it was read from.
     n_rows, n_rejected, n_polymers, n_solvents
         Rows used and not used; distinct polymer identities and solvents.
+    rejected
+        The first rows not used: line, value and reason.
     n_duplicates
         Rows that say exactly what an earlier row says.
     n_repeats
@@ -53,6 +55,7 @@ class TableFacts:
     n_rejected: int
     n_polymers: int
     n_solvents: int
+    rejected: tuple[tuple[int, str, str], ...]
     n_duplicates: int
     n_repeats: int
     value_range: tuple[float, float, float] | None
@@ -239,6 +242,7 @@ def _table_facts(table: Table) -> TableFacts:
         n_rejected=len(table.rejected),
         n_polymers=len(counts),
         n_solvents=int(rows["solvent"].nunique()),
+        rejected=tuple(table.rejected.head(SHOWN_ROWS).itertuples(index=False, name=None)),
         n_duplicates=int(exact.sum()),
         n_repeats=int(rows[~exact].duplicated(keys).sum()),
         value_range=None if value == "soluble" else _range(rows["chi"]),
@@ -252,15 +256,16 @@ def _range(values: pd.Series) -> tuple[float, float, float]:
 
 
 def _temperature_facts(rows: pd.DataFrame) -> TemperatureFacts:
-    pairs = rows.groupby(["polymer", "solvent"], sort=False)["temp"]
-    n_temperatures, span = pairs.transform("nunique"), pairs.agg(lambda values: values.max() - values.min())
+    """Spans of the pairs' temperatures, and the scatter of rows around their pair's least-squares line in 1/T."""
+    pairs = rows.groupby(["polymer", "solvent"], sort=False)
+    span = pairs["temp"].max() - pairs["temp"].min()
     several = span[span > SAME_TEMPERATURE_K]
-    squares, freedom = 0.0, 0
-    for _, group in rows[n_temperatures >= 3].groupby(["polymer", "solvent"], sort=False):
-        inverse = 1.0 / group["temp"].to_numpy()
-        design = np.column_stack([inverse - inverse.mean(), np.ones(len(inverse))])
-        left = group["chi"].to_numpy() - design @ np.linalg.lstsq(design, group["chi"].to_numpy(), rcond=None)[0]
-        squares, freedom = squares + float(left @ left), freedom + len(group) - 2
+    fitted = rows[pairs["temp"].transform("nunique") >= 3]
+    terms = fitted[["polymer", "solvent"]].assign(x=1.0 / fitted["temp"], y=fitted["chi"])
+    by_pair = terms.groupby(["polymer", "solvent"], sort=False)
+    x, y = (terms[name] - by_pair[name].transform("mean") for name in ("x", "y"))
+    sums = terms.assign(xx=x * x, xy=x * y).groupby(["polymer", "solvent"], sort=False)[["xx", "xy"]].transform("sum")
+    squares, freedom = float(((y - sums["xy"] / sums["xx"] * x) ** 2).sum()), len(terms) - 2 * by_pair.ngroups
     return TemperatureFacts(
         n_pairs=len(span),
         n_several=len(several),

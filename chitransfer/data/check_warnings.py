@@ -39,9 +39,11 @@ def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
 def _about_table(facts: TableFacts, n_folds: int) -> Iterator[str]:
     name = NAMES[facts.kind]
     if facts.n_rejected:
+        shown = "; ".join(f"line {line}: {value}: {reason}" for line, value, reason in facts.rejected)
+        more = "; …" if facts.n_rejected > len(facts.rejected) else ""
         yield (
-            f"{name}: {facts.n_rejected} rows cannot be used and are left out; the reasons are in the table of "
-            "rejected rows."
+            f"{name}: {facts.n_rejected} rows cannot be used ({shown}{more}). A search stops at them, unless "
+            "data.on_bad_rows or data.on_contradictory_labels tell it to leave them out."
         )
     if facts.kind == "stage1" and facts.n_polymers < FEW_STAGE1_POLYMERS:
         yield (

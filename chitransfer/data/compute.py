@@ -19,7 +19,8 @@ from joblib import Parallel, delayed
 
 from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_groups, repeat_unit_groups
 from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fit_a_b, method_name
-from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent, read_source
+from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, parse_csv, read_source, refuse_misnamed
+from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
 from chitransfer.interrupts import restore_interrupts
@@ -127,31 +128,9 @@ def compute_table(
 
 def _read_records(path: Path) -> tuple[list[str], list[list[str]]]:
     content, name = read_source(str(path))
-    try:
-        text = content.decode("utf-8-sig")
-        table = [record for record in csv.reader(io.StringIO(text, newline="")) if any(cell.strip() for cell in record)]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name}: not UTF-8 text; save the table as CSV in UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{name}: not readable as CSV ({error})") from error
-    if not table:
-        raise DataError(
-            f"{name}: the file is empty; it needs a header line with the column SMILES and one row per pair"
-        )
-    header = [cell.strip() for cell in table[0]]
-    lowered = [cell.lower() for cell in header]
-    for wanted in ("smiles", "solvent", "temp"):
-        if lowered.count(wanted) > 1:
-            raise DataError(f"{name}, line 1: the column {wanted} is there {lowered.count(wanted)} times; keep one")
-    if "smiles" not in lowered:
-        raise DataError(f"{name}, line 1: missing column SMILES; found {', '.join(header)} (any case, any order)")
-    for number, record in enumerate(table[1:], start=2):
-        if len(record) != len(header):
-            raise DataError(
-                f"{name}, data row {number - 1}: {len(record)} cells where the header names {len(header)} columns; "
-                "quote cells that hold commas"
-            )
-    return header, table[1:]
+    header, rows = parse_csv(content, name)
+    refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, name), name)
+    return header, [record for _, record in rows]
 
 
 def _read_row(header: list[str], record: list[str]) -> _Row:

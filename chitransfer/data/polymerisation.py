@@ -56,7 +56,7 @@ def polymerise(monomer: str) -> RepeatUnit | str:
     Examples
     --------
     >>> polymerise("O=C1CCCCCN1").smiles
-    '*CCCCCC(=O)N*'
+    '*NCCCCCC(*)=O'
     """
     molecule = _parse(monomer)
     if molecule is None:

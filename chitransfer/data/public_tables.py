@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -308,6 +308,3 @@ def _label(name: str, line: int, text: str) -> int:
     if text not in ("0", "1"):
         raise DataError(_changed_format(name, f"line {line}: solubility {text!r} is neither 1 nor 0"))
     return int(text)
-
-
-Conversion = Callable[[Mapping[str, bytes]], Converted]

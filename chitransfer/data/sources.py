@@ -58,29 +58,6 @@ class FetchedTable:
     applied: tuple[tuple[Correction, int], ...] = field(default=())
     from_cache: bool = False
 
-    def describe(self) -> str:
-        """What a user wants to read after fetching: licence, counts, corrections, files."""
-        lines = [
-            f"{self.source.name}: {self.source.description}",
-            f"  cite: {self.source.citation}",
-            "",
-            self.source.licence.rstrip(),
-            "",
-            f"{self.n_rows:,} rows of {self.n_published:,} published: {self.n_polymers:,} repeat units in "
-            f"{self.n_solvents:,} solvents; {self.n_left_out:,} left out, {self.n_duplicates:,} repeated",
-        ]
-        for kind, meaning in KINDS.items():
-            met = [(correction, count) for correction, count in self.applied if correction.kind == kind]
-            if met:
-                lines.append(f"  {len(met)} known errors where {meaning} ({sum(count for _, count in met)} rows)")
-        lines += [
-            f"table:       {self.table}",
-            f"licence:     {self.licence}",
-            f"corrections: {self.corrections}",
-            f"left out:    {self.left_out}",
-        ]
-        return "\n".join(lines)
-
 
 def fetch_table(
     name: str,

@@ -1,6 +1,6 @@
 """Grouped splits: a polymer's rows are never on both sides, across the χ and solubility tables alike.
 
-Called by `data.assemble` (Stage 1 validation), `search.objective`, `training.stage2` and `evidence`.
+Called by `data.assemble` (folds), `training.stage1` (its hold-out) and `search.space` (how many that holds out).
 """
 
 from __future__ import annotations

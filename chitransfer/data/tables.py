@@ -5,16 +5,11 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -22,14 +17,10 @@ import pandas as pd
 from rdkit import Chem, rdBase
 
 from chitransfer.chemistry.identities import identify_polymers
+from chitransfer.chemistry.polymers import LONGEST_SMILES
+from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source, refuse_misnamed
 from chitransfer.errors import DataError
 
-BUILTIN_PREFIX = "builtin:"
-BUILTIN_TABLES = {
-    "computed_chi": "computed_chi.csv.gz",
-    "experimental_chi": "experimental_chi.csv",
-    "water_solubility": "water_solubility.csv",
-}
 WATER = "O"
 DEFAULT_TEMPERATURE_K = 298.15
 COLDEST_K, HOTTEST_K = 150.0, 1000.0
@@ -74,74 +65,98 @@ class Table:
         return len(self.rows)
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A value column; an optional one that is missing or empty takes the default temperature."""
+def read_stage1_table(
+    source: str,
+    *,
+    on_bad_rows: BadRows = "error",
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> Table:
+    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; parameters as for `read_chi_table`."""
+    return _read(
+        "stage1",
+        source,
+        [Column("chi", True), Column("temp", False)],
+        on_bad_rows=on_bad_rows,
+        cache_folder=cache_folder,
+        n_jobs=n_jobs,
+        progress=progress,
+    )
 
-    name: str
-    required: bool
 
-
-def read_stage1_table(source: str, **options: object) -> Table:
-    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; `options` as for `read_chi_table`."""
-    return _read("stage1", source, [_Column("chi", True), _Column("temp", False)], **options)  # type: ignore[arg-type]
-
-
-def read_chi_table(source: str, **options: object) -> Table:
+def read_chi_table(
+    source: str,
+    *,
+    on_bad_rows: BadRows = "error",
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
+) -> Table:
     """Read experimental χ: ``SMILES, chi, temp[, solvent]``.
 
     Parameters
     ----------
     source
         A path (``.csv`` or ``.csv.gz``) or a ``builtin:`` name.
-    options
-        ``on_bad_rows``, ``cache_folder`` (for polymer identities), ``n_jobs``, ``progress(done, total)``.
+    on_bad_rows
+        ``skip`` leaves out the rows that cannot be used, with their reasons in `Table.rejected`.
+    cache_folder
+        Where polymer identities are kept; ``None``: the user's own cache.
+    n_jobs, progress
+        Processes, and ``progress(done, total)`` of the identities.
 
     Raises
     ------
     DataError
         The file is missing or empty, a column is missing, or (unless ``on_bad_rows="skip"``) rows cannot be used.
     """
-    return _read("chi", source, [_Column("chi", True), _Column("temp", True)], **options)  # type: ignore[arg-type]
+    return _read(
+        "chi",
+        source,
+        [Column("chi", True), Column("temp", True)],
+        on_bad_rows=on_bad_rows,
+        cache_folder=cache_folder,
+        n_jobs=n_jobs,
+        progress=progress,
+    )
 
 
 def read_solubility_table(
-    source: str, *, on_contradictory_labels: Contradictions = "error", **options: object
+    source: str,
+    *,
+    on_contradictory_labels: Contradictions = "error",
+    on_bad_rows: BadRows = "error",
+    cache_folder: Path | None = None,
+    n_jobs: int = 1,
+    progress: Progress | None = None,
 ) -> Table:
-    """Read solubility: ``SMILES, soluble[, solvent]`` with labels 1 (soluble) and 0; `options` as for `read_chi_table`.
+    """Read solubility: ``SMILES, soluble[, solvent]`` with labels 1 and 0; other parameters as for `read_chi_table`.
 
     `on_contradictory_labels` says what happens when one polymer–solvent pair carries both labels: ``error``, ``drop``
     all of its rows, or keep the ``majority`` (a tie drops them).
     """
-    table = _read("solubility", source, [_Column("soluble", True)], **options)  # type: ignore[arg-type]
+    table = _read(
+        "solubility",
+        source,
+        [Column("soluble", True)],
+        on_bad_rows=on_bad_rows,
+        cache_folder=cache_folder,
+        n_jobs=n_jobs,
+        progress=progress,
+    )
     return _settle_contradictions(table, on_contradictory_labels)
-
-
-def read_source(source: str) -> tuple[bytes, str]:
-    """The decompressed bytes of a path or ``builtin:`` name, and the name used in messages."""
-    if source.startswith(BUILTIN_PREFIX):
-        name = source.removeprefix(BUILTIN_PREFIX)
-        if name not in BUILTIN_TABLES:
-            raise DataError(f"{source}: there is no such built-in table; known: {', '.join(BUILTIN_TABLES)}")
-        raw = resources.files("chitransfer.data").joinpath("builtin", BUILTIN_TABLES[name]).read_bytes()
-        return (gzip.decompress(raw) if BUILTIN_TABLES[name].endswith(".gz") else raw), source
-    path = Path(source)
-    try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw), str(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file (paths are read from the current folder)") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path}: is a folder; give the CSV file inside it") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
 
 
 @lru_cache(maxsize=200_000)
 def canonical_solvent(smiles: str) -> str:
     """The canonical SMILES of a solvent molecule; raises ValueError with the reason when it is none."""
+    if len(smiles) > LONGEST_SMILES:
+        raise ValueError(f"the solvent is longer than {LONGEST_SMILES} characters; give one small molecule")
+    # RDKit would take what stands behind a blank for the molecule's name.
+    is_one_word = len(smiles.split()) == 1
     with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles) if smiles else None
+        molecule = Chem.MolFromSmiles(smiles) if is_one_word else None
     if molecule is None or molecule.GetNumAtoms() == 0:
         raise ValueError("the solvent is not a SMILES that RDKit can read (water is O)")
     if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
@@ -152,7 +167,7 @@ def canonical_solvent(smiles: str) -> str:
 def _read(
     kind: str,
     source: str,
-    columns: Sequence[_Column],
+    columns: Sequence[Column],
     *,
     on_bad_rows: BadRows = "error",
     cache_folder: Path | None = None,
@@ -160,8 +175,10 @@ def _read(
     progress: Progress | None = None,
 ) -> Table:
     content, name = read_source(source)
-    header, records = _parse_csv(content, name)
-    positions = _find_columns(header, columns, name)
+    header, records = parse_csv(content, name)
+    positions = find_columns(header, [Column("SMILES", True), *columns, Column("solvent", False)], name)
+    # Labels have no temperature, so a column of one is no mistake beside them.
+    refuse_misnamed(header, positions if kind != "solubility" else {**positions, "temp": -1}, name)
     smiles = [record[positions["SMILES"]].strip() for _, record in records]
     identities = identify_polymers(smiles, cache_folder=cache_folder, n_jobs=n_jobs, progress=progress)
     kept: list[tuple[object, ...]] = []
@@ -206,67 +223,12 @@ def _read(
     )
 
 
-def _parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(f"{name}, line {line}: not UTF-8 text; save the table as CSV in UTF-8") from error
-    if "\0" in text:
-        raise DataError(f"{name}: holds NUL bytes, so it is no CSV text; save the table as CSV in UTF-8")
-    reader = csv.reader(io.StringIO(text, newline=""))
-    rows: list[tuple[int, list[str]]] = []
-    header: list[str] | None = None
-    last_line = 0
-    try:
-        for record in reader:
-            line, last_line = last_line + 1, reader.line_num
-            if not any(cell.strip() for cell in record):
-                continue
-            if header is None:
-                header = [cell.strip() for cell in record]
-            elif len(record) != len(header):
-                raise DataError(
-                    f"{name}, line {line}: {len(record)} cells where the header names {len(header)} columns "
-                    f"({', '.join(header)}); quote cells that hold commas"
-                )
-            else:
-                rows.append((line, record))
-    except csv.Error as error:
-        raise DataError(f"{name}, line {last_line + 1}: not readable as CSV ({error})") from error
-    if header is None:
-        raise DataError(f"{name}: the file is empty; it needs a header line and at least one row")
-    if not rows:
-        raise DataError(f"{name}: has a header ({', '.join(header)}) but no rows")
-    return header, rows
-
-
-def _find_columns(header: list[str], columns: Sequence[_Column], name: str) -> dict[str, int]:
-    wanted = [_Column("SMILES", True), *columns, _Column("solvent", False)]
-    lowered = [cell.lower() for cell in header]
-    positions: dict[str, int] = {}
-    missing = []
-    for column in wanted:
-        found = [position for position, cell in enumerate(lowered) if cell == column.name.lower()]
-        if len(found) > 1:
-            raise DataError(f"{name}, line 1: the column {column.name} is there {len(found)} times; keep one")
-        if found:
-            positions[column.name] = found[0]
-        elif column.required:
-            missing.append(column.name)
-    if missing:
-        hint = "; the cells look separated by ';', save with commas" if len(header) == 1 and ";" in header[0] else ""
-        raise DataError(
-            f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)} "
-            f"(names may be in any case, in any order){hint}"
-        )
-    return positions
-
-
 def _read_number(text: str, what: str) -> float:
     if not text:
         raise ValueError(f"{what} is missing")
     try:
+        if "_" in text or not text.isascii():
+            raise ValueError
         value = float(text)
     except ValueError:
         hint = " (use a point, not a comma)" if "," in text else ""
@@ -302,7 +264,7 @@ def _read_label(text: str) -> int:
 _READERS: dict[str, Callable[[str], object]] = {"chi": _read_chi, "temp": _read_temperature, "soluble": _read_label}
 
 
-def _read_cell(column: _Column, text: str) -> object:
+def _read_cell(column: Column, text: str) -> object:
     if not text and not column.required:
         return DEFAULT_TEMPERATURE_K
     return _READERS[column.name](text)

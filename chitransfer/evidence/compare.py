@@ -18,9 +18,9 @@ import pandas as pd
 from chitransfer.config import Config, dump_config, load_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
+from chitransfer.evidence.correction import Estimate
 from chitransfer.evidence.nested import FULL_MODELS, OuterFold, run_outer_fold
 from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum_by_polymer
-from chitransfer.evidence.overtuning import Estimate
 from chitransfer.evidence.verdict import reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
@@ -48,6 +48,12 @@ ROWS = {
 }
 # What a row is compared with where that is not the default configuration.
 AGAINST = {"transfer_full": "default_full"}
+# Constant within an outer fold. Pooled over folds its ranking is that of the training means, which are the lower the
+# higher the test polymers are: an artefact, so it gets no score.
+CONSTANT = "mean"
+RANKINGS = ("exp_spearman", "sol_auc", "sol_pr_auc")
+# A predicted change of χ smaller than this share of χ is rounding.
+SMALLEST_CHANGE = 1e-9
 LOW_CHI = 1.5
 COMPARED = ("objective", "exp_mae", "sol_f1", "sol_recall", "sol_auc")
 N_DRAWS = 2000
@@ -129,7 +135,10 @@ def summarise(config: Config, dataset: Dataset, folder: Path, outer: Sequence[Ou
         own = [fold for fold in outer if fold.protocol == protocol]
         pooled = {row: pool_predictions(own, row) for row in ROWS}
         for row, frames in pooled.items():
-            rows.append({"protocol": protocol, "row": row, "title": ROWS[row], **score_pooled(frames, label, config)})
+            scores = score_pooled(frames, label, config)
+            if row == CONSTANT:
+                scores |= dict.fromkeys(RANKINGS, float("nan"))
+            rows.append({"protocol": protocol, "row": row, "title": ROWS[row], **scores})
         differences += compare_to_default(pooled, label, config, protocol)
     table, difference = pd.DataFrame(rows), pd.DataFrame(differences)
     gaps = measure_gaps(config, outer, label)
@@ -185,18 +194,25 @@ def _score_solubility(frame: pd.DataFrame, label: int) -> dict[str, float]:
 def share_of_right_slopes(frame: pd.DataFrame, smallest_range: float = 10.0) -> float:
     """Share of polymer–solvent pairs measured over at least `smallest_range` kelvin whose dχ/dT has the right sign.
 
-    Slopes are least-squares lines through the pair's own temperatures; NaN when no pair has such a range.
+    Slopes are least-squares lines through the pair's own temperatures. A flat prediction counts as wrong; NaN when no
+    pair has such a range, or every prediction is flat, as those of a constant predictor are.
     """
-    right = []
+    signs = []
     for _, own in frame.groupby(["polymer", "solvent"]):
         temperature = own["temp"].to_numpy(dtype=float)
-        if np.ptp(temperature) < smallest_range:
-            continue
-        centred = temperature - temperature.mean()
-        measured, predicted = (float(centred @ own[name].to_numpy(dtype=float)) for name in ("chi", "predicted_chi"))
-        if measured != 0:
-            right.append(np.sign(measured) == np.sign(predicted))
-    return float(np.mean(right)) if right else float("nan")
+        if np.ptp(temperature) >= smallest_range:
+            signs.append([_sign_of_slope(temperature, own[name].to_numpy(float)) for name in ("chi", "predicted_chi")])
+    measured, predicted = np.array(signs).reshape(-1, 2).T
+    if not measured.any() or not predicted.any():
+        return float("nan")
+    return float(np.mean((measured == predicted)[measured != 0]))
+
+
+def _sign_of_slope(temperature: np.ndarray, chi: np.ndarray) -> float:
+    centred = temperature - temperature.mean()
+    product = float(centred @ chi)
+    smallest = SMALLEST_CHANGE * float(np.abs(centred).sum() * np.abs(chi).max())
+    return float(np.sign(product)) if abs(product) > smallest else 0.0
 
 
 def compare_to_default(
@@ -225,7 +241,7 @@ def compare_to_default(
         if row == against or against not in values:
             continue
         for name in COMPARED:
-            if name in own and name in values[against]:
+            if name in own and name in values[against] and not (row == CONSTANT and name in RANKINGS):
                 difference = own[name] - values[against][name]
                 estimate = Estimate.of(difference[1:], float(difference[0]))
                 lines.append(

@@ -24,7 +24,7 @@ from chitransfer.evidence.baselines import BASELINES, Prediction, TaskData, clas
 from chitransfer.evidence.overtuning import examine_study
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.model.network import TransferNetwork, chi_at, inverse_temperature
-from chitransfer.search.driver import SearchDriver
+from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.results import read_standing, write_results
 from chitransfer.search.space import make_pruner, settle_pruner, to_overrides
@@ -110,9 +110,10 @@ def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Sa
     workers = InProcessWorkers(config, dataset)
     try:
         watcher = _Quiet(say, what, config.search.n_trials)
-        reason = SearchDriver(config, dataset, study, folder, workers, watcher, lambda: None).run()
+        stop_requested = stop_in_time(lambda: None, config.search.timeout_hours)
+        reason = SearchDriver(config, dataset, study, folder, workers, watcher, stop_requested).run()
         if reason == "finished":
-            reevaluate_top(config, dataset, study, folder, workers, lambda: None)
+            reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested)
     finally:
         workers.close()
     write_results(folder, study)

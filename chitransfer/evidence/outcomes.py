@@ -19,6 +19,43 @@ from chitransfer.sections import ObjectiveSettings
 
 CHI_SUMS = ("n", "absolute", "square", "measured", "measured_square")
 CALL_SUMS = ("true_positive", "false_positive", "false_negative", "true_negative")
+# Draws times rows that are ranked at once, 64 MB.
+MOST_RANKED = 8_000_000
+
+
+@dataclass(frozen=True)
+class RankedRows:
+    """Solubility rows of one repeat in increasing order of probability: what an AUC needs.
+
+    Attributes
+    ----------
+    polymer
+        Place of the row's polymer, (n_rows,) int64.
+    positive
+        Whether the row is of the positive class, (n_rows,) bool.
+    starts
+        Where each run of equal probabilities begins, (n_runs,) int64.
+    """
+
+    polymer: np.ndarray
+    positive: np.ndarray
+    starts: np.ndarray
+
+    def count_wins(self, weights: np.ndarray) -> np.ndarray:
+        """Weighted (positive row, negative row) pairs that are ranked rightly, ties half, (n_draws,).
+
+        Every row counts as often as its polymer is drawn, `weights` (n_draws, n_polymers); Mann and Whitney's U.
+        """
+        step = max(1, MOST_RANKED // max(1, len(self.polymer)))
+        parts = [self._count_some(weights[start : start + step]) for start in range(0, len(weights), step)]
+        return np.concatenate(parts)
+
+    def _count_some(self, weights: np.ndarray) -> np.ndarray:
+        rows = weights[:, self.polymer]  # (draw, row)
+        positive = np.add.reduceat(rows * self.positive, self.starts, axis=1)  # (draw, run)
+        negative = np.add.reduceat(rows * ~self.positive, self.starts, axis=1)
+        below = np.cumsum(negative, axis=1) - 0.5 * negative
+        return (positive * below).sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -33,15 +70,14 @@ class PolymerSums:
         `CHI_SUMS` of each repeat, (n_repeats, 5, n_polymers); ``None`` without a χ table.
     calls
         `CALL_SUMS` of each repeat, (n_repeats, 4, n_polymers); ``None`` without a solubility table.
-    wins
-        How many (positive row of polymer i, negative row of polymer j) pairs are ranked rightly, ties half,
-        (n_repeats, n_polymers, n_polymers); ``None`` unless the AUC is asked for.
+    ranked
+        The solubility rows of each repeat in order of probability; ``None`` unless the AUC is asked for.
     """
 
     polymers: tuple[str, ...]
     chi: np.ndarray | None
     calls: np.ndarray | None
-    wins: np.ndarray | None = None
+    ranked: tuple[RankedRows, ...] | None = None
 
     def components(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Metrics when polymer p counts `weights[:, p]` times, each (n_draws,): pooled, then averaged over repeats.
@@ -53,8 +89,8 @@ class PolymerSums:
             if self.calls is not None:
                 counts = np.moveaxis(self.calls @ weights.T, 1, 0)  # (sum, repeat, draw)
                 found |= _call_components(counts)
-                if self.wins is not None:
-                    won = ((weights @ self.wins) * weights).sum(axis=-1)  # (repeat, draw)
+                if self.ranked is not None:
+                    won = np.stack([rows.count_wins(weights) for rows in self.ranked])  # (repeat, draw)
                     found["sol_auc"] = won / ((counts[0] + counts[2]) * (counts[1] + counts[3]))
         return {name: values.mean(axis=0) for name, values in found.items()}
 
@@ -124,7 +160,7 @@ def sum_by_polymer(
         tuple(polymers),
         np.stack([_sum_chi(frame, place, n) for frame in chi]) if chi else None,
         np.stack([_sum_calls(frame, place, n, positive_label) for frame in solubility]) if solubility else None,
-        np.stack([_count_wins(f, place, n, positive_label) for f in solubility]) if solubility and with_auc else None,
+        tuple(_rank_rows(frame, place, positive_label) for frame in solubility) if solubility and with_auc else None,
     )
 
 
@@ -144,14 +180,14 @@ def _sum_calls(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int, p
     return np.stack([np.bincount(at, weights=term.astype(float), minlength=n_polymers) for term in terms])
 
 
-def _count_wins(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int, positive_label: int) -> np.ndarray:
-    at = frame["polymer"].map(place).to_numpy()
-    positive = frame["soluble"].to_numpy() == positive_label
-    p = frame["probability_positive"].to_numpy(dtype=float)
-    above = (p[positive][:, None] > p[~positive][None, :]) + 0.5 * (p[positive][:, None] == p[~positive][None, :])
-    wins = np.zeros((n_polymers, n_polymers))
-    np.add.at(wins, (at[positive][:, None], at[~positive][None, :]), above)
-    return wins
+def _rank_rows(frame: pd.DataFrame, place: Mapping[str, int], positive_label: int) -> RankedRows:
+    ranked = frame.sort_values("probability_positive", kind="stable")
+    p = ranked["probability_positive"].to_numpy(dtype=float)
+    return RankedRows(
+        polymer=ranked["polymer"].map(place).to_numpy(),
+        positive=ranked["soluble"].to_numpy() == positive_label,
+        starts=np.flatnonzero(np.append(True, p[1:] > p[:-1])),
+    )
 
 
 def read_trial_sums(

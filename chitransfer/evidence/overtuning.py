@@ -13,18 +13,11 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
+from scipy.stats import t as student
 
 from chitransfer.config import Config, override_config
-from chitransfer.errors import StudyError
-from chitransfer.evidence.outcomes import (
-    PolymerSums,
-    draw_polymers,
-    fresh_replicates,
-    measured_polymers,
-    objective_of_draws,
-    read_repeats,
-    read_trial_sums,
-)
+from chitransfer.evidence.correction import N_DRAWS, Estimate, correct_for_selection, paired_standard_errors
+from chitransfer.evidence.outcomes import fresh_replicates, measured_polymers, read_repeats, read_trial_sums
 from chitransfer.search.records import load_rung
 from chitransfer.search.replicates import (
     estimate_components,
@@ -36,55 +29,10 @@ from chitransfer.search.replicates import (
 from chitransfer.search.results import read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder
-from chitransfer.sections import ObjectiveSettings
 from chitransfer.seeds import derive_seed
+from chitransfer.training.tasks import choose_positive_label
 
-N_DRAWS = 1000
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with the 2.5 % and 97.5 % points of its bootstrap over polymers."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, draws: np.ndarray, value: float | None = None) -> Estimate:
-        """From bootstrap draws; `value` defaults to their mean, and draws that are not defined are left out."""
-        defined = draws[np.isfinite(draws)]
-        if not len(defined):
-            return cls(float("nan"), float("nan"), float("nan"))
-        low, high = np.quantile(defined, [0.025, 0.975])
-        return cls(float(defined.mean()) if value is None else value, float(low), float(high))
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-@dataclass(frozen=True)
-class Correction:
-    """BBC-CV: the value of *choosing the best of these trials*, on polymers that had no say in the choice.
-
-    Attributes
-    ----------
-    objective
-        The corrected objective.
-    gain
-        Default configuration's objective minus the chosen trial's, on the same left-out polymers (positive: the search
-        helped); ``None`` when the default was not tried.
-    components
-        Corrected metrics.
-    chosen
-        How often each trial was chosen, by place.
-    """
-
-    objective: Estimate
-    gain: Estimate | None
-    components: dict[str, Estimate]
-    chosen: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -96,6 +44,28 @@ class FreshScore:
     runs: list[float]
     components: dict[str, float]
     is_default: bool
+
+
+@dataclass(frozen=True)
+class DifferenceNoise:
+    """How much the difference of a trial from the default configuration changes with seeds and folds.
+
+    Attributes
+    ----------
+    deviation
+        Standard deviation of the difference of objectives in one run, pooled over trials; ``None`` until a trial and
+        the default have run twice on the same fresh seeds and folds.
+    freedom
+        Its degrees of freedom.
+    """
+
+    deviation: float | None
+    freedom: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Of a 95 % interval of the difference in one run (Student's t)."""
+        return None if self.deviation is None else self.deviation * float(student.ppf(0.975, self.freedom))
 
 
 @dataclass(frozen=True)
@@ -124,83 +94,6 @@ class Examination:
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
-
-
-def correct_for_selection(
-    sums: Sequence[PolymerSums],
-    stage1_mae: Sequence[float],
-    weights: ObjectiveSettings,
-    *,
-    default: int | None = None,
-    n_draws: int = N_DRAWS,
-    random_state: int = 0,
-) -> Correction:
-    """Bootstrap bias corrected cross-validation over polymers (Tsamardinos et al. 2018, doi 10.1007/s10994-018-5714-4).
-
-    Polymers are drawn with replacement; the trial with the lowest objective on the drawn ones is scored on those that
-    were not drawn; the mean over draws is the corrected value, for R² the median.
-
-    Parameters
-    ----------
-    sums, stage1_mae
-        Of each trial, over the same polymers.
-    default
-        Place of the default configuration among the trials.
-    """
-    inside = draw_polymers(len(sums[0].polymers), n_draws, random_state)
-    outside = (inside == 0).astype(float)
-    scored_inside, scored_outside, components = [], [], []
-    for own, mae in zip(sums, stage1_mae, strict=True):
-        scored_inside.append(objective_of_draws(own.components(inside), mae, weights))
-        parts = own.components(outside)
-        scored_outside.append(objective_of_draws(parts, mae, weights))
-        components.append(parts)
-    objective_inside, objective_outside = np.stack(scored_inside), np.stack(scored_outside)  # (trial, draw)
-    usable = np.isfinite(objective_inside).all(axis=0) & np.isfinite(objective_outside).all(axis=0)
-    if not usable.any():
-        raise StudyError(
-            f"{len(sums[0].polymers)} polymers are too few to correct the best trial for luck: no resample of them "
-            "defines every part of the objective"
-        )
-    choice = objective_inside[:, usable].argmin(axis=0)
-    draws = np.arange(int(usable.sum()))
-    corrected = objective_outside[:, usable][choice, draws]
-    gain = None
-    if default is not None:
-        gain = Estimate.of(objective_outside[default, usable] - corrected)
-    return Correction(
-        objective=Estimate.of(corrected),
-        gain=gain,
-        components={
-            name: _typical(name, np.stack([parts[name] for parts in components])[:, usable][choice, draws])
-            for name in components[0]
-        },
-        chosen=np.bincount(choice, minlength=len(sums)) / len(draws),
-    )
-
-
-def _typical(name: str, draws: np.ndarray) -> Estimate:
-    """The mean of the draws; of R² the median, because polymers that hardly differ in χ make it as low as you like."""
-    defined = draws[np.isfinite(draws)]
-    if name == "exp_r2" and len(defined):
-        return Estimate.of(draws, float(np.median(defined)))
-    return Estimate.of(draws)
-
-
-def paired_standard_errors(
-    sums: Sequence[PolymerSums],
-    stage1_mae: Sequence[float],
-    weights: ObjectiveSettings,
-    reference: int,
-    random_state: int,
-    n_draws: int = N_DRAWS,
-) -> np.ndarray:
-    """Bootstrap standard error, over polymers, of each trial's objective minus the reference trial's, (n_trials,)."""
-    drawn = draw_polymers(len(sums[0].polymers), n_draws, random_state)
-    values = np.stack(
-        [objective_of_draws(s.components(drawn), mae, weights) for s, mae in zip(sums, stage1_mae, strict=True)]
-    )
-    return np.nanstd(values - values[reference], axis=1)
 
 
 def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> Examination | None:
@@ -237,6 +130,11 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
     candidates = _within_one_error(trials, errors, numbers.index(best))
     simplest = min(candidates, key=lambda t: (count_weights(config, t), t.values[0], t.number))
     fresh = read_fresh_scores(trials, folder)
+    difference_noise = measure_difference_noise(fresh)
+    gain = correction.gain
+    if gain is not None and default is not None and difference_noise.half_width is not None:
+        n_runs = min(len(runs[best]), len(runs[numbers[default]]))
+        gain = gain.widened(difference_noise.half_width / np.sqrt(n_runs))
     chosen = {"best": best, "one_se": simplest.number, "reevaluated": fresh[0].number if fresh else best}[
         config.search.select
     ]
@@ -246,14 +144,14 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
         best_trial=best,
         best_value=float(trials[numbers.index(best)].values[0]),
         corrected=correction.objective,
-        corrected_gain=correction.gain,
+        corrected_gain=gain,
         corrected_components={k: v for k, v in correction.components.items() if np.isfinite(v.value)},
         times_chosen={n: float(s) for n, s in zip(numbers, correction.chosen, strict=True) if s > 0},
         posterior={n: float(m) for n, m in zip(numbers, posterior.mean, strict=True)},
         one_se_trial=simplest.number,
         one_se_candidates=[t.number for t in candidates],
         fresh=fresh,
-        noise={**asdict(components), "text": components.describe()},
+        noise={**asdict(components), "text": components.describe(), "difference": asdict(difference_noise)},
         n_polymers=len(polymers),
         n_trials=len(trials),
         n_draws=N_DRAWS,
@@ -278,11 +176,9 @@ def count_weights(config: Config, trial: FrozenTrial) -> int:
 
 
 def positive_label(folder: StudyFolder, number: int, config: Config) -> int:
-    """The label F1 and recall speak of in a study, as `training.stage2.resolve_positive_label` chose it."""
-    if config.solubility.positive == "minority":
-        frames = read_repeats(folder.trial(number), "solubility")
-        return 1 if not frames or float(frames[0]["soluble"].mean()) <= 0.5 else 0
-    return 0 if config.solubility.positive == "insoluble" else 1
+    """The label F1 and recall speak of in a study, from the solubility rows of a trial's out-of-fold file."""
+    frames = read_repeats(folder.trial(number), "solubility")
+    return choose_positive_label(frames[0]["soluble"].to_numpy() if frames else None, config.solubility.positive)
 
 
 def read_fresh_scores(trials: Sequence[FrozenTrial], folder: StudyFolder) -> list[FreshScore]:
@@ -306,6 +202,18 @@ def read_fresh_scores(trials: Sequence[FrozenTrial], folder: StudyFolder) -> lis
     return sorted(scores, key=lambda score: (score.value, score.number))
 
 
+def measure_difference_noise(fresh: Sequence[FreshScore]) -> DifferenceNoise:
+    """From fresh runs, whose folds are the same for all trials; a trial that lacks a run is left out."""
+    default = next((score.runs for score in fresh if score.is_default), [])
+    pairs = [score.runs for score in fresh if not score.is_default and len(score.runs) == len(default)]
+    freedom = len(pairs) * (len(default) - 1)
+    if freedom < 1:
+        return DifferenceNoise(None, 0)
+    differences = np.array(pairs) - np.array(default)  # (trial, run)
+    squares = float(((differences - differences.mean(axis=1, keepdims=True)) ** 2).sum())
+    return DifferenceNoise(float(np.sqrt(squares / freedom)), freedom)
+
+
 def describe_examination(found: Examination, config: Config) -> list[str]:
     """The guard's findings as sentences, the most important first."""
     lines = [
@@ -313,18 +221,8 @@ def describe_examination(found: Examination, config: Config) -> list[str]:
         f"expect {found.corrected.value:.4f} (95 % interval {found.corrected.low:.3f} to {found.corrected.high:.3f} "
         f"over {found.n_polymers} polymers)"
     ]
-    gain = found.corrected_gain
-    if gain is not None:
-        if gain.low > 0:
-            verdict = "the search helped"
-        elif gain.high < 0:
-            verdict = "the search hurt: take the default configuration"
-        else:
-            verdict = "too close to tell on these data"
-        lines.append(
-            f"corrected gain over the default configuration: {gain.value:+.4f} "
-            f"({gain.low:+.3f} to {gain.high:+.3f}); {verdict}"
-        )
+    if found.corrected_gain is not None:
+        lines.append(_describe_gain(found, found.corrected_gain))
     if found.fresh:
         lines.append(_describe_fresh(found))
     if found.noise["within"] is not None:
@@ -341,10 +239,37 @@ def describe_examination(found: Examination, config: Config) -> list[str]:
     return lines
 
 
+def _describe_gain(found: Examination, gain: Estimate) -> str:
+    best, default = _fresh_pair(found)
+    fresh_gain = None if best is None or default is None else default.value - best.value
+    if gain.low > 0:
+        verdict = "the search helped"
+        if fresh_gain is not None and fresh_gain <= 0:
+            verdict = "too close to tell: on fresh seeds and folds the default is as good"
+    elif gain.high < 0:
+        verdict = "the search hurt: take the default configuration"
+        if fresh_gain is not None and fresh_gain > 0:
+            verdict = "too close to tell: on fresh seeds and folds the best trial is better"
+    else:
+        verdict = "too close to tell on these data"
+    sources = "polymers, seeds and folds" if found.noise["difference"]["deviation"] is not None else "polymers alone"
+    return (
+        f"corrected gain over the default configuration: {gain.value:+.4f} "
+        f"({gain.low:+.3f} to {gain.high:+.3f}, by the luck of {sources}); {verdict}"
+    )
+
+
+def _fresh_pair(found: Examination) -> tuple[FreshScore | None, FreshScore | None]:
+    """Fresh runs of the best trial and of the default configuration."""
+    best = next((score for score in found.fresh if score.number == found.best_trial), None)
+    return best, next((score for score in found.fresh if score.is_default), None)
+
+
 def _describe_fresh(found: Examination) -> str:
-    by_number = {score.number: score for score in found.fresh}
-    best, default = by_number.get(found.best_trial), next((s for s in found.fresh if s.is_default), None)
-    text = f"on fresh seeds and folds ({len(found.fresh[0].runs)} runs each) trial {found.fresh[0].number} comes first"
+    best, default = _fresh_pair(found)
+    counts = sorted({len(score.runs) for score in found.fresh})
+    n_runs = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" run" if counts[-1] == 1 else " runs")
+    text = f"on fresh seeds and folds ({n_runs} each) trial {found.fresh[0].number} comes first"
     if best is not None:
         text += f"; the best trial ({best.number}) reads {best.value:.4f} there"
     if default is not None:
@@ -353,14 +278,23 @@ def _describe_fresh(found: Examination) -> str:
 
 
 def describe_control(components: Mapping[str, Estimate]) -> str:
-    """Whether a search on permuted labels sits at chance, as it must: R² not above 0, AUC at 0.5."""
-    checks = []
-    at_chance = True
-    if (r2 := components.get("exp_r2")) is not None:
-        at_chance &= r2.low <= 0
-        checks.append(f"corrected χ R² {r2}")
-    if (auc := components.get("sol_auc")) is not None:
-        at_chance &= auc.low <= 0.5
-        checks.append(f"corrected ROC-AUC {auc}")
-    verdict = "at chance, as it must be" if at_chance else "ABOVE CHANCE: something leaks the labels; trust no result"
-    return f"permuted-label control: {', '.join(checks)}: {verdict}"
+    """What a search on permuted labels says: R² must not be above 0 nor AUC above 0.5.
+
+    A leak is seen when the interval lies above chance, so one that is worth less than the interval's lower half width
+    passes; the sentence says how much that is.
+    """
+    shown, hidden, leaks, blind = [], [], False, True
+    for name, title, chance in (("exp_r2", "χ R²", 0.0), ("sol_auc", "ROC-AUC", 0.5)):
+        estimate = components.get(name)
+        if estimate is not None:
+            leaks |= estimate.low > chance
+            blind &= estimate.value - estimate.low >= 1.0 - chance
+            shown.append(f"corrected {title} {estimate}")
+            hidden.append(f"{estimate.value - estimate.low:.2f} of {title}")
+    if leaks:
+        verdict = "ABOVE CHANCE: something leaks the labels; trust no result"
+    elif blind:
+        verdict = "too few polymers to see any leak"
+    else:
+        verdict = f"no sign of a leak; one worth less than {' and '.join(hidden)} would not show"
+    return f"permuted-label control: {', '.join(shown)}: {verdict}"

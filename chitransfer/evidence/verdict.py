@@ -5,8 +5,11 @@ Called by `evidence.compare` and `chitransfer compare`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 NAMES = {
     "objective": "objective",
@@ -30,6 +33,7 @@ LOWER_IS_BETTER = {"objective", "exp_mae", "exp_mae_low_chi", "exp_rmse", "sol_b
 def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataFrame) -> list[str]:
     """What the comparison shows, a sentence each, for every protocol."""
     sentences = []
+    titles = {str(row): str(title) for row, title in zip(table["row"], table["title"], strict=True)}
     for protocol in table["protocol"].unique():
         own = table[table["protocol"] == protocol].set_index("row")
         shown = differences[differences["protocol"] == protocol]
@@ -42,9 +46,9 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
             ("default_full", "fine-tuning the default configuration in full"),
             ("transfer_full", "with both models fine-tuned in full, the transfer-aware search"),
         ):
-            sentences += _judge_difference(shown, row, metric, protocol, what)
+            sentences += _judge_difference(shown, row, metric, protocol, what, titles)
         sentences += _judge_scratch(shown, metric, protocol)
-        sentences += _name_winners(own, protocol)
+        sentences += _name_winners(own, protocol, titles)
     return sentences + describe_gaps(gaps)
 
 
@@ -55,10 +59,13 @@ def _line(shown: pd.DataFrame, row: str, metric: str) -> tuple[float, float, flo
     return float(found["difference"].iloc[0]), float(found["low"].iloc[0]), float(found["high"].iloc[0])
 
 
-def _judge_difference(shown: pd.DataFrame, row: str, metric: str, protocol: str, what: str) -> list[str]:
+def _judge_difference(
+    shown: pd.DataFrame, row: str, metric: str, protocol: str, what: str, titles: Mapping[str, str]
+) -> list[str]:
     line = _line(shown, row, metric)
     if line is None:
         return []
+    against = titles[str(shown.loc[shown["row"] == row, "against"].iloc[0])]
     _, low, high = line if metric in LOWER_IS_BETTER else (-line[0], -line[2], -line[1])
     if high < 0:
         verdict = f"{what} helped"
@@ -67,7 +74,7 @@ def _judge_difference(shown: pd.DataFrame, row: str, metric: str, protocol: str,
     else:
         verdict = f"{what} did not help beyond doubt"
     return [
-        f"{protocol}: {verdict} ({NAMES[metric]} against the default configuration {line[0]:+.4f}, "
+        f"{protocol}: {verdict} ({NAMES[metric]} against the {against} {line[0]:+.4f}, "
         f"95 % interval {line[1]:+.4f} to {line[2]:+.4f})"
     ]
 
@@ -89,9 +96,8 @@ def _judge_scratch(shown: pd.DataFrame, metric: str, protocol: str) -> list[str]
     ]
 
 
-def _name_winners(own: pd.DataFrame, protocol: str) -> list[str]:
+def _name_winners(own: pd.DataFrame, protocol: str, titles: Mapping[str, str]) -> list[str]:
     sentences = []
-    titles = {str(row): str(title) for row, title in own["title"].items()}
     for metric in ("exp_mae", "sol_f1", "sol_auc"):
         if metric in own and own[metric].notna().any():
             values = own[metric].dropna()
@@ -104,35 +110,30 @@ def _name_winners(own: pd.DataFrame, protocol: str) -> list[str]:
 
 
 def describe_gaps(gaps: pd.DataFrame) -> list[str]:
-    """Mean absolute gap to the outer truth, of the raw best value and of the corrected one, by protocol."""
+    """How far the raw best value and the corrected one are from the outer truth, by protocol.
+
+    One is called closer only where the mean absolute gaps differ by more than the paired 95 % interval over outer folds
+    (Student's t); the mean gap says which way they err.
+    """
     sentences = []
     for protocol in gaps["protocol"].unique():
         own = gaps[(gaps["protocol"] == protocol) & np.isfinite(gaps["truth"])]
         if own.empty:
             continue
-        raw, corrected = (float((own[name] - own["truth"]).abs().mean()) for name in ("raw", "corrected"))
-        bias_raw, bias = (float((own[name] - own["truth"]).mean()) for name in ("raw", "corrected"))
-        closer = "closer to" if corrected < raw else "no closer to"
+        raw, corrected = own["raw"] - own["truth"], own["corrected"] - own["truth"]
+        nearer = (raw.abs() - corrected.abs()).to_numpy()
+        half_width = float("inf")
+        if len(nearer) > 1:
+            half_width = float(student.ppf(0.975, len(nearer) - 1) * nearer.std(ddof=1) / np.sqrt(len(nearer)))
+        difference = float(nearer.mean())
+        if abs(difference) <= half_width:
+            verdict = "cannot be told apart from the raw best value in its distance from the outer truth"
+        else:
+            verdict = f"is {'closer to' if difference > 0 else 'farther from'} the outer truth than the raw best value"
+        uncertainty = f", difference {difference:+.4f} ± {half_width:.4f}" if np.isfinite(half_width) else ""
         sentences.append(
-            f"{protocol}: the corrected estimate is {closer} the outer truth: mean absolute gap {corrected:.4f} "
-            f"(raw best value {raw:.4f}), mean gap {bias:+.4f} (raw {bias_raw:+.4f}), over {len(own)} outer folds"
+            f"{protocol}: the corrected estimate {verdict}: mean absolute gap {corrected.abs().mean():.4f} against "
+            f"{raw.abs().mean():.4f}{uncertainty}, over {len(own)} outer folds; on average it is off by "
+            f"{corrected.mean():+.4f}, the raw best value by {raw.mean():+.4f}"
         )
     return sentences
-
-
-def to_markdown(table: pd.DataFrame, protocol: str) -> list[str]:
-    """One protocol's table for a page of documentation; the best value of each column in bold."""
-    own = table[table["protocol"] == protocol]
-    columns = [name for name in NAMES if name in own and own[name].notna().any()]
-    lines = [
-        f"| {protocol} | " + " | ".join(NAMES[name] for name in columns) + " |",
-        "|---|" + "---|" * len(columns),
-    ]
-    for _, row in own.iterrows():
-        cells = []
-        for name in columns:
-            best = own[name].min() if name in LOWER_IS_BETTER else own[name].max()
-            text = "–" if pd.isna(row[name]) else f"{row[name]:.3f}"
-            cells.append(f"**{text}**" if row[name] == best else text)
-        lines.append(f"| {row['title']} | " + " | ".join(cells) + " |")
-    return lines

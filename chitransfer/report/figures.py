@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from optuna.importance import get_param_importances
+from optuna.importance import BaseImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
 
 from chitransfer.files import replace_atomically
@@ -70,8 +70,14 @@ def history_series(study: optuna.Study, reference: Mapping[str, float]) -> Histo
     )
 
 
-def importance_series(study: optuna.Study) -> dict[str, float]:
-    """Optuna's parameter importances, most important first; empty when the trials do not allow an estimate."""
+def importance_series(study: optuna.Study, evaluator: BaseImportanceEvaluator | None = None) -> dict[str, float]:
+    """Parameter importances, most important first; empty when the trials do not allow an estimate.
+
+    Parameters
+    ----------
+    evaluator
+        How they are estimated, by default as Optuna does.
+    """
     trials = read_standing(study).ranked
     if len(trials) < 4 or len({trial.values[0] for trial in trials}) < 2:
         return {}
@@ -79,10 +85,12 @@ def importance_series(study: optuna.Study) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = get_param_importances(study, params=names, target=_objective) if names else {}
+            found = get_param_importances(study, evaluator=evaluator, params=names, target=_objective) if names else {}
         except (RuntimeError, ValueError):
             return {}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    if not any(np.isfinite(share) and share > 0 for share in found.values()):
+        return {}
+    return {name: float(share) for name, share in sorted(found.items(), key=lambda item: -item[1])}
 
 
 def _objective(trial: FrozenTrial) -> float:
@@ -193,18 +201,21 @@ def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default:
     from matplotlib import colormaps
 
     for trial, line in sorted(zip(trials, heights, strict=True), key=lambda pair: -pair[0].values[0]):
-        shade = colormaps["viridis"](float(line[0]))
+        # The end of the colour map is yellow, which is hardly seen on white.
+        shade = colormaps["viridis"](0.65 * float(line[0]))
         axes.plot(range(len(columns)), line, color=shade, lw=1.0, alpha=0.55)
         for special, color, label in ((default, DEFAULT, "default configuration"), (best, BEST, "best trial")):
             if special is not None and trial.number == special.number:
                 axes.plot(range(len(columns)), line, color=color, lw=2.8, zorder=5, label=label)
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "boxstyle": "square,pad=0.15"}
+    on_white: dict[str, Any] = {"fontsize": 8, "zorder": 6, "bbox": box}
     for place, one in enumerate(series, start=1):
         axes.axvline(place, color="k", lw=0.8)
         for tick, label in zip(_unit_ticks(one), one.labels, strict=True):
-            axes.text(place + 0.03, tick, label, fontsize=8, va="center")
+            axes.text(place + 0.04, tick, label, va="center", **on_white)
     axes.axvline(0, color="k", lw=0.8)
     for height, value in ((0.0, values.min()), (1.0, values.max())):
-        axes.text(-0.03, height, f"{value:.3f}", fontsize=8, ha="right", va="center")
+        axes.text(-0.04, height, f"{value:.3f}", ha="right", va="center", **on_white)
     axes.set_xticks(range(len(columns)), ["objective", *(one.name for one in series)], fontsize=9)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from html import escape
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial
 from sklearn.metrics import roc_curve
 
@@ -27,8 +26,8 @@ from chitransfer.evidence.outcomes import read_repeats
 from chitransfer.evidence.overtuning import Examination, positive_label
 from chitransfer.evidence.verdict import LOWER_IS_BETTER, NAMES
 from chitransfer.files import plain_numbers, write_atomically
-from chitransfer.report.figures import history_series, parameter_series
-from chitransfer.search.results import COMPONENTS, TITLES, pareto_numbers, read_standing, trials_frame, with_one_value
+from chitransfer.report.figures import history_series, importance_series, parameter_series
+from chitransfer.search.results import COMPONENTS, TITLES, pareto_numbers, read_standing, trials_frame
 from chitransfer.search.study import StudyFolder
 
 MOST_ROC_POINTS = 400
@@ -173,26 +172,9 @@ def _trials(study: optuna.Study) -> list[dict[str, Any]]:
 
 def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     """PED-ANOVA and fANOVA importances by method; a method that these trials do not allow is left out."""
-    trials = read_standing(study).ranked
-    if len(trials) < 4 or len({trial.values[0] for trial in trials}) < 2:
-        return {}
-    names = [name for name in trials[0].params if len({str(trial.params.get(name)) for trial in trials}) > 1]
-    found: dict[str, dict[str, float]] = {}
-    for method, make in (
-        ("PED-ANOVA", PedAnovaImportanceEvaluator),
-        ("fANOVA", lambda: FanovaImportanceEvaluator(seed=0)),
-    ):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                values = get_param_importances(
-                    study, evaluator=make(), params=names, target=lambda trial: float(with_one_value(trial).values[0])
-                )
-            except (RuntimeError, ValueError):
-                continue
-        if any(np.isfinite(value) and value > 0 for value in values.values()):
-            found[method] = {name: float(value) for name, value in sorted(values.items(), key=lambda item: -item[1])}
-    return found
+    methods = {"PED-ANOVA": PedAnovaImportanceEvaluator(), "fANOVA": FanovaImportanceEvaluator(seed=0)}
+    found = {method: importance_series(study, evaluator) for method, evaluator in methods.items()}
+    return {method: shares for method, shares in found.items() if shares}
 
 
 def _out_of_fold(folder: StudyFolder, number: int, config: Config) -> dict[str, Any]:

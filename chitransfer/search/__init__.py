@@ -1,1 +1,1 @@
-"""The transfer search; the only package that knows Optuna and Dask."""
+"""The transfer search; the only package that drives Optuna and Dask (`evidence` and `report` read its studies)."""

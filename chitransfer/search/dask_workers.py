@@ -288,7 +288,6 @@ class DaskWorkers:
             if self._client.status in {"closed", "closing"}:
                 self._client = self._connect(CONNECT_SECONDS)
             if self._client.status == "running":
-                self._scheduler_id = "" if self._scheduler_id == "" else self._scheduler_id
                 self._bring_study()
                 self._send(flight)
                 self._lost_since = None

@@ -1,6 +1,6 @@
 """The driver: the only process that touches the study. Asks Optuna, sends rungs to workers, reports, prunes, tells.
 
-`run_search` is called by the command line; everything it needs comes in as arguments.
+`SearchDriver` is made by `search.run`, `search.second_pass` and `evidence.nested`; all it needs comes in as arguments.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.objective import RungResult, RungTask
-from chitransfer.search.records import SavedRung, discard_states, load_rung, save_rung, trial_attributes
+from chitransfer.search.records import SECONDS_TOTAL, SavedRung, discard_states, load_rung, save_rung, trial_attributes
 from chitransfer.search.replicates import (
     deserves_another_run,
     load_replicates,
@@ -36,7 +36,14 @@ from chitransfer.search.workers import Workers
 
 POLL_SECONDS = 0.2
 StopReason = Literal["finished", "timeout", "interrupt", "terminate"]
+StopRequested = Callable[[], StopReason | None]
 logger = logging.getLogger(__name__)
+
+
+def stop_in_time(stop_requested: StopRequested, hours: float) -> StopRequested:
+    """What else asks for a stop, or ``"timeout"`` once that many hours from now have passed."""
+    deadline = time.monotonic() + hours * 3600
+    return lambda: stop_requested() or ("timeout" if time.monotonic() > deadline else None)
 
 
 class Watcher(Protocol):
@@ -54,6 +61,8 @@ class _ActiveTrial:
     trial: optuna.Trial
     params: dict[str, Any]
     rungs: list[int]
+    # Computed so far: of the run under way by stage, and in all.
+    seconds: dict[str, float] = field(default_factory=dict)
     seconds_before: float = 0.0
     runs: list[SavedRung] = field(default_factory=list)
 
@@ -75,7 +84,7 @@ class SearchDriver:
         folder: StudyFolder,
         workers: Workers,
         watcher: Watcher,
-        stop_requested: Callable[[], StopReason | None],
+        stop_requested: StopRequested,
     ) -> None:
         self.config, self.dataset, self.study, self.folder = config, dataset, study, folder
         self.workers, self.watcher = workers, watcher
@@ -99,7 +108,6 @@ class SearchDriver:
         StudyError
             `search.max_consecutive_failures` trials failed in a row.
         """
-        deadline = time.monotonic() + self.config.search.timeout_hours * 3600
         while True:
             while len(self._active) < self.workers.capacity and self._start_next():
                 pass
@@ -108,7 +116,7 @@ class SearchDriver:
             for future in self.workers.wait(list(self._active), POLL_SECONDS):
                 self._receive(self._active.pop(future), future)
             self._give_up_overdue()
-            reason = self._stop_requested() or ("timeout" if time.monotonic() > deadline else None)
+            reason = self._stop_requested()
             if reason is not None:
                 return reason
 
@@ -129,6 +137,8 @@ class SearchDriver:
             self._send(active, None)
             return True
         active.rungs = [epoch for epoch in self._rungs if epoch > saved.epoch]
+        active.seconds = saved.seconds
+        active.seconds_before = sum(saved.seconds.values())
         self._judge(active, saved)
         return True
 
@@ -174,8 +184,10 @@ class SearchDriver:
             self._complete(active)
             return
         if result.failure:
-            self._fail(active.trial, result.failure)
+            self._fail(active, result.failure)
             return
+        active.seconds = {name: value + active.seconds.get(name, 0.0) for name, value in result.seconds.items()}
+        result = replace(result, seconds=active.seconds)
         folder = replicate_folder(self.folder.trial(result.number), len(active.runs))
         save_rung(folder, result, active.params, self.dataset)
         saved = SavedRung(result.epoch, result.finished, result.value, trial_attributes(result), result.state)
@@ -200,8 +212,9 @@ class SearchDriver:
                 logger.warning("trial %d: a further run took too long and is left out", active.trial.number)
                 self._complete(active)
                 continue
+            active.seconds_before += running
             self._fail(
-                active.trial,
+                active,
                 f"took longer than {minutes:g} minutes (search.trial_timeout_minutes); raise it, lower "
                 "training.num_epochs_pretrain, or look for what it waits on",
             )
@@ -232,6 +245,7 @@ class SearchDriver:
             others = list(run_values(self.study).values())
             if deserves_another_run([run.value for run in active.runs], others):
                 self._n_runs += 1
+                active.seconds = {}
                 self._send(active, None)
                 return
         self._complete(active)
@@ -247,7 +261,7 @@ class SearchDriver:
             active.trial.set_user_attr(OBJECTIVE, value)
             missing = [name for name in objectives if attributes.get(name) is None]
             if missing:
-                self._fail(active.trial, f"{', '.join(missing)} cannot be computed from these predictions")
+                self._fail(active, f"{', '.join(missing)} cannot be computed from these predictions")
                 return
         self._tell(active.trial, TrialState.COMPLETE, [float(attributes[n]) for n in objectives] or value)
 
@@ -257,8 +271,10 @@ class SearchDriver:
         self._failures.clear()
         self.watcher.trial_ended(with_one_value(self.study.get_trials(deepcopy=False)[trial.number]))
 
-    def _fail(self, trial: optuna.Trial, reason: str) -> None:
+    def _fail(self, active: _ActiveTrial, reason: str) -> None:
+        trial = active.trial
         trial.set_user_attr("failure_reason", reason)
+        trial.set_user_attr(SECONDS_TOTAL, round(active.seconds_before, 3))
         self.study.tell(trial, state=TrialState.FAIL)
         logger.error("trial %d FAILED: %s", trial.number, reason)
         self.watcher.trial_ended(self.study.get_trials(deepcopy=False)[trial.number])

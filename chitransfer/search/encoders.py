@@ -1,11 +1,12 @@
-"""Stage 1 results kept with a trial, named by the hash of all that determines them, so that nothing is trained twice.
+"""What is kept of a trial's Stage 1: its results, named by the hash of all that determines them, and states on the way.
 
-Packed by `search.objective`, written by `search.records`, read by `search.rescore` and `search.second_pass`.
+Packed by `search.objective`, written by `search.records`; `search.rescore` and `search.second_pass` read results.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from chitransfer.training.settings import network_shape, stage1_settings
 
 FILE_NAME = "stage1.pt"
 KIND = "trial's Stage 1 result"
+STATE = "state of a rung"
 REMEDY = "restore the file or search again"
 # The solubility head has no part in Stage 1: Stage 2 gives it new weights, of whatever size it is then to have.
 STAGE2_SHAPE_KEYS = ("solubility_head_hidden_dim", "solubility_head_dropout")
@@ -143,3 +145,19 @@ def _encoder(record: dict[str, Any]) -> SavedEncoder:
         best_epoch=int(record["best_epoch"]),
         n_epochs=int(record["n_epochs"]),
     )
+
+
+def pack_state(states: list[dict[str, Any]]) -> bytes:
+    """Stage 1 states of a trial's pretraining seeds as bytes."""
+    return pack_records(STATE, states)
+
+
+def unpack_state(state: bytes) -> list[dict[str, Any]]:
+    """The inverse of `pack_state`, also for what earlier releases packed; executes nothing it reads.
+
+    Raises
+    ------
+    CheckpointError
+        The bytes are damaged, or hold anything but tensors and plain values.
+    """
+    return read_records(io.BytesIO(state), "the state of its last rung", STATE, "no other trial needs it")

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,9 @@ import torch
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
-from chitransfer.model.tensor_file import MALFORMED, pack_records, read_records
-from chitransfer.search.encoders import SavedEncoder, pack_encoders, stage1_key
+from chitransfer.model.network import TransferNetwork
+from chitransfer.model.tensor_file import MALFORMED
+from chitransfer.search.encoders import SavedEncoder, pack_encoders, pack_state, stage1_key, unpack_state
 from chitransfer.sections import ObjectiveSettings
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import OutOfFold, Scores, cross_validate, make_folds
@@ -29,7 +29,6 @@ from chitransfer.training.settings import network_shape, resolve_device, stage1_
 from chitransfer.training.stage1 import Stage1Data, Stage1Run
 from chitransfer.training.tasks import Stage2Data, resolve_positive_label
 
-STATE = "state of a rung"
 # Runs of a trial numbered from here are re-evaluations: their seeds and folds are nobody's in the search.
 FIRST_FRESH = 1000
 ERRORS = ("exp_mae", "exp_rmse", "stage1_mae")
@@ -76,11 +75,15 @@ class RungResult:
     finished
         Stage 1 will not go further.
     components, spread
-        Metrics by name, mean and standard deviation over repeats and pretraining seeds.
+        Metrics by name, mean and standard deviation over repeats and pretraining seeds (NaN where there is one).
     value
         The transfer objective.
     replicates
         Per pretraining seed: scores, out-of-fold predictions, Stage 1 history.
+    seconds
+        Computed, by stage.
+    peak_memory_mb
+        Of the device where it is a GPU, else of the process; NaN where it is not known.
     state
         To go on from; plain tensors, loadable with ``weights_only``.
     encoders
@@ -112,6 +115,19 @@ class ReplicateResult:
     scores: Scores
     out_of_fold: OutOfFold
     history: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class NetworkScores:
+    """What quick Stage 2 makes of a trial's networks: objective, components, their spread, and each seed's own.
+
+    The spread is NaN where there is a single value.
+    """
+
+    value: float
+    components: dict[str, float]
+    spread: dict[str, float]
+    replicates: tuple[ReplicateResult, ...]
 
 
 def objective_terms(components: Mapping[str, float], weights: ObjectiveSettings) -> dict[str, float]:
@@ -193,10 +209,11 @@ class TrialRunner:
         Cancelled
             A stop was requested meanwhile.
         """
+        started = time.perf_counter()
         try:
             return self._run_within_memory(task)
         except TRIAL_FAILURES as error:
-            return describe_failure(task, error)
+            return describe_failure(task, error, time.perf_counter() - started)
 
     def _run_within_memory(self, task: RungTask) -> RungResult:
         try:
@@ -257,28 +274,15 @@ class TrialRunner:
             Stage 2 or the objective is not finite.
         """
         config = override_config(self.config, task.overrides)
-        folds = self._folds_of(task.replicate)
-        seconds = {"stage1": stage1_seconds, "stage2": 0.0}
-        replicates, encoders = [], []
-        for replicate, run in zip(_pretrainings(config, task), runs, strict=True):
-            seed = derive_seed(config.seed, "pretrain", task.number, replicate)
-            started = time.perf_counter()
-            network = run.best_network()
-            out_of_fold, scores = cross_validate(
-                network,
-                self.stage2_data,
-                self.dataset,
-                folds,
-                stage2_settings(config, config.training.stage2_epochs),
-                derive_seed(config.seed, "quick stage2", task.number, replicate),
-            )
-            seconds["stage2"] += time.perf_counter() - started
-            replicates.append(ReplicateResult(seed, run.best_epoch, scores, out_of_fold, run.history))
+        started = time.perf_counter()
+        networks = [run.best_network() for run in runs]
+        encoders = []
+        for own, network, run in zip(_pretrainings(config, task), networks, runs, strict=True):
+            seed = derive_seed(config.seed, "pretrain", task.number, own)
             key = stage1_key(config, self.dataset, seed)
             encoders.append(SavedEncoder(key, seed, network.state_dict(), run.best_mae, run.best_epoch, run.epoch))
-        errors = [run.best_mae for run in runs]
-        components, spread = pool_scores([replicate.scores for replicate in replicates])
-        components["stage1_mae"], spread["stage1_mae"] = float(np.mean(errors)), float(np.std(errors))
+        folds, first = self._folds_of(task.replicate), _pretrainings(config, task)[0]
+        scores = self.score_networks(config, task.number, networks, encoders, folds, first)
         finished = all(run.finished for run in runs)
         state = b"" if finished else pack_state([run.state_dict() for run in runs])
         if not finished:
@@ -287,15 +291,62 @@ class TrialRunner:
             number=task.number,
             epoch=max(run.epoch for run in runs),
             finished=finished,
-            components=components,
-            spread=spread,
-            value=transfer_objective(components, config.objective),
-            replicates=tuple(replicates),
+            components=scores.components,
+            spread=scores.spread,
+            value=scores.value,
+            replicates=tuple(replace(r, history=run.history) for r, run in zip(scores.replicates, runs, strict=True)),
             state=state,
             encoders=pack_encoders(encoders) if finished and task.replicate == 0 else b"",
-            seconds=seconds,
+            seconds={"stage1": stage1_seconds, "stage2": time.perf_counter() - started},
             peak_memory_mb=self._peak_memory_mb(),
         )
+
+    def score_networks(
+        self,
+        config: Config,
+        number: int,
+        networks: Sequence[TransferNetwork],
+        encoders: Sequence[SavedEncoder],
+        folds: np.ndarray,
+        first: int = 0,
+    ) -> NetworkScores:
+        """Quick Stage 2 and the objective of networks that Stage 1 left behind.
+
+        Parameters
+        ----------
+        config
+            The trial's configuration.
+        number, first
+            Of the trial, and of its first pretraining here; they fix Stage 2's random choices.
+        networks, encoders
+            One a pretraining seed.
+        folds
+            From `make_folds`.
+
+        Raises
+        ------
+        TrainingError
+            Stage 2 or the objective is not finite.
+        """
+        replicates = []
+        for pretraining, (network, encoder) in enumerate(zip(networks, encoders, strict=True), start=first):
+            out_of_fold, scores = cross_validate(
+                network,
+                self.stage2_data,
+                self.dataset,
+                folds,
+                stage2_settings(config, config.training.stage2_epochs),
+                derive_seed(config.seed, "quick stage2", number, pretraining),
+            )
+            replicates.append(ReplicateResult(encoder.seed, encoder.best_epoch, scores, out_of_fold, []))
+        of_all = {
+            name: [value for replicate in replicates for value in replicate.scores.per_repeat[name]]
+            for name in replicates[0].scores.per_repeat
+        }
+        of_all["stage1_mae"] = [encoder.mae for encoder in encoders]
+        components = {name: float(np.mean(values)) for name, values in of_all.items()}
+        spread = {name: float(np.std(values)) if len(values) > 1 else np.nan for name, values in of_all.items()}
+        return NetworkScores(transfer_objective(components, config.objective), components, spread, tuple(replicates))
 
     def _folds_of(self, replicate: int) -> np.ndarray:
         if replicate < FIRST_FRESH:
@@ -306,11 +357,22 @@ class TrialRunner:
     def _peak_memory_mb(self) -> float:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        return peak_process_memory_mb()
 
 
-def describe_failure(task: RungTask, error: BaseException) -> RungResult:
-    """The result of a rung that broke off, one of `TRIAL_FAILURES` being the reason."""
+def peak_process_memory_mb() -> float:
+    """The largest resident memory of this process so far; NaN on Windows, which does not tell it this way."""
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, Linux kibibytes.
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def describe_failure(task: RungTask, error: BaseException, seconds: float) -> RungResult:
+    """The result of a rung that broke off after so many seconds, one of `TRIAL_FAILURES` being the reason."""
     logger.debug("trial %d failed", task.number, exc_info=error)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, OUT_OF_MEMORY):
@@ -318,7 +380,7 @@ def describe_failure(task: RungTask, error: BaseException) -> RungResult:
             f"out of memory ({reason}); lower training.batch_size_dft or training.batch_size_exp, "
             "or set search.halve_batch_when_out_of_memory"
         )
-    return RungResult(number=task.number, epoch=0, finished=True, failure=reason)
+    return RungResult(number=task.number, epoch=0, finished=True, seconds={"failed": seconds}, failure=reason)
 
 
 def _pretrainings(config: Config, task: RungTask) -> range:
@@ -331,33 +393,8 @@ class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
     """A rung was given up because the search is stopping."""
 
 
-def pool_scores(scores: Sequence[Scores]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation of every metric over the repeats of all pretraining seeds."""
-    values = {name: np.concatenate([one.per_repeat[name] for one in scores]) for name in scores[0].per_repeat}
-    return (
-        {name: float(np.mean(value)) for name, value in values.items()},
-        {name: float(np.std(value)) for name, value in values.items()},
-    )
-
-
 def _go_on(run: Stage1Run, states: list[dict[str, Any]], replicate: int) -> None:
     try:
         run.load_state_dict(states[replicate])
     except MALFORMED as error:
         raise CheckpointError(f"the state of its last rung does not fit ({type(error).__name__}: {error})") from error
-
-
-def pack_state(states: list[dict[str, Any]]) -> bytes:
-    """Stage 1 states of a trial's pretraining seeds as bytes."""
-    return pack_records(STATE, states)
-
-
-def unpack_state(state: bytes) -> list[dict[str, Any]]:
-    """The inverse of `pack_state`, also for what earlier releases packed; executes nothing it reads.
-
-    Raises
-    ------
-    CheckpointError
-        The bytes are damaged, or hold anything but tensors and plain values.
-    """
-    return read_records(io.BytesIO(state), "the state of its last rung", STATE, "no other trial needs it")

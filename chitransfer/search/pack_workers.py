@@ -150,7 +150,7 @@ class PackWorkers(InProcessWorkers):
                 raise error
             return self.runner.score(job.task, runs, stage1_seconds)
         except TRIAL_FAILURES as failure:
-            return describe_failure(job.task, failure)
+            return describe_failure(job.task, failure, stage1_seconds)
         except Exception as other:  # noqa: BLE001 - as in `InProcessWorkers`
             return other
 

@@ -19,6 +19,8 @@ from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import FILE_NAME
 from chitransfer.search.objective import RungResult
 
+# Attribute of a trial: what all its rungs and runs computed, without the time the search was stopped in between.
+SECONDS_TOTAL = "seconds_total"
 logger = logging.getLogger(__name__)
 
 
@@ -32,13 +34,20 @@ class SavedRung:
     attributes: dict[str, Any]
     state: bytes
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What this rung and those before it computed, by stage."""
+        names = [name for name in self.attributes if name.startswith("seconds_") and name != SECONDS_TOTAL]
+        return {name.removeprefix("seconds_"): self.attributes[name] for name in names}
+
 
 def trial_attributes(result: RungResult) -> dict[str, Any]:
     """The user attributes of a trial: components, their spread, seconds, memory; plain JSON values."""
     attributes: dict[str, Any] = {name: _or_none(value) for name, value in result.components.items()}
     attributes |= {f"{name}_std": _or_none(value) for name, value in result.spread.items()}
     attributes |= {f"seconds_{name}": round(value, 3) for name, value in result.seconds.items()}
-    attributes["peak_memory_mb"] = round(result.peak_memory_mb, 1)
+    attributes[SECONDS_TOTAL] = round(sum(result.seconds.values()), 3)
+    attributes["peak_memory_mb"] = _or_none(round(result.peak_memory_mb, 1))
     attributes["stage1_epochs"] = result.epoch
     attributes["stage1_best_epoch"] = [replicate.best_epoch for replicate in result.replicates]
     return attributes

@@ -6,27 +6,31 @@ Called by `search.run` when a search has finished; `evidence.overtuning` reads w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future
+from typing import Protocol
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
-from chitransfer.search.driver import POLL_SECONDS, StopReason
+from chitransfer.search.driver import POLL_SECONDS, StopReason, StopRequested
 from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
 from chitransfer.search.records import load_rung, save_rung
 from chitransfer.search.replicates import (
+    REPLICATE_VALUES,
     estimate_components,
     posterior_of,
     replicate_folder,
     run_values,
 )
-from chitransfer.search.results import read_standing
+from chitransfer.search.results import computed_seconds, read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder
-from chitransfer.search.workers import Workers
+from chitransfer.search.workers import InProcessWorkers, Workers
+from chitransfer.sections import SearchSettings
 
 logger = logging.getLogger(__name__)
 
@@ -48,19 +52,42 @@ def choose_trials(study: optuna.Study, top: int) -> list[int]:
     return numbers
 
 
+def expect_runs(search: SearchSettings) -> int:
+    """About how many runs the re-evaluation after a search will be; the default may be among the best already."""
+    n_trials = min(search.reevaluate_top, -(-search.n_trials // 4)) if search.n_trials > 1 else 0
+    return (n_trials + search.enqueue_default) * search.reevaluate_seeds if n_trials else 0
+
+
+class RunWatcher(Protocol):
+    """What wants to know how the re-evaluation goes: a progress display."""
+
+    def runs_announced(self, trials: str, n_runs: int, seconds: float) -> None:
+        """So many runs of these trials begin, which will take about so long."""
+
+    def run_ended(self, number: int, outcome: str) -> None:
+        """A trial has run once more."""
+
+    def runs_stopped(self, n_left: int) -> None:
+        """A stop leaves so many runs to a resumed search."""
+
+
 def reevaluate_top(
     config: Config,
     dataset: Dataset,
     study: optuna.Study,
     folder: StudyFolder,
     workers: Workers,
-    stop_requested: Callable[[], StopReason | None],
+    stop_requested: StopRequested,
+    watcher: RunWatcher | None = None,
 ) -> StopReason:
     """Run each chosen trial `search.reevaluate_seeds` times more; runs already on disk are kept.
 
     A run that fails is left out with a line in the log. Returns why it ended.
     """
-    by_number = {trial.number: trial for trial in read_standing(study).ranked}
+    standing = read_standing(study)
+    by_number = {trial.number: trial for trial in standing.ranked}
+    numbers = choose_trials(study, config.search.reevaluate_top)
+    # Every trial once before any of them a second time, so that a stop leaves trials that can be compared.
     tasks = [
         RungTask(
             number=number,
@@ -69,10 +96,14 @@ def reevaluate_top(
             state=None,
             replicate=FIRST_FRESH + seed,
         )
-        for number in choose_trials(study, config.search.reevaluate_top)
         for seed in range(config.search.reevaluate_seeds)
+        for number in numbers
         if load_rung(replicate_folder(folder.trial(number), FIRST_FRESH + seed)) is None
     ]
+    if tasks and watcher is not None:
+        seconds = len(tasks) * _seconds_of_a_run(list(by_number.values()), workers, len(tasks))
+        others = "the best trials" if standing.default is None else "the best trials and the default configuration"
+        watcher.runs_announced(f"{others} ({len({task.number for task in tasks})} trials)", len(tasks), seconds)
     running: dict[Future[RungResult], RungTask] = {}
     while tasks or running:
         while tasks and len(running) < workers.capacity:
@@ -82,15 +113,30 @@ def reevaluate_top(
             task, result = running.pop(future), future.result()
             if result.failure:
                 logger.warning("trial %d on fresh seeds and folds FAILED: %s", task.number, result.failure)
-                continue
-            save_rung(
-                replicate_folder(folder.trial(task.number), task.replicate),
-                result,
-                by_number[task.number].params,
-                dataset,
-            )
-            logger.info("trial %d on fresh seeds and folds: objective %.4f", task.number, result.value)
+                outcome = f"FAILED: {result.failure}"
+            else:
+                save_rung(
+                    replicate_folder(folder.trial(task.number), task.replicate),
+                    result,
+                    by_number[task.number].params,
+                    dataset,
+                )
+                outcome = f"objective {result.value:.4f}"
+            if watcher is not None:
+                watcher.run_ended(task.number, outcome)
         reason = stop_requested()
-        if reason is not None:
+        if reason is not None and (tasks or running):
+            if watcher is not None:
+                watcher.runs_stopped(len(tasks) + len(running))
             return reason
     return "finished"
+
+
+def _seconds_of_a_run(complete: Sequence[FrozenTrial], workers: Workers, n_runs: int) -> float:
+    """How long a run takes by the clock, from the time that complete trials computed."""
+    computed = [
+        (computed_seconds(trial) or 0.0) / len(trial.user_attrs.get(REPLICATE_VALUES, [0])) for trial in complete
+    ]
+    # What trials of a pack computed is their share of the clock's time already.
+    n_at_once = 1 if isinstance(workers, InProcessWorkers) else min(workers.capacity, n_runs)
+    return float(np.median(computed)) / n_at_once

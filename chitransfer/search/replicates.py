@@ -154,15 +154,17 @@ def pool_runs(runs: Sequence[SavedRung]) -> tuple[float, dict[str, Any]]:
     attributes: dict[str, Any] = dict(runs[0].attributes)
     for name, first in runs[0].attributes.items():
         numbers: list[Any] = [run.attributes.get(name) for run in runs]
-        if not isinstance(first, int | float) or any(value is None for value in numbers):
+        if name.endswith("_std"):
+            means: list[Any] = [run.attributes.get(name.removesuffix("_std")) for run in runs]
+            # A run of one repeat has no spread of its own.
+            own = [number or 0.0 for number in numbers]
+            attributes[name] = None if None in means else float(np.sqrt(np.mean(np.square(own)) + np.var(means)))
+        elif not isinstance(first, int | float) or any(value is None for value in numbers):
             continue
-        if name.startswith("seconds_"):
+        elif name.startswith("seconds_"):
             attributes[name] = float(np.sum(numbers))
         elif name in {"peak_memory_mb", "stage1_epochs"}:
             attributes[name] = max(numbers)
-        elif name.endswith("_std"):
-            means: list[Any] = [run.attributes.get(name.removesuffix("_std")) for run in runs]
-            attributes[name] = float(np.sqrt(np.mean(np.square(numbers)) + np.var(means)))
         else:
             attributes[name] = float(np.mean(numbers))
     values = [run.value for run in runs]

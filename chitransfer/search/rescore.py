@@ -20,15 +20,13 @@ from chitransfer.config import Config, dump_config, load_config, override_config
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
-from chitransfer.search.objective import ReplicateResult, TrialRunner, pool_scores, transfer_objective
+from chitransfer.search.objective import NetworkScores, TrialRunner
 from chitransfer.search.results import beaten_by_trivial, trivial_objective, write_reference
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_study
 from chitransfer.search.summary import describe_side_by_side
 from chitransfer.sections import ObjectiveSettings
-from chitransfer.seeds import derive_seed
-from chitransfer.training.crossval import cross_validate
-from chitransfer.training.settings import read_dataset, stage2_settings
+from chitransfer.training.settings import read_dataset
 from chitransfer.training.trivial import score_trivial_predictor
 
 # Found out again on every machine; no part of what was measured.
@@ -82,23 +80,13 @@ class Rescored:
         return float(np.corrcoef(before, after)[0, 1])
 
 
-@dataclass(frozen=True)
-class EncoderScores:
-    """What quick Stage 2 makes of a trial's encoders: objective, components, their spread, and each seed's own."""
-
-    value: float
-    components: dict[str, float]
-    spread: dict[str, float]
-    replicates: tuple[ReplicateResult, ...]
-
-
 def score_encoders(
     runner: TrialRunner,
     config: Config,
     number: int,
     encoders: Sequence[SavedEncoder],
     folds: np.ndarray | None = None,
-) -> EncoderScores:
+) -> NetworkScores:
     """Score a trial's encoders by quick Stage 2.
 
     Parameters
@@ -119,22 +107,9 @@ def score_encoders(
     CheckpointError
         The encoders do not fit the configuration.
     """
-    replicates = []
-    for replicate, encoder in enumerate(encoders):
-        network = encoder.build(config, runner.stage1_data.features.n_features).to(runner.device)
-        out_of_fold, scores = cross_validate(
-            network,
-            runner.stage2_data,
-            runner.dataset,
-            runner.folds if folds is None else folds,
-            stage2_settings(config, config.training.stage2_epochs),
-            derive_seed(config.seed, "quick stage2", number, replicate),
-        )
-        replicates.append(ReplicateResult(encoder.seed, encoder.best_epoch, scores, out_of_fold, []))
-    components, spread = pool_scores([replicate.scores for replicate in replicates])
-    errors = [encoder.mae for encoder in encoders]
-    components["stage1_mae"], spread["stage1_mae"] = float(np.mean(errors)), float(np.std(errors))
-    return EncoderScores(transfer_objective(components, config.objective), components, spread, tuple(replicates))
+    n_features = runner.stage1_data.features.n_features
+    networks = [encoder.build(config, n_features).to(runner.device) for encoder in encoders]
+    return runner.score_networks(config, number, networks, encoders, runner.folds if folds is None else folds)
 
 
 def rescore_study(

@@ -1,6 +1,6 @@
-"""Results as the guide has them: best_params.json, all_trials.csv, top_20_trials.csv, and the summary in words.
+"""Results as the guide has them: best_params.json, all_trials.csv, top_20_trials.csv; and where a study stands.
 
-Called by `search.run` during and after a search, by `chitransfer status`, and by `report`.
+Called by `search.run`, `search.summary`, `evidence` and `report`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from chitransfer.errors import TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.search.objective import ERRORS, transfer_objective
+from chitransfer.search.records import SECONDS_TOTAL
 from chitransfer.search.replicates import REPLICATE_VALUES
 from chitransfer.search.study import StudyFolder
 from chitransfer.sections import ObjectiveSettings
@@ -120,9 +121,17 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
             row["n_runs"] = len(attributes[REPLICATE_VALUES])
         if len(study.directions) > 1:
             row["on_pareto_front"] = trial.number in pareto
-        row["seconds_total"] = trial.duration.total_seconds() if trial.duration else None
+        row[SECONDS_TOTAL] = computed_seconds(trial)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def computed_seconds(trial: FrozenTrial) -> float | None:
+    """What a trial's rungs and runs took; of a trial of an earlier release, the time from its start to its end."""
+    seconds: float | None = trial.user_attrs.get(SECONDS_TOTAL)
+    if seconds is None and trial.duration is not None:
+        return trial.duration.total_seconds()
+    return seconds
 
 
 def write_results(folder: StudyFolder, study: optuna.Study) -> None:
@@ -176,11 +185,23 @@ def trivial_objective(reference: Mapping[str, float], stage1_mae: float, weights
 
 
 def beaten_by_trivial(best: Mapping[str, Any], reference: Mapping[str, float], weights: ObjectiveSettings) -> list[str]:
-    """Weighted components on which the best trial is not better than the trivial predictor, each as a sentence."""
+    """Where the best trial is not better than the trivial predictor, a sentence each: the objective, then its parts.
+
+    `best` holds the trial's components. A score that the trivial predictor has in full, as the recall of calling
+    everything positive, cannot be bettered and says nothing.
+    """
     sentences = []
+    shared = [name for name in weights.model_dump() if best.get(name) is not None and name in reference]
+    own = transfer_objective({name: best[name] for name in (*shared, "stage1_mae")}, weights)
+    without = trivial_objective({name: reference[name] for name in shared}, best["stage1_mae"], weights)
+    if shared and without is not None and own >= without:
+        sentences.append(
+            f"the best trial does not beat the trivial predictor: objective {own:.4f} against {without:.4f}; weights "
+            "on sol_auc, sol_balanced_accuracy or sol_mcc, or solubility.positive=insoluble, may say more"
+        )
     for name, weight in weights.model_dump().items():
         mine, trivial = best.get(name), reference.get(name)
-        if weight <= 0 or mine is None or trivial is None:
+        if weight <= 0 or mine is None or trivial is None or (name not in ERRORS and trivial >= 1.0):
             continue
         worse = mine >= trivial if name in ERRORS else mine <= trivial
         if worse:

@@ -21,8 +21,8 @@ from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import ChitransferError, StudyError
 from chitransfer.files import write_atomically
 from chitransfer.provenance import write_provenance
-from chitransfer.search.driver import SearchDriver, StopReason
-from chitransfer.search.reevaluate import reevaluate_top
+from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
+from chitransfer.search.reevaluate import expect_runs, reevaluate_top
 from chitransfer.search.results import read_standing, write_reference, write_results
 from chitransfer.search.space import make_pruner, settle_pruner
 from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
@@ -138,11 +138,12 @@ def _search(
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
     try:
-        display = SearchDisplay(console, config.search.n_trials, n_done, standing.best)
+        display = SearchDisplay(console, config.search.n_trials, n_done, standing.best, expect_runs(config.search))
         with listen_for_stop() as stop, display:
-            reason = _drive(config, dataset, study, folder, workers, display, stop)
+            stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
+            reason = _drive(config, dataset, study, folder, workers, display, stop_requested)
             if reason == "finished":
-                reason = reevaluate_top(config, dataset, study, folder, workers, stop.reason)
+                reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested, display)
     finally:
         workers.close()
         _write_what_there_is(folder, study)
@@ -160,25 +161,25 @@ def _drive(
     folder: StudyFolder,
     workers: Workers,
     display: SearchDisplay,
-    stop: _Stop,
+    stop_requested: StopRequested,
 ) -> StopReason:
     """Drive the study; after a database server was away for a while, go on as a resumed search would."""
     while True:
         try:
-            return SearchDriver(config, dataset, study, folder, workers, display, stop.reason).run()
+            return SearchDriver(config, dataset, study, folder, workers, display, stop_requested).run()
         except STORAGE_ERRORS as error:
             what = describe_storage_error(folder.place, error)
             if folder.storage is None:
                 raise StudyError(f"{what}. Resume with: {folder.resume_command}") from None
         # Outside the except block: whatever is raised now must not drag the database's own message along.
         logger.warning("%s; waiting for it", what)
-        if not _wait_for_storage(study, stop):
+        if not _wait_for_storage(study, stop_requested):
             raise StudyError(f"{what}. Resume with: {folder.resume_command}")
 
 
-def _wait_for_storage(study: optuna.Study, stop: _Stop) -> bool:
+def _wait_for_storage(study: optuna.Study, stop_requested: StopRequested) -> bool:
     deadline = time.monotonic() + STORAGE_WAIT_SECONDS
-    while time.monotonic() < deadline and stop.reason() is None:
+    while time.monotonic() < deadline and stop_requested() is None:
         try:
             study.get_trials(deepcopy=False)
         except STORAGE_ERRORS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,10 @@ from rich.console import Console
 
 from chitransfer.config import Config, dump_config, override_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import StudyError
+from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically, write_json
 from chitransfer.search.apply import read_trial_params
-from chitransfer.search.driver import SearchDriver
+from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
 from chitransfer.search.rescore import score_encoders
@@ -42,6 +43,27 @@ from chitransfer.training.settings import read_dataset
 
 # Fold shuffles that neither pass has seen, for an honest last word.
 N_FRESH_SHUFFLES = 5
+# What is the same in every second pass.
+FIXED: dict[str, object] = {
+    "search.pruner": "none",
+    "search.rungs": [],
+    "search.replicates": 1,
+    "search.select": "best",
+    "search.reevaluate_top": 0,
+    "search.objectives": [],
+    "search.workers": 1,
+    "search.devices": [],
+    "search.scheduler": None,
+    "search.storage": None,
+}
+# What it does not read.
+UNUSED = {
+    "search.study_name", "search.space", "search.pack", "search.reevaluate_seeds", "search.max_worker_deaths",
+    "paths.results_dir",
+}  # fmt: skip
+UNUSED_SECTIONS = ("search.space.", "cluster.")
+# Those of these keys that are flags of `chitransfer search`.
+FLAGS = {"pruner", "workers", "devices", "scheduler", "storage", "study_name", "results_dir"}
 logger = logging.getLogger(__name__)
 
 
@@ -61,6 +83,7 @@ class EncoderRunner(TrialRunner):
         self.encoders, self.number = encoders, number
 
     def _run(self, task: RungTask) -> RungResult:
+        started = time.perf_counter()
         config = override_config(self.config, task.overrides)
         scores = score_encoders(self, config, self.number, self.encoders)
         return RungResult(
@@ -71,6 +94,7 @@ class EncoderRunner(TrialRunner):
             spread=scores.spread,
             value=scores.value,
             replicates=scores.replicates,
+            seconds={"stage2": time.perf_counter() - started},
             peak_memory_mb=self._peak_memory_mb(),
         )
 
@@ -100,18 +124,31 @@ def second_pass_config(config: Config, params: Mapping[str, Any]) -> Config:
             **to_overrides(params, config.search.space),
             "search.space": {name: p.model_dump() for name, p in config.second_pass.space.items()},
             "search.n_trials": config.second_pass.n_trials,
-            "search.pruner": "none",
-            "search.rungs": [],
-            "search.replicates": 1,
-            "search.select": "best",
-            "search.reevaluate_top": 0,
-            "search.objectives": [],
-            "search.workers": 1,
-            "search.devices": [],
-            "search.scheduler": None,
-            "search.storage": None,
+            **FIXED,
         },
     )
+
+
+def refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:
+    """Refuse overrides that a second pass of a study with this configuration would not heed.
+
+    Raises
+    ------
+    ConfigError
+        There are some; the message names them as flags where there is one.
+    """
+    tuned = {parameter.key for parameter in config.search.space.values()}
+    useless = sorted(
+        key for key in overrides if key in tuned or key in UNUSED or key in FIXED or key.startswith(UNUSED_SECTIONS)
+    )
+    if useless:
+        last = {key: key.rpartition(".")[2] for key in useless}
+        named = [f"--{last[key].replace('_', '-')}" if last[key] in FLAGS else key for key in useless]
+        raise ConfigError(
+            f"without effect in a second pass: {', '.join(named)}; leave it out. A second pass runs in this process, "
+            "keeps its trials in the study's own folder, carries every trial through and tunes second_pass.space with "
+            "the trial's own Stage 1"
+        )
 
 
 def run_second_pass(
@@ -137,12 +174,16 @@ def run_second_pass(
     ------
     StudyError
         There is no such complete trial, or the overrides would change its Stage 1.
+    ConfigError
+        Some of the overrides would have no effect.
     CheckpointError
         The trial kept no Stage 1 result.
     """
     number, params = read_trial_params(folder, trial)
+    first = load_study_config(folder, overrides or {})
+    refuse_without_effect(overrides or {}, first)
     encoders = read_encoders(folder.trial(number))
-    config = second_pass_config(load_study_config(folder, overrides or {}), params)
+    config = second_pass_config(first, params)
     with show_progress(console) as progress:
         dataset = read_dataset(config, progress)
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
@@ -165,7 +206,8 @@ def run_second_pass(
         try:
             display = SearchDisplay(console, config.search.n_trials, n_done, standing.best)
             with listen_for_stop() as stop, display:
-                reason = SearchDriver(config, dataset, study, own, workers, display, stop.reason).run()
+                stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
+                reason = SearchDriver(config, dataset, study, own, workers, display, stop_requested).run()
         finally:
             workers.close()
             write_results(own, study)

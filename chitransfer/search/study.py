@@ -27,7 +27,13 @@ from chitransfer.config import Config, load_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
 from chitransfer.files import write_json
-from chitransfer.search.contract import find_differences, find_space_refusals, space_hint
+from chitransfer.search.contract import (
+    VARIANTS,
+    find_differences,
+    find_space_refusals,
+    find_stereo_difference,
+    space_hint,
+)
 from chitransfer.search.objective import ERRORS
 from chitransfer.search.storage import (
     create_leaderboard,
@@ -279,6 +285,9 @@ def resume_study(
             + "\n".join(f"  {line}" for line in differences)
             + f"\nResume without these changes, or start a new study.{hint}"
         )
+    stereo = find_stereo_difference(known, now)
+    if stereo:
+        raise StudyError(f"{folder.place}: {stereo}")
     if now["space"] != known["space"]:
         study.set_user_attr(CONTRACT, {**known, "space": now["space"]})
     return study
@@ -302,7 +311,7 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
             if rows is not None
         }
         # A study of a release that put them on both sides of a split cannot go on.
-        | ({"stereo_variants": dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
+        | ({VARIANTS: dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
     }
 
 

@@ -41,7 +41,7 @@ def describe_components(attributes: dict[str, object]) -> str:
 
 
 class SearchDisplay:
-    """Shows trials done, the best so far with its components, and the time left.
+    """Shows trials done, the best so far with its components, and the time left; then runs of the re-evaluation.
 
     Parameters
     ----------
@@ -51,16 +51,20 @@ class SearchDisplay:
         Trials already in their final state.
     best
         The best trial so far, of an earlier run.
+    n_runs_after
+        About how many runs of trials follow the last trial; the time left counts them.
     """
 
-    def __init__(self, console: Console, n_trials: int, n_done: int, best: FrozenTrial | None) -> None:
+    def __init__(
+        self, console: Console, n_trials: int, n_done: int, best: FrozenTrial | None, n_runs_after: int = 0
+    ) -> None:
         self._n_trials, self._n_done, self._n_before = n_trials, n_done, n_done
-        self._best = best
+        self._best, self._n_runs_after = best, n_runs_after
         self._started = time.monotonic()
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("trials"),
+            TextColumn("{task.fields[what]}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -68,7 +72,7 @@ class SearchDisplay:
             console=console,
             disable=not console.is_terminal,
         )
-        self._bar = self._progress.add_task("starting", total=n_trials, completed=n_done)
+        self._bar = self._progress.add_task("starting", what="trials", total=n_trials, completed=n_done)
 
     def __enter__(self) -> SearchDisplay:
         self._progress.start()
@@ -97,14 +101,40 @@ class SearchDisplay:
             what = f"FAILED: {trial.user_attrs.get('failure_reason', 'no reason given')}"
         left = self._time_left()
         line = f"trial {trial.number:>3}: {what}"
-        logger.info("%s [%d/%d, %s left]", line, self._n_done, self._n_trials, left)
-        self._console.print(f"[{self._n_done}/{self._n_trials}] {line}; {left} left", markup=False, highlight=False)
+        self._say(line, self._n_done, self._n_trials, left)
         best = "" if self._best is None else f"best {self._best.values[0]:.4f} (trial {self._best.number}), "
         self._progress.update(self._bar, completed=self._n_done, description=f"{best}{left} left")
 
+    def runs_announced(self, trials: str, n_runs: int, seconds: float) -> None:
+        """Say that trials run again, and show a bar of their own."""
+        about = format_seconds(seconds)
+        line = f"running {trials} again on fresh seeds and folds: {n_runs} runs, about {about}"
+        logger.info("%s", line)
+        self._console.print(line, markup=False, highlight=False)
+        self._n_runs, self._n_runs_done, self._runs_started = n_runs, 0, time.monotonic()
+        self._bar = self._progress.add_task(f"about {about} left", what="runs again", total=n_runs)
+
+    def run_ended(self, number: int, outcome: str) -> None:
+        """Count a run and say what came of it."""
+        self._n_runs_done += 1
+        pace = (time.monotonic() - self._runs_started) / self._n_runs_done
+        left = format_seconds(pace * (self._n_runs - self._n_runs_done))
+        self._say(f"trial {number:>3} again: {outcome}", self._n_runs_done, self._n_runs, left)
+        self._progress.update(self._bar, completed=self._n_runs_done, description=f"{left} left")
+
+    def runs_stopped(self, n_left: int) -> None:
+        """Say what a resumed search still has to do."""
+        line = f"{n_left} of {self._n_runs} runs on fresh seeds and folds are left; the resumed search does them"
+        logger.info("%s", line)
+        self._console.print(line, markup=False, highlight=False)
+
+    def _say(self, line: str, done: int, total: int, left: str) -> None:
+        logger.info("%s [%d/%d, %s left]", line, done, total, left)
+        self._console.print(f"[{done}/{total}] {line}; {left} left", markup=False, highlight=False)
+
     def _time_left(self) -> str:
-        done_now = self._n_done - self._n_before
-        return format_seconds((time.monotonic() - self._started) / done_now * max(0, self._n_trials - self._n_done))
+        pace = (time.monotonic() - self._started) / (self._n_done - self._n_before)
+        return format_seconds(pace * (max(0, self._n_trials - self._n_done) + self._n_runs_after))
 
 
 class _PlainProgress:

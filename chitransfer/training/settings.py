@@ -1,4 +1,7 @@
-"""From the configuration to the plain parameters of the training code; nothing below this file sees a `Config`."""
+"""From the configuration to the plain parameters of the training code.
+
+Nothing below this file sees a `Config`; beside it `pretrain`, `finetune` and `run_folder` do.
+"""
 
 from __future__ import annotations
 

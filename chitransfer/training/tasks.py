@@ -111,7 +111,12 @@ def _task_rows(rows: Rows | None, target: np.ndarray, T_ref: float, features: Fe
 
 
 def resolve_positive_label(rows: Rows | None, positive: str) -> int:
-    """The label (1 soluble, 0 insoluble) that F1 and recall speak of; ``minority`` counts the table's rows."""
-    if positive == "minority" and rows is not None:
-        return 1 if float(np.mean(rows.value)) <= 0.5 else 0
+    """The label (1 soluble, 0 insoluble) that F1 and recall speak of on a table's rows."""
+    return choose_positive_label(None if rows is None else rows.value, positive)
+
+
+def choose_positive_label(labels: np.ndarray | None, positive: str) -> int:
+    """The same from labels 0 and 1, (n_rows,), or ``None`` without a table; ``minority`` counts them."""
+    if positive == "minority" and labels is not None:
+        return 1 if float(np.mean(labels)) <= 0.5 else 0
     return 0 if positive == "insoluble" else 1

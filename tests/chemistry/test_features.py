@@ -118,7 +118,7 @@ def test_cuts_of_a_chain_have_the_same_features_to_the_last_bit(cuts: list[str])
 def test_periodic_features_do_not_depend_on_the_size_of_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
     smiles = [f"*{text}*" for text in CHAINS]
     known = featurise_polymers(smiles, FeatureRecipe())
-    monkeypatch.setattr(vectors_module, "_units_for_ring", lambda n_backbone, radius: 25)
+    monkeypatch.setattr(vectors_module, "units_for_ring", lambda n_backbone, radius: 25)
     larger = featurise_polymers(smiles, FeatureRecipe())
     np.testing.assert_array_equal(larger[:, :2048], known[:, :2048])
     np.testing.assert_allclose(larger[:, 2048:], known[:, 2048:], rtol=1e-5, atol=1e-6)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rdkit import DataStructs
 from scipy import sparse
 from scipy.stats import spearmanr
 
-from chitransfer.data.check import CheckReport, check_tables, nearest_similarity
+from chitransfer.data.check import CheckReport, _temperature_facts, check_tables, nearest_similarity
 from chitransfer.data.tables import Table, read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.report.check_page import describe_check, draw_check
 
@@ -106,6 +108,41 @@ def test_exact_line_in_1_over_t_has_no_residual(tmp_path):
     rows = "".join(f"*CCO*,{300 / T - 0.5!r},{T}\n" for T in (280.0, 300.0, 320.0, 340.0))
     facts = check_tables(*tables(tmp_path, stage1="SMILES,chi,temp\n" + rows)).stage1_temperatures
     assert facts.residual == pytest.approx(0.0, abs=1e-12)
+
+
+def test_temperature_facts_of_many_pairs_are_those_of_a_line_through_each():
+    rng = np.random.default_rng(5)
+    n = 600
+    rows = pd.DataFrame(
+        {
+            "polymer": rng.integers(0, 60, n).astype(str),
+            "solvent": rng.choice(["O", "CO"], n),
+            "temp": rng.choice([280.0, 298.15, 300.0, 340.0, 420.0], n),
+            "chi": rng.normal(size=n),
+        }
+    )
+    squares, freedom, spans = 0.0, 0, []
+    for _, own in rows.groupby(["polymer", "solvent"]):
+        if np.ptp(own["temp"]) > 0:
+            spans.append(np.ptp(own["temp"]))
+        if own["temp"].nunique() >= 3:
+            line = np.polynomial.Polynomial.fit(1 / own["temp"], own["chi"], 1)
+            squares += float(((own["chi"] - line(1 / own["temp"])) ** 2).sum())
+            freedom += len(own) - 2
+    facts = _temperature_facts(rows)
+    assert (facts.n_several, facts.median_span) == (len(spans), np.median(spans))
+    assert facts.residual == pytest.approx(math.sqrt(squares / freedom), rel=1e-9)
+
+
+def test_a_hundred_thousand_rows_take_no_loop_over_pairs():
+    """Work in Python per pair took 20 s; a bound that a busy machine keeps."""
+    n = 100_000
+    polymer = np.arange(n) // 3
+    temperature = 300.0 + 20.0 * (np.arange(n) % 3)
+    rows = pd.DataFrame({"polymer": polymer.astype(str), "solvent": "O", "temp": temperature, "chi": 150 / temperature})
+    started = time.process_time()
+    assert _temperature_facts(rows).residual == pytest.approx(0.0, abs=1e-12)
+    assert time.process_time() - started < 5.0
 
 
 def test_contradictions_within_and_between_tables_are_named(report):

@@ -95,7 +95,7 @@ def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ("text", "words"),
     [
         ("", "empty"),
-        ("polymer,solvent\n*CC*,O\n", "missing column SMILES"),
+        ("polymer,solvent\n*CC*,O\n", r"missing column\(s\) SMILES"),
         ("SMILES,temp,Temp\n*CC*,300,300\n", "2 times"),
         ("SMILES,temp\n*CC*,300,1\n", "3 cells"),
     ],

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from chitransfer.data.csv_text import read_source
 from chitransfer.data.tables import (
     canonical_solvent,
     read_chi_table,
     read_solubility_table,
-    read_source,
     read_stage1_table,
 )
 from chitransfer.errors import DataError

@@ -214,6 +214,34 @@ def test_slopes_are_counted_by_pair() -> None:
     assert share_of_right_slopes(frame) == 0.5
 
 
+def test_flat_predictions_have_no_slope(rng: np.random.Generator) -> None:
+    """Temperatures less their mean add up to rounding, not to zero: a constant must not get a sign from that."""
+    temperature = rng.uniform(280.0, 400.0, (40, 7))
+    frame = pd.DataFrame(
+        {
+            "polymer": np.repeat(np.arange(40), 7).astype(str),
+            "solvent": "O",
+            "temp": temperature.ravel(),
+            "chi": (200.0 / temperature).ravel(),
+            "predicted_chi": 0.7321,
+        }
+    )
+    assert np.isnan(share_of_right_slopes(frame))
+    frame.loc[frame["polymer"] == "3", "predicted_chi"] = frame["chi"]
+    assert share_of_right_slopes(frame) == pytest.approx(1 / 40)
+    assert np.isnan(share_of_right_slopes(frame.assign(chi=0.3, predicted_chi=frame["chi"])))
+
+
+def test_a_constant_is_not_ranked(compared: Path) -> None:
+    table, differences = pd.read_csv(compared / "table.csv"), pd.read_csv(compared / "differences.csv")
+    for metric in ("exp_spearman", "sol_auc", "sol_pr_auc", "slope_sign"):
+        assert table.loc[table["row"] == "mean", metric].isna().all()
+        assert table.loc[table["row"] == "ridge", "exp_spearman"].notna().all()
+    assert set(differences.loc[differences["row"] == "mean", "metric"]) == {
+        "objective", "exp_mae", "sol_f1", "sol_recall"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("transfer", "scratch", "expected"),
     [
@@ -224,26 +252,50 @@ def test_slopes_are_counted_by_pair() -> None:
 )
 def test_verdict_may_say_no(transfer: tuple[float, ...], scratch: tuple[float, ...], expected: tuple[str, str]) -> None:
     lines = [("transfer_best", transfer), ("no_stage1", scratch)]
-    differences = pd.DataFrame(
-        [
-            {"protocol": "p", "row": row, "metric": "objective", "difference": d, "low": low, "high": high}
-            for row, (d, low, high) in lines
-        ]
-    )
-    table = pd.DataFrame([{"protocol": "p", "row": "default", "title": "default", "exp_mae": 0.3}])
+    differences = pd.DataFrame([line_of_differences(row, "default", *values) for row, values in lines])
+    table = pd.DataFrame([{"protocol": "p", "row": "default", "title": ROWS["default"], "exp_mae": 0.3}])
     gaps = pd.DataFrame({"protocol": ["p"], "fold": [0], "raw": [0.8], "corrected": [0.9], "truth": [0.95]})
     text = "\n".join(reach_verdict(table, differences, gaps))
     assert all(words in text for words in expected)
 
 
-def test_gaps_are_mean_absolute() -> None:
-    gaps = pd.DataFrame(
-        {"protocol": "p", "fold": [0, 1], "raw": [0.8, 1.0], "corrected": [0.95, 0.95], "truth": [0.9, 1.0]}
+def line_of_differences(row: str, against: str, difference: float, low: float, high: float) -> dict[str, object]:
+    """A line of differences.csv about the objective."""
+    where = {"protocol": "p", "row": row, "against": against, "metric": "objective"}
+    return {**where, "difference": difference, "low": low, "high": high}
+
+
+def test_verdict_names_what_a_row_is_compared_with() -> None:
+    differences = pd.DataFrame(
+        [
+            line_of_differences("default_full", "default", -0.2, -0.3, -0.1),
+            line_of_differences("transfer_full", "default_full", 0.01, -0.1, 0.1),
+        ]
     )
+    table = pd.DataFrame(
+        [{"protocol": "p", "row": row, "title": ROWS[row], "exp_mae": 0.3} for row in ("default", "default_full")]
+    )
+    gaps = pd.DataFrame(columns=["protocol", "fold", "raw", "corrected", "truth"])
+    first, second = reach_verdict(table, differences, gaps)[:2]
+    assert "against the default configuration -0.2000" in first
+    assert "against the default configuration, fine-tuned in full +0.0100" in second
+
+
+@pytest.mark.parametrize(
+    ("raw", "corrected", "expected"),
+    [
+        ([0.0, 0.1, 0.2, -0.1, 0.3], [0.01, 0.09, 0.21, -0.1, 0.28], "cannot be told apart from the raw best value"),
+        ([-0.3, -0.2, -0.25, -0.3, -0.2], [0.01, 0.0, 0.02, 0.0, 0.01], "is closer to the outer truth than"),
+        ([0.01, 0.0, 0.02, 0.0, 0.01], [0.3, 0.2, 0.25, 0.3, 0.2], "is farther from the outer truth than"),
+        ([-0.3], [0.0], "cannot be told apart"),
+    ],
+)
+def test_an_estimate_is_closer_only_beyond_doubt(raw: list[float], corrected: list[float], expected: str) -> None:
+    gaps = pd.DataFrame({"protocol": "p", "raw": raw, "corrected": corrected, "truth": 0.0})
     (sentence,) = describe_gaps(gaps)
-    assert "closer to the outer truth: mean absolute gap 0.0500 (raw best value 0.0500)" in sentence.replace(
-        "no closer", "closer"
-    )
+    assert expected in sentence
+    assert f"mean absolute gap {np.mean(np.abs(corrected)):.4f} against {np.mean(np.abs(raw)):.4f}" in sentence
+    assert f"off by {np.mean(corrected):+.4f}, the raw best value by {np.mean(raw):+.4f}" in sentence
 
 
 def test_command_says_which_protocols_there_are(run_command: Callable[..., tuple[int, str, str]]) -> None:

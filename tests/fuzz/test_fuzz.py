@@ -23,8 +23,7 @@ from chitransfer.config import Config, dump_config, load_config, parse_set_optio
 from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, DataError
 from chitransfer.model.checkpoint import Pretrained, TrainedModel
-from chitransfer.search.encoders import FILE_NAME, SavedEncoder, pack_encoders, read_encoders
-from chitransfer.search.objective import pack_state, unpack_state
+from chitransfer.search.encoders import FILE_NAME, SavedEncoder, pack_encoders, pack_state, read_encoders, unpack_state
 
 N_EXAMPLES = int(os.environ.get("CHITRANSFER_FUZZ_EXAMPLES", "150"))
 pytestmark = [pytest.mark.timeout(3600)]

@@ -21,7 +21,8 @@ from searching import check_complete, read_trials
 import chitransfer.files
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.driver import SearchDriver
-from chitransfer.search.objective import RungTask, TrialRunner, unpack_state
+from chitransfer.search.encoders import unpack_state
+from chitransfer.search.objective import RungTask, TrialRunner
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.training.stage1 import Stage1Run
 

@@ -77,6 +77,11 @@ class TestSeries:
         study = made_up_study(20)
         assert importance_series(study) == importance_series(study)
 
+    def test_importances_by_any_method_have_the_same_guards(self) -> None:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        assert next(iter(importance_series(made_up_study(40), evaluator))) == "rate"
+        assert importance_series(made_up_study(4), evaluator) == {}
+
     def test_too_few_trials_say_nothing(self) -> None:
         assert importance_series(made_up_study(4)) == {}
 
@@ -130,6 +135,27 @@ class TestPictures:
             )
         draw_study(study, {}, StudyFolder(tmp_path))
         assert len(list((tmp_path / "figures").iterdir())) == 4
+
+    def test_tick_labels_of_parallel_coordinates_are_not_crossed_by_lines(self) -> None:
+        trials = [t for t in made_up_study(30).trials if t.values]
+        figure = figures._draw_parallel(trials, trials[0], trials[0])
+        (axes,) = figure.axes
+        ticks = [text for text in axes.texts if text.get_text() in {"16", "0.001"}]
+        assert len(ticks) == 2
+        for text in axes.texts:
+            assert text.get_zorder() > max(line.get_zorder() for line in axes.lines)
+            assert text.get_bbox_patch() is not None
+
+    def test_every_line_of_parallel_coordinates_is_seen_on_white(self) -> None:
+        from matplotlib.colors import to_rgb
+
+        trials = [t for t in made_up_study(30).trials if t.values]
+        figure = figures._draw_parallel(trials, trials[0], trials[0])
+        for line in figure.axes[0].lines:
+            channels = np.array(to_rgb(line.get_color()))
+            linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+            # Contrast with white as in WCAG 2.1; yellow has 1.2.
+            assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) > 2.0
 
     def test_axes_are_labelled_and_the_default_is_marked(self) -> None:
         study = made_up_study(12)

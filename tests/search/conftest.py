@@ -14,7 +14,7 @@ import pytest
 
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.search.driver import SearchDriver
+from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.objective import ReplicateResult, RungResult, RungTask
 from chitransfer.search.space import make_pruner
 from chitransfer.search.study import StudyFolder
@@ -136,8 +136,8 @@ class MadeUpSearch:
         """Run a driver of its own; overrides are dotted keys with ``__`` for dots."""
         self.config = override_config(self.config, {k.replace("__", "."): v for k, v in overrides.items()})
         self.workers.close()
-        driver = SearchDriver(self.config, self.dataset, self.study, self.folder, self.workers, self.watcher, self.stop)
-        return driver.run()
+        stop = stop_in_time(self.stop, self.config.search.timeout_hours)
+        return SearchDriver(self.config, self.dataset, self.study, self.folder, self.workers, self.watcher, stop).run()
 
     def trials(self) -> list[tuple[Any, ...]]:
         """What must not depend on when a search was killed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from chitransfer.errors import StudyError
 from chitransfer.search.objective import RungTask
+from chitransfer.search.results import trials_frame
 
 # Everything through which a driver changes a study.
 WRITES = (
@@ -342,3 +344,30 @@ class TestRungFiles:
         search.drive()
         assert isinstance(search.study.best_trial, optuna.trial.FrozenTrial)
         assert search.study.trials_dataframe()["value"].notna().all()
+
+
+class TestSeconds:
+    """What trials computed, not what went by."""
+
+    def test_of_all_rungs_across_an_interruption(self, made_up_search: Callable[..., Any]) -> None:
+        search = made_up_search(search__rungs=[1, 2], search__n_trials=3)
+        answer = search.workers.answer
+        search.workers.answer = lambda task: replace(answer(task), seconds={"stage1": 2.0, "stage2": 1.0})
+        search.workers.failure = lambda task: "bad luck" if task.number == 2 and task.epoch == 4 else ""
+        search.stop = lambda: "interrupt" if len(search.workers.tasks) == 5 else None
+        assert search.drive() == "interrupt"
+        search.stop = lambda: None
+        assert search.drive() == "finished"
+        frame = trials_frame(search.study).set_index("number")
+        assert frame["state"].tolist() == ["COMPLETE", "COMPLETE", "FAIL"]
+        assert frame["seconds_total"].tolist() == [9.0, 9.0, 9.0]
+        assert frame["seconds_stage1"].tolist() == [6.0, 6.0, 4.0]
+
+    def test_of_an_earlier_release(self) -> None:
+        study = optuna.create_study()
+        study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs={"seconds_stage1": 2.0, "exp_mae_std": 0.0}))
+        (row,) = trials_frame(study).to_dict("records")
+        duration = study.trials[0].duration
+        assert duration is not None
+        assert row["seconds_total"] == duration.total_seconds()
+        assert row["exp_mae_std"] == 0.0

@@ -84,6 +84,14 @@ def test_runs_are_pooled_into_one_trial() -> None:
     assert attributes["replicate_values"] == [1.0, 2.0]
 
 
+def test_the_spread_of_runs_that_have_none_of_their_own() -> None:
+    runs = [SavedRung(4, True, value, {"stage1_mae": value, "stage1_mae_std": None}, b"") for value in (1.0, 2.0)]
+    assert pool_runs(runs)[1]["stage1_mae_std"] == pytest.approx(0.5)
+    assert pool_runs(runs[:1])[1]["stage1_mae_std"] is None
+    r2 = [SavedRung(4, True, value, {"exp_r2": None, "exp_r2_std": None}, b"") for value in (1.0, 2.0)]
+    assert pool_runs(r2)[1]["exp_r2_std"] is None
+
+
 def test_search_spends_its_budget_on_runs_and_resumes_the_same(
     tiny: dict[str, object], make_search: Callable[..., tuple[int, Any]]
 ) -> None:

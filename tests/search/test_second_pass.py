@@ -92,3 +92,36 @@ def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, s
     assert "second pass on trial 0" in out
     assert "that neither pass has seen" in out
     assert len(read(study.path / "second_pass_0000")) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--workers", 4, "--pruner", "median", "--storage", "postgresql://u@h/db"], "--pruner, --storage, --workers"),
+        (["--devices", "cpu", "--study-name", "x", "--results-dir", "y"], "--results-dir, --devices, --study-name"),
+        (["--set", "search.rungs=[1]", "--set", "cluster.memory=9GB"], "cluster.memory, search.rungs"),
+        (["--set", "training.lr_pretrain=0.1"], "training.lr_pretrain"),
+        (["--allow-extended-space"], "--allow-extended-space"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(
+    study: StudyFolder, run_command: Callable[..., tuple[int, str, str]], words: list[object], named: str
+) -> None:
+    code, _, err = run_command("search", "--second-pass", study.path, *words)
+    assert code == 2
+    assert named in err
+    assert "Traceback" not in err
+    assert not list(study.path.glob("second_pass_*"))
+
+
+def test_flags_that_have_one_are_heeded(study: StudyFolder) -> None:
+    heeded = {
+        "search.sampler": "random",
+        "search.timeout_hours": 1.0,
+        "training.device": "cpu",
+        "objective.sol_f1": 0.5,
+    }
+    console = make_console(quiet=True)
+    assert run_second_pass(study, console, trial=0, overrides={**heeded, "second_pass.n_trials": 1}) == 0
+    kept = load_config(study.path / "second_pass_0000" / "config.yaml")
+    assert (kept.search.sampler, kept.search.timeout_hours, kept.objective.sol_f1) == ("random", 1.0, 0.5)

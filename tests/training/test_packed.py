@@ -12,7 +12,7 @@ from small_training import STAGE1, small_shape
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import TrainingError
-from chitransfer.search.objective import pack_state, unpack_state
+from chitransfer.search.encoders import pack_state, unpack_state
 from chitransfer.training import packed as packing
 from chitransfer.training import stacked
 from chitransfer.training.packed import PackedStage1, train_together

@@ -15,7 +15,7 @@ from small_training import STAGE1, small_shape
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.errors import DataError, TrainingError
 from chitransfer.model.network import NetworkShape
-from chitransfer.search.objective import pack_state, unpack_state
+from chitransfer.search.encoders import pack_state, unpack_state
 from chitransfer.training import stage1 as stage1_module
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients, stage1_mae
 

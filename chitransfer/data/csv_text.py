@@ -1,0 +1,167 @@
+"""CSV text to rows of cells with their line numbers; every fault of the text ends in one error that names the line.
+
+Called by `data.tables`, `data.compute` and `predict_table`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from chitransfer.errors import DataError
+
+BUILTIN_PREFIX = "builtin:"
+BUILTIN_TABLES = {
+    "computed_chi": "computed_chi.csv.gz",
+    "experimental_chi": "experimental_chi.csv",
+    "water_solubility": "water_solubility.csv",
+}
+# Headers that are easily written for an optional column, which would then be left out without a word.
+_MEANT = {
+    "temp": re.compile(r"(temp|temperature)([ _/(\[].*)?|t([ _/(\[]*k[)\]]?)?|kelvin"),
+    "solvent": re.compile(r"solvents?([ _/(\[].*)?|solv"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; an optional one may be missing."""
+
+    name: str
+    required: bool
+
+
+# Of a table of polymer–solvent pairs for `chitransfer data compute`, `predict` and `screen`.
+PAIR_COLUMNS = (Column("SMILES", True), Column("temp", False), Column("solvent", False))
+
+
+def read_source(source: str) -> tuple[bytes, str]:
+    """The decompressed bytes of a path or ``builtin:`` name, and the name used in messages."""
+    if source.startswith(BUILTIN_PREFIX):
+        name = source.removeprefix(BUILTIN_PREFIX)
+        if name not in BUILTIN_TABLES:
+            raise DataError(f"{source}: there is no such built-in table; known: {', '.join(BUILTIN_TABLES)}")
+        raw = resources.files("chitransfer.data").joinpath("builtin", BUILTIN_TABLES[name]).read_bytes()
+        return (gzip.decompress(raw) if BUILTIN_TABLES[name].endswith(".gz") else raw), source
+    path = Path(source)
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw), str(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file (paths are read from the current folder)") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path}: is a folder; give the CSV file inside it") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header's cells, stripped, and every row that is not blank with its line; all rows are as wide as the header.
+
+    Raises
+    ------
+    DataError
+        The bytes are no UTF-8 text or no CSV, a quote is never closed, a row has another number of cells, or there is
+        no row.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"{name}, line {line}: not UTF-8 text; save the table as CSV in UTF-8") from error
+    if "\0" in text:
+        raise DataError(f"{name}: holds NUL bytes, so it is no CSV text; save the table as CSV in UTF-8")
+    # Not strict, a quote that is never closed would take the rest of the file into its cell.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[tuple[int, list[str]]] = []
+    header: list[str] | None = None
+    last_line = 0
+    try:
+        for record in reader:
+            line, last_line = last_line + 1, reader.line_num
+            if not any(cell.strip() for cell in record):
+                continue
+            if header is None:
+                header = [cell.strip() for cell in record]
+            elif len(record) != len(header):
+                raise DataError(
+                    f"{name}, line {line}: {len(record)} cells where the header names {len(header)} columns "
+                    f"({', '.join(header)}); quote cells that hold commas{_hint_at_semicolons(header)}"
+                )
+            else:
+                rows.append((line, record))
+    except csv.Error as error:
+        raise DataError(f"{name}, line {last_line + 1}: {describe_csv_error(error)}") from error
+    if header is None:
+        raise DataError(f"{name}: the file is empty; it needs a header line and at least one row")
+    if not rows:
+        raise DataError(f"{name}: has a header ({', '.join(header)}) but no rows")
+    return header, rows
+
+
+def describe_csv_error(error: csv.Error) -> str:
+    """What is wrong with a line, given what Python's strict reader said of it."""
+    if "unexpected end of data" in str(error):
+        return 'a quote (") is opened here and never closed'
+    return f"not readable as CSV ({error})"
+
+
+def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict[str, int]:
+    """Where the wanted columns are; names count in any case.
+
+    Raises
+    ------
+    DataError
+        A required one is missing, or one is there several times.
+    """
+    lowered = [cell.lower() for cell in header]
+    positions: dict[str, int] = {}
+    missing = []
+    for column in wanted:
+        found = [position for position, cell in enumerate(lowered) if cell == column.name.lower()]
+        if len(found) > 1:
+            raise DataError(f"{name}, line 1: the column {column.name} is there {len(found)} times; keep one")
+        if found:
+            positions[column.name] = found[0]
+        elif column.required:
+            missing.append(column.name)
+    if missing:
+        raise DataError(
+            f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)} "
+            f"(names may be in any case, in any order){_hint_at_semicolons(header)}"
+        )
+    return positions
+
+
+def refuse_misnamed(header: list[str], positions: Mapping[str, int], name: str) -> None:
+    """Make sure that no column seems to be meant by an optional one that is missing.
+
+    Parameters
+    ----------
+    header, positions
+        The header's cells, and where `find_columns` found columns among them.
+
+    Raises
+    ------
+    DataError
+        There is such a column: its values would be ignored, and the defaults (298.15 K, water) taken instead.
+    """
+    for column, pattern in _MEANT.items():
+        for cell in header if column not in positions else []:
+            if pattern.fullmatch(cell.lower()):
+                what = "kelvin" if column == "temp" else "SMILES of solvents"
+                raise DataError(
+                    f"{name}, line 1: there is no column {column}, but one called {cell}; call it {column} if it holds "
+                    f"{what}, otherwise rename it or take it out"
+                )
+
+
+def _hint_at_semicolons(header: list[str]) -> str:
+    return "; the cells look separated by ';', save with commas" if any(";" in cell for cell in header) else ""

@@ -1,0 +1,172 @@
+"""Corrected values of a choice among trials, and their intervals, from sums per polymer.
+
+Called by `evidence.overtuning`; `evidence.compare` takes its intervals from here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from chitransfer.errors import StudyError
+from chitransfer.evidence.outcomes import PolymerSums, draw_polymers, objective_of_draws
+from chitransfer.sections import ObjectiveSettings
+
+N_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval, from draws of polymers."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, draws: np.ndarray, value: float | None = None, factor: float = 1.0) -> Estimate:
+        """From the 2.5 % and 97.5 % points of draws, (n_draws,); draws that are not defined are left out.
+
+        Parameters
+        ----------
+        value
+            The number itself, by default the mean of the draws.
+        factor
+            Shrinks the interval towards `value`, where a draw is a smaller sample than the data are.
+        """
+        defined = draws[np.isfinite(draws)]
+        if not len(defined):
+            return cls(float("nan"), float("nan"), float("nan"))
+        centre = float(defined.mean()) if value is None else value
+        low, high = centre + factor * (np.quantile(defined, [0.025, 0.975]) - centre)
+        return cls(centre, float(low), float(high))
+
+    def widened(self, half_width: float) -> Estimate:
+        """With the half width of an independent source of error added to both sides, in quadrature."""
+        low, high = (float(np.hypot(self.value - end, half_width)) for end in (self.low, self.high))
+        return Estimate(self.value, self.value - low, self.value + high)
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Correction:
+    """BBC-CV: the value of *choosing the best of these trials*, on polymers that had no say in the choice.
+
+    Attributes
+    ----------
+    objective
+        The corrected objective.
+    gain
+        Default configuration's objective minus the chosen trial's, on the same left-out polymers (positive: the search
+        helped); ``None`` when the default was not tried.
+    components
+        Corrected metrics.
+    chosen
+        How often each trial was chosen, by place.
+    """
+
+    objective: Estimate
+    gain: Estimate | None
+    components: dict[str, Estimate]
+    chosen: np.ndarray
+
+
+def correct_for_selection(
+    sums: Sequence[PolymerSums],
+    stage1_mae: Sequence[float],
+    weights: ObjectiveSettings,
+    *,
+    default: int | None = None,
+    n_draws: int = N_DRAWS,
+    random_state: int = 0,
+) -> Correction:
+    """Bootstrap bias corrected cross-validation over polymers (Tsamardinos et al. 2018, doi 10.1007/s10994-018-5714-4).
+
+    Polymers are drawn with replacement; the trial with the lowest objective on the drawn ones is scored on those that
+    were not drawn; the mean over draws is the corrected value, for R² the median. Its interval: see
+    `out_of_bag_factor`.
+
+    Parameters
+    ----------
+    sums, stage1_mae
+        Of each trial, over the same polymers.
+    default
+        Place of the default configuration among the trials.
+    """
+    inside = draw_polymers(len(sums[0].polymers), n_draws, random_state)
+    outside = (inside == 0).astype(float)
+    scored_inside, scored_outside, components = [], [], []
+    for own, mae in zip(sums, stage1_mae, strict=True):
+        scored_inside.append(objective_of_draws(own.components(inside), mae, weights))
+        parts = own.components(outside)
+        scored_outside.append(objective_of_draws(parts, mae, weights))
+        components.append(parts)
+    objective_inside, objective_outside = np.stack(scored_inside), np.stack(scored_outside)  # (trial, draw)
+    usable = np.isfinite(objective_inside).all(axis=0) & np.isfinite(objective_outside).all(axis=0)
+    if not usable.any():
+        raise StudyError(
+            f"{len(sums[0].polymers)} polymers are too few to correct the best trial for luck: no resample of them "
+            "defines every part of the objective"
+        )
+    choice = objective_inside[:, usable].argmin(axis=0)
+    draws = np.arange(int(usable.sum()))
+    corrected = objective_outside[:, usable][choice, draws]
+    factor = out_of_bag_factor(outside[usable])
+    gain = None
+    if default is not None:
+        gain = Estimate.of(objective_outside[default, usable] - corrected, factor=factor)
+    return Correction(
+        objective=Estimate.of(corrected, factor=factor),
+        gain=gain,
+        components={
+            name: _typical(name, np.stack([parts[name] for parts in components])[:, usable][choice, draws], factor)
+            for name in components[0]
+        },
+        chosen=np.bincount(choice, minlength=len(sums)) / len(draws),
+    )
+
+
+def out_of_bag_factor(outside: np.ndarray) -> float:
+    """What the spread of out-of-bag scores is multiplied by to be that of a score on all polymers.
+
+    A draw scores only the m of n polymers that it leaves out, about 37 %, so scores of draws scatter more than scores
+    on all n do. Draws of m without replacement are the delete-d jackknife with d = n − m, whose variance is m/(n − m)
+    times that of the draws (Shao & Wu 1989, doi 10.1214/aos/1176347263): the factor is √(m/(n − m)), about 0.76. Where
+    many trials are alike the interval is still too wide, by up to a half: draws choose different ones, and their mean
+    scatters less than a single one's score.
+
+    Parameters
+    ----------
+    outside
+        1 where a draw leaves a polymer out, (n_draws, n_polymers).
+    """
+    share = float(outside.mean())
+    return float(np.sqrt(share / (1.0 - share)))
+
+
+def _typical(name: str, draws: np.ndarray, factor: float) -> Estimate:
+    """The mean of the draws; of R² the median, because polymers that hardly differ in χ make it as low as you like."""
+    defined = draws[np.isfinite(draws)]
+    if name == "exp_r2" and len(defined):
+        return Estimate.of(draws, float(np.median(defined)), factor)
+    return Estimate.of(draws, factor=factor)
+
+
+def paired_standard_errors(
+    sums: Sequence[PolymerSums],
+    stage1_mae: Sequence[float],
+    weights: ObjectiveSettings,
+    reference: int,
+    random_state: int,
+    n_draws: int = N_DRAWS,
+) -> np.ndarray:
+    """Bootstrap standard error, over polymers, of each trial's objective minus the reference trial's, (n_trials,)."""
+    drawn = draw_polymers(len(sums[0].polymers), n_draws, random_state)
+    values = np.stack(
+        [objective_of_draws(s.components(drawn), mae, weights) for s, mae in zip(sums, stage1_mae, strict=True)]
+    )
+    return np.nanstd(values - values[reference], axis=1)

@@ -1,0 +1,87 @@
+"""CSV text: faults that would lose rows or columns without a word end in an error that names the line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, parse_csv, refuse_misnamed
+from chitransfer.data.tables import canonical_solvent, read_solubility_table, read_stage1_table
+from chitransfer.errors import DataError
+
+
+def test_a_quote_that_is_never_closed_is_named_where_it_opens() -> None:
+    rows = "".join(f"*CC(*){'C' * n},{n % 2},O\n" for n in range(8))
+    text = 'SMILES,soluble,solvent\n*CCO*,1,O\n*CCN*,1,"O\n' + rows
+    with pytest.raises(DataError, match=r'table.csv, line 3: a quote \("\) is opened here and never closed'):
+        parse_csv(text.encode(), "table.csv")
+
+
+def test_quoted_commas_quotes_and_line_breaks_are_read() -> None:
+    header, rows = parse_csv(b'SMILES,note\n*CCO*,"a, ""b""\nc"\n*CC*,d\n', "table.csv")
+    assert header == ["SMILES", "note"]
+    assert rows == [(2, ["*CCO*", 'a, "b"\nc']), (4, ["*CC*", "d"])]
+
+
+@pytest.mark.parametrize("cell", ["temperature", "Temp_K", "T", "T (K)", "temp [K]", "Temperature/C"])
+def test_a_column_that_is_likely_the_temperature_is_not_ignored(cell: str) -> None:
+    header = ["SMILES", "chi", cell]
+    with pytest.raises(DataError, match="there is no column temp, but one called"):
+        refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")
+
+
+@pytest.mark.parametrize("cell", ["solvent_smiles", "Solvents", "solvent (SMILES)"])
+def test_a_column_that_is_likely_the_solvent_is_not_ignored(cell: str) -> None:
+    header = ["SMILES", cell]
+    with pytest.raises(DataError, match="there is no column solvent, but one called"):
+        refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")
+
+
+@pytest.mark.parametrize("cell", ["temp", "template", "tg", "solvent", "solvation", "note", "total"])
+def test_other_columns_are_nobodys_business(cell: str) -> None:
+    header = ["SMILES", cell]
+    refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")
+
+
+def test_labels_may_stand_beside_a_temperature(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("SMILES,soluble,temperature\n*CCO*,1,298\n*CC*,0,298\n", encoding="utf-8")
+    assert len(read_solubility_table(str(path))) == 2
+
+
+@pytest.mark.parametrize("solvent", ["ClC(Cl)Cl chloroform", "O\nO", "C" * 2001])
+def test_solvents_are_one_molecule_of_sane_size(solvent: str) -> None:
+    with pytest.raises(ValueError, match="the solvent is"):
+        canonical_solvent(solvent)
+
+
+@pytest.mark.parametrize("number", ["1_0", "١"])
+def test_numbers_are_written_plainly(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "computed.csv"
+    path.write_text(f"SMILES,chi\n*CCO*,{number}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="chi is not a number"):
+        read_stage1_table(str(path))
+
+
+def test_data_check_names_rows_that_cannot_be_used(
+    tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("SMILES,soluble\n*CCO*,1\n*CC*,0\n*CC(*)C,perhaps\n", encoding="utf-8")
+    code, out, _ = run_command("data", "check", "--set", f"paths.solubility_csv={path}")
+    assert code == 0
+    assert "line 4: soluble = 'perhaps': soluble must be 1 (soluble) or 0 (insoluble)" in " ".join(out.split())
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from chitransfer.chemistry.identities import CHUNK, identify_polymers
+
+    blocked = tmp_path / "file"
+    blocked.write_text("", encoding="utf-8")
+    units = [f"*CC(*){'C' * (n % 40)}{'O' * (n % 3)}{'N' * (n // 40)}" for n in range(CHUNK + 100)]
+    found = identify_polymers(units, cache_folder=blocked)
+    assert sum(one.key is not None for one in found) > CHUNK
+    assert "cannot be written" in caplog.text
+    assert "damaged" not in caplog.text

@@ -1,0 +1,156 @@
+"""The best trials run again: announced, counted, bounded by the time limit, completed by a resumed search."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from rich.console import Console
+
+from chitransfer.config import load_config
+from chitransfer.search import driver, watch
+from chitransfer.search.driver import stop_in_time
+from chitransfer.search.reevaluate import choose_trials, expect_runs, reevaluate_top
+from chitransfer.search.run import run_search
+from chitransfer.search.study import locate_study
+
+
+def fresh_runs(study: Path) -> list[str]:
+    """The runs on fresh seeds and folds on disk."""
+    return sorted(str(path.parent.relative_to(study)) for path in study.glob("trials/*/replicate_1*/scores.json"))
+
+
+class Listener:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[Any, ...]] = []
+
+    def runs_announced(self, trials: str, n_runs: int, seconds: float) -> None:
+        self.said.append((trials, n_runs, seconds))
+
+    def run_ended(self, number: int, outcome: str) -> None:
+        self.said.append((number, outcome.split()[0]))
+
+    def runs_stopped(self, n_left: int) -> None:
+        self.said.append(("left", n_left))
+
+
+def test_it_stops_and_goes_on(made_up_search: Callable[..., Any]) -> None:
+    search = made_up_search(search__n_trials=12, search__reevaluate_top=3, search__reevaluate_seeds=2)
+    assert search.drive() == "finished"
+    search.workers.close()
+    numbers = choose_trials(search.study, 3)
+    n_runs = 2 * len(numbers)
+    assert n_runs == expect_runs(search.config.search) == 8, "three trials and the default, twice"
+    everything = (search.config, search.dataset, search.study, search.folder, search.workers)
+    listener = Listener()
+    assert reevaluate_top(*everything, lambda: "timeout" if len(listener.said) > 5 else None, listener) == "timeout"
+    trials = "the best trials and the default configuration (4 trials)"
+    again = [(number, "objective") for number in numbers]
+    assert listener.said == [(trials, 8, 0.0), *again, again[0], ("left", 3)]
+    search.workers.close()
+    listener = Listener()
+    assert reevaluate_top(*everything, lambda: None, listener) == "finished"
+    assert listener.said == [(trials.replace("4", "3"), 3, 0.0), *again[1:]]
+    assert len(fresh_runs(search.folder.path)) == 8
+
+
+def test_the_time_limit_ends_it_and_a_resumed_search_completes_it(
+    tiny: dict[str, object], make_search: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = {**tiny, "search.n_trials": 4, "search.study_name": "limited", "search.timeout_hours": 7.0}
+    folder = tmp_path / "results" / "hparam_search" / "limited"
+    hours: list[float] = []
+
+    def out_of_time_after_a_run(stop_requested: Any, limit: float) -> Any:
+        hours.append(limit)
+        return lambda: "timeout" if fresh_runs(folder) else None
+
+    out = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr("chitransfer.search.run.stop_in_time", out_of_time_after_a_run)
+        code = run_search(load_config(None, overrides), Console(file=out, width=300), draw=lambda *_: None)
+    assert code == 0
+    assert hours == [7.0]
+    assert len(fresh_runs(folder)) == 1
+    announced, run, left = (
+        n for n, line in enumerate(out.getvalue().splitlines()) if "fresh" in line or "again" in line
+    )
+    lines = out.getvalue().splitlines()
+    assert "again on fresh seeds and folds: 4 runs, about" in lines[announced]
+    assert lines[run].startswith("[1/4] trial ")
+    assert "3 of 4 runs on fresh seeds and folds are left; the resumed search does them" in lines[left]
+    assert "search stopped after 7 h: 4 complete" in lines[left + 1]
+    assert any(line.startswith("resume with: ") for line in lines)
+    first = (folder / fresh_runs(folder)[0] / "scores.json").read_bytes()
+    before = fresh_runs(folder)[0]
+    code, _ = make_search(overrides, resume=locate_study(folder))
+    assert code == 0
+    assert len(fresh_runs(folder)) == 4
+    assert (folder / before / "scores.json").read_bytes() == first
+
+
+def test_one_limit_for_the_whole_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(driver.time, "monotonic", lambda: now)
+    asked: list[Any] = [None]
+    stop = stop_in_time(lambda: asked[0], 2.0)
+    now += 7199.0
+    assert stop() is None
+    asked[0] = "interrupt"
+    now += 2.0
+    assert stop() == "interrupt"
+    asked[0] = None
+    assert stop() == "timeout"
+
+
+def test_the_display_counts_what_follows_the_last_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now)
+    out = io.StringIO()
+    display = watch.SearchDisplay(Console(file=out, width=200), 2, 0, None, n_runs_after=3)
+    with display:
+        for number in range(2):
+            now += 10.0
+            trial = optuna.trial.create_trial(value=1.0)
+            trial.number = number
+            display.trial_ended(trial)
+        display.runs_announced("the best trials (2 trials)", 3, 30.0)
+        now += 12.0
+        display.run_ended(1, "objective 0.5000")
+    lines = out.getvalue().splitlines()
+    assert [line.rpartition("; ")[2] for line in lines[:2]] == ["40 s left", "30 s left"]
+    assert lines[2:] == [
+        "running the best trials (2 trials) again on fresh seeds and folds: 3 runs, about 30 s",
+        "[1/3] trial   1 again: objective 0.5000; 24 s left",
+    ]
+
+
+def test_the_bar_in_a_terminal() -> None:
+    out = io.StringIO()
+    display = watch.SearchDisplay(Console(file=out, width=120, force_terminal=True), 2, 2, None, n_runs_after=3)
+    with display:
+        display.runs_announced("the best trials (2 trials)", 3, 30.0)
+        display.run_ended(1, "objective 0.5000")
+    assert "runs again" in out.getvalue()
+    assert "1/3" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_runs"),
+    [
+        ({}, 12),
+        ({"n_trials": 1}, 0),
+        ({"n_trials": 5}, 6),
+        ({"reevaluate_top": 0}, 0),
+        ({"enqueue_default": False, "reevaluate_seeds": 3}, 15),
+    ],
+)
+def test_how_many_runs_to_expect(changes: dict[str, object], n_runs: int) -> None:
+    config = load_config(None, {f"search.{key}": value for key, value in changes.items()})
+    assert expect_runs(config.search) == n_runs
