@@ -103,7 +103,7 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
     )
     try:
         done = _train_networks(config, dataset, data, folder, say, progress)
-    except INTERRUPTS:
+    except (*INTERRUPTS, OSError):
         say(f"interrupted; go on with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
         raise
     _write_results(config, dataset, data, folder, test, splits, done)
