@@ -5,6 +5,9 @@ The commands live in `chitransfer.commands`; every import that costs time waits 
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,7 +20,8 @@ from chitransfer.commands.evidence import compare, dashboard, report
 from chitransfer.commands.model import apply, finetune, predict, pretrain, screen
 from chitransfer.commands.rescore import rescore
 from chitransfer.commands.search import search, status
-from chitransfer.errors import ChitransferError
+from chitransfer.errors import ChitransferError, describe_os_error
+from chitransfer.interrupts import exit_on_termination
 from chitransfer.secrecy import mask_passwords
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -35,7 +39,7 @@ app.add_typer(data, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; user errors end with exit code 2 and one message, Ctrl-C with 130."""
+    """Run the command line; user errors end with exit code 2 and one message, Ctrl-C with 130, SIGTERM with 143."""
     _run(app, sys.argv[1:] if arguments is None else arguments)
 
 
@@ -49,8 +53,15 @@ def main_verb(verb: str) -> None:
 
 def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     words = [_hyphenate(word) for word in arguments]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # χ on a terminal that has no such letter is no reason to stop.
+            stream.reconfigure(errors="replace")
     try:
-        code = program(words, standalone_mode=False)
+        with exit_on_termination():
+            code = program(words, standalone_mode=False)
+        # What is still to be written may fail as well, and after the end nobody could say so in our words.
+        sys.stdout.flush()
     except ChitransferError as error:
         print(mask_passwords(f"ERROR: {error}"), file=sys.stderr)
         code = 2
@@ -59,6 +70,8 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except OSError as error:
+        code = _end_on_os_error(error)
     except Exception as error:  # noqa: BLE001 - the last resort: shown, masked, and the exit code tells
         # Typer's own errors (unknown option, missing value) know how to show themselves.
         show = getattr(error, "show", None)
@@ -66,10 +79,27 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
             show()
             code = getattr(error, "exit_code", 2)
         else:
-            # A mistake of ours: its traceback helps whoever mends it, but a database's address may be in it.
-            sys.stderr.write(mask_passwords("".join(traceback.format_exception(error))))
-            code = 1
+            code = _end_on_mistake(error)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _end_on_os_error(error: OSError) -> int:
+    if error.errno is None:
+        return _end_on_mistake(error)
+    if error.errno != errno.EPIPE:
+        print(mask_passwords(f"ERROR: {describe_os_error(error)}"), file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is left to write has no place to go; Python would complain of it once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1 if error.errno == errno.EPIPE else 2
+
+
+def _end_on_mistake(error: Exception) -> int:
+    # A mistake of ours: its traceback helps whoever mends it, but a database's address may be in it.
+    sys.stderr.write(mask_passwords("".join(traceback.format_exception(error))))
+    return 1
 
 
 def _hyphenate(word: str) -> str:

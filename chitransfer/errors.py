@@ -1,5 +1,20 @@
 """The errors a user may meet: each says what must hold, what came, and where; the command line exits 2 on them."""
 
+import errno
+
+_REMEDIES = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room on the disk",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "check permissions",
+    errno.EPERM: "check permissions",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.ENOTDIR: "a part of the path is a file; name a folder there",
+    errno.EEXIST: "a file is in the way of a folder; choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
 
 class ChitransferError(Exception):
     """A problem the user can solve; its text is shown without a traceback."""
@@ -23,3 +38,10 @@ class CheckpointError(ChitransferError):
 
 class TrainingError(ChitransferError):
     """Training cannot go on; in a search this fails the trial, not the study."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the operating system refused, of which file, and the remedy, in one line."""
+    what = "written" if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS} else "used"
+    remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk")
+    return f"{error.filename or 'a file or the output'}: cannot be {what} ({error.strerror}); {remedy}"

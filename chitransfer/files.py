@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from chitransfer.errors import ConfigError
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -32,17 +35,59 @@ def dump_json(values: object) -> str:
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as CSV without its index; floats keep every digit needed to read them back unchanged.
 
-    Text that a spreadsheet would take for a formula gets a leading apostrophe.
+    Text that a spreadsheet would take for a formula gets a leading apostrophe; a name in ``.gz`` is compressed.
     """
     texts = frame.select_dtypes(include=["object", "string"]).columns
-    write_atomically(
-        path, frame.assign(**{column: frame[column].map(_as_cell) for column in texts}).to_csv(index=False)
-    )
+    text = frame.assign(**{column: frame[column].map(_as_cell) for column in texts}).to_csv(index=False)
+    write_atomically(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path` (same ending), then move it into place and to disk."""
+    """Let `write` fill a temporary file beside `path` (same ending), then move it into place and to disk.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the error names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _replace(path, write)
+    except OSError as error:
+        # A full disk names no file, and nobody knows the temporary one.
+        is_ours = error.filename is None or Path(error.filename).name.startswith(f".{path.stem}-")
+        if error.errno is None or not is_ours:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_writable(path: Path, option: str, endings: tuple[str, ...] = ()) -> None:
+    """Refuse a file that cannot be written, before anything is computed for it.
+
+    Parameters
+    ----------
+    option
+        What the user named it by, for the message.
+    endings
+        Those its name may have; empty: any.
+
+    Raises
+    ------
+    ConfigError
+        Its ending is another, it is a folder, or its folder cannot be made or written.
+    """
+    if endings and not path.name.lower().endswith(endings):
+        raise ConfigError(f"{option} {path}: the name must end in {' or '.join(endings)}")
+    if path.is_dir():
+        raise ConfigError(f"{option} {path}: is a folder; name a file")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise ConfigError(f"{option} {path}: {folder} is a file, so nothing can lie below it; name another folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option} {path}: {folder} cannot be written; check permissions or name another folder")
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)

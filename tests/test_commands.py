@@ -141,6 +141,10 @@ class TestFlags:
             (["search", "--set", "seed"], "--set needs the form"),
             (["search", "--study_name", "../x"], "search.study_name"),
             (["status", "none"], "no study found"),
+            (["data", "check", "--figure", "check.xyz"], "--figure check.xyz: the name must end in .png or .svg"),
+            (["data", "build", "--n", "5", "--output", "/dev/null/table.csv"], "/dev/null is a file"),
+            (["data", "compute", "--input", "none.csv", "--output", "/"], "must end in .csv"),
+            (["predict", "--model", "none.pt", "--input", "none.csv", "--output", "/tmp"], "/tmp: is a folder"),
         ],
     )
     def test_what_cannot_be_done_is_one_message(self, run_command: Run, words: list[str], expected: str) -> None:
@@ -149,6 +153,46 @@ class TestFlags:
         assert expected in err
         assert err.count("ERROR") == 1
         assert "Traceback" not in err
+
+    def test_a_file_the_system_refuses_is_one_message(
+        self, run_command: Run, finished_search: Any, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").touch()
+        code, _, err = run_command("apply", finished_search.folder.path, "--output", tmp_path / "file" / "config.yaml")
+        assert code == 2
+        assert err.startswith(f"ERROR: {tmp_path / 'file'}")
+        assert err.count("\n") == 1
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+    def test_an_output_that_is_full_is_one_message(self) -> None:
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            ended = subprocess.run(
+                [sys.executable, "-m", "chitransfer", "data", "fetch"],
+                stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        assert ended.returncode == 2
+        assert ended.stderr == (
+            "ERROR: a file or the output: cannot be written (No space left on device); make room on the disk\n"
+        )
+
+    def test_a_reader_that_has_gone_is_no_news(self) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        ended = subprocess.run(
+            [sys.executable, "-m", "chitransfer", "data", "fetch"],
+            stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+        os.close(writing)
+        assert ended.returncode == 1
+        assert ended.stderr == ""
+
+    def test_letters_that_the_terminal_lacks_stop_nothing(self) -> None:
+        ended = subprocess.run(
+            [sys.executable, "-m", "chitransfer", "--help"],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        assert "search" in ended.stdout
 
 
 class TestStatus:

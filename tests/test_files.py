@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
+import gzip
 import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -12,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chitransfer.files import replace_atomically, write_atomically, write_csv, write_json
+from chitransfer.errors import ConfigError, describe_os_error
+from chitransfer.files import check_writable, replace_atomically, write_atomically, write_csv, write_json
 
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -36,6 +40,50 @@ def test_a_failing_write_keeps_what_was_there(tmp_path: Path) -> None:
         replace_atomically(path, fail)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_meant(tmp_path: Path) -> None:
+    def fail(temporary: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        replace_atomically(tmp_path / "model.pt", fail)
+    told = "model.pt: cannot be written (No space left on device); make room on the disk"
+    assert describe_os_error(raised.value) == f"{tmp_path}/{told}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_in_gz_is_compressed(tmp_path: Path) -> None:
+    write_csv(tmp_path / "table.csv.gz", pd.DataFrame({"SMILES": ["*CC*"]}))
+    assert gzip.decompress((tmp_path / "table.csv.gz").read_bytes()) == b"SMILES\n*CC*\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("folder", "is a folder"),
+        ("folder.csv", "is a folder"),
+        ("file.txt/deep/new.csv", "file.txt is a file"),
+        ("new.xyz", "must end in .csv or .csv.gz"),
+        ("sealed/new.csv", "sealed cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, expected: str
+) -> None:
+    for folder in ("folder", "folder.csv", "sealed"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "file.txt").touch()
+    # Nothing is sealed from root.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path).name != "sealed")
+    endings = () if name == "folder" else (".csv", ".csv.gz")
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        check_writable(tmp_path / name, "--output", endings)
+
+
+def test_what_can_be_written_is_not_made_beforehand(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "deeper" / "table.CSV", "--output", (".csv",))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_results_can_be_read_by_others(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from chitransfer.chemistry.vectors import (
 )
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
+from chitransfer.interrupts import restore_interrupts
 
 __all__ = [
     "DESCRIPTORS",
@@ -291,6 +292,8 @@ def _featurise(smiles: Sequence[str], recipe: FeatureRecipe, make_vector: MakeVe
                 vector = make_vector(text, recipe)
             except PolymerError as error:
                 raise DataError(f"{text}: {error}") from error
+            finally:
+                restore_interrupts()
             if not np.isfinite(vector).all():
                 names = [name for name, value in zip(recipe.names(), vector, strict=False) if not np.isfinite(value)]
                 raise DataError(f"{text}: RDKit gives no finite value for {', '.join(names)}; leave this structure out")

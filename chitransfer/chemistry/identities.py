@@ -17,6 +17,7 @@ from joblib import Parallel, delayed
 
 from chitransfer.chemistry.polymers import PolymerError, polymer_identity
 from chitransfer.files import write_atomically
+from chitransfer.interrupts import restore_interrupts
 
 IDENTITY_VERSION = 2
 CHUNK = 500
@@ -72,6 +73,7 @@ def _identify(distinct: Sequence[str], n_jobs: int, progress: Callable[[int, int
     found: list[Identified] = []
     jobs = n_jobs if len(chunks) > 1 else 1
     for part in Parallel(n_jobs=jobs, return_as="generator")(delayed(_identify_chunk)(chunk) for chunk in chunks):
+        restore_interrupts()
         found.extend(part)
         if progress is not None:
             progress(len(found), len(distinct))

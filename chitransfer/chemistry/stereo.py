@@ -12,6 +12,7 @@ from functools import lru_cache
 from rdkit import Chem
 
 from chitransfer.chemistry.polymers import parse_repeat_unit, polymer_identity
+from chitransfer.interrupts import restore_interrupts
 
 _STEREO_MARKS = frozenset("@/\\")
 
@@ -38,4 +39,5 @@ def merge_stereo_variants(identities: Iterable[str]) -> dict[str, str]:
     variants: dict[str, set[str]] = {}
     for identity in identities:
         variants.setdefault(without_stereo(identity), set()).add(identity)
+    restore_interrupts()
     return {one: name if len(same) > 1 else one for name, same in variants.items() for one in same}

@@ -24,8 +24,10 @@ def compute(
 ) -> None:
     """Add χ(T) from UNIFAC group contributions to a table; rows without groups keep their place and the reason."""
     from chitransfer.data.compute import compute_table
+    from chitransfer.files import check_writable
     from chitransfer.search.watch import make_console, show_progress
 
+    check_writable(output, "--output", (".csv", ".csv.gz"))
     with show_progress(make_console()) as progress:
         summary = compute_table(
             input_,
@@ -51,8 +53,10 @@ def build(
 ) -> None:
     """Make a Stage 1 table from nothing: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
     from chitransfer.data.build import DEFAULT_TEMPERATURES, build_table
+    from chitransfer.files import check_writable
     from chitransfer.search.watch import make_console, show_progress
 
+    check_writable(output, "--output", (".csv", ".csv.gz"))
     with show_progress(make_console()) as progress:
         summary = build_table(
             n,
@@ -115,12 +119,14 @@ def check(
 ) -> None:
     """One page about the three tables before an hour is spent on them, ending with warnings in plain words."""
     from chitransfer.config import load_config, parse_set_options
-    from chitransfer.files import dump_json
+    from chitransfer.files import check_writable, dump_json
     from chitransfer.report.check_page import describe_check, draw_check
     from chitransfer.search.watch import make_console, show_progress
     from chitransfer.training.settings import check_configured_tables
 
     resolved = load_config(config, parse_set_options(settings or []))
+    if figure is not None:
+        check_writable(figure, "--figure", (".png", ".svg", ".pdf"))
     with show_progress(make_console(quiet=json)) as progress:
         report = check_configured_tables(resolved, progress)
     print(dump_json(report.to_dict()) if json else describe_check(report))

@@ -119,6 +119,7 @@ def predict(
     import time
 
     from chitransfer.errors import ConfigError
+    from chitransfer.files import check_writable
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table, write_predictions
     from chitransfer.search.watch import make_console, show_progress
@@ -127,6 +128,8 @@ def predict(
         raise ConfigError("give either repeat units or --input TABLE.csv")
     if (input is None) != (output is None):
         raise ConfigError("--input and --output go together")
+    if output is not None:
+        check_writable(output, "--output")
     predictor = Predictor.load(model)
     console = make_console(quiet)
     if input is None or output is None:
@@ -183,6 +186,7 @@ def screen(
     import os
 
     from chitransfer.errors import ConfigError
+    from chitransfer.files import check_writable
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table
     from chitransfer.screen import Conditions, screen_candidates, write_screening
@@ -190,6 +194,9 @@ def screen(
 
     if rank_by != "p_soluble" and rank_by != "chi":
         raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")
+    picture = picture or output.with_name(output.name.removesuffix(".gz")).with_suffix(".png")
+    check_writable(output, "--output", (".csv", ".csv.gz"))
+    check_writable(picture, "--picture", (".png",))
     predictor = Predictor.load(model)
     reader = TableReader.open(input)
     console = make_console(quiet)
@@ -204,7 +211,6 @@ def screen(
         )
         conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
-    picture = picture or output.with_suffix(".png")
     write_screening(found, output, picture)
     console.print(
         f"{found.n_rows} candidates, {found.n_usable} with a prediction, {found.n_kept} fulfil the conditions; "

@@ -35,6 +35,7 @@ from chitransfer.chemistry.unifac import (
 from chitransfer.data.tables import COLDEST_K, HOTTEST_K, canonical_solvent
 from chitransfer.errors import DataError
 from chitransfer.files import replace_atomically, write_atomically, write_json
+from chitransfer.interrupts import restore_interrupts
 
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
 BUILD_VERSION = 1
@@ -200,6 +201,7 @@ def _units_in_order(
             for place, chunk in enumerate(chunks, start=number)
         ]
         for lines in Parallel(n_jobs=n_jobs if len(tasks) > 1 else 1, return_as="generator")(tasks):
+            restore_interrupts()
             for line in lines:
                 yield None if line is None else _unit_from_line(line)
         number += len(chunks)

@@ -23,6 +23,7 @@ from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, parse_csv, rea
 from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
+from chitransfer.interrupts import restore_interrupts
 
 ADDED_COLUMNS = ("chi_unifac", "A_unifac_K", "B_unifac", "method", "reason")
 CHUNK = 200
@@ -158,6 +159,7 @@ def _fragment(
     found: list[tuple[Groups | None, str]] = []
     jobs = n_jobs if len(chunks) > 1 else 1
     for part in Parallel(n_jobs=jobs, return_as="generator")(delayed(_fragment_chunk)(chunk) for chunk in chunks):
+        restore_interrupts()
         found.extend(part)
         if progress is not None:
             progress(len(found), len(polymers))

@@ -23,6 +23,7 @@ from chitransfer.evidence.nested import FULL_MODELS, OuterFold, run_outer_fold
 from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum_by_polymer
 from chitransfer.evidence.verdict import reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.interrupts import INTERRUPTS
 from chitransfer.search.objective import transfer_objective
 from chitransfer.search.watch import format_seconds
 from chitransfer.seeds import derive_seed
@@ -97,7 +98,11 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
         )
     started = time.monotonic()
     for position, fold in enumerate(todo):
-        run_outer_fold(config, dataset, fold, plan.n_seeds, say)
+        try:
+            run_outer_fold(config, dataset, fold, plan.n_seeds, say)
+        except INTERRUPTS:
+            say("interrupted; the same command goes on")
+            raise
         write_json(fold.path / "done.json", {"test_polymers": [dataset.polymers[i] for i in fold.test]})
         left = (time.monotonic() - started) / (position + 1) * (len(todo) - position - 1)
         say(f"{fold.protocol}, outer fold {fold.number + 1} of {plan.n_outer} done; about {format_seconds(left)} left")

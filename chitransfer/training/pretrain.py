@@ -19,6 +19,7 @@ from chitransfer.config import Config, load_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.files import write_csv, write_json
+from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpoint, save_checkpoint
 from chitransfer.model.network import TransferNetwork, inverse_temperature_line
 from chitransfer.seeds import derive_seed
@@ -102,7 +103,7 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
     )
     try:
         done = _train_networks(config, dataset, data, folder, say, progress)
-    except KeyboardInterrupt:
+    except (*INTERRUPTS, OSError):
         say(f"interrupted; go on with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
         raise
     _write_results(config, dataset, data, folder, test, splits, done)

@@ -98,6 +98,26 @@ def test_command_writes_table_and_picture(
     assert "'beauty'" in err
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "expected"),
+    [
+        ("--output", "best.png", "the name must end in .csv or .csv.gz"),
+        ("--output", "folder.csv", "is a folder"),
+        ("--picture", "best.csv", "the name must end in .png"),
+    ],
+)
+def test_names_are_refused_before_anything_is_predicted(
+    trained: Any, candidates: Path, run_command: RunCommand, tmp_path: Path, option: str, name: str, expected: str
+) -> None:
+    folder = tmp_path / "own"
+    (folder / "folder.csv").mkdir(parents=True)
+    words = ["screen", "--model", trained.model, "--input", candidates, option, folder / name]
+    code, _, err = run_command(*words, *([] if option == "--output" else ["--output", folder / "best.csv"]))
+    assert code == 2
+    assert f"ERROR: {option} {folder / name}: {expected}" in err
+    assert [entry.name for entry in folder.iterdir()] == ["folder.csv"]
+
+
 @pytest.mark.parametrize("columns", [{}, {"chi_high": 1.0}, {"chi_high": 1.0, "p_soluble": 0.5}])
 def test_pictures_have_only_letters_that_rdkit_draws(columns: dict[str, float]) -> None:
     assert picture_legend({"rank": 1, "chi": 0.25} | columns).isascii()

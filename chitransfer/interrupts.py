@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM end a command as they should, RDKit or not.
+
+Used by `cli`, and wherever this process itself works out structures.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TERMINATED = 128 + signal.SIGTERM
+# What an interrupted piece of work is left by: Ctrl-C, or SIGTERM under `exit_on_termination`.
+INTERRUPTS = (KeyboardInterrupt, SystemExit)
+
+
+def restore_interrupts() -> None:
+    """Let Ctrl-C reach Python again; nothing to do outside the main thread.
+
+    RDKit's substructure search puts a handler of its own in place and leaves it there, which swallows the signal.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is threading.main_thread() and handler is not None:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def exit_on_termination() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit(143), so that what Ctrl-C has cleaned up is cleaned up here as well."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,88 @@
+"""Ctrl-C and SIGTERM end commands that RDKit has been at work in, and the work goes on from there."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from chitransfer.chemistry.features import FeatureRecipe, featurise_polymers
+from chitransfer.chemistry.identities import identify_polymers
+from chitransfer.chemistry.stereo import merge_stereo_variants
+from chitransfer.config import dump_config, load_config
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: identify_polymers(["*CCO*", "*C"]),
+        lambda: featurise_polymers(["*CCO*"], FeatureRecipe(fingerprint_bits=16)),
+        lambda: merge_stereo_variants(["*C/C=C/C*"]),
+    ],
+)
+def test_a_signal_reaches_python_after_structures_were_worked_out(work: Callable[[], object]) -> None:
+    work()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def interrupt(words: Sequence[str], until: str, number: int, folder: Path) -> tuple[int, str]:
+    """Send a signal to a command once it has printed `until`; its exit code and all it printed."""
+    path = folder / "printed.txt"
+    with path.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "chitransfer", *words], stdout=stream, stderr=subprocess.STDOUT, cwd=folder
+        )
+    deadline = time.monotonic() + 90
+    try:
+        while until not in path.read_text(encoding="utf-8"):
+            assert process.poll() is None, path.read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, f"{until!r} was not printed"
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(number)
+        process.wait(20)
+    finally:
+        process.kill()
+    return process.returncode, path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_pretraining_goes_on(
+    tiny: dict[str, object], tmp_path: Path, run_command: Callable[..., tuple[int, str, str]], number: int, code: int
+) -> None:
+    config = tmp_path / "long.yaml"
+    endless = {"training.num_epochs_pretrain": 1_000_000, "training.early_stopping_patience": 1_000_000}
+    config.write_text(dump_config(load_config(None, {**tiny, **endless})), encoding="utf-8")
+    ended, printed = interrupt(["pretrain", "--config", str(config)], "Stage 1: ", number, tmp_path)
+    assert ended == code, printed
+    assert "Traceback" not in printed
+    command = printed.replace("\n", " ").partition("interrupted; go on with: chitransfer ")[2]
+    words = shlex.split(command)[:3]
+    assert words[:2] == ["pretrain", "--resume"]
+    # A run of a million epochs is not for a test: its folder is told to stop soon.
+    kept = Path(words[2]) / "config.yaml"
+    kept.write_text(kept.read_text(encoding="utf-8").replace("1000000", "3"), encoding="utf-8")
+    ended, _, error = run_command(*words)
+    assert ended == 0, error
+    assert (kept.parent / "checkpoints" / "best_model.pt").is_file()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_comparison_says_how_to_go_on(
+    tiny: dict[str, object], tmp_path: Path, number: int, code: int
+) -> None:
+    config = tmp_path / "long.yaml"
+    endless = {"search.n_trials": 10_000}
+    config.write_text(dump_config(load_config(None, {**tiny, **endless})), encoding="utf-8")
+    words = ["compare", "--config", str(config), "--outer", "2", "--protocol", "known"]
+    ended, printed = interrupt(words, "outer folds to do", number, tmp_path)
+    assert ended == code, printed
+    assert "interrupted; the same command goes on" in printed
+    assert "Traceback" not in printed
