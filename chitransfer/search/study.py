@@ -305,9 +305,9 @@ def read_searched_dataset(config: Config, progress: Callable[[str, int, int], No
         As `training.settings.read_dataset`.
     """
     dataset = read_dataset(config, progress)
-    return (
-        permute_labels(dataset, derive_seed(config.seed, "permute")) if config.search.control == "permute" else dataset
-    )
+    if config.search.control == "permute":
+        return permute_labels(dataset, derive_seed(config.seed, "permute"))
+    return dataset
 
 
 def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
