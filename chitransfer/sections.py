@@ -39,6 +39,8 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 HiddenDims = Annotated[list[Count], BeforeValidator(parse_hidden_dims), Field(min_length=1)]
+# Of studies and comparisons: one folder, here.
+NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$"
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -233,7 +235,7 @@ class SearchSettings(Section):
 
     n_trials: Count = 50
     timeout_hours: Positive = 48.0
-    study_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$")] | None = None
+    study_name: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
     sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "nsga2"] = "tpe"
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
     pruner: Literal["auto", "none", "median", "hyperband", "asha"] = "auto"

@@ -141,6 +141,7 @@ class TestFlags:
             (["search", "--set", "seed"], "--set needs the form"),
             (["search", "--study_name", "../x"], "search.study_name"),
             (["status", "none"], "no study found"),
+            (["compare", "--name", "../../escaped"], "--name takes a folder's name"),
             (["data", "check", "--figure", "check.xyz"], "--figure check.xyz: the name must end in .png or .svg"),
             (["data", "build", "--n", "5", "--output", "/dev/null/table.csv"], "/dev/null is a file"),
             (["data", "compute", "--input", "none.csv", "--output", "/"], "must end in .csv"),

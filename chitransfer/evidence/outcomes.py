@@ -17,6 +17,11 @@ from chitransfer.search.objective import ERRORS, FIRST_FRESH
 from chitransfer.search.replicates import replicate_folder
 from chitransfer.sections import ObjectiveSettings
 
+RUN_COLUMNS = ("pretrain_seed", "repeat")
+NEEDED_COLUMNS = {
+    "chi": ("polymer", "chi", "predicted_chi"),
+    "solubility": ("polymer", "soluble", "probability_positive", "called_positive"),
+}
 CHI_SUMS = ("n", "absolute", "square", "measured", "measured_square")
 CALL_SUMS = ("true_positive", "false_positive", "false_negative", "true_negative")
 # Draws times rows that are ranked at once, 64 MB.
@@ -164,8 +169,14 @@ def sum_by_polymer(
     )
 
 
+def _places(frame: pd.DataFrame, place: Mapping[str, int]) -> np.ndarray:
+    if not frame["polymer"].isin(place.keys()).all():
+        raise StudyError("the out-of-fold predictions of the trials are of different polymers; a file was cut short")
+    return frame["polymer"].map(place).to_numpy()
+
+
 def _sum_chi(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int) -> np.ndarray:
-    at = frame["polymer"].map(place).to_numpy()
+    at = _places(frame, place)
     measured = frame["chi"].to_numpy(dtype=float)
     error = frame["predicted_chi"].to_numpy(dtype=float) - measured
     terms = (np.ones(len(at)), np.abs(error), error**2, measured, measured**2)
@@ -173,7 +184,7 @@ def _sum_chi(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int) -> 
 
 
 def _sum_calls(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int, positive_label: int) -> np.ndarray:
-    at = frame["polymer"].map(place).to_numpy()
+    at = _places(frame, place)
     positive = frame["soluble"].to_numpy() == positive_label
     called = frame["called_positive"].to_numpy() == 1
     terms = (positive & called, ~positive & called, positive & ~called, ~positive & ~called)
@@ -184,7 +195,7 @@ def _rank_rows(frame: pd.DataFrame, place: Mapping[str, int], positive_label: in
     ranked = frame.sort_values("probability_positive", kind="stable")
     p = ranked["probability_positive"].to_numpy(dtype=float)
     return RankedRows(
-        polymer=ranked["polymer"].map(place).to_numpy(),
+        polymer=_places(ranked, place),
         positive=ranked["soluble"].to_numpy() == positive_label,
         starts=np.flatnonzero(np.append(True, p[1:] > p[:-1])),
     )
@@ -210,15 +221,25 @@ def read_trial_sums(
 
 
 def read_repeats(folder: Path, kind: str) -> list[pd.DataFrame]:
-    """The out-of-fold table of one kind (``chi`` or ``solubility``), one frame for each repeat of each seed."""
+    """The out-of-fold table of one kind (``chi`` or ``solubility``), one frame for each repeat of each seed.
+
+    Raises
+    ------
+    StudyError
+        The file is damaged: cut short, without a column or value that is needed, or no table at all.
+    """
     path = folder / f"out_of_fold_{kind}.csv"
     if not path.is_file():
         return []
     try:
         table = pd.read_csv(path)
-        return [frame for _, frame in table.groupby(["pretrain_seed", "repeat"], sort=True)]
+        lacking = table[[*RUN_COLUMNS, *NEEDED_COLUMNS[kind]]].isna().any(axis=None)
+        frames = [frame for _, frame in table.groupby(list(RUN_COLUMNS), sort=True)]
     except (KeyError, ValueError, OSError) as error:
         raise StudyError(f"{path}: damaged out-of-fold predictions ({error})") from error
+    if lacking or len({len(frame) for frame in frames}) != 1:
+        raise StudyError(f"{path}: damaged out-of-fold predictions (rows or values are missing)")
+    return frames
 
 
 def measured_polymers(folder: Path) -> tuple[str, ...]:

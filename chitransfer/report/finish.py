@@ -90,7 +90,7 @@ def read_reference(folder: StudyFolder) -> dict[str, float]:
     """Mean scores of the trivial predictor, as the search left them; empty when the file is missing."""
     try:
         values: dict[str, float] = json.loads(folder.reference.read_text(encoding="utf-8"))["trivial_predictor"]["mean"]
-    except (OSError, ValueError, KeyError):
+        return {name: float(value) for name, value in values.items() if value is not None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         logger.warning("%s is missing or damaged; the report does without the trivial predictor", folder.reference)
         return {}
-    return {name: value for name, value in values.items() if value is not None}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from html import escape
@@ -21,6 +22,7 @@ from optuna.trial import FrozenTrial
 from sklearn.metrics import roc_curve
 
 from chitransfer.config import Config
+from chitransfer.errors import StudyError
 from chitransfer.evidence.insight import Insight
 from chitransfer.evidence.outcomes import read_repeats
 from chitransfer.evidence.overtuning import Examination, positive_label
@@ -31,6 +33,7 @@ from chitransfer.search.results import COMPONENTS, TITLES, pareto_numbers, read_
 from chitransfer.search.study import StudyFolder
 
 MOST_ROC_POINTS = 400
+logger = logging.getLogger(__name__)
 
 
 def write_report(
@@ -178,10 +181,10 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
 
 
 def _out_of_fold(folder: StudyFolder, number: int, config: Config) -> dict[str, Any]:
-    """Parity points (mean over repeats) and one ROC curve a repeat of the chosen trial."""
+    """Parity points (mean over repeats) and one ROC curve a repeat of the chosen trial; damaged files are left out."""
     path = folder.trial(number)
     found: dict[str, Any] = {}
-    repeats = read_repeats(path, "chi")
+    repeats = _readable_repeats(path, "chi")
     if repeats:
         first = repeats[0]
         predicted = np.mean([frame["predicted_chi"].to_numpy() for frame in repeats], axis=0)
@@ -193,7 +196,7 @@ def _out_of_fold(folder: StudyFolder, number: int, config: Config) -> dict[str, 
                 for polymer, solvent, temperature in zip(first["SMILES"], first["solvent"], first["temp"], strict=True)
             ],
         }
-    repeats = read_repeats(path, "solubility")
+    repeats = _readable_repeats(path, "solubility")
     if repeats:
         label = positive_label(folder, number, config)
         curves = []
@@ -203,6 +206,14 @@ def _out_of_fold(folder: StudyFolder, number: int, config: Config) -> dict[str, 
             curves.append(np.column_stack([false[thin], true[thin]]).round(5).tolist())
         found["roc"] = {"curves": curves, "positive": "soluble" if label else "insoluble"}
     return found
+
+
+def _readable_repeats(path: Path, kind: str) -> list[pd.DataFrame]:
+    try:
+        return read_repeats(path, kind)
+    except StudyError as error:
+        logger.warning("%s; the report does without", error)
+        return []
 
 
 def read_comparison(folder: Path) -> dict[str, Any]:

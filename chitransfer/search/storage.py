@@ -26,6 +26,7 @@ from chitransfer.secrecy import mask_passwords
 # What a storage raises when the database is away, full or damaged, as against a mistake of ours.
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 CONNECT_SECONDS = 10
+DAMAGED = "the file is damaged; restore it from a copy (trials/*/scores.json still hold each trial's results)"
 LEADERBOARD = """
 CREATE VIEW leaderboard AS
 SELECT trials.number AS number, trial_values.value AS value, trials.datetime_complete AS finished,
@@ -112,7 +113,7 @@ def describe_storage_error(place: str, error: BaseException) -> str:
     elif "readonly" in reason:
         remedy = "the database or its folder cannot be written; check permissions"
     elif "malformed" in reason or "not a database" in reason:
-        remedy = "the file is damaged; restore it from a copy"
+        return f"{place}: the study's database cannot be used ({reason}); {DAMAGED}"
     else:
         remedy = "check that the database is there and lets you in"
     return f"{place}: the study's database cannot be used ({reason}); {remedy}. Nothing that finished is lost"

@@ -37,6 +37,7 @@ from chitransfer.search.contract import (
 )
 from chitransfer.search.objective import ERRORS
 from chitransfer.search.storage import (
+    DAMAGED,
     create_leaderboard,
     explain_storage_errors,
     explain_write_errors,
@@ -167,7 +168,10 @@ def keep_storage(folder: StudyFolder, storage: str | None) -> StudyFolder:
 def load_study_config(folder: StudyFolder, overrides: Mapping[str, object]) -> Config:
     """The configuration a study was started with, with overrides (a larger budget, another device) laid over it."""
     if not folder.config.is_file():
-        raise StudyError(f"{folder.config}: missing, so the study cannot be resumed without --config")
+        raise StudyError(
+            f"{folder.config}: missing; put a copy of it back, or have it made again by going on with the study "
+            f"under the configuration it began with: {folder.resume_command} --config FILE"
+        )
     return load_config(folder.config, overrides)
 
 
@@ -177,7 +181,7 @@ def read_study(folder: StudyFolder) -> optuna.Study:
     Raises
     ------
     StudyError
-        The database is not one of Optuna's, cannot be reached, or holds no such study.
+        The database is not one of Optuna's, is damaged, cannot be reached, or holds no such study.
     """
     name = folder.name
     if folder.storage is None:
@@ -185,16 +189,28 @@ def read_study(folder: StudyFolder) -> optuna.Study:
             # Not read-only: what a killed driver was writing must be rolled back first, and SQLite does so on opening.
             with closing(sqlite3.connect(f"file:{quote(str(folder.database))}?mode=rw", uri=True)) as connection:
                 names = [name for (name,) in connection.execute("SELECT study_name FROM studies")]
+                (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.DatabaseError as error:
-            raise StudyError(f"{folder.database}: not an Optuna study database ({error})") from error
+            raise StudyError(
+                f"{folder.database}: not an Optuna study database ({error}). If it was one, {DAMAGED}"
+            ) from error
+        if state != "ok":
+            raise StudyError(f"{folder.database}: {DAMAGED}")
         if len(names) != 1:
             raise StudyError(f"{folder.database}: expected one study in it, found {len(names)}: {names}")
         name = names[0]
     with explain_storage_errors(folder.place):
         try:
-            return optuna.load_study(study_name=name, storage=open_storage(folder.address))
+            study = optuna.load_study(study_name=name, storage=open_storage(folder.address))
         except KeyError as error:
             raise StudyError(f"{folder.place}: there is no study named {name!r}") from error
+        try:
+            # Whatever is damaged shows here, where it can be said; Optuna reads no finished trial twice.
+            study.get_trials(deepcopy=False)
+            study.user_attrs  # noqa: B018 - reading it is the check
+        except (ValueError, LookupError, TypeError, AssertionError) as error:
+            raise StudyError(f"{folder.place}: {DAMAGED}") from error
+        return study
 
 
 def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optuna.pruners.BasePruner) -> optuna.Study:

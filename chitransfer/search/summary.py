@@ -125,15 +125,21 @@ def describe_side_by_side(columns: Sequence[tuple[str, Mapping[str, Any], float 
     return lines
 
 
-def describe_status(study: optuna.Study, folder: StudyFolder, n_trials: int) -> list[str]:
-    """Counts by state, the best five, pace and time left of a running or finished study."""
+def describe_status(study: optuna.Study, folder: StudyFolder, n_trials: int | None) -> list[str]:
+    """Counts by state, the best five, pace and time left of a running or finished study.
+
+    Parameters
+    ----------
+    n_trials
+        The budget; ``None``: not known, so neither is the time left.
+    """
     standing = read_standing(study)
     ended = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
     states = ", ".join(f"{n} {name.lower()}" for name, n in standing.counts.items()) or "none yet"
-    lines = [f"study {folder.name}: {ended} of {n_trials} trials ended ({states})"]
+    lines = [f"study {folder.name}: {ended}{f' of {n_trials}' if n_trials else ''} trials ended ({states})"]
     if standing.seconds_per_trial is not None:
         pace = f"pace: {format_seconds(standing.seconds_per_trial)} a trial"
-        left = max(0, n_trials - ended)
+        left = max(0, (n_trials or 0) - ended)
         lines.append(pace + (f", about {format_seconds(standing.seconds_per_trial * left)} left" if left else ""))
     for place, trial in enumerate(standing.ranked[:5], start=1):
         note = " (default configuration)" if trial.user_attrs.get("is_default") else ""

@@ -43,6 +43,49 @@ class TestLocating:
             read_study(locate_study(tmp_path))
 
 
+class TestDamage:
+    @pytest.mark.parametrize("damage", ["a page", "the end", "a value"])
+    @pytest.mark.parametrize("command", ["status", "report", "apply", "rescore"])
+    def test_a_damaged_database_is_one_message(
+        self, copied: StudyFolder, run_command: Any, command: str, damage: str
+    ) -> None:
+        content = bytearray(copied.database.read_bytes())
+        if damage == "a value":
+            with closing(sqlite3.connect(copied.database)) as connection, connection:
+                connection.execute("UPDATE trial_user_attributes SET value_json = '{\"cut sh'")
+        elif damage == "the end":
+            copied.database.write_bytes(content[: len(content) // 2])
+        else:
+            with closing(sqlite3.connect(copied.database)) as connection:
+                (page,) = connection.execute(
+                    "SELECT rootpage FROM sqlite_master WHERE name = 'trial_user_attributes'"
+                ).fetchone()
+                (size,) = connection.execute("PRAGMA page_size").fetchone()
+            content[(page - 1) * size : page * size] = bytes(range(1, 256)) * (size // 255) + b"x" * (size % 255)
+            copied.database.write_bytes(content)
+        code, _, err = run_command(command, copied.path)
+        assert code == 2, err
+        assert "the file is damaged; restore it from a copy" in err
+        assert "trials/*/scores.json" in err
+        assert "Traceback" not in err
+
+    @pytest.mark.parametrize("command", ["report", "apply", "rescore"])
+    def test_a_lost_configuration_is_told_without_options_a_command_lacks(
+        self, copied: StudyFolder, run_command: Any, command: str
+    ) -> None:
+        copied.config.unlink()
+        code, _, err = run_command(command, copied.path)
+        assert code == 2
+        assert "config.yaml: missing; put a copy of it back" in err
+        assert f"chitransfer search --resume {copied.database} --config FILE" in err
+
+    def test_status_needs_no_configuration(self, copied: StudyFolder, run_command: Any) -> None:
+        copied.config.unlink()
+        code, out, err = run_command("status", copied.path)
+        assert code == 0, err
+        assert "6 trials ended" in out
+
+
 def leave_hot_journal(database: Path) -> None:
     """Die in the middle of a transaction that has reached the file."""
     connection = sqlite3.connect(database, isolation_level=None)
