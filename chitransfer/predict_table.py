@@ -152,13 +152,14 @@ def write_predictions(
 ) -> tuple[int, int]:
     """Write the table with its predictions beside it, atomically; the numbers of rows and of rows with a problem.
 
-    Every column of the input comes first, as it was. A prediction whose name is taken already gets ``_predicted``
-    appended.
+    A name in ``.gz`` is compressed. Every column of the input comes first, as it was. A prediction whose name is taken
+    already gets ``_predicted`` appended.
     """
     counts = [0, 0]
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as stream:
+        opened = gzip.open if output.suffix == ".gz" else open
+        with opened(temporary, "wt", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             taken = {name.lower() for name in reader.header}
             header_written = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,14 @@ def test_other_readers_of_the_process_keep_their_longest_cell(tmp_path: Path) ->
         assert next(chunks) == [["*CC*", ""]]
     finally:
         csv.field_size_limit(before)
+
+
+def test_a_name_in_gz_is_compressed(predictor: Predictor, tmp_path: Path) -> None:
+    path, plain, packed = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / "out.csv.gz"
+    write_table(path, 5)
+    predict_file(predictor, path, plain)
+    predict_file(predictor, path, packed)
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
 
 
 @pytest.mark.parametrize(
