@@ -27,9 +27,14 @@ from chitransfer.config import dump_config, load_config
     ],
 )
 def test_a_signal_reaches_python_after_structures_were_worked_out(work: Callable[[], object]) -> None:
-    work()
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
+    # Another test's libraries may have put a handler of their own in place.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        work()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def interrupt(words: Sequence[str], until: str, number: int, folder: Path) -> tuple[int, str]:
