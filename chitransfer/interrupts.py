@@ -27,6 +27,17 @@ def restore_interrupts() -> None:
 
 
 @contextmanager
+def same_interrupts() -> Iterator[None]:
+    """Put the handler of Ctrl-C back after work that may install another, such as importing dask-jobqueue."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def exit_on_termination() -> Iterator[None]:
     """Turn SIGTERM into SystemExit(143), so that what Ctrl-C has cleaned up is cleaned up here as well."""
     if threading.current_thread() is not threading.main_thread():

@@ -16,6 +16,7 @@ from chitransfer.chemistry.features import FeatureRecipe, featurise_polymers
 from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.config import dump_config, load_config
+from chitransfer.interrupts import same_interrupts
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,16 @@ def test_a_signal_reaches_python_after_structures_were_worked_out(work: Callable
         work()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_library_that_takes_ctrl_c_gives_it_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with same_interrupts():
+            signal.signal(signal.SIGINT, lambda *_: sys.exit())
+        assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, before)
 

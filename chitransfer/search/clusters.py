@@ -17,6 +17,7 @@ import dask
 from distributed import LocalCluster, system
 
 from chitransfer.errors import ConfigError, StudyError
+from chitransfer.interrupts import same_interrupts
 from chitransfer.sections import ClusterSettings
 
 DASHBOARD_PORT = 8787
@@ -110,7 +111,8 @@ class BatchWorkers:
         self.devices = tuple(f"cuda:{i}" for i in range(settings.gpus_per_job)) if shares_gpus else ()
         self.n_threads = num_threads or max(1, settings.cores // settings.workers_per_job)
         try:
-            jobqueue = importlib.import_module("dask_jobqueue")
+            with same_interrupts():
+                jobqueue = importlib.import_module("dask_jobqueue")
         except ImportError as error:
             raise ConfigError(
                 f"search.scheduler: {system} needs dask-jobqueue; install it with `pip install 'chitransfer[cluster]'`"
