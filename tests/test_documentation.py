@@ -75,6 +75,7 @@ def workplace(tmp_path: Path, project_root: Path, tables: Any) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("document", ["docs/guide.md", "README.md"])
 def test_every_command_of_the_document_runs(document: str, workplace: Path, project_root: Path) -> None:
     environment = {
