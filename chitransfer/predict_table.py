@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TextIO
 import numpy as np
 import pandas as pd
 
-from chitransfer.data.csv_text import PAIR_COLUMNS, describe_csv_error, find_columns
+from chitransfer.data.csv_text import PAIR_COLUMNS, describe_csv_error, explain_read_errors, find_columns
 from chitransfer.data.tables import COLDEST_K, HOTTEST_K, WATER
 from chitransfer.errors import DataError
 from chitransfer.files import replace_atomically
@@ -194,18 +193,14 @@ def _as_text(value: object) -> str:
 @contextmanager
 def _open_text(path: Path) -> Iterator[TextIO]:
     try:
-        with path.open("rb") as raw:
+        with explain_read_errors(path), path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             binary = gzip.GzipFile(fileobj=raw) if packed else raw
             with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
                 yield text
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file (paths are read from the current folder)") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; save the table as CSV in UTF-8") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
 
 
 def _csv_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:

@@ -10,7 +10,8 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -51,9 +52,16 @@ def read_source(source: str) -> tuple[bytes, str]:
         raw = resources.files("chitransfer.data").joinpath("builtin", BUILTIN_TABLES[name]).read_bytes()
         return (gzip.decompress(raw) if BUILTIN_TABLES[name].endswith(".gz") else raw), source
     path = Path(source)
-    try:
+    with explain_read_errors(path):
         raw = path.read_bytes()
         return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw), str(path)
+
+
+@contextmanager
+def explain_read_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be read or decompressed into a DataError with a remedy."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file (paths are read from the current folder)") from error
     except IsADirectoryError as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import pandas as pd
 from rdkit import Chem, rdBase
@@ -65,86 +65,59 @@ class Table:
         return len(self.rows)
 
 
-def read_stage1_table(
-    source: str,
-    *,
-    on_bad_rows: BadRows = "error",
-    cache_folder: Path | None = None,
-    n_jobs: int = 1,
-    progress: Progress | None = None,
-) -> Table:
-    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; parameters as for `read_chi_table`."""
-    return _read(
-        "stage1",
-        source,
-        [Column("chi", True), Column("temp", False)],
-        on_bad_rows=on_bad_rows,
-        cache_folder=cache_folder,
-        n_jobs=n_jobs,
-        progress=progress,
-    )
+class ReadOptions(TypedDict, total=False):
+    """How a table is read.
+
+    Attributes
+    ----------
+    on_bad_rows
+        ``error`` (default) refuses the table; ``skip`` leaves such rows out, with their reasons in `Table.rejected`.
+    cache_folder
+        Where polymer identities are remembered; ``None`` (default) remembers nothing.
+    n_jobs
+        Processes that work them out; default 1.
+    progress
+        Called with (done, total) distinct polymers.
+    """
+
+    on_bad_rows: BadRows
+    cache_folder: Path | None
+    n_jobs: int
+    progress: Progress | None
 
 
-def read_chi_table(
-    source: str,
-    *,
-    on_bad_rows: BadRows = "error",
-    cache_folder: Path | None = None,
-    n_jobs: int = 1,
-    progress: Progress | None = None,
-) -> Table:
+def read_stage1_table(source: str, **options: Unpack[ReadOptions]) -> Table:
+    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; as `read_chi_table`."""
+    return _read("stage1", source, [Column("chi", True), Column("temp", False)], **options)
+
+
+def read_chi_table(source: str, **options: Unpack[ReadOptions]) -> Table:
     """Read experimental χ: ``SMILES, chi, temp[, solvent]``.
 
     Parameters
     ----------
     source
         A path (``.csv`` or ``.csv.gz``) or a ``builtin:`` name.
-    on_bad_rows
-        ``skip`` leaves out the rows that cannot be used, with their reasons in `Table.rejected`.
-    cache_folder
-        Where polymer identities are kept; ``None``: the user's own cache.
-    n_jobs, progress
-        Processes, and ``progress(done, total)`` of the identities.
+    options
+        See `ReadOptions`.
 
     Raises
     ------
     DataError
         The file is missing or empty, a column is missing, or (unless ``on_bad_rows="skip"``) rows cannot be used.
     """
-    return _read(
-        "chi",
-        source,
-        [Column("chi", True), Column("temp", True)],
-        on_bad_rows=on_bad_rows,
-        cache_folder=cache_folder,
-        n_jobs=n_jobs,
-        progress=progress,
-    )
+    return _read("chi", source, [Column("chi", True), Column("temp", True)], **options)
 
 
 def read_solubility_table(
-    source: str,
-    *,
-    on_contradictory_labels: Contradictions = "error",
-    on_bad_rows: BadRows = "error",
-    cache_folder: Path | None = None,
-    n_jobs: int = 1,
-    progress: Progress | None = None,
+    source: str, *, on_contradictory_labels: Contradictions = "error", **options: Unpack[ReadOptions]
 ) -> Table:
-    """Read solubility: ``SMILES, soluble[, solvent]`` with labels 1 and 0; other parameters as for `read_chi_table`.
+    """Read solubility: ``SMILES, soluble[, solvent]`` with labels 1 (soluble) and 0; else as `read_chi_table`.
 
     `on_contradictory_labels` says what happens when one polymer–solvent pair carries both labels: ``error``, ``drop``
     all of its rows, or keep the ``majority`` (a tie drops them).
     """
-    table = _read(
-        "solubility",
-        source,
-        [Column("soluble", True)],
-        on_bad_rows=on_bad_rows,
-        cache_folder=cache_folder,
-        n_jobs=n_jobs,
-        progress=progress,
-    )
+    table = _read("solubility", source, [Column("soluble", True)], **options)
     return _settle_contradictions(table, on_contradictory_labels)
 
 

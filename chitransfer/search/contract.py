@@ -20,27 +20,7 @@ def find_differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     A key that a study of an earlier release does not have yet counts as that key's default, which is how the earlier
     release behaved.
     """
-    return list(_differences(_without_variants(known), _without_variants(now), _defaults(now), ""))
-
-
-def find_stereo_difference(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Why a study of a release that scored stereo variants on both sides of a split cannot go on, or nothing.
-
-    Only meaningful for a study whose tables are the same.
-    """
-    before, after = (contract["data"].get(VARIANTS) for contract in (known, now))
-    if before == after:
-        return ""
-    return (
-        f"{after or 0} polymers of the tables differ from another one only in stereochemistry. The release that made "
-        "this study put such polymers into different folds, this one keeps them together, so old and new trials cannot "
-        "be compared. Start a new study, or go on with that release."
-    )
-
-
-def _without_variants(contract: Mapping[str, Any]) -> dict[str, Any]:
-    data = {key: value for key, value in contract.get("data", {}).items() if key != VARIANTS}
-    return {**contract, "data": data} if "data" in contract else dict(contract)
+    return list(_differences(known, now, _defaults(now), ""))
 
 
 def _defaults(now: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,6 +38,12 @@ def _differences(known: Any, now: Any, default: Any, prefix: str) -> Iterator[st
             if is_new_key and key in inner and inner[key] == now[key]:
                 continue
             yield from _differences(known.get(key), now.get(key), inner.get(key), dotted)
+    elif known != now and prefix == f"data.{VARIANTS}":
+        yield (
+            f"{prefix}: {now or 0} polymers of the tables differ from another one only in stereochemistry. The release "
+            "that made this study put such polymers into different folds, this one keeps them together, so old and new "
+            "trials cannot be compared; go on with that release, or start a new study"
+        )
     elif known != now:
         yield f"{prefix}: the study has {known!r}, now {now!r}"
 

@@ -32,7 +32,6 @@ from chitransfer.search.contract import (
     VARIANTS,
     find_differences,
     find_space_refusals,
-    find_stereo_difference,
     space_hint,
 )
 from chitransfer.search.objective import ERRORS
@@ -304,9 +303,6 @@ def resume_study(
             + "\n".join(f"  {line}" for line in differences)
             + f"\nResume without these changes, or start a new study.{hint}"
         )
-    stereo = find_stereo_difference(known, now)
-    if stereo:
-        raise StudyError(f"{folder.place}: {stereo}")
     if now["space"] != known["space"]:
         study.set_user_attr(CONTRACT, {**known, "space": now["space"]})
     return study

@@ -103,11 +103,11 @@ def test_a_study_that_split_variants_does_not_go_on(
     dataset: Dataset, tiny: dict[str, object], make_search: Callable[..., tuple[int, object]]
 ) -> None:
     from chitransfer.config import load_config
-    from chitransfer.search.contract import find_differences, find_stereo_difference
+    from chitransfer.search.contract import find_differences
     from chitransfer.search.study import make_contract
 
     now = make_contract(load_config(None, tiny), dataset)
     earlier = {**now, "data": {key: value for key, value in now["data"].items() if key != "stereo_variants"}}
-    assert find_differences(earlier, now) == []
-    assert find_stereo_difference(earlier, now).startswith("4 polymers of the tables differ")
-    assert find_stereo_difference(now, now) == ""
+    (difference,) = find_differences(earlier, now)
+    assert difference.startswith("data.stereo_variants: 4 polymers of the tables differ")
+    assert find_differences(now, now) == []
