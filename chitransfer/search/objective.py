@@ -321,7 +321,7 @@ class TrialRunner:
         networks, encoders
             One a pretraining seed.
         folds
-            From `make_folds`.
+            From `make_folds`, (n_repeats, n_polymers).
 
         Raises
         ------
