@@ -200,7 +200,7 @@ def _write(
 
 def _refusal(folder: StudyFolder, number: int, config: Config) -> str:
     changed = [key for key in _changed_keys(load_config(folder.config), config) if key not in PLACE_KEYS]
-    what = ", ".join(changed) if changed else "the Stage 1 table or its features"
+    what = ", ".join(changed) if changed else "the Stage 1 table or its features, or the release that made the study"
     return (
         f"{folder.path}: trial {number} was pretrained under other conditions, so its Stage 1 result cannot be scored "
         f"under these (changed: {what}). Leave what concerns Stage 1 as it was (chem, model, the Stage 1 part of "

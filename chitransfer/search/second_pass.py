@@ -189,7 +189,8 @@ def run_second_pass(
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
         raise StudyError(
             f"{folder.path}: trial {number} was pretrained under other conditions than these; leave what concerns "
-            "Stage 1 as it was (chem, model, the Stage 1 part of training, the computed table, seed)"
+            "Stage 1 as it was (chem, model, the Stage 1 part of training, the computed table, seed); the release that "
+            "made the study counts too, where polymers differ only in stereochemistry"
         )
     own = StudyFolder(folder.path / f"second_pass_{number:04d}")
     console.print(f"second pass on trial {number} of {folder.name}: {own.path}", markup=False, highlight=False)
