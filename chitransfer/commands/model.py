@@ -212,8 +212,9 @@ def screen(
         conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     write_screening(found, output, picture)
+    repeated = ", some of them one polymer more than once" if len(found.best) < min(top, found.n_kept) else ""
     console.print(
-        f"{found.n_rows} candidates, {found.n_usable} with a prediction, {found.n_kept} fulfil the conditions; "
+        f"{found.n_rows} candidates, {found.n_usable} with a prediction, {found.n_kept} fulfil the conditions{repeated}; "
         f"the best {len(found.best)} are in {output}" + (f", drawn in {picture}" if len(found.best) else ""),
         highlight=False,
     )

@@ -18,6 +18,7 @@ from distributed import LocalCluster, system
 
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.interrupts import same_interrupts
+from chitransfer.search import preload
 from chitransfer.sections import ClusterSettings
 
 DASHBOARD_PORT = 8787
@@ -77,6 +78,7 @@ def _start_local(n_workers: int) -> LocalCluster:
             dashboard_address=f"127.0.0.1:{free_dashboard_port()}",
             worker_dashboard_address=None,
             memory_limit=int(system.MEMORY_LIMIT / n_workers),
+            preload=[preload.__name__],
             silence_logs=50,
         )
 

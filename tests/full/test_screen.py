@@ -87,10 +87,15 @@ def test_command_writes_table_and_picture(
     )  # fmt: skip
     assert code == 0, err
     assert "43 candidates" in out
+    assert "one polymer more than once" not in out
     assert len(pd.read_csv(output)) == 6
     image = Image.open(tmp_path / "best.png")
     assert image.width == 4 * 320
     assert len(image.convert("L").getcolors() or []) > 1
+    _, out, _ = run_command(
+        "screen", "--model", trained.model, "--input", candidates, "--output", output, "--top", 100, "--n-jobs", 1
+    )
+    assert "42 fulfil the conditions, some of them one polymer more than once; the best 40 are in" in out
     code, _, err = run_command(
         "screen", "--model", trained.model, "--input", candidates, "--output", output, "--rank-by", "beauty"
     )
