@@ -214,7 +214,8 @@ def screen(
     write_screening(found, output, picture)
     repeated = ", some of them one polymer more than once" if len(found.best) < min(top, found.n_kept) else ""
     console.print(
-        f"{found.n_rows} candidates, {found.n_usable} with a prediction, {found.n_kept} fulfil the conditions{repeated}; "
-        f"the best {len(found.best)} are in {output}" + (f", drawn in {picture}" if len(found.best) else ""),
+        f"{found.n_rows} candidates, {found.n_usable} with a prediction, {found.n_kept} fulfil the conditions"
+        f"{repeated}; the best {len(found.best)} are in {output}"
+        + (f", drawn in {picture}" if len(found.best) else ""),
         highlight=False,
     )

@@ -78,7 +78,7 @@ def _start_local(n_workers: int) -> LocalCluster:
             dashboard_address=f"127.0.0.1:{free_dashboard_port()}",
             worker_dashboard_address=None,
             memory_limit=int(system.MEMORY_LIMIT / n_workers),
-            preload=[preload.__name__],
+            preload=[*dask.config.get("distributed.worker.preload"), preload.__name__],
             silence_logs=50,
         )
 

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -222,8 +222,7 @@ class SearchDriver:
     def _judge(self, active: _ActiveTrial, saved: SavedRung) -> None:
         """Report a finished rung; then prune, go on, or tell."""
         trial = active.trial
-        for name, value in saved.attributes.items():
-            trial.set_user_attr(name, value)
+        self._note(trial, saved.attributes)
         several = bool(self.config.search.objectives)
         reported = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         if not several and saved.epoch not in reported:
@@ -254,8 +253,7 @@ class SearchDriver:
         value, attributes = active.runs[0].value, active.runs[0].attributes
         if self.config.search.replicates > 1:
             value, attributes = pool_runs(active.runs)
-        for name, one in attributes.items():
-            active.trial.set_user_attr(name, one)
+        self._note(active.trial, attributes)
         objectives = self.config.search.objectives
         if objectives:
             active.trial.set_user_attr(OBJECTIVE, value)
@@ -264,6 +262,13 @@ class SearchDriver:
                 self._fail(active, f"{', '.join(missing)} cannot be computed from these predictions")
                 return
         self._tell(active.trial, TrialState.COMPLETE, [float(attributes[n]) for n in objectives] or value)
+
+    def _note(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+        """Write what the storage does not hold yet: each attribute is a commit, slow on a shared file system."""
+        held = self.study.get_trials(deepcopy=False)[trial.number].user_attrs
+        for name, value in attributes.items():
+            if name not in held or held[name] != value:
+                trial.set_user_attr(name, value)
 
     def _tell(self, trial: optuna.Trial, state: TrialState, value: float | list[float] | None) -> None:
         self.study.tell(trial, value, state=state)

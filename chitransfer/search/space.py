@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
@@ -82,7 +84,9 @@ def make_sampler(settings: SearchSettings, study_seed: int, number: int, positio
                 independent_sampler=_make_tpe(settings, seed),
             )
         if settings.sampler == "gp":
-            return GPSampler(seed=seed, n_startup_trials=settings.n_startup_trials, deterministic_objective=False)
+            return _RememberingGPSampler(
+                seed=seed, n_startup_trials=settings.n_startup_trials, deterministic_objective=False
+            )
         if settings.sampler == "nsga2":
             return NSGAIISampler(population_size=2 * settings.n_startup_trials, seed=seed)
         if settings.sampler == "qmc":
@@ -109,6 +113,29 @@ class _NumberedQMCSampler(QMCSampler):
 
     def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
         return self._number
+
+
+class _RememberingGPSampler(GPSampler):
+    """Gives a trial that is drawn again on resume what it was given before.
+
+    Optuna's takes such a trial, which is running, for another one's and keeps away from its parameters.
+    """
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        pieces = [trial.system_attrs[name] for name in sorted(trial.system_attrs, key=_piece) if _piece(name) >= 0]
+        try:
+            drawn: dict[str, Any] = json.loads("".join(pieces))
+        except json.JSONDecodeError:
+            # Not drawn yet, or not all of it was written.
+            return super().sample_relative(study, trial, search_space)
+        return {name: value for name, value in drawn.items() if name in search_space}
+
+
+def _piece(attribute: str) -> int:
+    name, _, number = attribute.rpartition(":")
+    return int(number) if name == "gp:relative_params" else -1
 
 
 def _make_tpe(settings: SearchSettings, seed: int) -> TPESampler:

@@ -339,6 +339,21 @@ class TestRungFiles:
             path.name for path in folder.iterdir()
         }
 
+    def test_nothing_is_written_twice(
+        self, made_up_search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written: list[tuple[int, str, str]] = []
+        write = optuna.Trial.set_user_attr
+
+        def note(trial: optuna.Trial, name: str, value: Any) -> None:
+            written.append((trial.number, name, repr(value)))
+            write(trial, name, value)
+
+        monkeypatch.setattr(optuna.Trial, "set_user_attr", note)
+        made_up_search(search__n_trials=3, search__rungs=[1, 2]).drive()
+        assert {number for number, _, _ in written} == {0, 1, 2}
+        assert len(written) == len(set(written))
+
     def test_the_study_is_optunas(self, made_up_search: Callable[..., Any]) -> None:
         search = made_up_search(search__n_trials=3)
         search.drive()
