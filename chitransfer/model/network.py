@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -63,6 +64,18 @@ class Encoder(nn.Sequential):
         if not isinstance(first, nn.Linear):
             raise TypeError(f"an encoder begins with a linear layer, not {type(first).__name__}")
         return first
+
+    @property
+    def idle_biases(self) -> list[nn.Parameter]:
+        """Biases in front of batch norm, which takes them off again: in training their gradient is rounding alone.
+
+        AdamW would make whole steps of it, and the running means that scoring uses would lag behind.
+        """
+        return [
+            layer.bias
+            for layer, following in pairwise(self)
+            if isinstance(layer, nn.Linear) and isinstance(following, nn.BatchNorm1d)
+        ]
 
 
 class ChiHead(nn.Sequential):

@@ -25,67 +25,6 @@ BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 
 
 @dataclass(frozen=True)
-class FlatParameters:
-    """Trained parameters and their gradients, each as one vector that the parameters of the network are views of.
-
-    Attributes
-    ----------
-    values
-        Every trained weight, (n_weights,) float32; a leaf whose ``grad`` is `gradients`.
-    gradients
-        (n_weights,) float32.
-    """
-
-    values: Tensor
-    gradients: Tensor
-
-    @classmethod
-    def of(cls, network: TransferNetwork) -> FlatParameters:
-        """Move encoder and χ head into one vector; the first layer is stored transposed, a row for every feature."""
-        return cls.holding(trained_parameters(network), network.encoder.first.weight)
-
-    @classmethod
-    def holding(cls, parameters: Sequence[nn.Parameter], first: Tensor) -> FlatParameters:
-        """Move the parameters into one vector in their order; `first`, which is one of them, is stored transposed."""
-        values = torch.cat([(p.t() if p is first else p).detach().reshape(-1) for p in parameters])
-        gradients = torch.zeros_like(values)
-        start = 0
-        for parameter in parameters:
-            stop, shape = start + parameter.numel(), parameter.shape
-            for vector, name in ((values, "data"), (gradients, "grad")):
-                part = vector[start:stop]
-                setattr(parameter, name, part.view(shape[1], shape[0]).t() if parameter is first else part.view(shape))
-            start = stop
-        values.requires_grad_(True)
-        values.grad = gradients
-        return cls(values, gradients)
-
-    def part(self, weights: slice) -> Tensor:
-        """Some of the values as a leaf of their own, with their gradients: for a learning rate of their own."""
-        part = self.values.detach()[weights]
-        part.grad = self.gradients[weights]
-        return part
-
-    def clip(self, largest_norm: float) -> None:
-        """Scale the gradients down to a norm of at most `largest_norm`, without waiting for the device."""
-        norm = torch.linalg.vector_norm(self.gradients)
-        if self.gradients.device.type == "cpu":
-            # Asking costs nothing here, and most steps need no scaling.
-            if float(norm) > largest_norm:
-                self.gradients.mul_(largest_norm / (norm + 1e-6))
-        else:
-            self.gradients.mul_((largest_norm / (norm + 1e-6)).clamp(max=1.0))
-
-
-def trained_parameters(network: TransferNetwork) -> list[nn.Parameter]:
-    """What Stage 1 trains, in the order of `FlatParameters`: the encoder, then the χ head.
-
-    The solubility head has no Stage 1 labels; it stays outside, so that weight decay cannot wear it down.
-    """
-    return [*network.encoder.parameters(), *network.heads.chi.parameters()]
-
-
-@dataclass(frozen=True)
 class _Layer:
     """A linear layer and what follows it; only hidden layers have SiLU, batch norm and dropout behind them."""
 
@@ -105,10 +44,8 @@ class _Trace:
         What was multiplied: input and weights, bfloat16 copies where the products are in bfloat16.
     sums
         Output of the linear layer, before batch norm.
-    before
-        What SiLU was applied to.
-    kept
-        What dropout multiplied SiLU's output by; ``None`` without dropout.
+    slope
+        Derivative of what SiLU and dropout made of their input; ``None`` behind a layer that is not hidden.
     statistics
         Mean and inverse standard deviation of the batch, with batch norm in training mode (else empty).
     """
@@ -116,8 +53,7 @@ class _Trace:
     entered: Tensor
     weight: Tensor
     sums: Tensor
-    before: Tensor
-    kept: Tensor | None
+    slope: Tensor | None
     statistics: tuple[Tensor, Tensor] | None
 
 
@@ -171,15 +107,16 @@ class SparseLayers:
                 sums = functional.linear(entered, weight, layer.linear.bias.bfloat16()).float()
             else:
                 sums = torch.addmm(layer.linear.bias, hidden, weight.t())
-            hidden, before, kept, statistics = sums, sums, None, None
+            hidden, slope, statistics = sums, None, None
             if layer.is_hidden:
                 if layer.norm is not None:
-                    before, statistics = _batch_norm(sums, layer.norm)
-                hidden = functional.silu(before)
+                    hidden, statistics = _batch_norm(sums, layer.norm)
+                hidden, slope = _silu(hidden)
                 if layer.dropout > 0:
                     kept = self._masks.draw(hidden.shape, layer.dropout)
                     hidden.mul_(kept)
-            self._traces.append(_Trace(entered, weight, sums, before, kept, statistics))
+                    slope.mul_(kept)
+            self._traces.append(_Trace(entered, weight, sums, slope, statistics))
         return hidden
 
     @torch.no_grad()
@@ -188,15 +125,17 @@ class SparseLayers:
         for number in range(len(self._layers) - 1, -1, -1):
             layer, trace = self._layers[number], self._traces[number]
             weight, bias = layer.linear.weight, layer.linear.bias
-            if layer.is_hidden:
-                gradient = gradient if trace.kept is None else gradient.mul_(trace.kept)
-                gradient = torch.ops.aten.silu_backward(gradient, trace.before)
+            if trace.slope is not None:
+                gradient = gradient.mul_(trace.slope)
                 if layer.norm is not None and trace.statistics is not None:
                     gradient = _batch_norm_backward(gradient, trace.sums, trace.statistics, layer.norm)
-            torch.sum(gradient, dim=0, out=_gradient(bias))
+            if layer.norm is not None and layer.norm.training:
+                _gradient(bias).zero_()  # See `Encoder.idle_biases`.
+            else:
+                torch.sum(gradient, dim=0, out=_gradient(bias))
             if number == 0:
-                is_bf16 = self._n_bf16 > 0
-                first_layer_backward(batch, gradient, _gradient(weight), self._dense_columns, is_bf16=is_bf16)
+                # Not written into the vector of gradients: it is as large as the rest together and read only twice.
+                weight.grad = first_layer_gradient(batch, gradient, self._dense_columns, is_bf16=self._n_bf16 > 0)
                 return
             if number < self._n_bf16:
                 gradient = gradient.bfloat16()
@@ -302,17 +241,24 @@ def first_layer(batch: SparseBatch, linear: nn.Linear, dense_columns: Tensor, *,
     return torch.addmm(sums, batch.dense, of_dense, out=sums).add_(linear.bias)
 
 
-def first_layer_backward(
-    batch: SparseBatch, gradient: Tensor, weight_gradient: Tensor, dense_columns: Tensor, *, is_bf16: bool = False
-) -> None:
-    """Overwrite the first layer's weight gradient (width, n_features), given its outputs' gradient (n_pairs, width)."""
+def first_layer_gradient(
+    batch: SparseBatch, gradient: Tensor, dense_columns: Tensor, *, is_bf16: bool = False
+) -> Tensor:
+    """Gradient of the first layer's weight, (width, n_features) and stored transposed.
+
+    Parameters
+    ----------
+    gradient
+        That of the layer's outputs, (n_pairs, width).
+    """
     if batch.columns is None:
         raise ValueError("a batch for scoring has no transpose; take it from SparseInputs.batches")
-    by_feature, dense = weight_gradient.t(), batch.dense.t()
+    dense = batch.dense.t()
     if is_bf16:
         gradient, dense = gradient.bfloat16(), dense.bfloat16()
-    by_feature.copy_(batch.columns.times(gradient))
+    by_feature = batch.columns.times(gradient).float()
     by_feature[dense_columns] = torch.mm(dense, gradient).float()
+    return by_feature.t()
 
 
 class KeepMasks:
@@ -359,6 +305,13 @@ def _read_layers(modules: nn.Sequential) -> list[_Layer]:
         else:
             raise TypeError(f"no backward pass is written for {type(module).__name__}")
     return layers
+
+
+def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
+    """SiLU and its derivative: σ(x) is the dear part of both, so it is worked out once."""
+    gate = torch.sigmoid(x)
+    value = x * gate
+    return value, torch.addcmul(gate, gate, x - value)
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork, chi_at
-from chitransfer.training.fast import rounded_products, trained_parameters, without_subnormals
+from chitransfer.training.fast import rounded_products, without_subnormals
+from chitransfer.training.flat import trained_parameters
 from chitransfer.training.loop import check_mean_loss
 from chitransfer.training.losses import chi_loss
 from chitransfer.training.recorded import RecordedStep
@@ -201,10 +202,13 @@ class _Program:
         for member in range(len(runs)):
             self._read(member)
         self._parameters: list[Tensor] = []
+        self._idle: list[Tensor] = []
         start = 0
-        for shape in shapes:
+        for parameter, shape in zip(trained_parameters(first.trained), shapes, strict=True):
             stop = start + math.prod(shape)
             self._parameters.append(self._values[:, start:stop].view(-1, *shape).requires_grad_(True))
+            if any(parameter is bias for bias in first.trained.encoder.idle_biases):
+                self._idle.append(self._gradients[:, start:stop])
             start = stop
         self._norms = {
             module: StackedNorm(_norms(runs, position))
@@ -303,6 +307,8 @@ class _Program:
         # A sum over members: each one's gradient is that of its own loss.
         gradients = torch.autograd.grad(losses.sum(), self._parameters)
         torch.cat([gradient.reshape(len(self._runs), -1) for gradient in gradients], dim=1, out=self._gradients)
+        for of_bias in self._idle:
+            of_bias.zero_()
         return losses.detach()
 
     def _forward(self, inputs: Tensor, mask_starts: Tensor) -> Tensor:

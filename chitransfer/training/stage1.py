@@ -23,7 +23,8 @@ from chitransfer.errors import TrainingError
 from chitransfer.model.members import keep_columns, spread_columns
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.model.scalers import ChiScaler
-from chitransfer.training.fast import FlatParameters, SparseStep, first_layer, multiplies_in_bf16, without_subnormals
+from chitransfer.training.fast import SparseStep, first_layer, multiplies_in_bf16, without_subnormals
+from chitransfer.training.flat import FlatAdamW, FlatParameters
 from chitransfer.training.inputs import FeatureTable, PairTable, group_by_pair, scale_features, used_columns
 from chitransfer.training.loop import step_of, train_epochs
 from chitransfer.training.losses import chi_loss
@@ -176,9 +177,7 @@ class Stage1Run:
             if self.device.type == "cpu"
             else None
         )
-        self.optimizer = torch.optim.AdamW(
-            [self.flat.values], lr=settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
+        self.optimizer = FlatAdamW(self.flat, [self.flat.values], lr=settings.lr, weight_decay=settings.weight_decay)
         self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, factor=settings.lr_schedule_factor, patience=settings.lr_schedule_patience
         )
@@ -308,6 +307,9 @@ class Stage1Run:
         # The gradients are views of one vector and must stay so: cleared here, not dropped by the loop.
         self.flat.gradients.zero_()
         loss.backward()
+        for bias in self.trained.encoder.idle_biases:
+            if bias.grad is not None:
+                bias.grad.zero_()
         return loss.detach()
 
     def _clip(self) -> None:

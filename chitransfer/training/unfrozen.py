@@ -17,7 +17,8 @@ from torch import Tensor
 
 from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import TransferNetwork, chi_at
-from chitransfer.training.fast import FlatParameters, SparseLayers, without_subnormals
+from chitransfer.training.fast import SparseLayers, without_subnormals
+from chitransfer.training.flat import FlatAdamW, FlatParameters
 from chitransfer.training.inputs import used_columns
 from chitransfer.training.loop import step_of
 from chitransfer.training.losses import chi_loss, solubility_loss
@@ -83,15 +84,15 @@ class _MemberRun:
             self._rehearsal = Rehearsal(shared.network, computed, settings.batch_size, seed)
             heads += self._rehearsal.head.parameters()
         encoder = [*self.network.encoder.parameters()]
-        self._flat = FlatParameters.holding([*encoder, *heads], self.network.encoder.first.weight)
+        self._flat = FlatParameters([*encoder, *heads])
         self._n_encoder_weights = sum(parameter.numel() for parameter in encoder)
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = FlatAdamW(
+            self._flat,
             [
                 {"params": [self._flat.part(slice(self._n_encoder_weights))], "lr": settings.lr_encoder},
                 {"params": [self._flat.part(slice(self._n_encoder_weights, None))], "lr": settings.lr},
             ],
             weight_decay=settings.weight_decay,
-            fused=True,
         )
         self.take_step = step_of(self._loss, self.optimizer, self._clip)
         self._n_steps = max(1, math.ceil(max(len(self._chi), len(self._solubility)) / settings.batch_size))

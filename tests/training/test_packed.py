@@ -93,14 +93,18 @@ class TestWithoutDropout:
             run.train_to(3)
         train_together(packed, [3] * 6)
         for mine, theirs in zip(packed, alone, strict=True):
-            # A bias before batch normalisation has no gradient but rounding, of which AdamW makes whole steps: training
-            # does not feel them, but the running means that validation uses lag behind.
+            # The weight of an input that is the same all over a batch has no gradient but rounding; AdamW makes it
+            # whole steps, which training does not feel, but the running means that validation uses lag behind.
             losses, expected = ([entry["train_loss"] for entry in run.history] for run in (mine, theirs))
             assert losses == pytest.approx(expected, rel=1e-3)
             weights = mine.latest_network().state_dict()
             for name, tensor in theirs.latest_network().state_dict().items():
                 if name.endswith(("running_var", "num_batches_tracked")):
                     torch.testing.assert_close(weights[name], tensor, rtol=2e-3, atol=2e-3)
+            for bias, expected_bias in zip(
+                mine.trained.encoder.idle_biases, theirs.trained.encoder.idle_biases, strict=True
+            ):
+                torch.testing.assert_close(bias, expected_bias)
 
     def test_a_trial_goes_on_alone_or_packed(self, data: Stage1Data) -> None:
         """Alone to epoch 3, packed to 6, alone to 9: as if always alone. Members stand at different epochs."""
