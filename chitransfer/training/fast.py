@@ -134,7 +134,9 @@ class SparseLayers:
             else:
                 torch.sum(gradient, dim=0, out=_gradient(bias))
             if number == 0:
-                # Not written into the vector of gradients: it is as large as the rest together and read only twice.
+                # Not copied into the vector of gradients: it is larger than the rest together and read only twice. The
+                # last one's memory, which may still be in the cache, is given back for it.
+                weight.grad = None
                 weight.grad = first_layer_gradient(batch, gradient, self._dense_columns, is_bf16=self._n_bf16 > 0)
                 return
             if number < self._n_bf16:
