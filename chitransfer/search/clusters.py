@@ -10,11 +10,13 @@ import logging
 import os
 import shutil
 import socket
-from contextlib import suppress
+import sys
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import dask
 from distributed import LocalCluster, system
+from distributed.utils import get_mp_context
 
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.interrupts import same_interrupts
@@ -49,6 +51,8 @@ class LocalWorkers:
         self.capacity: int | None = n_workers
         self.devices = devices
         self.n_threads = num_threads or max(1, count_processors() // n_workers)
+        self._settings = ExitStack()
+        self._settings.enter_context(dask.config.set(prepare_forking()))
         for attempt in range(1, START_ATTEMPTS + 1):
             try:
                 self._cluster = _start_local(n_workers)
@@ -57,6 +61,7 @@ class LocalWorkers:
                 # A worker that dies while it starts (no memory left, say) takes all of Dask's cluster with it.
                 logger.warning("the workers did not start (%s), attempt %d of %d", error, attempt, START_ATTEMPTS)
                 if attempt == START_ATTEMPTS:
+                    self._settings.close()
                     raise StudyError(
                         f"search.workers: {n_workers} worker processes cannot be started on this machine ({error}); "
                         "try fewer, or look whether memory is short"
@@ -66,6 +71,22 @@ class LocalWorkers:
     def close(self) -> None:
         """End the workers and the scheduler."""
         self._cluster.close(timeout=10)
+        self._settings.close()
+
+
+def prepare_forking() -> dict[str, str]:
+    """Dask settings by which workers are forked from a process that has imported all they need.
+
+    Importing PyTorch and the rest takes seconds of every worker, restarted ones included. On Linux only: elsewhere
+    forking is not safe, or unknown.
+    """
+    if sys.platform != "linux":
+        return {}
+    method = {"distributed.worker.multiprocessing-method": "forkserver"}
+    with dask.config.set(method):
+        context = get_mp_context()  # Dask's own choice of modules, which the next line extends
+    context.set_forkserver_preload(["distributed", "chitransfer.search.objective"])
+    return method
 
 
 def _start_local(n_workers: int) -> LocalCluster:

@@ -38,14 +38,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 def dask_workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes under a driver (or nanny), not their helpers."""
+    """The worker processes under a driver, not their helpers: forked from its fork server, or spawned elsewhere."""
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         try:
-            if "spawn_main" in " ".join(child.cmdline()):
+            command = " ".join(child.cmdline())
+            if "spawn_main" in command or ("multiprocessing.forkserver" in command and child.ppid() != pid):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue
+    return found
+
+
+def await_dask_workers_of(pid: int, n: int = 2) -> list[psutil.Process]:
+    """The same as soon as there are so many of them."""
+    deadline = time.monotonic() + 60
+    while len(found := dask_workers_of(pid)) < n:
+        assert time.monotonic() < deadline, f"{len(found)} of {n} workers"
+        time.sleep(0.05)
     return found
 
 
@@ -78,7 +88,7 @@ def test_undisturbed(search: dict[str, object], folder: Path) -> None:
 def test_one_worker_killed(search: dict[str, object], folder: Path) -> None:
     process = start_search(search)
     wait_for_trials(folder / "study.db", 1)
-    dask_workers_of(process.pid or 0)[0].kill()
+    await_dask_workers_of(process.pid or 0)[0].kill()
     finish(process)
     check_complete(folder, 8)
 
@@ -87,7 +97,7 @@ def test_all_workers_killed_twice(search: dict[str, object], folder: Path) -> No
     process = start_search(search)
     for n_ended in (1, 3):
         wait_for_trials(folder / "study.db", n_ended)
-        for worker in dask_workers_of(process.pid or 0):
+        for worker in await_dask_workers_of(process.pid or 0):
             worker.kill()
     finish(process)
     check_complete(folder, 8)
@@ -96,7 +106,7 @@ def test_all_workers_killed_twice(search: dict[str, object], folder: Path) -> No
 def test_driver_killed_with_its_workers_at_work(search: dict[str, object], folder: Path) -> None:
     process = start_search(search)
     wait_for_trials(folder / "study.db", 2)
-    workers = dask_workers_of(process.pid or 0)
+    workers = await_dask_workers_of(process.pid or 0)
     before = comparable([t for t in read_trials(folder / "study.db") if t.state.name == "COMPLETE"])
     kill(process)
     assert not psutil.wait_procs(workers, timeout=60)[1], "workers outlive their driver"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from distributed.scheduler import KilledWorker
 
@@ -127,6 +130,22 @@ def test_tensors_reuse_memory_that_was_freed(local_workers: DaskWorkers) -> None
 
     # A tensor of 4 MB that is mapped anew has a fault for each of its 1,024 pages.
     assert local_workers._client.submit(faults_of_a_tensor, pure=False).result() < 50
+
+
+def test_workers_are_forked_with_everything_imported(local_workers: DaskWorkers) -> None:
+    parents = set(local_workers._client.run(os.getppid).values())
+    assert len(parents) == 1
+    started_by = " ".join(psutil.Process(*parents).cmdline())
+    if sys.platform == "linux":
+        assert "multiprocessing.forkserver" in started_by
+        assert "chitransfer.search.objective" in started_by
+    else:
+        assert "forkserver" not in started_by
+
+
+def test_workers_leave_ctrl_c_to_the_driver(local_workers: DaskWorkers) -> None:
+    handlers = local_workers._client.run(signal.getsignal, signal.SIGINT)
+    assert set(handlers.values()) == {signal.SIG_IGN}
 
 
 def test_the_dashboard_is_on_this_machine_alone(local_workers: DaskWorkers) -> None:
