@@ -138,7 +138,8 @@ def test_workers_are_forked_with_everything_imported(local_workers: DaskWorkers)
     started_by = " ".join(psutil.Process(*parents).cmdline())
     if sys.platform == "linux":
         assert "multiprocessing.forkserver" in started_by
-        assert "chitransfer.search.objective" in started_by
+        # Whichever test started the server, it imports the slow things once for all.
+        assert "chitransfer.search." in started_by
     else:
         assert "forkserver" not in started_by
 
