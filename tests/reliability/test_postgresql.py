@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,17 +80,17 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     programs = find_programs()
     if programs is None:
         pytest.skip("PostgreSQL's server is not installed")
-    root = tmp_path_factory.mktemp("pg")
-    for parent in (root, *root.parents[:2]):
-        parent.chmod(0o755)
-    server = Server(programs, root / "server")
-    server.start()
-    yield server
-    server.stop()
+    # Not in pytest's own folder, which every session of pytest that starts closes to other users again.
+    with tempfile.TemporaryDirectory(prefix="chitransfer-postgresql-") as root:
+        Path(root).chmod(0o755)
+        server = Server(programs, Path(root, "server"))
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(autouse=True)
