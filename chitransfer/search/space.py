@@ -134,6 +134,7 @@ class _RememberingGPSampler(GPSampler):
 
 
 def _piece(attribute: str) -> int:
+    """Which piece of the parameters that Optuna's GP sampler drew an attribute of a trial holds; −1: none."""
     name, _, number = attribute.rpartition(":")
     return int(number) if name == "gp:relative_params" else -1
 

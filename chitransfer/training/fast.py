@@ -252,6 +252,11 @@ def first_layer_gradient(
     ----------
     gradient
         That of the layer's outputs, (n_pairs, width).
+
+    Raises
+    ------
+    ValueError
+        The batch is one for scoring, without its transpose.
     """
     if batch.columns is None:
         raise ValueError("a batch for scoring has no transpose; take it from SparseInputs.batches")

@@ -60,7 +60,18 @@ class FlatParameters:
         return part
 
     def pieces(self) -> list[Tensor]:
-        """The gradients where they lie, in the order of `values`: one vector, or the first layer's and the others'."""
+        """The gradients where they lie, in the order of `values`: one vector, or the first layer's and the others'.
+
+        Returns
+        -------
+        list of Tensor
+            One-dimensional views, together (n_weights,).
+
+        Raises
+        ------
+        ValueError
+            The ``grad`` of the first layer's weight was dropped.
+        """
         if self._first.grad is None:
             raise ValueError("the first layer has lost its gradient")
         of_first = self._first.grad.t().reshape(-1)
@@ -78,8 +89,8 @@ class FlatParameters:
                 for piece in pieces:
                     piece.mul_(largest_norm / (norm + 1e-6))
         else:
-            norms = torch.linalg.vector_norm(self.gradients)
-            self.gradients.mul_((largest_norm / (norms + 1e-6)).clamp(max=1.0))
+            on_device = torch.linalg.vector_norm(self.gradients)
+            self.gradients.mul_((largest_norm / (on_device + 1e-6)).clamp(max=1.0))
 
 
 class FlatAdamW(torch.optim.AdamW):
