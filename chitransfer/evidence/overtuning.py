@@ -76,6 +76,7 @@ class Examination:
     select: str
     best_trial: int
     best_value: float
+    default_trial: int | None
     corrected: Estimate
     corrected_gain: Estimate | None
     corrected_components: dict[str, Estimate]
@@ -143,6 +144,7 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
         select=config.search.select,
         best_trial=best,
         best_value=float(trials[numbers.index(best)].values[0]),
+        default_trial=None if default is None else numbers[default],
         corrected=correction.objective,
         corrected_gain=gain,
         corrected_components={k: v for k, v in correction.components.items() if np.isfinite(v.value)},
@@ -240,6 +242,13 @@ def describe_examination(found: Examination, config: Config) -> list[str]:
 
 
 def _describe_gain(found: Examination, gain: Estimate) -> str:
+    sources = "polymers, seeds and folds" if found.noise["difference"]["deviation"] is not None else "polymers alone"
+    numbers = f"{gain.value:+.4f} ({gain.low:+.3f} to {gain.high:+.3f}, by the luck of {sources})"
+    if found.best_trial == found.default_trial:
+        return (
+            "the best trial is the default configuration: there is nothing to gain over it, and choosing the best of "
+            f"these trials on other polymers would have gained {numbers}"
+        )
     best, default = _fresh_pair(found)
     fresh_gain = None if best is None or default is None else default.value - best.value
     if gain.low > 0:
@@ -252,11 +261,7 @@ def _describe_gain(found: Examination, gain: Estimate) -> str:
             verdict = "too close to tell: on fresh seeds and folds the best trial is better"
     else:
         verdict = "too close to tell on these data"
-    sources = "polymers, seeds and folds" if found.noise["difference"]["deviation"] is not None else "polymers alone"
-    return (
-        f"corrected gain over the default configuration: {gain.value:+.4f} "
-        f"({gain.low:+.3f} to {gain.high:+.3f}, by the luck of {sources}); {verdict}"
-    )
+    return f"corrected gain over the default configuration: {numbers}; {verdict}"
 
 
 def _fresh_pair(found: Examination) -> tuple[FreshScore | None, FreshScore | None]:

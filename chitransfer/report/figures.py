@@ -115,6 +115,14 @@ def parameter_series(trials: list[FrozenTrial], name: str) -> ParameterSeries:
     )
 
 
+def marked_trials(best: FrozenTrial | None, default: FrozenTrial | None) -> list[tuple[FrozenTrial, str, str]]:
+    """The trials a figure points out, each with its colour and its name in the legend; one where they are the same."""
+    if best is not None and default is not None and best.number == default.number:
+        return [(best, BEST, "best trial, the default configuration")]
+    named = ((default, DEFAULT, "default configuration"), (best, BEST, "best trial"))
+    return [(trial, color, label) for trial, color, label in named if trial is not None]
+
+
 def draw_study(study: optuna.Study, reference: Mapping[str, float], folder: StudyFolder) -> None:
     """Write the four PNGs of a study with at least one complete trial into its ``figures/``.
 
@@ -204,8 +212,8 @@ def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default:
         # The end of the colour map is yellow, which is hardly seen on white.
         shade = colormaps["viridis"](0.65 * float(line[0]))
         axes.plot(range(len(columns)), line, color=shade, lw=1.0, alpha=0.55)
-        for special, color, label in ((default, DEFAULT, "default configuration"), (best, BEST, "best trial")):
-            if special is not None and trial.number == special.number:
+        for special, color, label in marked_trials(best, default):
+            if trial.number == special.number:
                 axes.plot(range(len(columns)), line, color=color, lw=2.8, zorder=5, label=label)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "boxstyle": "square,pad=0.15"}
     on_white: dict[str, Any] = {"fontsize": 8, "zorder": 6, "bbox": box}
@@ -240,12 +248,14 @@ def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: F
         plain_axes(axes)
         series = parameter_series(trials, name)
         dots = axes.scatter(series.position, values, c=numbers, cmap="Blues", s=28, edgecolor="#33507a", linewidth=0.5)
-        for special, color, label in ((default, DEFAULT, "default configuration"), (best, BEST, "best trial")):
-            if special is not None:
-                at = numbers == special.number
-                axes.scatter(series.position[at], values[at], marker="D", s=70, color=color, edgecolor="k", label=label)
+        for special, color, label in marked_trials(best, default):
+            at = numbers == special.number
+            axes.scatter(series.position[at], values[at], marker="D", s=70, color=color, edgecolor="k", label=label)
         if series.is_log:
+            # Matplotlib would label the minor ticks of less than a decade, one over the other.
             axes.set_xscale("log")
+            axes.set_xticks(series.ticks, series.labels)
+            axes.minorticks_off()
         elif isinstance(trials[0].distributions[name], optuna.distributions.CategoricalDistribution):
             axes.set_xticks(series.ticks, series.labels)
             # The outer labels are wide and would touch those of the next panel.

@@ -285,12 +285,12 @@ def test_polymers_take_one_value_of_another_polymer_and_keep_chi_and_label_toget
     assert all(taken["chi"][polymer] == taken["soluble"][polymer] for polymer in shared)
 
 
-def make_examination(gain: Estimate, fresh: list[FreshScore]) -> Examination:
-    """A guard's findings of which only the gain and the fresh runs are of interest."""
+def make_examination(gain: Estimate, fresh: list[FreshScore], default: int = 0) -> Examination:
+    """A guard's findings of which only the gain and the fresh runs are of interest; trial 1 is the best."""
     one = Estimate(0.9, 0.8, 1.0)
     noise = {"within": None, "difference": asdict(measure_difference_noise(fresh))}
     return Examination(
-        1, "best", 1, 0.8, one, gain, {}, {}, {}, 1, [1], fresh, noise, 40, 20, 1000, "none"
+        1, "best", 1, 0.8, default, one, gain, {}, {}, {}, 1, [1], fresh, noise, 40, 20, 1000, "none"
     )  # fmt: skip
 
 
@@ -319,6 +319,14 @@ def test_gain_is_not_called_one_where_fresh_runs_speak_against_it(
     text = "\n".join(describe_examination(make_examination(gain, fresh), shared_tiny_config))
     assert expected in text
     assert text.count("the search helped") == ("the search helped" in expected)
+
+
+def test_nothing_is_said_of_a_gain_over_the_best_trial_itself(shared_tiny_config: Config) -> None:
+    found = make_examination(Estimate(-0.05, -0.08, -0.02), [], default=1)
+    (sentence,) = [line for line in describe_examination(found, shared_tiny_config) if "gain" in line]
+    assert sentence.startswith("the best trial is the default configuration")
+    assert "-0.0500 (-0.080 to -0.020" in sentence
+    assert "hurt" not in sentence
 
 
 def test_noise_of_a_difference_is_pooled_over_trials(rng: np.random.Generator) -> None:

@@ -102,6 +102,22 @@ class TestSeries:
         (axes,) = [axes for axes in figure.axes if axes.get_xlabel() == "extra"]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "16", "64"]
 
+    def test_a_log_axis_has_no_labels_of_minor_ticks(self) -> None:
+        """Of less than a decade Matplotlib labels them all, one over the other."""
+        trials = [t for t in made_up_study(9).trials if t.values]
+        figure = figures._draw_slices(trials, trials[0], trials[1])
+        (axes,) = [axes for axes in figure.axes if axes.get_xlabel() == "rate"]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
+        assert not axes.get_xticklabels(minor=True)
+
+    def test_the_best_trial_is_named_the_default_where_it_is(self) -> None:
+        """Two marks at one place hide each other."""
+        trials = [t for t in made_up_study(9).trials if t.values]
+        same = figures._draw_slices(trials, trials[0], trials[0])
+        other = figures._draw_slices(trials, trials[0], trials[1])
+        assert [text.get_text() for text in same.legends[0].get_texts()] == ["best trial, the default configuration"]
+        assert [text.get_text() for text in other.legends[0].get_texts()] == ["default configuration", "best trial"]
+
 
 class TestPictures:
     def assert_shows_something(self, path: Path) -> None:
