@@ -42,6 +42,11 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
         lines.append(_describe_rows("Stage 2, solubility", dataset.solubility, dataset) + f", {share:.0%} soluble")
         positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
         lines.append(f"  F1 and recall speak of the {'soluble' if positive else 'insoluble'} class")
+    if dataset.n_stereo_variants:
+        lines.append(
+            f"  {dataset.n_stereo_variants} polymers differ from another one only in stereochemistry, which features "
+            "leave out: variants count as one polymer"
+        )
     return lines
 
 

@@ -12,7 +12,9 @@ import torch
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
+from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset, load_dataset
+from chitransfer.search.summary import describe_data
 from chitransfer.training.finetune import learnable_polymers
 from chitransfer.training.stage1 import Stage1Data
 from tests.conftest import Tables, vinyl_polymers
@@ -57,6 +59,12 @@ def test_variants_are_in_the_same_fold_whatever_the_shuffle(dataset: Dataset) ->
         of_variants = rows.table.rows["polymer"].isin(identities).to_numpy()
         for seed in range(20):
             assert len(set(dataset.fold_of_polymers(3, seed)[rows.polymer[of_variants]])) == 1
+
+
+def test_a_search_says_that_variants_count_as_one(dataset: Dataset) -> None:
+    """Its numbers of polymers are lower than those of ``data check``, which counts what the tables name."""
+    (line,) = [line for line in describe_data(dataset, Config()) if "stereochemistry" in line]
+    assert line.strip().startswith("4 polymers differ")
 
 
 def test_no_two_polymers_of_a_dataset_have_the_same_features(dataset: Dataset) -> None:
