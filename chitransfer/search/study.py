@@ -373,6 +373,15 @@ def drive_alone(folder: StudyFolder) -> Iterator[None]:
         with suppress(OSError):
             holder.unlink(missing_ok=True)
         lock.release()
+        _remove_if_empty(folder.path)
+
+
+def _remove_if_empty(path: Path) -> None:
+    """Take away the folder of a study that never came to be: an error came first, and the lock is all it holds."""
+    with suppress(OSError):
+        if [entry.name for entry in path.iterdir()] == ["driver.lock"]:
+            (path / "driver.lock").unlink()
+        path.rmdir()
 
 
 def _read_holder(holder: Path) -> str:

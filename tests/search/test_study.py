@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from chitransfer.config import override_config
-from chitransfer.errors import StudyError
+from chitransfer.errors import DataError, StudyError
 from chitransfer.search.study import StudyFolder, drive_alone, locate_study, read_study
 
 
@@ -243,3 +243,16 @@ class TestLock:
         with drive_alone(StudyFolder(tmp_path)):
             assert str(os.getpid()) in (tmp_path / "driver.json").read_text()
         assert not (tmp_path / "driver.json").exists()
+
+    def test_an_error_before_the_study_leaves_no_folder(self, tmp_path: Path) -> None:
+        folder = StudyFolder(tmp_path / "mistyped")
+        with pytest.raises(DataError), drive_alone(folder):
+            raise DataError("no such table")
+        assert not folder.path.exists()
+
+    def test_an_error_after_it_takes_nothing_away(self, tmp_path: Path) -> None:
+        folder = StudyFolder(tmp_path / "study")
+        with pytest.raises(DataError), drive_alone(folder):
+            folder.database.touch()
+            raise DataError("a table that changed")
+        assert folder.database.is_file()
