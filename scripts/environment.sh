@@ -16,30 +16,49 @@ find_python() {
     exit 2
 }
 
-# prepare_environment EXTRAS MODULE…: EXTRAS like "" or "[dev]"; the modules that must then be importable.
+# has_package PYTHON EXTRA: whether chitransfer and all it requires, with EXTRA if there is one, are installed there.
+# -P: not from the current folder, where a checkout lies.
+has_package() {
+    "$1" -P -c '
+import re
+import sys
+from importlib.metadata import distribution
+
+wanted = [("chitransfer", {sys.argv[1]})]
+for name, extras in wanted:
+    for need in distribution(name).requires or []:
+        extra = re.search(r"extra == .(\w+)", need)
+        if name == "chitransfer" and (extra is None or extra[1] in extras):
+            brackets = re.search(r"\[(.*?)\]", need)
+            wanted.append((re.match(r"[\w.-]+", need)[0], set(brackets[1].split(",")) if brackets else set()))
+' "$2" 2>/dev/null
+}
+
+# prepare_environment EXTRA: EXTRA like "" or "dev", of pyproject.toml. "dev" has all there is.
 prepare_environment() {
-    local extras=$1 wanted stamp
-    shift
-    wanted=$(printf 'import %s\n' chitransfer "$@")
-    if [ -n "${VIRTUAL_ENV:-}" ] && "$VIRTUAL_ENV/bin/python" -c "$wanted" 2>/dev/null; then
+    local extra=$1 own="$ROOT/.venv" sum stamp
+    # What this script made goes by its stamps, which tell an outdated one.
+    if [ -n "${VIRTUAL_ENV:-}" ] && ! { [ "$VIRTUAL_ENV" -ef "$own" ] && compgen -G "$own/.installed-*" >/dev/null; } &&
+        has_package "$VIRTUAL_ENV/bin/python" "$extra"; then
         PYTHON="$VIRTUAL_ENV/bin/python"
         say "using the active virtual environment $VIRTUAL_ENV"
         return
     fi
-    PYTHON="$ROOT/.venv/bin/python"
-    stamp="$ROOT/.venv/.installed$extras-$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum | cut -d' ' -f1)"
-    if [ -e "$stamp" ]; then
-        say "using $ROOT/.venv"
+    PYTHON="$own/bin/python"
+    sum=$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum | cut -d' ' -f1)
+    stamp="$own/.installed-$extra-$sum"
+    if [ -e "$stamp" ] || [ -e "$own/.installed-dev-$sum" ]; then
+        say "using $own"
         return
     fi
     if [ ! -x "$PYTHON" ]; then
-        say "making a virtual environment in $ROOT/.venv"
-        "$(find_python)" -m venv "$ROOT/.venv"
+        say "making a virtual environment in $own"
+        "$(find_python)" -m venv "$own"
     fi
     say "installing the pinned packages (a few minutes the first time)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" \
-        --editable "$ROOT$extras"
-    rm -f "$ROOT"/.venv/.installed"$extras"-*
+        --editable "$ROOT${extra:+[$extra]}"
+    rm -f "$own"/.installed-"$extra"-*
     touch "$stamp"
     say "installed"
 }

@@ -13,4 +13,5 @@ for word in "$@"; do
 done
 CHITRANSFER_LAUNCHER=$(printf 'bash %q' "$0")
 export CHITRANSFER_LAUNCHER
-exec "$PYTHON" -m chitransfer search ${config[@]+"${config[@]}"} "$@"
+# -P: the current folder may hold the checkout, whose name is the package's.
+exec "$PYTHON" -P -m chitransfer search ${config[@]+"${config[@]}"} "$@"

@@ -4,7 +4,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$ROOT/scripts/environment.sh"
 
-prepare_environment "[dev]" pytest hypothesis pytest_timeout xdist
+prepare_environment dev
 chosen=(-m "not slow")
 words=()
 for word in "$@"; do

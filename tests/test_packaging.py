@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
+
+import pytest
 
 # Imported by a dependency on our behalf: CMA-ES by Optuna.
 IMPORTED_BY_OTHERS = {"cmaes"}
@@ -67,3 +71,45 @@ def test_types_are_shipped(project_root: Path) -> None:
     settings = tomllib.loads((project_root / "pyproject.toml").read_text(encoding="utf-8"))
     assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["chitransfer"]
     assert (project_root / "chitransfer" / "py.typed").is_file()
+
+
+def has_package(environment: Path, extra: str, project_root: Path) -> bool:
+    """What ``scripts/environment.sh`` says of a virtual environment, asked in the checkout itself."""
+    words = f'source scripts/environment.sh; has_package "{environment}/bin/python" "{extra}"'
+    done = subprocess.run(["bash", "-c", words], cwd=project_root, check=False, timeout=60)
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("extra", ["", "dev"])
+def test_the_scripts_use_an_active_environment_only_if_it_has_the_package(
+    extra: str, project_root: Path, tmp_path: Path
+) -> None:
+    """In the checkout ``import chitransfer`` succeeds in any Python: the folder is there."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "empty"], check=True, timeout=60)
+    assert not has_package(tmp_path / "empty", extra, project_root)
+    assert has_package(Path(sys.prefix), extra, project_root)
+
+
+def test_an_environment_that_lacks_a_requirement_has_not_the_package(project_root: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "older"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    for name, requirement in (("chitransfer", "Requires-Dist: numpy"), ("numpy", "Summary: arrays")):
+        assert not has_package(environment, "", project_root)
+        info = packages / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requirement}\n")
+    assert has_package(environment, "", project_root)
+
+
+def test_the_launcher_runs_the_package_and_not_the_folder_it_is_called_in(project_root: Path, tmp_path: Path) -> None:
+    """A checkout has the package's name, so it is what Python finds in the folder above it."""
+    (tmp_path / "chitransfer").mkdir()
+    (tmp_path / "chitransfer" / "__init__.py").write_text("raise SystemExit('another chitransfer')")
+    launcher = project_root / "scripts" / "run_hparam_search.sh"
+    done = subprocess.run(
+        ["bash", launcher, "--help"], cwd=tmp_path, env={**os.environ, "VIRTUAL_ENV": sys.prefix}, timeout=120,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--n-trials" in done.stdout

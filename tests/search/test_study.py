@@ -251,8 +251,8 @@ class TestLock:
         assert not folder.path.exists()
 
     def test_an_error_after_it_takes_nothing_away(self, tmp_path: Path) -> None:
-        folder = StudyFolder(tmp_path / "study")
+        folder = StudyFolder(tmp_path)
+        folder.database.touch()
         with pytest.raises(DataError), drive_alone(folder):
-            folder.database.touch()
             raise DataError("a table that changed")
         assert folder.database.is_file()
