@@ -278,6 +278,15 @@ def _suggest(parts: Sequence[str]) -> str:
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
         model = field.annotation if field is not None else None
     known = list(getattr(model, "model_fields", {}))
+    if parts[-1] in Config.model_fields:
+        return f" (did you mean {parts[-1]}, which is in no section?)"
+    homes = [
+        f"{name}.{parts[-1]}"
+        for name, section in Config.model_fields.items()
+        if parts[-1] in getattr(section.annotation, "model_fields", {})
+    ]
+    if homes:
+        return f" (did you mean {' or '.join(homes)}?)"
     close = difflib.get_close_matches(parts[-1], known, n=1)
     if close:
         return f" (did you mean {close[0]}?)"

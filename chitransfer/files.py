@@ -61,6 +61,26 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def make_new_folder(parent: Path, name: str) -> Path:
+    """Make a folder that was not there before: `name`, or `name` with ``_2``, ``_3``, … behind it.
+
+    Raises
+    ------
+    OSError
+        `parent` cannot be written.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    path, attempt = parent / name, 1
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            attempt += 1
+            path = parent / f"{name}_{attempt}"
+        else:
+            return path
+
+
 def check_writable(path: Path, option: str, endings: tuple[str, ...] = ()) -> None:
     """Refuse a file that cannot be written, before anything is computed for it.
 

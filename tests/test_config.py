@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,20 @@ class TestProblems:
         path.write_text("training:\n  lambda_exp: 0.0\n", encoding="utf-8")
         with pytest.raises(ConfigError, match="line 1 and the command line: training: lambda_exp and lambda_sol"):
             load_config(path, {"training.lambda_sol": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("device", "did you mean training.device?"),
+        ("model.lr_pretrain", "did you mean training.lr_pretrain?"),
+        ("training.seed", "did you mean seed, which is in no section?"),
+        ("space", "did you mean search.space or second_pass.space?"),
+    ],
+)
+def test_a_key_at_the_wrong_place_is_told_the_right_one(key: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(hint)):
+        load_config(None, {key: 1})
 
 
 def test_an_anchor_may_be_named_again(tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ def _like(old: object, value: object) -> object:
         sequence.fa.set_flow_style()
         return sequence
     if isinstance(value, float):
+        if isinstance(old, float) and old == value:
+            return old
         # ruamel writes 8.7e-05, which YAML 1.1 readers take for text; a point makes it a number for all of them.
         return _as_scalar_float(value)
     return value

@@ -288,7 +288,8 @@ class SearchDriver:
             common, count = Counter(self._failures).most_common(1)[0]
             raise StudyError(
                 f"{len(self._failures)} trials in a row failed; the search stops. {count} of them: {common}\n"
-                "Try a lower training.lr_pretrain range, training.precision=fp32, or look into "
-                f"{self.folder.path.parent / 'logs'} for the whole story; --n-trials 1 runs a single trial. "
-                f"Then resume with: {self.folder.resume_command}"
+                f"The whole story is in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. Where "
+                "memory, a device or a disk was short, mend that (search.halve_batch_when_out_of_memory=true takes "
+                f"smaller batches) and resume with: {self.folder.resume_command}\n"
+                "Other settings, such as a lower search.space.lr_pretrain or training.precision=fp32, need a new study"
             )

@@ -18,9 +18,10 @@ from rich.console import Console
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ChitransferError, StudyError
-from chitransfer.files import write_atomically
+from chitransfer.files import make_new_folder, write_atomically
 from chitransfer.provenance import write_provenance
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
+from chitransfer.search.lock import drive_alone, explain_unwritable
 from chitransfer.search.reevaluate import expect_runs, reevaluate_top
 from chitransfer.search.results import read_standing, write_reference, write_results
 from chitransfer.search.space import make_pruner, settle_pruner
@@ -28,7 +29,6 @@ from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, e
 from chitransfer.search.study import (
     StudyFolder,
     create_study,
-    drive_alone,
     make_contract,
     new_study_name,
     read_searched_dataset,
@@ -92,8 +92,11 @@ def run_search(
 
 
 def _new_folder(config: Config) -> StudyFolder:
-    root = Path(config.paths.results_dir) / "hparam_search"
-    folder = StudyFolder((root / (config.search.study_name or new_study_name())).resolve(), config.search.storage)
+    root = (Path(config.paths.results_dir) / "hparam_search").resolve()
+    if not config.search.study_name:
+        with explain_unwritable(root):
+            return StudyFolder(make_new_folder(root, new_study_name()), config.search.storage)
+    folder = StudyFolder(root / config.search.study_name, config.search.storage)
     if folder.database.exists():
         raise StudyError(
             f"{folder.path}: there is a study of that name; go on with it by --resume {folder.database}, "

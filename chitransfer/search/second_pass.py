@@ -22,6 +22,7 @@ from chitransfer.files import write_atomically, write_json
 from chitransfer.search.apply import read_trial_params
 from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
+from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
 from chitransfer.search.rescore import score_encoders
 from chitransfer.search.results import read_standing, write_results
@@ -30,7 +31,6 @@ from chitransfer.search.space import make_pruner, to_overrides
 from chitransfer.search.study import (
     StudyFolder,
     create_study,
-    drive_alone,
     load_study_config,
     make_contract,
     read_searched_dataset,

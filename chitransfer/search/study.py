@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 from urllib.parse import quote
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
@@ -27,7 +25,6 @@ from chitransfer.config import Config, load_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import StudyError
-from chitransfer.files import write_json
 from chitransfer.search.contract import (
     VARIANTS,
     find_differences,
@@ -39,8 +36,6 @@ from chitransfer.search.storage import (
     DAMAGED,
     create_leaderboard,
     explain_storage_errors,
-    explain_write_errors,
-    lock_on_server,
     open_storage,
     sqlite_address,
 )
@@ -145,7 +140,9 @@ def locate_study(path: Path) -> StudyFolder:
         storage = load_config(config).search.storage if config.is_file() else None
         if storage is not None:
             return StudyFolder(folder.resolve(), storage)
-    raise StudyError(f"{path}: no study found; give the study's folder or its study.db")
+    studies = sorted(folder.glob("*/study.db"))
+    hint = f", such as {studies[-1]}" if studies else ""
+    raise StudyError(f"{path}: no study found; give the study's folder or its study.db{hint}")
 
 
 def keep_storage(folder: StudyFolder, storage: str | None) -> StudyFolder:
@@ -342,51 +339,3 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
         # A study of a release that put them on both sides of a split cannot go on.
         | ({VARIANTS: dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
     }
-
-
-@contextmanager
-def drive_alone(folder: StudyFolder) -> Iterator[None]:
-    """Hold the study's driver lock; the operating system frees it when the process dies.
-
-    A study on a database server has a second lock there, because its folder may be on several machines.
-
-    Raises
-    ------
-    StudyError
-        Another driver holds it (the message names its host and process), or the folder cannot be written.
-    """
-    holder = folder.path / "driver.json"
-    lock = FileLock(folder.path / "driver.lock", timeout=0)
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        who = _read_holder(holder)
-        raise StudyError(f"{folder.path}: another search is writing to this study ({who}); stop it first") from error
-    except OSError as error:
-        raise StudyError(f"{folder.path}: the results folder cannot be written ({error.strerror or error})") from error
-    try:
-        with lock_on_server(folder.storage, folder.name), explain_write_errors(folder.path):
-            write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%F %T}"})
-            yield
-    finally:
-        with suppress(OSError):
-            holder.unlink(missing_ok=True)
-        lock.release()
-        _remove_if_empty(folder.path)
-
-
-def _remove_if_empty(path: Path) -> None:
-    """Take away the folder of a study that never came to be: an error came first, and the lock is all it holds."""
-    with suppress(OSError):
-        if [entry.name for entry in path.iterdir()] == ["driver.lock"]:
-            (path / "driver.lock").unlink()
-        path.rmdir()
-
-
-def _read_holder(holder: Path) -> str:
-    try:
-        values = json.loads(holder.read_text())
-        return f"host {values['host']}, pid {values['pid']}, since {values['since']}"
-    except (OSError, ValueError, KeyError):
-        return "host and pid unknown"

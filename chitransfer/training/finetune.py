@@ -25,6 +25,7 @@ from chitransfer.model.network import TransferNetwork
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
 from chitransfer.training.crossval import make_folds, training_masks
+from chitransfer.training.handover import hand_over
 from chitransfer.training.inputs import FeatureTable, group_by_pair
 from chitransfer.training.metrics import best_f1_threshold
 from chitransfer.training.model_report import write_model_report
@@ -100,6 +101,9 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     path, n_found = locate_pretrained(pretrained)
     say(f"Stage 1 from {path}" + (f" (the newest of {n_found})" if n_found > 1 else ""))
     stage1 = Pretrained.load(path)
+    stage1, config, notes = hand_over(stage1, config)
+    for note in notes:
+        say(note)
     if config.training.num_threads > 0:
         torch.set_num_threads(config.training.num_threads)
     device = resolve_device(config.training.device)

@@ -16,7 +16,7 @@ import numpy as np
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.errors import ConfigError
-from chitransfer.files import write_atomically
+from chitransfer.files import make_new_folder, write_atomically
 from chitransfer.provenance import versions, write_provenance
 from chitransfer.training.metrics import chi_metrics
 
@@ -40,16 +40,10 @@ class RunFolder:
             The results folder cannot be written.
         """
         name = f"{stage}_{datetime.now():%Y%m%d_%H%M%S}"
-        for attempt in range(1, 1000):
-            path = Path(results_dir) / (name if attempt == 1 else f"{name}_{attempt}")
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise ConfigError(f"paths.results_dir: {path} cannot be written ({error.strerror})") from error
-            return cls(path)
-        raise ConfigError(f"paths.results_dir: {results_dir} holds a thousand runs named {name}")
+        try:
+            return cls(make_new_folder(Path(results_dir), name))
+        except OSError as error:
+            raise ConfigError(f"paths.results_dir: {results_dir} cannot be written ({error.strerror})") from error
 
     @property
     def best_model(self) -> Path:

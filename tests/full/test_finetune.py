@@ -13,10 +13,11 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score, mean_absolute_error, r2_score, recall_score, roc_auc_score
 
 from chitransfer.chemistry.polymers import polymer_identity
-from chitransfer.config import load_config
+from chitransfer.config import load_config, override_config
 from chitransfer.errors import CheckpointError
 from chitransfer.model.checkpoint import Pretrained, TrainedModel
 from chitransfer.training.finetune import locate_pretrained, run_finetuning
+from chitransfer.training.handover import hand_over
 
 
 def silent(*anything: object) -> None:
@@ -113,6 +114,43 @@ def test_another_recipe_is_refused_with_the_difference(trained: Any) -> None:
     config = type(trained.config).model_validate(values)
     with pytest.raises(CheckpointError, match=r"fingerprint_bits: the model has 128, here 256"):
         run_finetuning(config, [str(trained.pretraining / "checkpoints" / "best_model.pt")], silent, silent)
+
+
+def test_what_stage_1_does_not_train_is_the_configurations_and_the_rest_the_checkpoints(
+    trained: Any, tmp_path: Path
+) -> None:
+    values = trained.config.model_dump()
+    values["paths"]["results_dir"] = str(tmp_path / "results")
+    values["training"]["num_epochs_finetune"] = 1
+    values["model"] |= {"encoder_latent_dim": 16, "chi_head_dropout": 0.25, "solubility_head_hidden_dim": 5}
+    values["T_ref_K"] = 310.0
+    said: list[str] = []
+    checkpoint = trained.pretraining / "checkpoints" / "best_model.pt"
+    folder = run_finetuning(type(trained.config).model_validate(values), [str(checkpoint)], said.append, silent)
+    text = "\n".join(said)
+    assert "model.encoder_latent_dim: 8, as Stage 1 was trained, not 16 as configured" in text
+    assert "T_ref_K: 298.15, as Stage 1 was trained, not 310.0 as configured" in text
+    assert "model.chi_head_dropout: 0.25, as configured; Stage 1 was trained with 0.1" in text
+    assert "model.solubility_head_hidden_dim: 5, as configured" in text
+    assert text.count("Stage 1 was trained") == 4
+    used = load_config(folder.path / "config.yaml")
+    shape = TrainedModel.load(folder.best_model).groups[0].network.shape
+    for name in ("chi_head_dropout", "solubility_head_hidden_dim", "chi_head_hidden_dim", "encoder_dropout"):
+        assert getattr(used.model, name) == getattr(shape, name), name
+    assert (used.model.encoder_latent_dim, used.T_ref_K) == (shape.latent_dim, 298.15) == (8, 298.15)
+    assert (shape.chi_head_dropout, shape.solubility_head_hidden_dim) == (0.25, 5)
+
+
+def test_networks_that_are_handed_over_keep_what_stage_1_learned(trained: Any) -> None:
+    stage1 = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt")
+    config = override_config(trained.config, {"model.solubility_head_hidden_dim": 5, "model.encoder_dropout": 0.3})
+    handed, _, _ = hand_over(stage1, config)
+    for before, after in zip(stage1.networks, handed.networks, strict=True):
+        assert after.shape.encoder_dropout == 0.3
+        assert not after.training
+        for part in ("encoder", "heads.chi"):
+            old, new = before.get_submodule(part).state_dict(), after.get_submodule(part).state_dict()
+            assert all(tensor.equal(new[name]) for name, tensor in old.items())
 
 
 def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:

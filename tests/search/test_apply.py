@@ -95,6 +95,14 @@ def test_applying_twice_changes_nothing_more(study: StudyFolder, config_file: Pa
     assert again.text == config_file.read_text(encoding="utf-8")
 
 
+def test_equal_numbers_keep_their_spelling(study: StudyFolder, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("training:\n  lr_pretrain: 8.70e-4\n  weight_decay: 1e-3\n", encoding="utf-8")
+    text = apply_trial(study, path, None).text
+    assert "  lr_pretrain: 8.70e-4\n" in text
+    assert "1e-3" not in text
+
+
 def test_numbers_are_numbers_for_every_yaml_reader(study: StudyFolder, config_file: Path) -> None:
     text = apply_trial(study, config_file, 0).text
     line = next(line for line in text.splitlines() if line.strip().startswith("weight_decay:"))

@@ -92,7 +92,8 @@ class TestFailures:
             search.drive()
         assert "4 trials in a row failed" in str(error.value)
         assert "3 of them: out of memory" in str(error.value)
-        assert "--resume" in str(error.value)
+        said = str(error.value)
+        assert said.index("search.halve_batch_when_out_of_memory") < said.index("--resume") < said.index("a new study")
         assert len(search.study.trials) == 4
         assert [r.levelname for r in caplog.records if "trial 0" in r.getMessage()] == ["ERROR"]
 

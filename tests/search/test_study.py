@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -14,7 +15,10 @@ import pytest
 
 from chitransfer.config import override_config
 from chitransfer.errors import DataError, StudyError
-from chitransfer.search.study import StudyFolder, drive_alone, locate_study, read_study
+from chitransfer.search import run
+from chitransfer.search.lock import drive_alone
+from chitransfer.search.study import StudyFolder, locate_study, read_study
+from tests.conftest import Tables, tiny_overrides
 
 
 @pytest.fixture
@@ -35,6 +39,11 @@ class TestLocating:
     def test_what_is_none(self, finished_search: Any, name: str) -> None:
         with pytest.raises(StudyError, match="no study found; give the study's folder"):
             locate_study(finished_search.folder.path.parent / name)
+
+    def test_the_folder_above_names_a_study(self, finished_search: Any) -> None:
+        folder = finished_search.folder
+        with pytest.raises(StudyError, match=re.escape(f"such as {folder.database}")):
+            locate_study(folder.path.parent / "study.db")
 
     @pytest.mark.parametrize("content", [b"", b"not a database at all, only text" * 100])
     def test_a_file_that_is_no_study(self, tmp_path: Path, content: bytes) -> None:
@@ -256,3 +265,14 @@ class TestLock:
         with pytest.raises(DataError), drive_alone(folder):
             raise DataError("a table that changed")
         assert folder.database.is_file()
+
+
+def test_searches_that_start_at_once_get_a_folder_each(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_search: Any
+) -> None:
+    monkeypatch.setattr(run, "new_study_name", lambda: "transfer_aware_20261128_120000")
+    config = {**tiny_overrides(tables, tmp_path), "search.n_trials": 1, "search.study_name": None}
+    root = tmp_path / "results" / "hparam_search"
+    (root / "transfer_aware_20261128_120000").mkdir(parents=True)
+    _, folder = make_search(config)
+    assert folder.name == "transfer_aware_20261128_120000_2"

@@ -1,0 +1,76 @@
+"""One driver a study: the lock that says so, and who holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from chitransfer.errors import StudyError
+from chitransfer.files import write_json
+from chitransfer.search.storage import explain_write_errors, lock_on_server
+from chitransfer.search.study import StudyFolder
+
+
+@contextmanager
+def explain_unwritable(path: Path) -> Iterator[None]:
+    """Say of which results folder an error of the file system speaks."""
+    try:
+        yield
+    except Timeout:
+        raise
+    except OSError as error:
+        raise StudyError(f"{path}: the results folder cannot be written ({error.strerror or error})") from error
+
+
+@contextmanager
+def drive_alone(folder: StudyFolder) -> Iterator[None]:
+    """Hold the study's driver lock; the operating system frees it when the process dies.
+
+    A study on a database server has a second lock there, because its folder may be on several machines.
+
+    Raises
+    ------
+    StudyError
+        Another driver holds it (the message names its host and process), or the folder cannot be written.
+    """
+    holder = folder.path / "driver.json"
+    lock = FileLock(folder.path / "driver.lock", timeout=0)
+    try:
+        with explain_unwritable(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+    except Timeout as error:
+        who = _read_holder(holder)
+        raise StudyError(f"{folder.path}: another search is writing to this study ({who}); stop it first") from error
+    try:
+        with lock_on_server(folder.storage, folder.name), explain_write_errors(folder.path):
+            write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%F %T}"})
+            yield
+    finally:
+        with suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
+        _remove_if_empty(folder.path)
+
+
+def _remove_if_empty(path: Path) -> None:
+    """Take away the folder of a study that never came to be: an error came first, and the lock is all it holds."""
+    with suppress(OSError):
+        if [entry.name for entry in path.iterdir()] == ["driver.lock"]:
+            (path / "driver.lock").unlink()
+        path.rmdir()
+
+
+def _read_holder(holder: Path) -> str:
+    try:
+        values = json.loads(holder.read_text())
+        return f"host {values['host']}, pid {values['pid']}, since {values['since']}"
+    except (OSError, ValueError, KeyError):
+        return "host and pid unknown"

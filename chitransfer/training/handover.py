@@ -1,0 +1,73 @@
+"""From Stage 1 to full Stage 2: what the checkpoint fixes, and what the configuration may still choose.
+
+Called by `training.finetune`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chitransfer.config import Config, override_config
+from chitransfer.model.checkpoint import Pretrained
+from chitransfer.model.network import NetworkShape, TransferNetwork
+from chitransfer.training.settings import network_shape
+
+# Configuration keys of `model` by the name of the shape's attribute.
+FIXED_BY_STAGE1 = {
+    "hidden_dims": "encoder_hidden_dims",
+    "latent_dim": "encoder_latent_dim",
+    "use_batchnorm": "use_batchnorm",
+    "chi_head_hidden_dim": "chi_head_hidden_dim",
+}
+FREE_IN_STAGE2 = ("encoder_dropout", "chi_head_dropout", "solubility_head_dropout", "solubility_head_hidden_dim")
+
+
+def hand_over(stage1: Pretrained, config: Config) -> tuple[Pretrained, Config, list[str]]:
+    """Make the checkpoint and the configuration of Stage 2 agree.
+
+    Dropouts and the solubility head, which Stage 1 does not train, are the configuration's. All other sizes and T_ref
+    are the checkpoint's.
+
+    Returns
+    -------
+    tuple
+        The checkpoint with networks of the dropouts and the solubility head asked for, the configuration as it
+        is used, and a sentence for every difference there was.
+    """
+    shape = stage1.networks[0].shape
+    wanted = network_shape(config, shape.n_features)
+    notes, used = [], {}
+    for name, key in FIXED_BY_STAGE1.items():
+        own, asked = getattr(shape, name), getattr(wanted, name)
+        used[f"model.{key}"] = list(own) if isinstance(own, tuple) else own
+        if own != asked:
+            notes.append(_describe(f"model.{key}", own, asked))
+    used["T_ref_K"] = stage1.scales.T_ref
+    if stage1.scales.T_ref != config.T_ref_K:
+        notes.append(_describe("T_ref_K", stage1.scales.T_ref, config.T_ref_K))
+    free = {name: getattr(wanted, name) for name in FREE_IN_STAGE2}
+    notes += [
+        f"model.{name}: {value}, as configured; Stage 1 was trained with {getattr(shape, name)}"
+        for name, value in free.items()
+        if value != getattr(shape, name)
+    ]
+    networks = [_with_shape(network, replace(shape, **free)) for network in stage1.networks]
+    return replace(stage1, networks=networks), override_config(config, used), notes
+
+
+def _describe(key: str, own: object, asked: object) -> str:
+    return f"{key}: {_spell(own)}, as Stage 1 was trained, not {_spell(asked)} as configured"
+
+
+def _spell(value: object) -> str:
+    return "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _with_shape(network: TransferNetwork, shape: NetworkShape) -> TransferNetwork:
+    """What Stage 1 trained, in a network of that shape."""
+    if network.shape == shape:
+        return network
+    changed = TransferNetwork(shape)
+    changed.encoder.load_state_dict(network.encoder.state_dict())
+    changed.heads.chi.load_state_dict(network.heads.chi.state_dict())
+    return changed.eval()
