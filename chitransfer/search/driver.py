@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -106,12 +106,13 @@ class SearchDriver:
         Raises
         ------
         StudyError
-            `search.max_consecutive_failures` trials failed in a row.
+            `search.max_consecutive_failures` trials failed in a row, or all trials are over and none is complete.
         """
         while True:
             while len(self._active) < self.workers.capacity and self._start_next():
                 pass
             if not self._active:
+                self._refuse_failures_alone()
                 return "finished"
             for future in self.workers.wait(list(self._active), POLL_SECONDS):
                 self._receive(self._active.pop(future), future)
@@ -285,11 +286,24 @@ class SearchDriver:
         self.watcher.trial_ended(self.study.get_trials(deepcopy=False)[trial.number])
         self._failures.append(reason)
         if len(self._failures) >= self.config.search.max_consecutive_failures:
-            common, count = Counter(self._failures).most_common(1)[0]
-            raise StudyError(
-                f"{len(self._failures)} trials in a row failed; the search stops. {count} of them: {common}\n"
-                f"The whole story is in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. Where "
-                "memory, a device or a disk was short, mend that (search.halve_batch_when_out_of_memory=true takes "
-                f"smaller batches) and resume with: {self.folder.resume_command}\n"
-                "Other settings, such as a lower search.space.lr_pretrain or training.precision=fp32, need a new study"
+            raise self._explain_failures(
+                f"{len(self._failures)} trials in a row failed; the search stops.", self._failures
             )
+
+    def _refuse_failures_alone(self) -> None:
+        trials = self.study.get_trials(deepcopy=False)
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        if failed and not any(trial.state == TrialState.COMPLETE for trial in trials):
+            reasons = [str(trial.user_attrs.get("failure_reason", "no reason is on record")) for trial in failed]
+            raise self._explain_failures(f"no trial is complete, {len(failed)} failed.", reasons)
+
+    def _explain_failures(self, said: str, reasons: Sequence[str]) -> StudyError:
+        """The common reason of several failures, where to read more, and how to go on."""
+        common, count = Counter(reasons).most_common(1)[0]
+        return StudyError(
+            f"{said} {count} of them: {common}\n"
+            f"The whole story is in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. Where "
+            "memory, a device or a disk was short, mend that (search.halve_batch_when_out_of_memory=true takes smaller "
+            f"batches) and resume with: {self.folder.resume_command}\n"
+            "Other settings, such as a lower search.space.lr_pretrain or training.precision=fp32, need a new study"
+        )

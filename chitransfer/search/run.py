@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import ChitransferError, StudyError
+from chitransfer.errors import ChitransferError, StudyError, describe_os_error
 from chitransfer.files import make_new_folder, write_atomically
 from chitransfer.provenance import write_provenance
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
@@ -83,12 +83,8 @@ def run_search(
         Configuration, data or study cannot be used; nothing already computed is lost.
     """
     folder = resume or _new_folder(config)
-    with drive_alone(folder), log_to(folder.log):
-        try:
-            return _search(config, console, folder, resume is not None, allow_extended_space, draw)
-        except ChitransferError as error:
-            logger.error("%s", error)
-            raise
+    with log_to(folder.log), drive_alone(folder):
+        return _search(config, console, folder, resume is not None, allow_extended_space, draw)
 
 
 def _new_folder(config: Config) -> StudyFolder:
@@ -247,7 +243,7 @@ def listen_for_stop() -> Iterator[_Stop]:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Write the program's log to a file, for as long as the context lasts."""
+    """Write the program's log to a file, for as long as the context lasts; what ends it by an error is said there."""
     with explain_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
@@ -257,6 +253,17 @@ def log_to(path: Path) -> Iterator[None]:
     optuna.logging.disable_default_handler()
     try:
         yield
+    except ChitransferError as error:
+        logger.error("%s", error)
+        raise
+    except OSError as error:
+        logger.error("%s", describe_os_error(error))
+        raise
+    except Exception:
+        logger.exception("the program has an error")
+        raise
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        # On a full disk the last lines cannot be written; that must not hide why the search ended.
+        with suppress(OSError):
+            handler.close()

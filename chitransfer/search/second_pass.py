@@ -195,7 +195,7 @@ def run_second_pass(
     own = StudyFolder(folder.path / f"second_pass_{number:04d}")
     console.print(f"second pass on trial {number} of {folder.name}: {own.path}", markup=False, highlight=False)
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in encoders]}
-    with drive_alone(own), log_to(own.log):
+    with log_to(own.log), drive_alone(own):
         pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
         is_new = not own.database.is_file()
         write_atomically(own.config, dump_config(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import re
 import subprocess
 import threading
 import time
@@ -220,6 +221,19 @@ def test_results_that_cannot_be_written_are_named(small: dict[str, object], make
         make_search({**small, "paths.results_dir": "/proc/chitransfer"})
 
 
+def test_an_error_of_the_program_is_in_the_log_with_its_traceback(
+    small: dict[str, object], make_search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(run: Stage1Run, epoch: int) -> None:
+        raise IndexError("a bug")
+
+    monkeypatch.setattr(Stage1Run, "train_to", bug)
+    with pytest.raises(IndexError):
+        make_search(small)
+    (log,) = Path(str(small["paths.results_dir"])).rglob("search_*.log")
+    assert re.search(r" ERROR the program has an error\nTraceback(.|\n)*IndexError: a bug", log.read_text("utf-8"))
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
 def test_a_disk_that_fails_in_the_middle_stops_the_search_and_loses_nothing(
     code: int, small: dict[str, object], make_search: Search, monkeypatch: pytest.MonkeyPatch
@@ -235,6 +249,8 @@ def test_a_disk_that_fails_in_the_middle_stops_the_search_and_loses_nothing(
         patch.setattr(chitransfer.files, "replace_atomically", fail_for_trial_1)
         with pytest.raises(StudyError, match=r"0001.*(make room|writable) and resume"):
             make_search(small)
+    (log,) = Path(str(small["paths.results_dir"])).rglob("search_*.log")
+    assert re.search(r" ERROR .*0001.*injected", log.read_text(encoding="utf-8"))
     from chitransfer.search.study import locate_study
 
     (database,) = Path(str(small["paths.results_dir"])).rglob("study.db")

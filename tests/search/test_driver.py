@@ -97,6 +97,12 @@ class TestFailures:
         assert len(search.study.trials) == 4
         assert [r.levelname for r in caplog.records if "trial 0" in r.getMessage()] == ["ERROR"]
 
+    def test_a_search_that_ends_with_failures_alone_is_no_success(self, made_up_search: Callable[..., Any]) -> None:
+        search = made_up_search(search__n_trials=3, search__max_consecutive_failures=5)
+        search.workers.failure = lambda task: "a loss became NaN"
+        with pytest.raises(StudyError, match=r"no trial is complete, 3 failed. 3 of them: a loss became NaN"):
+            search.drive()
+
     def test_a_success_in_between_resets_the_count(self, made_up_search: Callable[..., Any]) -> None:
         search = made_up_search(search__n_trials=9, search__max_consecutive_failures=3)
         search.workers.failure = lambda task: "bad luck" if task.number % 3 else ""
