@@ -151,8 +151,9 @@ def write_predictions(
 ) -> tuple[int, int]:
     """Write the table with its predictions beside it, atomically; the numbers of rows and of rows with a problem.
 
-    A name in ``.gz`` is compressed. Every column of the input comes first, as it was. A prediction whose name is taken
-    already gets ``_predicted`` appended.
+    A name in ``.gz`` is compressed. Every column of the input comes first, as it was. Of the predictions a column whose
+    name is taken already gets ``_predicted`` appended: beside a column ``solvent``, ``solvent_predicted`` is the solvent
+    that they are for.
     """
     counts = [0, 0]
 
@@ -163,7 +164,7 @@ def write_predictions(
             taken = {name.lower() for name in reader.header}
             header_written = False
             for rows, frame in predictions:
-                frame = frame.drop(columns=["SMILES", "solvent"] if reader.solvent is not None else ["SMILES"])
+                frame = frame.drop(columns="SMILES")
                 if not header_written:
                     own = [f"{name}_predicted" if name.lower() in taken else name for name in frame.columns]
                     writer.writerow([*reader.header, *own])

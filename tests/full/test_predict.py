@@ -158,6 +158,20 @@ def test_tables_come_back_row_by_row(predictor: Predictor, tmp_path: Path) -> No
         assert frame["p_soluble"][k] == alone["p_soluble"][0]
 
 
+def test_the_output_names_the_solvent_and_temperature_that_flags_set(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("SMILES,solvent,temp\n*CCO*,O,310\n*CC(*)CO,,\n")
+    reader = TableReader.open(path)
+    write_predictions(reader, predict_table(predictor, reader, temperatures=[350.0], solvent="OCC", n_jobs=1), output)
+    frame = pd.read_csv(output, keep_default_na=False)
+    assert frame[["solvent", "temp"]].astype(str).values.tolist() == [["O", "310"], ["", ""]]
+    assert frame["solvent_predicted"].tolist() == ["CCO", "CCO"]
+    assert frame["temperature_K"].tolist() == [350.0, 350.0]
+    assert frame["chi"][0] == predictor.predict("*CCO*", temperature=350.0, solvent="CCO")["chi"][0]
+    predict_file(predictor, path, output)
+    assert pd.read_csv(output)["solvent_predicted"].tolist() == ["O", "O"]
+
+
 def test_crooked_tables_do_not_stop_the_run(predictor: Predictor, tmp_path: Path) -> None:
     path, output = tmp_path / "in.csv", tmp_path / "out.csv"
     path.write_text("SMILES,temp,note\n*CCO*,25,a\n*CCO*,310,b,c\n\n*CCO*,x,d\n*CCO*,320,e\n")
