@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,21 @@ def test_unusable_tables_say_why(predictor: Predictor, tmp_path: Path, content: 
     with pytest.raises(DataError, match=message):
         predict_file(predictor, path, output)
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "flags"), [("Temperature (K)", {"temperatures": [350.0]}), ("solvent_smiles", {"solvent": "CCO"})]
+)
+def test_misnamed_columns_are_refused_unless_a_flag_settles_them(
+    predictor: Predictor, tmp_path: Path, column: str, flags: dict[str, Any]
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text(f"SMILES,{column}\n*CCO*,350\n")
+    neither: dict[str, Any] = {"temperatures": None, "solvent": None}
+    with pytest.raises(DataError, match=re.escape(f"{path}, line 1: there is no column") + f".*{re.escape(column)}"):
+        next(predict_table(predictor, TableReader.open(path), n_jobs=1, **neither))
+    _, frame = next(predict_table(predictor, TableReader.open(path), n_jobs=1, **neither | flags))
+    assert frame["problem"].tolist() == [""]
 
 
 def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
