@@ -13,7 +13,7 @@ from PIL import Image
 from chitransfer.errors import DataError
 from chitransfer.predict import Predictor
 from chitransfer.predict_table import TableReader, predict_table
-from chitransfer.screen import Conditions, Screening, picture_legend, screen_candidates
+from chitransfer.screen import Conditions, Screening, picture_legend, screen_candidates, write_screening
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -101,6 +101,13 @@ def test_command_writes_table_and_picture(
     )
     assert code == 2
     assert "'beauty'" in err
+
+
+def test_numbers_of_the_candidates_pass_through(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "best.csv"
+    path.write_text("SMILES,logP\n*CCO*,-1.3\n")
+    write_screening(screen(predictor, path, Conditions()), output, None)
+    assert pd.read_csv(output)["logP"].tolist() == [-1.3]
 
 
 def test_a_misnamed_column_is_refused_with_file_and_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
