@@ -261,11 +261,13 @@ def calibrate_solubility(
     Parameters
     ----------
     positive
-        (n_rows,) bool; where the rows learned from are of one class there is no calibration, and the threshold is 0.5.
+        (n_rows,) bool. Where the rows learned from are of one class, or always in one fold (members that left it out
+        have seen no label), there is no calibration, and the threshold is 0.5.
     """
     own = logits.learned
     positive = positive[own]
-    if positive.all() or not positive.any():
+    fold = logits.fold[:, own]
+    if positive.all() or not positive.any() or (fold == fold[:, :1]).all():
         return None, 0.5
     logit = logits.left_out()[own]
     calibration = fit_probability(logit, positive, logits.polymer[own], seed)

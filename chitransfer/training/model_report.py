@@ -53,7 +53,7 @@ def write_model_report(
         frame = solubility_frame(dataset.solubility, model, logits)
         write_csv(folder.path / SOLUBILITY_FILE, frame)
         metrics["solubility"] = solubility_report(frame, dataset.solubility.polymer)
-        said += _describe_solubility(metrics["solubility"])
+        said += _describe_solubility(metrics["solubility"], model.probability is not None)
     write_json(folder.metrics, metrics)
     return said
 
@@ -229,14 +229,21 @@ def _describe_chi(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _describe_solubility(report: dict[str, Any]) -> list[str]:
+def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[str]:
     scores = report["validation"]
     if not scores["n_rows"]:
         return [
             f"warning: solubility: all {report['test']['n_rows']} rows are of test polymers; the model has learned "
             f"no solubility and gives no P(soluble); {ALL_KEPT}"
         ]
-    return [
+    lines = [
         f"solubility on polymers left out: F1 {scores['f1']:.3f}, recall {scores['recall']:.3f}, "
         f"precision {scores['precision']:.3f}, AUC {scores['auc']:.3f}, Brier {scores['brier']:.3f}"
     ]
+    if not is_calibrated:
+        lines.append(
+            f"warning: the {scores['n_rows']} solubility rows learned from are of one class, or of "
+            "polymers in one fold; a probability cannot be calibrated on polymers left out, so the model gives no "
+            "P(soluble). Add soluble and insoluble polymers"
+        )
+    return lines

@@ -164,6 +164,22 @@ def test_a_table_of_test_polymers_alone_ends_in_a_report_that_says_so(
     assert Predictor.load(run.best_model).predict("*CCO*")["problem"].tolist() == [""]
 
 
+def test_one_labelled_polymer_is_reported_without_a_calibrated_probability(trained: Any, tmp_path: Path) -> None:
+    kept = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt").test_polymers
+
+    def choose(frame: pd.DataFrame) -> pd.DataFrame:
+        one = next(smiles for smiles in frame["SMILES"] if polymer_identity(smiles) not in kept)
+        return frame[frame["SMILES"] == one].assign(soluble=[0, 1])
+
+    run, said = finetune_on(trained, tmp_path, "solubility_csv", choose)
+    assert "no P(soluble)" in said
+    assert TrainedModel.load(run.best_model).probability is None
+    frame = pd.read_csv(run.path / "predictions_solubility.csv")
+    assert frame["p_cv"].between(0, 1, inclusive="neither").all()
+    metrics = json.loads(run.metrics.read_text())["solubility"]
+    assert metrics["validation"]["brier"] == pytest.approx(brier_score_loss(frame["positive"], frame["p_cv"]))
+
+
 def test_config_file_of_the_project_is_valid(project_root: Path) -> None:
     config = load_config(project_root / "configs" / "config.yaml")
     assert config.training.num_epochs_finetune == 200
