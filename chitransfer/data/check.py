@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import sparse
 
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
+from chitransfer.chemistry.similarity import tanimoto
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
 from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, SHOWN_ROWS, Table
 
@@ -364,16 +365,11 @@ def nearest_similarity(queries: sparse.csr_array, known: sparse.csr_array, chunk
     Returns
     -------
     numpy.ndarray
-        (n_queries,) in [0, 1]: |a∧b| / |a∨b|, 1 for two empty fingerprints.
+        (n_queries,) in 0 … 1.
     """
     best = np.zeros(queries.shape[0])
-    own = queries.sum(axis=1)
     for start in range(0, known.shape[0], chunk):
-        part = known[start : start + chunk]
-        common = (queries @ part.T).toarray()  # (n_queries, chunk)
-        either = own[:, None] + part.sum(axis=1)[None, :] - common
-        similarity = np.divide(common, either, out=np.ones_like(common), where=either > 0)
-        best = np.maximum(best, similarity.max(axis=1))
+        best = np.maximum(best, tanimoto(queries, known[start : start + chunk]).max(axis=1))
     return best
 
 
