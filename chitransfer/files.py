@@ -35,7 +35,8 @@ def dump_json(values: object) -> str:
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as CSV without its index; floats keep every digit needed to read them back unchanged.
 
-    Text that a spreadsheet would take for a formula gets a leading apostrophe; a name in ``.gz`` is compressed.
+    Text that a spreadsheet would take for a formula, and that is no number, gets a leading apostrophe; a name in
+    ``.gz`` is compressed.
     """
     texts = frame.select_dtypes(include=["object", "string"]).columns
     text = frame.assign(**{column: frame[column].map(_as_cell) for column in texts}).to_csv(index=False)
@@ -137,7 +138,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _as_cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(value)
+    return f"'{value}" if is_formula else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _as_bytes(content: bytes | str) -> bytes:

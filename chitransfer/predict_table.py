@@ -18,7 +18,13 @@ from typing import TextIO
 import numpy as np
 import pandas as pd
 
-from chitransfer.data.csv_text import PAIR_COLUMNS, describe_csv_error, explain_read_errors, find_columns
+from chitransfer.data.csv_text import (
+    PAIR_COLUMNS,
+    describe_csv_error,
+    explain_read_errors,
+    find_columns,
+    refuse_misnamed,
+)
 from chitransfer.data.tables import COLDEST_K, HOTTEST_K, WATER
 from chitransfer.errors import DataError
 from chitransfer.files import replace_atomically
@@ -95,7 +101,17 @@ def predict_table(
         Kelvin, for every row; ``None`` takes the column ``temp`` where there is one, else the reference temperature.
     solvent
         For every row; ``None`` takes the column ``solvent`` where there is one, else water.
+
+    Raises
+    ------
+    DataError
+        A temperature lies outside 150 … 1000 K, or a column of another name seems to hold a temperature or solvent that
+        neither is given here nor stands in ``temp`` or ``solvent``.
     """
+    given = {"temp": temperatures, "solvent": solvent}
+    columns = {"temp": reader.temperature, "solvent": reader.solvent}
+    settled = [name for name in columns if given[name] is not None or columns[name] is not None]
+    refuse_misnamed(reader.header, settled, str(reader.path))
     chosen = None if temperatures is None else check_temperatures(temperatures)
     names = ["chi"] if chosen is None or len(chosen) == 1 else [f"chi_{value:g}K" for value in chosen]
     total = reader.count_rows() if progress is not None else 0
@@ -152,7 +168,7 @@ def write_predictions(
     """Write the table with its predictions beside it, atomically; the numbers of rows and of rows with a problem.
 
     A name in ``.gz`` is compressed. Every column of the input comes first, as it was. A prediction whose name is taken
-    already gets ``_predicted`` appended.
+    already gets ``_predicted`` appended: beside a column ``solvent``, ``solvent_predicted`` is what they are for.
     """
     counts = [0, 0]
 
@@ -163,7 +179,7 @@ def write_predictions(
             taken = {name.lower() for name in reader.header}
             header_written = False
             for rows, frame in predictions:
-                frame = frame.drop(columns=["SMILES", "solvent"] if reader.solvent is not None else ["SMILES"])
+                frame = frame.drop(columns="SMILES")
                 if not header_written:
                     own = [f"{name}_predicted" if name.lower() in taken else name for name in frame.columns]
                     writer.writerow([*reader.header, *own])

@@ -108,14 +108,20 @@ def test_floats_come_back_from_csv_to_the_last_digit(tmp_path: Path, rng: np.ran
 
 
 def test_no_cell_is_a_formula_and_the_frame_is_not_changed(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"SMILES": ["=HYPERLINK(1)", "*CC*", "@x", "-1", "+1"], "chi": [-1.0, 2.0, 3.0, 4.0, 5.0]})
+    frame = pd.DataFrame({"SMILES": ["=HYPERLINK(1)", "*CC*", "@x", "-x", "+1+1"], "chi": [-1.0, 2.0, 3.0, 4.0, 5.0]})
     before = frame.copy(deep=True)
     write_csv(tmp_path / "t.csv", frame)
     with (tmp_path / "t.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["SMILES"] for row in rows] == ["'=HYPERLINK(1)", "*CC*", "'@x", "'-1", "'+1"]
+    assert [row["SMILES"] for row in rows] == ["'=HYPERLINK(1)", "*CC*", "'@x", "'-x", "'+1+1"]
     assert float(rows[0]["chi"]) == -1.0
     pd.testing.assert_frame_equal(frame, before)
+
+
+@pytest.mark.parametrize("number", ["-1.3", "+4", "-.5", "-1e-3", "-inf"])
+def test_numbers_that_came_as_text_stay_as_they_are(tmp_path: Path, number: str) -> None:
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"logP": [number, "-a"]}))
+    assert (tmp_path / "t.csv").read_text() == f"logP\n{number}\n'-a\n"
 
 
 def test_no_folder_is_opened_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

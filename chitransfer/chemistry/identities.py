@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import rdkit
 from joblib import Parallel, delayed
 
 from chitransfer.chemistry.polymers import PolymerError, polymer_identity
@@ -46,14 +47,16 @@ def identify_polymers(
     smiles
         Repeat units as written, (n,); repeats cost nothing.
     cache_folder
-        Where results are remembered under the hash of the distinct SMILES; ``None`` remembers nothing.
+        Where results are remembered under the hash of the distinct SMILES and RDKit's version, whose canonical SMILES
+        they are; ``None`` remembers nothing.
     n_jobs
         Processes for more than `CHUNK` distinct structures.
     progress
         Called with (done, total) distinct structures.
     """
     distinct = sorted(set(smiles))
-    fingerprint = hashlib.sha256(f"{IDENTITY_VERSION}\n".encode() + "\n".join(distinct).encode()).hexdigest()
+    parts = [str(IDENTITY_VERSION), f"rdkit {rdkit.__version__}", *distinct]
+    fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     path = None if cache_folder is None else cache_folder / f"identities-{fingerprint[:32]}.json.z"
     known = None if path is None else _load(path, len(distinct))
     if known is None:

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import sparse
 
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
+from chitransfer.chemistry.similarity import tanimoto
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
 from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, SHOWN_ROWS, Table
 
@@ -46,7 +47,7 @@ class TableFacts:
     value_range, temperature_range
         Smallest, median and largest; K. ``None`` where the table has no such column.
     largest_share
-        Share of the rows that one polymer holds, and that polymer.
+        Share of the rows that one polymer holds, and that polymer; ``None`` where no row is left.
     """
 
     kind: str
@@ -60,7 +61,7 @@ class TableFacts:
     n_repeats: int
     value_range: tuple[float, float, float] | None
     temperature_range: tuple[float, float, float] | None
-    largest_share: tuple[float, str]
+    largest_share: tuple[float, str] | None
 
 
 @dataclass(frozen=True)
@@ -209,14 +210,15 @@ def check_tables(
         for first, second in (("stage1", "chi"), ("stage1", "solubility"), ("chi", "solubility"))
         if first in polymers and second in polymers
     }
-    measured = [table for table in (chi, solubility) if table is not None]
+    # Labels that all contradict each other leave a table without rows.
+    measured = [table for table in (chi, solubility) if table is not None and len(table)]
     report = CheckReport(
         tables=facts,
         shared_polymers=shared,
         stage1_temperatures=_temperature_facts(stage1.rows),
         chi_temperatures=None if chi is None else _temperature_facts(chi.rows),
         noise=None if chi is None else _noise_facts(chi.rows),
-        soluble_share=None if solubility is None else float(solubility.rows["soluble"].mean()),
+        soluble_share=float(solubility.rows["soluble"].mean()) if solubility is not None and len(solubility) else None,
         contradictions=_contradictions(chi, solubility),
         coverage=_coverage(stage1, measured, cache_folder, n_jobs, progress),
         agreement=None if chi is None else _agreement(stage1.rows, chi.rows),
@@ -247,7 +249,7 @@ def _table_facts(table: Table) -> TableFacts:
         n_repeats=int(rows[~exact].duplicated(keys).sum()),
         value_range=None if value == "soluble" else _range(rows["chi"]),
         temperature_range=None if value == "soluble" else _range(rows["temp"]),
-        largest_share=(float(counts.iloc[0] / len(rows)), str(counts.index[0])),
+        largest_share=(float(counts.iloc[0] / len(rows)), str(counts.index[0])) if len(rows) else None,
     )
 
 
@@ -363,16 +365,11 @@ def nearest_similarity(queries: sparse.csr_array, known: sparse.csr_array, chunk
     Returns
     -------
     numpy.ndarray
-        (n_queries,) in [0, 1]: |a∧b| / |a∨b|, 1 for two empty fingerprints.
+        (n_queries,) in 0 … 1.
     """
     best = np.zeros(queries.shape[0])
-    own = queries.sum(axis=1)
     for start in range(0, known.shape[0], chunk):
-        part = known[start : start + chunk]
-        common = (queries @ part.T).toarray()  # (n_queries, chunk)
-        either = own[:, None] + part.sum(axis=1)[None, :] - common
-        similarity = np.divide(common, either, out=np.ones_like(common), where=either > 0)
-        best = np.maximum(best, similarity.max(axis=1))
+        best = np.maximum(best, tanimoto(queries, known[start : start + chunk]).max(axis=1))
     return best
 
 

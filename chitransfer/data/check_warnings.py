@@ -50,13 +50,13 @@ def _about_table(facts: TableFacts, n_folds: int) -> Iterator[str]:
             f"{name}: only {facts.n_polymers} polymers. Pretraining has little to teach; `chitransfer data build` "
             "makes thousands in minutes."
         )
-    if facts.kind != "stage1" and facts.n_polymers < FEW_PER_FOLD * n_folds:
+    if facts.kind != "stage1" and 0 < facts.n_polymers < FEW_PER_FOLD * n_folds:
         yield (
             f"{name}: {facts.n_polymers} polymers in {n_folds} folds leave fewer than {FEW_PER_FOLD} to score per "
             "fold; scores will jump with the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats "
             "(cv.n_cv_repeats)."
         )
-    share, polymer = facts.largest_share
+    share, polymer = facts.largest_share or (0.0, "")
     if share > DOMINANT_SHARE and facts.n_polymers > 1:
         yield f"{name}: {share:.0%} of the rows are one polymer, {polymer}; its fold decides the score."
     if facts.n_duplicates:
@@ -143,9 +143,14 @@ def _about_coverage(coverage: CoverageFacts) -> Iterator[str]:
 
 def _about_labels(report: CheckReport) -> Iterator[str]:
     share = report.soluble_share
-    if share is None:
+    n_rows = next((facts.n_rows for facts in report.tables if facts.kind == "solubility"), None)
+    if n_rows == 0:
+        yield (
+            "Solubility: no label is left, because every one is contradicted by another of its polymer and solvent. "
+            "Correct them, or set paths.solubility_csv to null to search on chi alone."
+        )
+    if share is None or n_rows is None:
         return
-    n_rows = next(facts.n_rows for facts in report.tables if facts.kind == "solubility")
     smaller = min(share, 1 - share)
     if share > LOPSIDED_SHARE:
         yield (

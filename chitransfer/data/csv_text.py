@@ -10,7 +10,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -148,13 +148,13 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
     return positions
 
 
-def refuse_misnamed(header: list[str], positions: Mapping[str, int], name: str) -> None:
+def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> None:
     """Make sure that no column seems to be meant by an optional one that is missing.
 
     Parameters
     ----------
-    header, positions
-        The header's cells, and where `find_columns` found columns among them.
+    header, settled
+        The header's cells; the columns that `find_columns` found among them, or that are not needed.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def refuse_misnamed(header: list[str], positions: Mapping[str, int], name: str) 
         There is such a column: its values would be ignored, and the defaults (298.15 K, water) taken instead.
     """
     for column, pattern in _MEANT.items():
-        for cell in header if column not in positions else []:
+        for cell in header if column not in settled else []:
             if pattern.fullmatch(cell.lower()):
                 what = "kelvin" if column == "temp" else "SMILES of solvents"
                 raise DataError(

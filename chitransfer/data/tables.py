@@ -151,7 +151,7 @@ def _read(
     header, records = parse_csv(content, name)
     positions = find_columns(header, [Column("SMILES", True), *columns, Column("solvent", False)], name)
     # Labels have no temperature, so a column of one is no mistake beside them.
-    refuse_misnamed(header, positions if kind != "solubility" else {**positions, "temp": -1}, name)
+    refuse_misnamed(header, {*positions, "temp"} if kind == "solubility" else positions, name)
     smiles = [record[positions["SMILES"]].strip() for _, record in records]
     identities = identify_polymers(smiles, cache_folder=cache_folder, n_jobs=n_jobs, progress=progress)
     kept: list[tuple[object, ...]] = []

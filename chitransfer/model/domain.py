@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from chitransfer.chemistry.similarity import tanimoto
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -35,7 +37,7 @@ class Neighbours:
     def fit(cls, polymers: Sequence[str], fingerprints: np.ndarray, folds: np.ndarray) -> Neighbours:
         """From training polymers' counts or bits (n, n_bits) and their cross-validation folds (n_repeats, n)."""
         bits = fingerprints > 0
-        similarity = _tanimoto(bits, bits)
+        similarity = tanimoto(bits, bits)
         reached = []
         for repeat in folds:
             apart = repeat[:, None] != repeat[None, :]
@@ -49,7 +51,7 @@ class Neighbours:
     def nearest(self, fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The nearest training polymer's index (n,) and its Tanimoto similarity (n,) for counts or bits (n, n_bits)."""
         known = np.unpackbits(self.packed, axis=1, count=fingerprints.shape[1]).astype(bool)
-        similarity = _tanimoto(fingerprints > 0, known)
+        similarity = tanimoto(fingerprints > 0, known)
         index = similarity.argmax(axis=1)
         return index, similarity[np.arange(len(index)), index]
 
@@ -123,12 +125,3 @@ class ApplicabilityDomain:
             coldest=float(values["coldest"]),
             hottest=float(values["hottest"]),
         )
-
-
-def _tanimoto(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Similarities (n_left, n_right) of bit vectors; counts below 2²⁴ are exact in float32."""
-    a, b = left.astype(np.float32), right.astype(np.float32)
-    shared = a @ b.T
-    union = a.sum(1)[:, None] + b.sum(1)[None, :] - shared
-    similarity: np.ndarray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0).astype(np.float64)
-    return similarity

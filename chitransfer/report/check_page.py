@@ -154,10 +154,11 @@ def _draw_agreement(axes: Axes, report: CheckReport) -> None:
 
 def _draw_labels(axes: Axes, report: CheckReport) -> None:
     axes.set_title("Solubility labels")
-    if report.soluble_share is None:
-        axes.text(0.5, 0.5, "no solubility table", ha="center", transform=axes.transAxes)
+    n_rows = next((facts.n_rows for facts in report.tables if facts.kind == "solubility"), None)
+    if report.soluble_share is None or n_rows is None:
+        missing = "no solubility table" if n_rows is None else "no label that is not contradicted"
+        axes.text(0.5, 0.5, missing, ha="center", transform=axes.transAxes)
         return
-    n_rows = next(facts.n_rows for facts in report.tables if facts.kind == "solubility")
     counts = [round(report.soluble_share * n_rows), round((1 - report.soluble_share) * n_rows)]
     axes.bar(["soluble", "insoluble"], counts, color=[COLOURS["chi"], COLOURS["solubility"]])
     for place, count in enumerate(counts):

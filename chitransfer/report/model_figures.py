@@ -94,7 +94,7 @@ def draw_pretraining(folder: Path) -> None:
 
 
 def draw_model(folder: Path) -> None:
-    """Every figure of a Stage 2 folder, from its tables, into its ``figures/``."""
+    """Every figure of a Stage 2 folder that its tables have rows for, into its ``figures/``."""
     figures = folder / "figures"
     if (folder / CHI_FILE).is_file():
         chi = pd.read_csv(folder / CHI_FILE)
@@ -104,13 +104,17 @@ def draw_model(folder: Path) -> None:
     if (folder / SOLUBILITY_FILE).is_file():
         solubility = pd.read_csv(folder / SOLUBILITY_FILE)
         left_out = solubility[solubility["split"] == CROSS_VALIDATION]
-        positive = left_out["positive"].to_numpy() == 1
-        probability, called = left_out["p_cv"].to_numpy(), left_out["called_positive"].to_numpy() == 1
-        label = json.loads((folder / "metrics.json").read_text())["positive_label"]
-        name = "soluble" if label == 1 else "insoluble"
-        save_figure(_draw_ranking(positive, probability, name), figures / "roc_and_precision_recall.png")
-        save_figure(_draw_confusion(positive, called, name), figures / "confusion_matrix.png")
-        save_figure(_draw_reliability(reliability_series(positive, probability), name), figures / "reliability.png")
+        if len(left_out):
+            label = json.loads((folder / "metrics.json").read_text())["positive_label"]
+            _draw_solubility(left_out, "soluble" if label == 1 else "insoluble", figures)
+
+
+def _draw_solubility(left_out: pd.DataFrame, name: str, figures: Path) -> None:
+    positive = left_out["positive"].to_numpy() == 1
+    probability, called = left_out["p_cv"].to_numpy(), left_out["called_positive"].to_numpy() == 1
+    save_figure(_draw_ranking(positive, probability, name), figures / "roc_and_precision_recall.png")
+    save_figure(_draw_confusion(positive, called, name), figures / "confusion_matrix.png")
+    save_figure(_draw_reliability(reliability_series(positive, probability), name), figures / "reliability.png")
 
 
 def _draw_history(history: pd.DataFrame) -> Figure:

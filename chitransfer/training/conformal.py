@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from chitransfer.model.calibration import ChiInterval, ProbabilityCalibration
@@ -109,12 +110,16 @@ def fit_probability(
 
 
 def cross_fit_probability(logit: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Calibrated probabilities (n_rows,) of each fold's rows by a sigmoid fitted on the other folds."""
-    probability = np.full(len(logit), np.nan)
+    """Calibrated probabilities (n_rows,) of each fold's rows by a sigmoid fitted on the other folds.
+
+    Where the other folds have no rows, or rows of one class alone, the networks' own probability stands.
+    """
+    probability: np.ndarray = expit(logit)
     for scored in _folds_with_others(fold):
         others = positive[~scored]
-        a, b = _fit_platt(logit[~scored], others) if others.any() and not others.all() else (1.0, 0.0)
-        probability[scored] = 1.0 / (1.0 + np.exp(-(a * logit[scored] + b)))
+        if others.any() and not others.all():
+            a, b = _fit_platt(logit[~scored], others)
+            probability[scored] = expit(a * logit[scored] + b)
     return probability
 
 

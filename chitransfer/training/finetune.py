@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
@@ -151,8 +152,24 @@ def learnable_polymers(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.n
 
 
 def _are_kept(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
-    """Whether a polymer, or one that differs from it only in stereo, is kept for the test, (n_polymers,) bool."""
-    kept = {without_stereo(name) for name in test_polymers}
+    """Whether a polymer, or one that differs from it only in stereo, is kept for the test, (n_polymers,) bool.
+
+    Raises
+    ------
+    CheckpointError
+        RDKit reads a test polymer no longer.
+    """
+    known = set(test_polymers).intersection(dataset.polymers)
+    kept = {without_stereo(name) for name in known}
+    # What the tables have not may be named as another RDKit names it.
+    foreign = sorted(set(test_polymers) - known)
+    for name, found in zip(foreign, identify_polymers(foreign), strict=True):
+        if found.key is None:
+            raise CheckpointError(
+                f"the test polymer {name} of the Stage 1 checkpoint cannot be read ({found.reason}), so it cannot be "
+                "kept out of Stage 2; pretrain again"
+            )
+        kept.add(without_stereo(found.key))
     return np.array([without_stereo(name) in kept for name in dataset.polymers], dtype=bool)
 
 
@@ -248,11 +265,13 @@ def calibrate_solubility(
     Parameters
     ----------
     positive
-        (n_rows,) bool; where the rows learned from are of one class there is no calibration, and the threshold is 0.5.
+        (n_rows,) bool. Where the rows learned from are of one class, or always in one fold (members that left it out
+        have seen no label), there is no calibration, and the threshold is 0.5.
     """
     own = logits.learned
     positive = positive[own]
-    if positive.all() or not positive.any():
+    fold = logits.fold[:, own]
+    if positive.all() or not positive.any() or (fold == fold[:, :1]).all():
         return None, 0.5
     logit = logits.left_out()[own]
     calibration = fit_probability(logit, positive, logits.polymer[own], seed)

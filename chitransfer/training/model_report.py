@@ -28,6 +28,7 @@ from chitransfer.training.run_folder import RunFolder, chi_scores, describe_rows
 
 CHI_FILE, SOLUBILITY_FILE = "predictions_chi.csv", "predictions_solubility.csv"
 CROSS_VALIDATION, TEST = "cross-validation", "test"
+ALL_KEPT = "add measured polymers, or lower training.test_fraction and pretrain again"
 
 
 def write_model_report(
@@ -52,7 +53,7 @@ def write_model_report(
         frame = solubility_frame(dataset.solubility, model, logits)
         write_csv(folder.path / SOLUBILITY_FILE, frame)
         metrics["solubility"] = solubility_report(frame, dataset.solubility.polymer)
-        said += _describe_solubility(metrics["solubility"])
+        said += _describe_solubility(metrics["solubility"], model.probability is not None)
     write_json(folder.metrics, metrics)
     return said
 
@@ -200,11 +201,18 @@ def _solubility_scores(positive: np.ndarray, probability: np.ndarray, called: np
 
 
 def _describe_chi(report: dict[str, Any]) -> list[str]:
-    mean, pooled = report["validation_mean_of_repeats"], report["validation"]
-    lines = [
-        f"χ on polymers left out: MAE {mean['mae']:.3f}, R² {mean['r2']:.3f} (mean over repeats); "
-        f"MAE {pooled['mae']:.3f}, R² {pooled['r2']:.3f} (all members that left the polymer out)"
-    ]
+    lines = []
+    if report["validation"]["n_rows"]:
+        mean, pooled = report["validation_mean_of_repeats"], report["validation"]
+        lines.append(
+            f"χ on polymers left out: MAE {mean['mae']:.3f}, R² {mean['r2']:.3f} (mean over repeats); "
+            f"MAE {pooled['mae']:.3f}, R² {pooled['r2']:.3f} (all members that left the polymer out)"
+        )
+    else:
+        lines.append(
+            f"warning: χ: all {report['test']['n_rows']} rows are of test polymers; the model has learned from no "
+            f"measured χ, and its χ has no interval; {ALL_KEPT}"
+        )
     if "interval_validation" in report:
         inside, stated = report["interval_validation"], report["stated_coverage"]
         lines.append(
@@ -221,9 +229,21 @@ def _describe_chi(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _describe_solubility(report: dict[str, Any]) -> list[str]:
+def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[str]:
     scores = report["validation"]
-    return [
+    if not scores["n_rows"]:
+        return [
+            f"warning: solubility: all {report['test']['n_rows']} rows are of test polymers; the model has learned "
+            f"no solubility and gives no P(soluble); {ALL_KEPT}"
+        ]
+    lines = [
         f"solubility on polymers left out: F1 {scores['f1']:.3f}, recall {scores['recall']:.3f}, "
         f"precision {scores['precision']:.3f}, AUC {scores['auc']:.3f}, Brier {scores['brier']:.3f}"
     ]
+    if not is_calibrated:
+        lines.append(
+            f"warning: the {scores['n_rows']} solubility rows learned from are of one class, or of "
+            "polymers in one fold; a probability cannot be calibrated on polymers left out, so the model gives no "
+            "P(soluble). Add soluble and insoluble polymers"
+        )
+    return lines

@@ -14,7 +14,9 @@ import pytest
 import rdkit
 
 from chitransfer.chemistry import features as features_module
+from chitransfer.chemistry import identities as identities_module
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe, default_cache_folder, featurise_polymers
+from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.errors import DataError
 
@@ -104,6 +106,18 @@ def test_another_rdkit_is_computed_anew(tmp_path: Path, computed: list[str], mon
     monkeypatch.setattr(rdkit, "__version__", "2000.01.1")
     FeatureCache(tmp_path).polymer_features(SMILES, FeatureRecipe())
     assert len(computed) == len(SMILES)
+
+
+def test_another_rdkit_names_polymers_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def name_as(text: str) -> list[str | None]:
+        monkeypatch.setattr(identities_module, "polymer_identity", lambda smiles: text)
+        return [found.key for found in identify_polymers(SMILES[:3], cache_folder=tmp_path)]
+
+    monkeypatch.setattr(identities_module, "CHUNK", 2)
+    assert name_as("old") == ["old"] * 3
+    assert name_as("new") == ["old"] * 3
+    monkeypatch.setattr(rdkit, "__version__", "2000.01.1")
+    assert name_as("new") == ["new"] * 3
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(

@@ -143,6 +143,7 @@ def test_contradictions_within_and_between_tables_are_named(report):
 def test_similarity_is_tanimoto_against_rdkit():
     generator = np.random.default_rng(3)
     queries, known = generator.random((5, 64)) < 0.3, generator.random((11, 64)) < 0.3
+    queries[0] = known[0] = False
 
     def vector(bits: np.ndarray) -> DataStructs.ExplicitBitVect:
         made = DataStructs.ExplicitBitVect(64)
@@ -196,6 +197,20 @@ def test_one_stage2_table_is_enough(tmp_path):
         assert "Warnings" in describe_check(report)
         draw_check(report, tmp_path / f"{number}.png")
         assert (tmp_path / f"{number}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("with_chi", [True, False])
+def test_labels_that_all_contradict_each_other_are_told(tmp_path, with_chi):
+    stage1, chi, solubility = tables(tmp_path, solubility="SMILES,soluble\n*CCO*,1\n*OCC*,0\n*CC*,0\n*CC*,1\n")
+    report = check_tables(stage1, chi if with_chi else None, solubility)
+    facts = report.tables[-1]
+    assert (facts.n_rows, facts.n_rejected, facts.n_polymers, facts.largest_share) == (0, 4, 0, None)
+    assert report.soluble_share is None
+    assert warned(report, "Solubility: no label is left")
+    assert "line 3: *OCC* contradicts another row" in describe_check(report)
+    json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    draw_check(report, tmp_path / "check.png")
+    assert (tmp_path / "check.png").stat().st_size > 10_000
 
 
 def test_page_figure_and_json(report, tmp_path):

@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rdkit import Chem
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset, load_dataset
+from chitransfer.errors import CheckpointError
 from chitransfer.search.summary import describe_data
 from chitransfer.training.finetune import learnable_polymers
 from chitransfer.training.stage1 import Stage1Data
@@ -98,6 +100,16 @@ def test_fine_tuning_keeps_variants_of_a_checkpoints_test_polymers_out(dataset: 
     plain = vinyl_polymers()[0][0]
     assert flat in learnable_polymers(dataset, (polymer_identity(plain),))
     assert flat not in learnable_polymers(dataset, (polymer_identity(TRANS),))
+
+
+def test_fine_tuning_keeps_test_polymers_out_that_another_rdkit_has_named(dataset: Dataset) -> None:
+    name = polymer_identity(vinyl_polymers()[1][0])
+    assert dataset.polymers.index(name) in dataset.measured_polymers()
+    other = Chem.MolToRandomSmilesVect(Chem.MolFromSmiles(name), 1, randomSeed=1)[0]
+    assert other != name
+    assert learnable_polymers(dataset, (other,)).tolist() == learnable_polymers(dataset, (name,)).tolist()
+    with pytest.raises(CheckpointError, match=r"test polymer \*CC\(\* of .* cannot be read \(.*pretrain again"):
+        learnable_polymers(dataset, ("*CC(*",))
 
 
 def test_data_check_says_so(dataset: Dataset, tables: Tables, run_command: Callable[..., tuple[int, str, str]]) -> None:

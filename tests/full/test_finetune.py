@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import load_config, override_config
 from chitransfer.errors import CheckpointError
 from chitransfer.model.checkpoint import Pretrained, TrainedModel
+from chitransfer.predict import Predictor
+from chitransfer.report.model_figures import draw_model
 from chitransfer.training.finetune import locate_pretrained, run_finetuning
 from chitransfer.training.handover import hand_over
 
@@ -164,6 +167,55 @@ def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
         model = TrainedModel.load(folder.best_model)
         assert (model.chi_interval is None) == (key == "exp_chi_csv")
         assert (model.probability is None) == (key == "solubility_csv")
+
+
+def finetune_on(
+    trained: Any, folder: Path, key: str, choose: Callable[[pd.DataFrame], pd.DataFrame]
+) -> tuple[Any, str]:
+    """Fine-tune on chosen rows of one table, with figures; the run's folder and everything it said."""
+    path = folder / "chosen.csv"
+    choose(pd.read_csv(getattr(trained.config.paths, key))).to_csv(path, index=False)
+    values = trained.config.model_dump()
+    values["paths"] |= {key: str(path), "results_dir": str(folder / "results")}
+    config = type(trained.config).model_validate(values)
+    said: list[str] = []
+    checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
+    run = run_finetuning(config, [checkpoint], said.append, silent)
+    draw_model(run.path)
+    return run, "\n".join(said)
+
+
+@pytest.mark.parametrize(("key", "name", "n_figures"), [("exp_chi_csv", "χ", 5), ("solubility_csv", "solubility", 2)])
+def test_a_table_of_test_polymers_alone_ends_in_a_report_that_says_so(
+    trained: Any, tmp_path: Path, key: str, name: str, n_figures: int
+) -> None:
+    kept = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt").test_polymers
+    run, said = finetune_on(
+        trained, tmp_path, key, lambda frame: frame[frame["SMILES"].map(polymer_identity).isin(kept)]
+    )
+    metrics = json.loads(run.metrics.read_text())["chi" if name == "χ" else "solubility"]
+    assert metrics["validation"] == {"n_rows": 0}
+    n_rows = metrics["test"]["n_rows"]
+    assert n_rows > 0
+    assert f"warning: {name}: all {n_rows} rows are of test polymers" in said
+    assert len(list(run.figures.iterdir())) == n_figures
+    assert Predictor.load(run.best_model).predict("*CCO*")["problem"].tolist() == [""]
+
+
+def test_one_labelled_polymer_is_reported_without_a_calibrated_probability(trained: Any, tmp_path: Path) -> None:
+    kept = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt").test_polymers
+
+    def choose(frame: pd.DataFrame) -> pd.DataFrame:
+        one = next(smiles for smiles in frame["SMILES"] if polymer_identity(smiles) not in kept)
+        return frame[frame["SMILES"] == one].assign(soluble=[0, 1])
+
+    run, said = finetune_on(trained, tmp_path, "solubility_csv", choose)
+    assert "no P(soluble)" in said
+    assert TrainedModel.load(run.best_model).probability is None
+    frame = pd.read_csv(run.path / "predictions_solubility.csv")
+    assert frame["p_cv"].between(0, 1, inclusive="neither").all()
+    metrics = json.loads(run.metrics.read_text())["solubility"]
+    assert metrics["validation"]["brier"] == pytest.approx(brier_score_loss(frame["positive"], frame["p_cv"]))
 
 
 def test_config_file_of_the_project_is_valid(project_root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,20 @@ def test_tables_come_back_row_by_row(predictor: Predictor, tmp_path: Path) -> No
         assert frame["p_soluble"][k] == alone["p_soluble"][0]
 
 
+def test_the_output_names_the_solvent_and_temperature_that_flags_set(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("SMILES,solvent,temp\n*CCO*,O,310\n*CC(*)CO,,\n")
+    reader = TableReader.open(path)
+    write_predictions(reader, predict_table(predictor, reader, temperatures=[350.0], solvent="OCC", n_jobs=1), output)
+    frame = pd.read_csv(output, keep_default_na=False)
+    assert frame[["solvent", "temp"]].astype(str).values.tolist() == [["O", "310"], ["", ""]]
+    assert frame["solvent_predicted"].tolist() == ["CCO", "CCO"]
+    assert frame["temperature_K"].tolist() == [350.0, 350.0]
+    assert frame["chi"][0] == predictor.predict("*CCO*", temperature=350.0, solvent="CCO")["chi"][0]
+    predict_file(predictor, path, output)
+    assert pd.read_csv(output)["solvent_predicted"].tolist() == ["O", "O"]
+
+
 def test_crooked_tables_do_not_stop_the_run(predictor: Predictor, tmp_path: Path) -> None:
     path, output = tmp_path / "in.csv", tmp_path / "out.csv"
     path.write_text("SMILES,temp,note\n*CCO*,25,a\n*CCO*,310,b,c\n\n*CCO*,x,d\n*CCO*,320,e\n")
@@ -217,6 +232,21 @@ def test_unusable_tables_say_why(predictor: Predictor, tmp_path: Path, content: 
     with pytest.raises(DataError, match=message):
         predict_file(predictor, path, output)
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "flags"), [("Temperature (K)", {"temperatures": [350.0]}), ("solvent_smiles", {"solvent": "CCO"})]
+)
+def test_misnamed_columns_are_refused_unless_a_flag_settles_them(
+    predictor: Predictor, tmp_path: Path, column: str, flags: dict[str, Any]
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text(f"SMILES,{column}\n*CCO*,350\n")
+    neither: dict[str, Any] = {"temperatures": None, "solvent": None}
+    with pytest.raises(DataError, match=re.escape(f"{path}, line 1: there is no column") + f".*{re.escape(column)}"):
+        next(predict_table(predictor, TableReader.open(path), n_jobs=1, **neither))
+    _, frame = next(predict_table(predictor, TableReader.open(path), n_jobs=1, **neither | flags))
+    assert frame["problem"].tolist() == [""]
 
 
 def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:

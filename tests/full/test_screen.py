@@ -13,7 +13,7 @@ from PIL import Image
 from chitransfer.errors import DataError
 from chitransfer.predict import Predictor
 from chitransfer.predict_table import TableReader, predict_table
-from chitransfer.screen import Conditions, Screening, picture_legend, screen_candidates
+from chitransfer.screen import Conditions, Screening, picture_legend, screen_candidates, write_screening
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -101,6 +101,25 @@ def test_command_writes_table_and_picture(
     )
     assert code == 2
     assert "'beauty'" in err
+
+
+def test_numbers_of_the_candidates_pass_through(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "best.csv"
+    path.write_text("SMILES,logP\n*CCO*,-1.3\n")
+    write_screening(screen(predictor, path, Conditions()), output, None)
+    assert pd.read_csv(output)["logP"].tolist() == [-1.3]
+
+
+def test_a_misnamed_column_is_refused_with_file_and_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "best.csv"
+    path.write_text("SMILES,Temperature (K)\n*CCO*,350\n")
+    words = ["screen", "--model", trained.model, "--input", path, "--output", output, "--n-jobs", 1]
+    code, _, err = run_command(*words)
+    assert code == 2
+    assert "line 1: there is no column temp, but one called Temperature (K)" in " ".join(err.split())
+    assert not output.exists()
+    assert run_command(*words, "--temperature", 350)[0] == 0
+    assert pd.read_csv(output)["temperature_K"].tolist() == [350.0]
 
 
 @pytest.mark.parametrize(

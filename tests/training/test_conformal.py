@@ -148,3 +148,11 @@ def test_cross_fitting_of_probability_and_threshold() -> None:
     threshold = cross_fit_thresholds(probability, positive, fold)
     others = fold != 2
     assert (threshold[fold == 2] == best_f1_threshold(positive[others], probability[others])).all()
+
+
+def test_without_other_folds_the_networks_own_probability_stands() -> None:
+    logit, positive, _ = draw_labels(30, 4)
+    fold = np.zeros(30, dtype=np.int64)
+    probability = cross_fit_probability(logit, positive, fold)
+    assert np.allclose(probability, 1 / (1 + np.exp(-logit)))
+    assert (cross_fit_thresholds(probability, positive, fold) == 0.5).all()
