@@ -181,6 +181,16 @@ def rung_epochs(settings: SearchSettings, n_epochs: int) -> list[int]:
     return [*chosen, n_epochs]
 
 
+def trial_rungs(config: Config, overrides: Mapping[str, object]) -> list[int]:
+    """Stage 1 epochs at which a trial with these overrides is scored; the last is its own full number.
+
+    Where `training.num_epochs_pretrain` is searched, the others stay those of the study, so that trials compare.
+    """
+    n_epochs = override_config(config, overrides).training.num_epochs_pretrain
+    early = config.search.rungs or rung_epochs(config.search, config.training.num_epochs_pretrain)[:-1]
+    return [*(epoch for epoch in early if epoch < n_epochs), n_epochs]
+
+
 def suggest_params(study: optuna.Study, trial: optuna.Trial, settings: SearchSettings, seed: int) -> dict[str, Any]:
     """Draw (or, for a resumed trial, read back) the parameters of a trial, in the order of the space."""
     # Optuna 5 draws jointly sampled parameters on first use; they must come from the trial's own sampler.

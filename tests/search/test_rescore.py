@@ -95,6 +95,23 @@ def test_a_trial_without_its_encoder_is_left_out(study: StudyFolder) -> None:
         rescore_study(study, {})
 
 
+def test_trials_of_searched_lengths_go_to_their_end_and_keep_their_encoders(
+    make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object]
+) -> None:
+    space = {"epochs": {"key": "training.num_epochs_pretrain", "type": "categorical", "choices": [2, 6]}}
+    _, study = make_search({**tiny, "search.space": space, "search.n_trials": 4, "search.rungs": [1, 3]})
+    searched = pd.read_csv(study.path / "all_trials.csv").set_index("number")
+    assert set(searched["epochs"]) == {2, 6}
+    assert searched["stage1_epochs"].tolist() == searched["epochs"].tolist()
+    for again in study.path.glob("trials/*/replicate_1000/scores.json"):
+        scores = json.loads(again.read_text())
+        assert scores["epoch"] == searched.loc[scores["number"], "epochs"]
+    rescored = rescore_study(study, {})
+    assert not rescored.skipped
+    values = rescored.trials.set_index("number")["value"].sort_index()
+    assert values.tolist() == pytest.approx(searched["value"].tolist(), rel=1e-6)
+
+
 def test_a_changed_bit_of_an_encoder_is_noticed(
     study: StudyFolder, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:
