@@ -25,6 +25,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically
+from chitransfer.search.results import read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_study
 from chitransfer.sections import ChemistrySettings, ModelSettings, parse_hidden_dims
@@ -86,19 +87,20 @@ def read_trial_params(folder: StudyFolder, trial: int | None) -> tuple[int, dict
     StudyError
         The trial does not exist or did not complete, or the study has no complete trial.
     """
-    trials = {one.number: one for one in read_study(folder).get_trials(deepcopy=False)}
-    complete = [one for one in trials.values() if one.state == TrialState.COMPLETE and one.values]
-    if not complete:
+    study = read_study(folder)
+    trials = {one.number: one for one in study.get_trials(deepcopy=False)}
+    best = read_standing(study).best
+    if best is None:
         raise StudyError(f"{folder.path}: no trial is complete yet, so there are no best parameters")
     if trial is None:
         named = _named_best(folder)
-        trial = min(complete, key=lambda one: (one.values[0], one.number)).number if named is None else named
+        trial = best.number if named is None else named
     if trial not in trials:
         raise StudyError(f"{folder.path}: there is no trial {trial}; the study has 0 to {max(trials)}")
     if trials[trial].state != TrialState.COMPLETE:
         raise StudyError(
             f"{folder.path}: trial {trial} is {trials[trial].state.name}, not COMPLETE; choose one that is, such as "
-            f"{min(complete, key=lambda one: one.values[0]).number}"
+            f"{best.number}"
         )
     return trial, dict(trials[trial].params)
 

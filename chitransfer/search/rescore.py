@@ -21,7 +21,7 @@ from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.objective import NetworkScores, TrialRunner
-from chitransfer.search.results import beaten_by_trivial, trivial_objective, write_reference
+from chitransfer.search.results import beaten_by_trivial, trivial_objective, with_one_value, write_reference
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_searched_dataset, read_study
 from chitransfer.search.summary import describe_side_by_side
@@ -140,7 +140,7 @@ def rescore_study(
         raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to score again")
     dataset = read_searched_dataset(config)
     runner = TrialRunner(config, dataset, n_threads=config.training.num_threads)
-    before = {t.number: t.values[0] for t in trials}
+    before = {t.number: with_one_value(t).values[0] for t in trials}
     order = sorted(before, key=lambda number: (before[number], number))
     rows: list[dict[str, Any]] = []
     skipped: dict[int, str] = {}

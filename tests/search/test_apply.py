@@ -122,6 +122,22 @@ def test_best_params_json_decides_which_trial(study: StudyFolder) -> None:
     assert read_trial_params(study, 1) == (1, BEST)
 
 
+def test_of_several_objectives_the_transfer_objective_decides(tmp_path: Path) -> None:
+    """Not the first metric, of which the highest is the best."""
+    config = load_config(None, {"search.objectives": ["sol_auc", "exp_mae"]})
+    folder = StudyFolder(tmp_path)
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder.database}", study_name=folder.name, directions=["maximize", "minimize"]
+    )
+    distributions = {name: to_distribution(parameter) for name, parameter in config.search.space.items()}
+    for params, values, objective in ((OTHER, [0.6, 0.5], 2.0), (BEST, [0.9, 0.4], 1.5)):
+        attributes = {"objective": objective}
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=distributions, values=values, user_attrs=attributes)
+        )
+    assert read_trial_params(folder, None) == (1, BEST)
+
+
 def test_trials_that_cannot_be_applied_are_named(study: StudyFolder, config_file: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"trial 2 is FAIL, not COMPLETE; choose one that is, such as 1"):
         apply_trial(study, config_file, 2)

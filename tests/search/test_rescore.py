@@ -48,6 +48,17 @@ def test_a_control_is_scored_on_its_permuted_labels_again(
     assert again.sort_index().tolist() == pytest.approx(searched["exp_mae"].sort_index().tolist())
 
 
+def test_several_objectives_are_compared_by_the_transfer_objective(
+    make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object]
+) -> None:
+    objectives = ["sol_auc", "exp_mae"]
+    _, study = make_search({**tiny, "search.reevaluate_top": 0, "search.n_trials": 4, "search.objectives": objectives})
+    rescored = rescore_study(study, {})
+    assert rescored.trials["value_before"].tolist() == pytest.approx(rescored.trials["value"].tolist(), rel=1e-6)
+    assert rescored.trials["rank_before"].tolist() == [1, 2, 3, 4]
+    assert rescored.rank_correlation == pytest.approx(1.0)
+
+
 def test_other_conditions_give_what_a_search_under_them_gives(
     study: StudyFolder, make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object], tmp_path: Path
 ) -> None:
