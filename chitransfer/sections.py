@@ -174,10 +174,27 @@ ObjectiveName = Literal[
 ]
 
 
+# What no trial reads: keys of the whole study, whose trials share one device and one split, and of full training.
+UNREAD_KEYS = {
+    "training.device", "training.num_threads", "training.validation_fraction", "training.test_fraction",
+    "training.n_networks", "training.num_epochs_finetune", "training.lr_decay_finetune", "training.lambda_dft",
+}  # fmt: skip
+
+
+def check_space_key(key: str) -> str:
+    """Refuse to search a key that no trial reads."""
+    if key in UNREAD_KEYS:
+        raise ValueError(
+            f"no trial reads {key}, so all its values would score alike; any model.* or training.* key will do but "
+            f"{', '.join(sorted(UNREAD_KEYS))}"
+        )
+    return key
+
+
 class SpaceParameter(Section):
     """One searched hyperparameter: which key it sets and the values it may take."""
 
-    key: Annotated[str, Field(pattern=r"^(model|training)\.\w+$")]
+    key: Annotated[str, Field(pattern=r"^(model|training)\.\w+$"), AfterValidator(check_space_key)]
     type: Literal["categorical", "int", "float", "log"]
     choices: list[bool | int | float | str] | None = None
     low: float | None = None
@@ -214,6 +231,17 @@ class SpaceParameter(Section):
             return list(self.choices)
         cast = int if self.type == "int" else float
         return [cast(self.low or 0.0), cast(self.high or 0.0)]
+
+
+def check_space(space: dict[str, SpaceParameter]) -> dict[str, SpaceParameter]:
+    """Refuse a space two of whose parameters set the same key."""
+    keys = [parameter.key for parameter in space.values()]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"two parameters of the space set the same key: {', '.join(sorted(keys))}")
+    return space
+
+
+Space = Annotated[dict[str, SpaceParameter], Field(min_length=1), AfterValidator(check_space)]
 
 
 def guide_space() -> dict[str, SpaceParameter]:
@@ -257,7 +285,7 @@ class SearchSettings(Section):
     trial_timeout_minutes: Positive | None = None
     max_worker_deaths: Count = 3
     halve_batch_when_out_of_memory: bool = False
-    space: Annotated[dict[str, SpaceParameter], Field(min_length=1)] = Field(default_factory=guide_space)
+    space: Space = Field(default_factory=guide_space)
 
     @field_validator("rungs", mode="after")
     @classmethod
@@ -265,14 +293,6 @@ class SearchSettings(Section):
         if rungs != sorted(set(rungs)):
             raise ValueError(f"rungs must be Stage 1 epochs in rising order, got {rungs}")
         return rungs
-
-    @field_validator("space", mode="after")
-    @classmethod
-    def _check_space(cls, space: dict[str, SpaceParameter]) -> dict[str, SpaceParameter]:
-        keys = [parameter.key for parameter in space.values()]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"two parameters of the space set the same key: {', '.join(sorted(keys))}")
-        return space
 
     @model_validator(mode="after")
     def _check_objectives(self) -> SearchSettings:
@@ -327,15 +347,12 @@ class SecondPassSettings(Section):
     """Tuning Stage 2 on one Stage 1 encoder of a finished search."""
 
     n_trials: Count = 50
-    space: Annotated[dict[str, SpaceParameter], Field(min_length=1)] = Field(default_factory=second_pass_space)
+    space: Space = Field(default_factory=second_pass_space)
 
     @field_validator("space", mode="after")
     @classmethod
-    def _check_space(cls, space: dict[str, SpaceParameter]) -> dict[str, SpaceParameter]:
-        keys = [parameter.key for parameter in space.values()]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"two parameters of the space set the same key: {', '.join(sorted(keys))}")
-        others = sorted(set(keys) - SECOND_PASS_KEYS)
+    def _check_keys(cls, space: dict[str, SpaceParameter]) -> dict[str, SpaceParameter]:
+        others = sorted({parameter.key for parameter in space.values()} - SECOND_PASS_KEYS)
         if others:
             raise ValueError(
                 f"a second pass goes on from a finished Stage 1 and cannot tune {', '.join(others)}; "

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from chitransfer.config import Config, dump_config, load_config, override_config, parse_set_options
 from chitransfer.errors import ConfigError
-from chitransfer.sections import parse_hidden_dims
+from chitransfer.sections import UNREAD_KEYS, parse_hidden_dims
+from chitransfer.training.settings import network_shape, stage1_settings, stage2_settings
 
 
 def message_of(path: Path, text: str) -> str:
@@ -292,6 +293,10 @@ class TestSpaceValues:
             ({"key": "training.lr_pretrain", "type": "log", "low": 1e-4, "high": 1e-2, "step": 1.0}, "takes no step"),
             ({"key": "training.lr_pretrain", "type": "float", "low": 0.1, "high": float("inf")}, "finite"),
             ({"key": "training.lr_pretrain", "type": "uniform", "low": 0.1, "high": 0.2}, "search.space.p.type"),
+            (
+                {"key": "training.validation_fraction", "type": "float", "low": 0.1, "high": 0.3},
+                "from the command line: search.space.p.key: no trial reads training.validation_fraction",
+            ),
         ],
     )
     def test_what_the_space_may_not_hold(self, parameter: dict[str, object], problem: str) -> None:
@@ -299,6 +304,23 @@ class TestSpaceValues:
             load_config(None, {"search.space": {"p": parameter}})
         assert problem in str(error.value)
         assert "search.space.p" in str(error.value)
+
+    def test_it_may_hold_exactly_what_a_trial_reads(self) -> None:
+        """Each key that the settings of Stage 1, quick Stage 2 or the network depend on, found by changing it."""
+
+        def settings_of(config: Config) -> object:
+            quick = stage2_settings(config, config.training.stage2_epochs)
+            return network_shape(config, 10), stage1_settings(config), quick
+
+        config = load_config(None)
+        unread = set()
+        for section in ("model", "training"):
+            for key, value in config.model_dump()[section].items():
+                others = {bool: lambda v: not v, int: lambda v: v + 1, float: lambda v: v / 2, list: lambda v: v[:1]}
+                other = {"device": "cpu", "precision": "fp32"}.get(key) or others[type(value)](value)
+                if settings_of(override_config(config, {f"{section}.{key}": other})) == settings_of(config):
+                    unread.add(f"{section}.{key}")
+        assert unread == UNREAD_KEYS
 
     def test_an_empty_space(self) -> None:
         with pytest.raises(ConfigError, match=r"search\.space"):

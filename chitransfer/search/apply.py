@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
@@ -25,6 +24,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically
+from chitransfer.search.results import read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_study
 from chitransfer.sections import ChemistrySettings, ModelSettings, parse_hidden_dims
@@ -78,29 +78,30 @@ class Application:
     notes: list[str]
 
 
-def read_trial_params(folder: StudyFolder, trial: int | None) -> tuple[int, dict[str, Any]]:
-    """Number and parameters of a complete trial; without a number, of the one that best_params.json names.
+def read_complete_trial(folder: StudyFolder, trial: int | None) -> FrozenTrial:
+    """A complete trial; without a number, the one that best_params.json names.
 
     Raises
     ------
     StudyError
         The trial does not exist or did not complete, or the study has no complete trial.
     """
-    trials = {one.number: one for one in read_study(folder).get_trials(deepcopy=False)}
-    complete = [one for one in trials.values() if one.state == TrialState.COMPLETE and one.values]
-    if not complete:
+    study = read_study(folder)
+    trials = {one.number: one for one in study.get_trials(deepcopy=False)}
+    best = read_standing(study).best
+    if best is None:
         raise StudyError(f"{folder.path}: no trial is complete yet, so there are no best parameters")
     if trial is None:
         named = _named_best(folder)
-        trial = min(complete, key=lambda one: (one.values[0], one.number)).number if named is None else named
+        trial = best.number if named is None else named
     if trial not in trials:
         raise StudyError(f"{folder.path}: there is no trial {trial}; the study has 0 to {max(trials)}")
     if trials[trial].state != TrialState.COMPLETE:
         raise StudyError(
             f"{folder.path}: trial {trial} is {trials[trial].state.name}, not COMPLETE; choose one that is, such as "
-            f"{min(complete, key=lambda one: one.values[0]).number}"
+            f"{best.number}"
         )
-    return trial, dict(trials[trial].params)
+    return trials[trial]
 
 
 def _named_best(folder: StudyFolder) -> int | None:
@@ -121,8 +122,8 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
         Study, trial or configuration cannot be used.
     """
     study_config = load_study_config(folder, {})
-    number, params = read_trial_params(folder, trial)
-    overrides = to_overrides(params, study_config.search.space)
+    applied = read_complete_trial(folder, trial)
+    overrides = to_overrides(applied.params, study_config.search.space, applied.user_attrs)
     old_config = load_config(config_path, None, FULL_TRAINING)
     # Validation first: a configuration that cannot be loaded must not be written.
     new_config = override_config(old_config, overrides)
@@ -131,10 +132,10 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     text = _edit_yaml(old, overrides, name)
     difference = "".join(
         difflib.unified_diff(
-            old.splitlines(keepends=True), text.splitlines(keepends=True), name, f"trial {number}", n=1
+            old.splitlines(keepends=True), text.splitlines(keepends=True), name, f"trial {applied.number}", n=1
         )
     )
-    return Application(number, text, difference, _other_differences(study_config, new_config, overrides))
+    return Application(applied.number, text, difference, _other_differences(study_config, new_config, overrides))
 
 
 def write_application(application: Application, path: Path) -> None:

@@ -30,7 +30,14 @@ from chitransfer.search.replicates import (
     run_values,
 )
 from chitransfer.search.results import OBJECTIVE, with_one_value
-from chitransfer.search.space import default_params, make_sampler, rung_epochs, suggest_params, to_overrides
+from chitransfer.search.space import (
+    HALVED_BATCH_SIZE,
+    default_params,
+    make_sampler,
+    suggest_params,
+    to_overrides,
+    trial_rungs,
+)
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.workers import Workers
 
@@ -60,7 +67,11 @@ class Watcher(Protocol):
 class _ActiveTrial:
     trial: optuna.Trial
     params: dict[str, Any]
-    rungs: list[int]
+    # Epochs of all its rungs, and of those to come.
+    all_rungs: list[int]
+    rungs: list[int] = field(default_factory=list)
+    # What its last rung left behind.
+    attributes: Mapping[str, Any] = field(default_factory=dict)
     # Computed so far: of the run under way by stage, and in all.
     seconds: dict[str, float] = field(default_factory=dict)
     seconds_before: float = 0.0
@@ -89,7 +100,6 @@ class SearchDriver:
         self.config, self.dataset, self.study, self.folder = config, dataset, study, folder
         self.workers, self.watcher = workers, watcher
         self._stop_requested = stop_requested
-        self._rungs = rung_epochs(config.search, config.training.num_epochs_pretrain)
         self._active: dict[Future[RungResult], _ActiveTrial] = {}
         self._interrupted = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
         self._n_asked = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
@@ -132,12 +142,13 @@ class SearchDriver:
         else:
             return False
         params = suggest_params(self.study, trial, self.config.search, self.config.seed)
-        active = _ActiveTrial(trial, params, list(self._rungs))
+        rungs = trial_rungs(self.config, to_overrides(params, self.config.search.space))
+        active = _ActiveTrial(trial, params, rungs)
         self.watcher.trial_started(trial.number)
         if saved is None:
-            self._send(active, None)
+            self._begin(active)
             return True
-        active.rungs = [epoch for epoch in self._rungs if epoch > saved.epoch]
+        active.rungs = [epoch for epoch in active.all_rungs if epoch > saved.epoch]
         active.seconds = saved.seconds
         active.seconds_before = sum(saved.seconds.values())
         self._judge(active, saved)
@@ -159,11 +170,16 @@ class SearchDriver:
         self.study.sampler = make_sampler(self.config.search, self.config.seed, frozen.number)
         return optuna.Trial(self.study, frozen._trial_id)
 
+    def _begin(self, active: _ActiveTrial) -> None:
+        """Send the first rung, from nothing."""
+        active.rungs = list(active.all_rungs)
+        self._send(active, None)
+
     def _send(self, active: _ActiveTrial, state: bytes | None) -> None:
         task = RungTask(
             number=active.trial.number,
-            overrides=to_overrides(active.params, self.config.search.space),
-            epoch=active.rungs.pop(0) if active.rungs else self._rungs[-1],
+            overrides=to_overrides(active.params, self.config.search.space, active.attributes),
+            epoch=active.rungs.pop(0) if active.rungs else active.all_rungs[-1],
             state=state,
             replicate=len(active.runs),
         )
@@ -174,8 +190,7 @@ class SearchDriver:
             result = future.result()
         except CheckpointError as error:
             logger.warning("trial %d starts again: %s", active.trial.number, error)
-            active.rungs = list(self._rungs)
-            self._send(active, None)
+            self._begin(active)
             return
         if not result.failure and not math.isfinite(result.value):
             result = replace(result, failure=f"the objective is {result.value}")
@@ -188,7 +203,8 @@ class SearchDriver:
             self._fail(active, result.failure)
             return
         active.seconds = {name: value + active.seconds.get(name, 0.0) for name, value in result.seconds.items()}
-        result = replace(result, seconds=active.seconds)
+        halved = result.halved_batch_size or active.attributes.get(HALVED_BATCH_SIZE)
+        result = replace(result, seconds=active.seconds, halved_batch_size=halved)
         folder = replicate_folder(self.folder.trial(result.number), len(active.runs))
         save_rung(folder, result, active.params, self.dataset)
         saved = SavedRung(result.epoch, result.finished, result.value, trial_attributes(result), result.state)
@@ -223,6 +239,7 @@ class SearchDriver:
     def _judge(self, active: _ActiveTrial, saved: SavedRung) -> None:
         """Report a finished rung; then prune, go on, or tell."""
         trial = active.trial
+        active.attributes = saved.attributes
         self._note(trial, saved.attributes)
         several = bool(self.config.search.objectives)
         reported = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values

@@ -27,7 +27,7 @@ from chitransfer.search.replicates import (
     run_values,
 )
 from chitransfer.search.results import computed_seconds, read_standing
-from chitransfer.search.space import to_overrides
+from chitransfer.search.space import to_overrides, trial_rungs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.workers import InProcessWorkers, Workers
 from chitransfer.sections import SearchSettings
@@ -87,12 +87,16 @@ def reevaluate_top(
     standing = read_standing(study)
     by_number = {trial.number: trial for trial in standing.ranked}
     numbers = choose_trials(study, config.search.reevaluate_top)
+    overrides = {
+        number: to_overrides(by_number[number].params, config.search.space, by_number[number].user_attrs)
+        for number in numbers
+    }
     # Every trial once before any of them a second time, so that a stop leaves trials that can be compared.
     tasks = [
         RungTask(
             number=number,
-            overrides=to_overrides(by_number[number].params, config.search.space),
-            epoch=config.training.num_epochs_pretrain,
+            overrides=overrides[number],
+            epoch=trial_rungs(config, overrides[number])[-1],
             state=None,
             replicate=FIRST_FRESH + seed,
         )

@@ -27,14 +27,18 @@ from chitransfer.secrecy import mask_passwords
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 CONNECT_SECONDS = 10
 DAMAGED = "the file is damaged; restore it from a copy (trials/*/scores.json still hold each trial's results)"
+# A study with several objectives keeps the transfer objective in an attribute (`results.OBJECTIVE`), as JSON text.
 LEADERBOARD = """
 CREATE VIEW leaderboard AS
-SELECT trials.number AS number, trial_values.value AS value, trials.datetime_complete AS finished,
-       studies.study_name AS study_name
+SELECT trials.number AS number,
+       COALESCE(CAST(objective.value_json AS DOUBLE PRECISION), trial_values.value) AS value,
+       trials.datetime_complete AS finished, studies.study_name AS study_name
 FROM trials JOIN trial_values ON trial_values.trial_id = trials.trial_id
             JOIN studies ON studies.study_id = trials.study_id
+            LEFT JOIN trial_user_attributes AS objective
+                ON objective.trial_id = trials.trial_id AND objective.key = 'objective'
 WHERE trials.state = 'COMPLETE' AND trial_values.objective = 0
-ORDER BY trial_values.value, trials.number
+ORDER BY value, number
 """
 
 
@@ -85,7 +89,7 @@ def _psycopg(address: str) -> str:
 
 
 def create_leaderboard(storage: RDBStorage) -> None:
-    """The read-only view ``leaderboard``: number and value of complete trials, best first."""
+    """The read-only view ``leaderboard``: number and transfer objective of complete trials, best first."""
     if sqlalchemy.inspect(storage.engine).has_table("leaderboard"):
         return
     with storage.engine.begin() as connection:

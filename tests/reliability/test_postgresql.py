@@ -16,9 +16,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from searching import finish_code, start_search
 
 from chitransfer.errors import ConfigError, StudyError
+from chitransfer.search.storage import open_storage
 from chitransfer.search.study import keep_storage, locate_study
 
 pytest.importorskip("psycopg")
@@ -125,6 +127,18 @@ def test_a_study_on_a_server_is_searched_and_resumed(stored: dict[str, object]) 
     assert run(stored) == 2, "a second study of that name must be refused"
     assert run({**stored, "search.n_trials": 5}, resume=True) == 0
     assert [t.number for t in trials_of(stored)] == list(range(5))
+
+
+def test_the_leaderboard_is_there(stored: dict[str, object]) -> None:
+    """With several objectives, which it reads from text."""
+    assert run({**stored, "search.objectives": ["sol_auc", "exp_mae"]}) == 0
+    objectives = {t.number: t.user_attrs["objective"] for t in trials_of(stored)}
+    storage = open_storage(str(stored["search.storage"]))
+    query = sqlalchemy.text("SELECT number, value FROM leaderboard WHERE study_name = :name")
+    with storage.engine.connect() as connection:
+        rows = [tuple(row) for row in connection.execute(query, {"name": stored["search.study_name"]})]
+    storage.engine.dispose()
+    assert rows == sorted(objectives.items(), key=lambda item: item[1])
 
 
 def test_the_password_is_nowhere(stored: dict[str, object], run_command: Callable[..., tuple[int, str, str]]) -> None:

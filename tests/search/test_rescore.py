@@ -48,6 +48,17 @@ def test_a_control_is_scored_on_its_permuted_labels_again(
     assert again.sort_index().tolist() == pytest.approx(searched["exp_mae"].sort_index().tolist())
 
 
+def test_several_objectives_are_compared_by_the_transfer_objective(
+    make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object]
+) -> None:
+    objectives = ["sol_auc", "exp_mae"]
+    _, study = make_search({**tiny, "search.reevaluate_top": 0, "search.n_trials": 4, "search.objectives": objectives})
+    rescored = rescore_study(study, {})
+    assert rescored.trials["value_before"].tolist() == pytest.approx(rescored.trials["value"].tolist(), rel=1e-6)
+    assert rescored.trials["rank_before"].tolist() == [1, 2, 3, 4]
+    assert rescored.rank_correlation == pytest.approx(1.0)
+
+
 def test_other_conditions_give_what_a_search_under_them_gives(
     study: StudyFolder, make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object], tmp_path: Path
 ) -> None:
@@ -93,6 +104,23 @@ def test_a_trial_without_its_encoder_is_left_out(study: StudyFolder) -> None:
     (study.trial(0) / "stage1.pt").unlink()
     with pytest.raises(CheckpointError, match="no trial kept"):
         rescore_study(study, {})
+
+
+def test_trials_of_searched_lengths_go_to_their_end_and_keep_their_encoders(
+    make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object]
+) -> None:
+    space = {"epochs": {"key": "training.num_epochs_pretrain", "type": "categorical", "choices": [2, 6]}}
+    _, study = make_search({**tiny, "search.space": space, "search.n_trials": 4, "search.rungs": [1, 3]})
+    searched = pd.read_csv(study.path / "all_trials.csv").set_index("number")
+    assert set(searched["epochs"]) == {2, 6}
+    assert searched["stage1_epochs"].tolist() == searched["epochs"].tolist()
+    for again in study.path.glob("trials/*/replicate_1000/scores.json"):
+        scores = json.loads(again.read_text())
+        assert scores["epoch"] == searched.loc[scores["number"], "epochs"]
+    rescored = rescore_study(study, {})
+    assert not rescored.skipped
+    values = rescored.trials.set_index("number")["value"].sort_index()
+    assert values.tolist() == pytest.approx(searched["value"].tolist(), rel=1e-6)
 
 
 def test_a_changed_bit_of_an_encoder_is_noticed(

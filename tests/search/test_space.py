@@ -19,6 +19,7 @@ from chitransfer.search.space import (
     suggest_params,
     to_distribution,
     to_overrides,
+    trial_rungs,
 )
 from chitransfer.sections import SpaceParameter
 
@@ -96,6 +97,24 @@ class TestRungs:
     )
     def test_epochs(self, overrides: dict[str, object], epochs: int, expected: list[int]) -> None:
         assert rung_epochs(load_config(None, overrides).search, epochs) == expected
+
+    @pytest.mark.parametrize(
+        ("overrides", "own", "expected"),
+        [
+            ({"search.pruner": "none"}, 200, [200]),
+            ({"search.pruner": "median"}, 90, [10, 30, 90]),
+            ({"search.pruner": "median"}, 270, [10, 30, 270]),
+            ({"search.pruner": "median"}, 20, [10, 20]),
+            ({"search.rungs": [5, 20, 150]}, 200, [5, 20, 150, 200]),
+            ({"search.rungs": [5, 20, 150]}, 4, [4]),
+        ],
+    )
+    def test_a_trial_with_epochs_of_its_own_is_judged_where_others_are(
+        self, overrides: dict[str, object], own: int, expected: list[int]
+    ) -> None:
+        config = load_config(None, {"training.num_epochs_pretrain": 90, **overrides})
+        assert trial_rungs(config, {"training.num_epochs_pretrain": own}) == expected
+        assert trial_rungs(config, {})[-1] == 90
 
     @pytest.mark.parametrize(
         ("overrides", "expected"),
