@@ -46,6 +46,11 @@ class TaskData:
     target: np.ndarray
     training: np.ndarray
 
+    @property
+    def has_one_class(self) -> bool:
+        """Whether all rows to learn from are of one class, as where the only polymer of the other is tested."""
+        return len(np.unique(self.target[self.training])) < 2
+
     @classmethod
     def build(cls, dataset: Dataset, rows: Rows, target: np.ndarray, training: np.ndarray) -> TaskData:
         """Lay out the rows of one table."""
@@ -72,9 +77,9 @@ class Prediction:
 
 
 def predict_mean(data: TaskData, seed: int) -> Prediction:
-    """The training rows' mean; as a classifier, the better of calling all or none positive."""
+    """The training rows' mean; as a classifier it calls all positive, and without a positive row to learn from none."""
     mean = float(data.target[data.training].mean())
-    return Prediction(np.full(len(data.target), mean), min(mean, 0.5))
+    return Prediction(np.full(len(data.target), mean), min(mean, 0.5) or 0.5)
 
 
 def forest_chi(data: TaskData, seed: int) -> Prediction:
@@ -86,6 +91,8 @@ def forest_chi(data: TaskData, seed: int) -> Prediction:
 
 def forest_solubility(data: TaskData, seed: int) -> Prediction:
     """Random forest on all features; threshold from its out-of-bag votes."""
+    if data.has_one_class:
+        return predict_mean(data, seed)
     model = RandomForestClassifier(N_TREES, oob_score=True, random_state=seed, n_jobs=1)
     model.fit(data.features[data.training], data.target[data.training])
     votes = np.nan_to_num(model.oob_decision_function_[:, 1], nan=0.5)
@@ -115,6 +122,8 @@ def descriptor_logistic(data: TaskData, seed: int) -> Prediction:
 
 
 def _logistic(features: np.ndarray, data: TaskData, C: float) -> Prediction:
+    if data.has_one_class:
+        return predict_mean(data, 0)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
     model.fit(features[data.training], data.target[data.training])
     probability = model.predict_proba(features)[:, 1]

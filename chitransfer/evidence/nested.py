@@ -20,6 +20,7 @@ from scipy.special import expit
 from chitransfer.config import Config, dump_config, override_config
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.data.subsets import without_polymers
+from chitransfer.errors import StudyError
 from chitransfer.evidence.baselines import BASELINES, Prediction, TaskData, classify_by_chi, correct_affinely
 from chitransfer.evidence.overtuning import examine_study
 from chitransfer.files import write_atomically, write_csv, write_json
@@ -131,7 +132,7 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
     study = search_inside(own, inner, fold.transfer_study, say, f"{what}, transfer search")
     random = override_config(own, {"search.sampler": "random", "search.reevaluate_top": 0})
     random_study = search_inside(random, inner, fold.random_study, say, f"{what}, random search")
-    candidates = choose_candidates(own, study, random_study, fold)
+    candidates = choose_candidates(own, study, random_study, fold, lambda line: say(f"{what}: {line}"))
     write_json(fold.path / "candidates.json", candidates)
     tester = _Tester(own, dataset, fold, new_chemistry)
     done: dict[str, str] = {}
@@ -148,12 +149,19 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
 
 
 def choose_candidates(
-    config: Config, study: optuna.Study, random_study: optuna.Study, fold: OuterFold
+    config: Config, study: optuna.Study, random_study: optuna.Study, fold: OuterFold, say: Say
 ) -> dict[str, dict[str, Any]]:
-    """Parameters of the rows that a search chose; the default configuration's are empty."""
+    """Parameters of the rows that a search chose; the default configuration's are empty.
+
+    Where the guard cannot correct the search for luck, as with a single polymer of a class, its choice is the best.
+    """
     standing, by_chance = read_standing(study), read_standing(random_study)
     reevaluated = override_config(config, {"search.select": "reevaluated"})
-    found = examine_study(study, fold.transfer_study, reevaluated)
+    try:
+        found = examine_study(study, fold.transfer_study, reevaluated)
+    except StudyError as error:
+        say(f"WARNING: {error}")
+        found = None
     by_number = {trial.number: trial for trial in standing.ranked}
     best = standing.ranked[0]
     by_stage1 = min(standing.ranked, key=lambda trial: (trial.user_attrs["stage1_mae"], trial.number))

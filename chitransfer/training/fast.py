@@ -288,7 +288,9 @@ class KeepMasks:
         for rate, pool in self._pools.items():
             words = torch.empty((pool.numel() + 3) // 4, dtype=torch.int64)
             words.random_(torch.iinfo(torch.int64).min, None)
-            torch.lt(words.view(torch.int16)[: pool.numel()], round((1.0 - rate) * 2**16) - 2**15, out=pool)
+            # The largest number kept, not the first one dropped: where nothing is dropped, that is no int16.
+            largest = max(round((1.0 - rate) * 2**16) - 1 - 2**15, -(2**15))
+            torch.le(words.view(torch.int16)[: pool.numel()], largest, out=pool)
             pool.mul_(1.0 / (1.0 - rate))
 
     def draw(self, shape: torch.Size, rate: float) -> Tensor:

@@ -138,7 +138,8 @@ class _MemberRun:
             loss = loss + settings.lambda_dft * self._rehearsal.loss(coefficients, step.computed)
         # The encoder's gradients are written, those of the heads are added to.
         self._flat.gradients[self._n_encoder_weights :].zero_()
-        loss.backward()
+        if loss.requires_grad:  # Else no row has a say, in this step nor in any other of this member.
+            loss.backward()
         if latents.grad is not None:
             self._layers.backward(latents.grad, step.inputs)
         return loss.detach()

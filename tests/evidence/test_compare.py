@@ -17,7 +17,15 @@ from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels, without_polymers
 from chitransfer.evidence import nested
-from chitransfer.evidence.baselines import TaskData, correct_affinely, gaussian_process, tanimoto_kernel
+from chitransfer.evidence.baselines import (
+    BASELINES,
+    Prediction,
+    TaskData,
+    classify_by_chi,
+    correct_affinely,
+    gaussian_process,
+    tanimoto_kernel,
+)
 from chitransfer.evidence.compare import ROWS, Plan, measure_gaps, run_comparison, share_of_right_slopes
 from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold
 from chitransfer.evidence.verdict import describe_gaps, reach_verdict
@@ -69,6 +77,20 @@ def test_gaussian_process_reads_training_rows_only(rng: np.random.Generator) -> 
 def test_affine_correction_recovers_a_line(rng: np.random.Generator) -> None:
     task = make_task(rng)
     assert correct_affinely((task.target - 0.3) / 2.0, task).value == pytest.approx(task.target)
+
+
+@pytest.mark.parametrize("only", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "predict",
+    [*(predict for _, predict in BASELINES.values() if predict), lambda task, _: classify_by_chi(task.target, task)],
+)
+def test_classifiers_call_everything_by_the_only_class_they_saw(
+    rng: np.random.Generator, predict: Callable[[TaskData, int], Prediction], only: float
+) -> None:
+    task = make_task(rng)
+    found = predict(replace(task, target=np.where(task.training, only, 1.0 - only)), 0)
+    assert np.array_equal(found.value, np.full(len(task.target), only))
+    assert np.array_equal(found.value >= found.threshold, np.full(len(task.target), bool(only)))
 
 
 def test_inner_data_hold_no_test_polymer(tiny_dataset: Any) -> None:
@@ -154,6 +176,29 @@ def test_no_row_learns_from_the_labels_of_test_polymers(
     for name, frame in predicted[0].items():
         for column in {"predicted_chi", "probability_positive", "threshold"} & set(frame):
             assert np.array_equal(frame[column], predicted[1][name][column]), (name, column)
+
+
+def test_the_only_polymer_of_a_class_may_be_the_one_tested(
+    small_config: Config, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """Neither the guard nor a classifier has two classes then; the fold is finished all the same."""
+    config = override_config(small_config, {"search.n_trials": 2, "search.reevaluate_top": 0, "cv.n_cv_repeats": 1})
+    rows = tiny_dataset.solubility
+    assert rows is not None
+    test = tiny_dataset.measured_polymers()[::3]
+    label = (rows.polymer == rows.polymer[np.isin(rows.polymer, test)][0]).astype(int)
+    table = replace(rows.table, rows=rows.table.rows.assign(soluble=label))
+    dataset = replace(tiny_dataset, solubility=replace(rows, value=label.astype(float), table=table))
+    said: list[str] = []
+    fold = OuterFold(tmp_path, PROTOCOLS[0], 0, test)
+    run_outer_fold(config, dataset, fold, 1, said.append)
+    assert any("WARNING" in line and "too few to correct the best trial for luck" in line for line in said)
+    candidates = json.loads((tmp_path / "candidates.json").read_text())
+    assert candidates["transfer_noise_aware"] == candidates["transfer_best"]
+    assert measure_gaps(config, [fold], 1).empty
+    for row in ROWS:
+        predicted = pd.read_csv(fold.predictions(row, "solubility"))
+        assert predicted["soluble"].sum() == 1, row
 
 
 def test_table_has_every_row_and_follows_from_the_predictions(compared: Path) -> None:

@@ -223,6 +223,18 @@ def test_masks_keep_the_right_share_in_every_column(rate: float) -> None:
     assert abs(correlation) < 5 / drawn.numel() ** 0.5
 
 
+@pytest.mark.parametrize("rate", [1e-6, 7e-6, 2**-17, 8e-6, 1e-5, 3e-5, 0.5, 1 - 2**-16, 1 - 1e-6])
+def test_masks_of_extreme_rates_keep_the_right_share_too(rate: float) -> None:
+    """Sixteen bits tell rates apart to within 2⁻¹⁶; below 2⁻¹⁷ nothing is dropped, and least of all everything."""
+    torch.manual_seed(0)
+    n = 2**20
+    masks = KeepMasks({rate: n})
+    masks.refresh()
+    dropped = float((masks.draw(torch.Size((n,)), rate) == 0).float().mean())
+    assert dropped == pytest.approx(rate, abs=2**-16 + 5 * (rate * (1 - rate) / n) ** 0.5)
+    assert (dropped == 0.0) or rate >= 2**-17
+
+
 def train_plainly(data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int) -> list[float]:
     """Stage 1 as one would write it with autograd and `torch.nn.utils`; validation MAE of every epoch."""
     torch.manual_seed(seed)

@@ -63,6 +63,25 @@ def test_one_by_one_is_as_side_by_side(
     assert float((results[True][0] - start[0]).abs().max()) > 0.01
 
 
+@pytest.mark.parametrize("changes", [{"encoder_dropout": 0.2}, {"use_batchnorm": True}], ids=str)
+def test_a_member_with_nothing_to_learn_stays_as_stage_1_left_it(
+    pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray], changes: dict[str, Any]
+) -> None:
+    """As the fold that tests the only polymer with a measured χ, where solubility has no weight."""
+    pretrained_network, data = pretrained
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = TransferNetwork(replace(pretrained_network.shape, **changes))
+    settings = replace(FINE_TUNING, freeze_encoder=False, lambda_sol=0.0, weight_decay=0.0)
+    chi, solubility = (mask[[2, 0]] for mask in masks)
+    assert chi.any(axis=1).tolist() == [False, True]
+    where = (data.features, data.chi.structure, data.chi.solvent)
+    found, _ = fit_members(network, data, chi, solubility, settings, 3).predict(*where)
+    start, _ = fit_members(network, data, chi, solubility, replace(settings, n_epochs=0), 3).predict(*where)
+    assert torch.equal(found[0], start[0])
+    assert float((found[1] - start[1]).abs().max()) > 0.01
+
+
 def test_progress_is_told_as_if_side_by_side(
     pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
 ) -> None:
