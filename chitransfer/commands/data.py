@@ -18,7 +18,7 @@ JobsOption = Annotated[int | None, typer.Option("--n-jobs", help="Processes; def
 @data.command()
 def compute(
     input_: Annotated[Path, typer.Option("--input", help="CSV: SMILES[, solvent][, temp in K].")],
-    output: Annotated[Path, typer.Option(help="The same table with chi_unifac, A_K, B, method and reason.")],
+    output: Annotated[Path, typer.Option(help="The same table with chi_unifac, A_unifac_K, B_unifac, method, reason.")],
     n_jobs: JobsOption = None,
 ) -> None:
     """Add χ(T) from UNIFAC group contributions to a table; rows without groups keep their place and the reason."""
