@@ -108,7 +108,7 @@ def fetch(
         f"{fetched.n_published} published rows; {len(fetched.applied)} corrections ({fetched.corrections}), "
         f"{fetched.n_left_out} rows left out ({fetched.left_out})"
     )
-    print(f"table: {fetched.table}")
+    print(f"table: {fetched.table}" + (" (from files fetched before)" if fetched.from_cache else ""))
 
 
 @data.command()
