@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from chitransfer.config import Config
+from chitransfer.data.compute import ADDED_COLUMNS
 from chitransfer.errors import ConfigError
 from chitransfer.sections import SearchSettings, guide_space
 
@@ -257,6 +258,15 @@ class TestStart:
         for key in ("sampler", "pruner"):
             for name in get_args(SearchSettings.model_fields[key].annotation):
                 assert re.search(rf"--{key} .*\b{name}\b", out), name
+
+    def test_help_of_data_compute_names_the_columns_it_adds(
+        self, run_command: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        _, out, _ = run_command("data", "compute", "--help")
+        named = re.search(r"The same table with (.*?)\.", out)
+        assert named is not None
+        assert tuple(named[1].split(", ")) == ADDED_COLUMNS
 
     def test_without_words_it_says_what_there_is(self, run_command: Run) -> None:
         _, out, err = run_command()

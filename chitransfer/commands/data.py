@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +18,13 @@ JobsOption = Annotated[int | None, typer.Option("--n-jobs", help="Processes; def
 @data.command()
 def compute(
     input_: Annotated[Path, typer.Option("--input", help="CSV: SMILES[, solvent][, temp in K].")],
-    output: Annotated[Path, typer.Option(help="The same table with chi_unifac, A_K, B, method and reason.")],
+    output: Annotated[Path, typer.Option(help="The same table with chi_unifac, A_unifac_K, B_unifac, method, reason.")],
     n_jobs: JobsOption = None,
 ) -> None:
     """Add χ(T) from UNIFAC group contributions to a table; rows without groups keep their place and the reason."""
     from chitransfer.data.compute import compute_table
     from chitransfer.files import check_writable
+    from chitransfer.processors import count_processors
     from chitransfer.search.watch import make_console, show_progress
 
     check_writable(output, "--output", (".csv", ".csv.gz"))
@@ -32,7 +32,7 @@ def compute(
         summary = compute_table(
             input_,
             output,
-            n_jobs=n_jobs or os.cpu_count() or 1,
+            n_jobs=n_jobs or count_processors(),
             progress=lambda done, total: progress("computing χ", done, total),
         )
     print(
@@ -54,6 +54,7 @@ def build(
     """Make a Stage 1 table from nothing: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
     from chitransfer.data.build import DEFAULT_TEMPERATURES, build_table
     from chitransfer.files import check_writable
+    from chitransfer.processors import count_processors
     from chitransfer.search.watch import make_console, show_progress
 
     check_writable(output, "--output", (".csv", ".csv.gz"))
@@ -64,7 +65,7 @@ def build(
             solvents=solvent or ("O",),
             temperatures=temperature or DEFAULT_TEMPERATURES,
             seed=seed,
-            n_jobs=n_jobs or os.cpu_count() or 1,
+            n_jobs=n_jobs or count_processors(),
             progress=lambda done, total: progress("building polymers", done, total),
         )
     print(f"{summary.n_polymers} polymers, {summary.n_rows} rows in {summary.seconds:.0f} s")
@@ -107,7 +108,7 @@ def fetch(
         f"{fetched.n_published} published rows; {len(fetched.applied)} corrections ({fetched.corrections}), "
         f"{fetched.n_left_out} rows left out ({fetched.left_out})"
     )
-    print(f"table: {fetched.table}")
+    print(f"table: {fetched.table}" + (" (from files fetched before)" if fetched.from_cache else ""))
 
 
 @data.command()

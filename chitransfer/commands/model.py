@@ -115,13 +115,13 @@ def predict(
     quiet: QuietOption = False,
 ) -> int:
     """Predict χ(T) and solubility for repeat units or a table of them."""
-    import os
     import time
 
     from chitransfer.errors import ConfigError
     from chitransfer.files import check_writable
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table, write_predictions
+    from chitransfer.processors import count_processors
     from chitransfer.search.watch import make_console, show_progress
 
     if bool(smiles) == (input is not None):
@@ -150,7 +150,7 @@ def predict(
             reader,
             temperatures=temperature,
             solvent=solvent,
-            n_jobs=n_jobs or os.cpu_count() or 1,
+            n_jobs=n_jobs or count_processors(),
             progress=progress,
         )
         n_rows, n_problems = write_predictions(reader, predictions, output)
@@ -183,12 +183,11 @@ def screen(
     quiet: QuietOption = False,
 ) -> None:
     """Rank candidate repeat units by P(soluble) or χ under conditions."""
-    import os
-
     from chitransfer.errors import ConfigError
     from chitransfer.files import check_writable
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table
+    from chitransfer.processors import count_processors
     from chitransfer.screen import Conditions, screen_candidates, write_screening
     from chitransfer.search.watch import make_console, show_progress
 
@@ -206,7 +205,7 @@ def screen(
             reader,
             temperatures=None if temperature is None else [temperature],
             solvent=solvent,
-            n_jobs=n_jobs or os.cpu_count() or 1,
+            n_jobs=n_jobs or count_processors(),
             progress=progress,
         )
         conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)

@@ -156,14 +156,14 @@ def _ring_opening(bond: str, *, ring: str = "", at_most: int = 1) -> Rule:
         homes = [index for index, atoms in enumerate(rings) if {found[0][0], found[0][1]} <= atoms]
         if len(homes) != 1 or len(found) > at_most or not all(set(match[:2]) <= rings[homes[0]] for match in found):
             return None
-        if _polymerisable_double_bonds(molecule, rings[homes[0]]):
+        if _polymerisable_double_bonds(molecule):
             return None
         return _kept([_open_ring(molecule, match[0], match[1]) for match in found])
 
     return rule
 
 
-def _polymerisable_double_bonds(molecule: Chem.Mol, home: set[int]) -> bool:
+def _polymerisable_double_bonds(molecule: Chem.Mol) -> bool:
     """Whether a vinyl group beside the ring competes; a lactone opens its ring all the same."""
     vinyl = _matches(molecule, "[CH2]=[C]")
     return bool(vinyl) and not _matches(molecule, "[O;R][C;R](=O)")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import shutil
 import socket
 import sys
@@ -20,6 +19,7 @@ from distributed.utils import get_mp_context
 
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.interrupts import same_interrupts
+from chitransfer.processors import count_processors
 from chitransfer.search import preload
 from chitransfer.sections import ClusterSettings
 
@@ -229,11 +229,6 @@ def walltime_seconds(walltime: str) -> int:
     days, _, clock = walltime.rpartition("-")
     hours, minutes, *seconds = (int(part) for part in clock.split(":"))
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + (seconds[0] if seconds else 0)
-
-
-def count_processors() -> int:
-    """Processors this process may use (a batch job or container may have fewer than the machine)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_dashboard_port() -> int:

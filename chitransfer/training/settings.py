@@ -5,7 +5,6 @@ Nothing below this file sees a `Config`; beside it `pretrain`, `finetune` and `r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from chitransfer.data.check import CheckReport, check_tables
 from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.errors import ConfigError
 from chitransfer.model.network import NetworkShape
+from chitransfer.processors import count_processors
 from chitransfer.training.stage1 import Stage1Settings
 from chitransfer.training.tasks import Stage2Settings
 
@@ -34,7 +34,7 @@ def read_dataset(config: Config, progress: Callable[[str, int, int], None] | Non
         on_bad_rows=config.data.on_bad_rows,
         on_contradictory_labels=config.data.on_contradictory_labels,
         cache_folder=None if config.paths.cache_dir is None else Path(config.paths.cache_dir),
-        n_jobs=os.cpu_count() or 1,
+        n_jobs=count_processors(),
         progress=progress,
     )
 
@@ -124,7 +124,7 @@ def check_configured_tables(config: Config, progress: Callable[[str, int, int], 
         A table cannot be read at all.
     """
     cache_folder = default_cache_folder() if config.paths.cache_dir is None else Path(config.paths.cache_dir)
-    n_jobs = os.cpu_count() or 1
+    n_jobs = count_processors()
 
     def named(what: str) -> Callable[[int, int], None]:
         return lambda done, total: progress(what, done, total)

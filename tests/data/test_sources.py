@@ -142,6 +142,14 @@ def test_second_fetch_needs_no_transfer(tmp_path, mirror):
     assert second.table.read_bytes() == first.table.read_bytes()
 
 
+def test_the_command_says_when_nothing_was_transferred(tmp_path, mirror, monkeypatch, run_command):
+    monkeypatch.setenv("CHITRANSFER_CACHE", str(tmp_path / "kept"))
+    words = ["data", "fetch", "polysol", "--output-folder", tmp_path / "out", "--base-url"]
+    table = f"table: {tmp_path / 'out' / 'polysol.csv'}"
+    assert run_command(*words, mirror)[1].splitlines()[-1] == table
+    assert run_command(*words, tmp_path / "gone")[1].splitlines()[-1] == f"{table} (from files fetched before)"
+
+
 def test_damaged_cache_is_fetched_again(tmp_path, mirror):
     fetch(tmp_path, str(mirror))
     cached = next((tmp_path / "cache").rglob("*.csv"))
