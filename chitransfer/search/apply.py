@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
@@ -79,8 +78,8 @@ class Application:
     notes: list[str]
 
 
-def read_trial_params(folder: StudyFolder, trial: int | None) -> tuple[int, dict[str, Any]]:
-    """Number and parameters of a complete trial; without a number, of the one that best_params.json names.
+def read_complete_trial(folder: StudyFolder, trial: int | None) -> FrozenTrial:
+    """A complete trial; without a number, the one that best_params.json names.
 
     Raises
     ------
@@ -102,7 +101,7 @@ def read_trial_params(folder: StudyFolder, trial: int | None) -> tuple[int, dict
             f"{folder.path}: trial {trial} is {trials[trial].state.name}, not COMPLETE; choose one that is, such as "
             f"{best.number}"
         )
-    return trial, dict(trials[trial].params)
+    return trials[trial]
 
 
 def _named_best(folder: StudyFolder) -> int | None:
@@ -123,8 +122,8 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
         Study, trial or configuration cannot be used.
     """
     study_config = load_study_config(folder, {})
-    number, params = read_trial_params(folder, trial)
-    overrides = to_overrides(params, study_config.search.space)
+    applied = read_complete_trial(folder, trial)
+    overrides = to_overrides(applied.params, study_config.search.space, applied.user_attrs)
     old_config = load_config(config_path, None, FULL_TRAINING)
     # Validation first: a configuration that cannot be loaded must not be written.
     new_config = override_config(old_config, overrides)
@@ -133,10 +132,10 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     text = _edit_yaml(old, overrides, name)
     difference = "".join(
         difflib.unified_diff(
-            old.splitlines(keepends=True), text.splitlines(keepends=True), name, f"trial {number}", n=1
+            old.splitlines(keepends=True), text.splitlines(keepends=True), name, f"trial {applied.number}", n=1
         )
     )
-    return Application(number, text, difference, _other_differences(study_config, new_config, overrides))
+    return Application(applied.number, text, difference, _other_differences(study_config, new_config, overrides))
 
 
 def write_application(application: Application, path: Path) -> None:

@@ -30,7 +30,14 @@ from chitransfer.search.replicates import (
     run_values,
 )
 from chitransfer.search.results import OBJECTIVE, with_one_value
-from chitransfer.search.space import default_params, make_sampler, suggest_params, to_overrides, trial_rungs
+from chitransfer.search.space import (
+    HALVED_BATCH_SIZE,
+    default_params,
+    make_sampler,
+    suggest_params,
+    to_overrides,
+    trial_rungs,
+)
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.workers import Workers
 
@@ -60,10 +67,11 @@ class Watcher(Protocol):
 class _ActiveTrial:
     trial: optuna.Trial
     params: dict[str, Any]
-    overrides: Mapping[str, object]
     # Epochs of all its rungs, and of those to come.
     all_rungs: list[int]
     rungs: list[int] = field(default_factory=list)
+    # What its last rung left behind.
+    attributes: Mapping[str, Any] = field(default_factory=dict)
     # Computed so far: of the run under way by stage, and in all.
     seconds: dict[str, float] = field(default_factory=dict)
     seconds_before: float = 0.0
@@ -133,8 +141,8 @@ class SearchDriver:
         else:
             return False
         params = suggest_params(self.study, trial, self.config.search, self.config.seed)
-        overrides = to_overrides(params, self.config.search.space)
-        active = _ActiveTrial(trial, params, overrides, trial_rungs(self.config, overrides))
+        rungs = trial_rungs(self.config, to_overrides(params, self.config.search.space))
+        active = _ActiveTrial(trial, params, rungs)
         self.watcher.trial_started(trial.number)
         if saved is None:
             self._begin(active)
@@ -169,7 +177,7 @@ class SearchDriver:
     def _send(self, active: _ActiveTrial, state: bytes | None) -> None:
         task = RungTask(
             number=active.trial.number,
-            overrides=active.overrides,
+            overrides=to_overrides(active.params, self.config.search.space, active.attributes),
             epoch=active.rungs.pop(0) if active.rungs else active.all_rungs[-1],
             state=state,
             replicate=len(active.runs),
@@ -194,7 +202,8 @@ class SearchDriver:
             self._fail(active, result.failure)
             return
         active.seconds = {name: value + active.seconds.get(name, 0.0) for name, value in result.seconds.items()}
-        result = replace(result, seconds=active.seconds)
+        halved = result.halved_batch_size or active.attributes.get(HALVED_BATCH_SIZE)
+        result = replace(result, seconds=active.seconds, halved_batch_size=halved)
         folder = replicate_folder(self.folder.trial(result.number), len(active.runs))
         save_rung(folder, result, active.params, self.dataset)
         saved = SavedRung(result.epoch, result.finished, result.value, trial_attributes(result), result.state)
@@ -229,6 +238,7 @@ class SearchDriver:
     def _judge(self, active: _ActiveTrial, saved: SavedRung) -> None:
         """Report a finished rung; then prune, go on, or tell."""
         trial = active.trial
+        active.attributes = saved.attributes
         self._note(trial, saved.attributes)
         several = bool(self.config.search.objectives)
         reported = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values

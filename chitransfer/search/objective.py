@@ -88,6 +88,8 @@ class RungResult:
         To go on from; plain tensors, loadable with ``weights_only``.
     encoders
         The Stage 1 results of a finished trial, from `search.encoders.pack_encoders`; empty before, and in repeats.
+    halved_batch_size
+        `training.batch_size_dft` from this rung on, where memory ran out for a larger one; else ``None``.
     failure
         The reason, empty when the rung succeeded.
     """
@@ -103,6 +105,7 @@ class RungResult:
     encoders: bytes = b""
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_mb: float = 0.0
+    halved_batch_size: int | None = None
     failure: str = ""
 
 
@@ -226,7 +229,8 @@ class TrialRunner:
         logger.warning("trial %d: out of memory; once more with training.batch_size_dft=%d", task.number, half)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self._run(replace(task, overrides={**task.overrides, "training.batch_size_dft": half}))
+        result = self._run(replace(task, overrides={**task.overrides, "training.batch_size_dft": half}))
+        return replace(result, halved_batch_size=half)
 
     def _run(self, task: RungTask) -> RungResult:
         started = time.perf_counter()

@@ -18,6 +18,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import FILE_NAME
 from chitransfer.search.objective import RungResult
+from chitransfer.search.space import HALVED_BATCH_SIZE
 
 # Attribute of a trial: what all its rungs and runs computed, without the time the search was stopped in between.
 SECONDS_TOTAL = "seconds_total"
@@ -49,6 +50,8 @@ def trial_attributes(result: RungResult) -> dict[str, Any]:
     attributes[SECONDS_TOTAL] = round(sum(result.seconds.values()), 3)
     attributes["peak_memory_mb"] = _or_none(round(result.peak_memory_mb, 1))
     attributes["stage1_epochs"] = result.epoch
+    if result.halved_batch_size is not None:
+        attributes[HALVED_BATCH_SIZE] = result.halved_batch_size
     attributes["stage1_best_epoch"] = [replicate.best_epoch for replicate in result.replicates]
     return attributes
 

@@ -87,7 +87,10 @@ def reevaluate_top(
     standing = read_standing(study)
     by_number = {trial.number: trial for trial in standing.ranked}
     numbers = choose_trials(study, config.search.reevaluate_top)
-    overrides = {number: to_overrides(by_number[number].params, config.search.space) for number in numbers}
+    overrides = {
+        number: to_overrides(by_number[number].params, config.search.space, by_number[number].user_attrs)
+        for number in numbers
+    }
     # Every trial once before any of them a second time, so that a stop leaves trials that can be compared.
     tasks = [
         RungTask(

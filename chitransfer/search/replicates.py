@@ -17,6 +17,7 @@ from scipy.stats import norm
 
 from chitransfer.search.objective import FIRST_FRESH
 from chitransfer.search.records import SavedRung, load_rung
+from chitransfer.search.space import HALVED_BATCH_SIZE
 
 REPLICATE_VALUES = "replicate_values"
 # A trial with less than this chance of beating the incumbent is not worth another run.
@@ -159,7 +160,8 @@ def pool_runs(runs: Sequence[SavedRung]) -> tuple[float, dict[str, Any]]:
             # A run of one repeat has no spread of its own.
             own = [number or 0.0 for number in numbers]
             attributes[name] = None if None in means else float(np.sqrt(np.mean(np.square(own)) + np.var(means)))
-        elif not isinstance(first, int | float) or any(value is None for value in numbers):
+        elif name == HALVED_BATCH_SIZE or not isinstance(first, int | float) or None in numbers:
+            # The batch is that of the first run, whose Stage 1 is kept.
             continue
         elif name.startswith("seconds_"):
             attributes[name] = float(np.sum(numbers))

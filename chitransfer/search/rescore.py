@@ -17,7 +17,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from chitransfer.config import Config, dump_config, load_config, override_config
-from chitransfer.errors import CheckpointError, StudyError
+from chitransfer.errors import CheckpointError, ChitransferError, StudyError, TrainingError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.objective import NetworkScores, TrialRunner
@@ -119,6 +119,8 @@ def rescore_study(
 ) -> Rescored:
     """Score every complete trial of a study again; the study itself is not changed.
 
+    A trial that cannot be scored under these conditions is left out, with its reason.
+
     Parameters
     ----------
     overrides
@@ -130,7 +132,9 @@ def rescore_study(
     Raises
     ------
     StudyError
-        The study has no complete trial, or what is changed would change Stage 1; the message names it.
+        The study has no complete trial, or what is changed would change Stage 1 of all; the message names it.
+    TrainingError
+        Stage 2 diverges for every trial.
     CheckpointError
         No complete trial kept a readable Stage 1 result.
     """
@@ -143,16 +147,16 @@ def rescore_study(
     before = {t.number: with_one_value(t).values[0] for t in trials}
     order = sorted(before, key=lambda number: (before[number], number))
     rows: list[dict[str, Any]] = []
-    skipped: dict[int, str] = {}
+    errors: dict[int, ChitransferError] = {}
     for done, trial in enumerate(trials):
-        own = override_config(config, to_overrides(trial.params, config.search.space))
+        own = override_config(config, to_overrides(trial.params, config.search.space, trial.user_attrs))
         try:
             encoders = read_encoders(folder.trial(trial.number))
             if any(stage1_key(own, dataset, encoder.seed) != encoder.key for encoder in encoders):
                 raise StudyError(_refusal(folder, trial.number, config))
             scores = score_encoders(runner, own, trial.number, encoders)
-        except CheckpointError as error:
-            skipped[trial.number] = str(error)
+        except (CheckpointError, StudyError, TrainingError) as error:
+            errors[trial.number] = error
             logger.warning("trial %d is left out: %s", trial.number, error)
             continue
         rows.append(
@@ -170,12 +174,14 @@ def rescore_study(
         if progress is not None:
             progress("rescore", done + 1, len(trials))
     if not rows:
-        raise CheckpointError(f"{folder.path}: no trial kept its Stage 1 result; {next(iter(skipped.values()))}")
+        none_kept = CheckpointError(f"{folder.path}: no trial kept its Stage 1 result; {next(iter(errors.values()))}")
+        raise next((one for one in errors.values() if not isinstance(one, CheckpointError)), none_kept)
     frame = pd.DataFrame(rows).sort_values(["value", "number"], kind="stable", ignore_index=True)
     target = folder.path / "rescored" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
     _write(target, frame, config, folder, {t.number: t.params for t in trials})
     trivial = score_trivial_predictor(dataset, runner.folds, runner.stage2_data.positive_label)
     write_reference(target / "reference.json", trivial)
+    skipped = {number: str(error) for number, error in errors.items()}
     return Rescored(target, frame, skipped, trivial.mean, config.objective)
 
 
@@ -200,7 +206,10 @@ def _write(
 
 def _refusal(folder: StudyFolder, number: int, config: Config) -> str:
     changed = [key for key in _changed_keys(load_config(folder.config), config) if key not in PLACE_KEYS]
-    what = ", ".join(changed) if changed else "the Stage 1 table or its features, or the release that made the study"
+    what = ", ".join(changed) or (
+        "the Stage 1 table or its features, the release that made the study, or, where it is this trial alone, a batch "
+        "that such a release halved when memory ran out"
+    )
     return (
         f"{folder.path}: trial {number} was pretrained under other conditions, so its Stage 1 result cannot be scored "
         f"under these (changed: {what}). Leave what concerns Stage 1 as it was (chem, model, the Stage 1 part of "

@@ -21,6 +21,7 @@ from chitransfer.files import write_csv, write_json
 from chitransfer.search.objective import ERRORS, transfer_objective
 from chitransfer.search.records import SECONDS_TOTAL
 from chitransfer.search.replicates import REPLICATE_VALUES
+from chitransfer.search.space import HALVED_BATCH_SIZE
 from chitransfer.search.study import StudyFolder
 from chitransfer.sections import ObjectiveSettings
 from chitransfer.training.crossval import Scores
@@ -117,6 +118,8 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
             row[name] = attributes.get(name)
             row[f"{name}_std"] = attributes.get(f"{name}_std")
         row |= {name: attributes.get(name) for name in OTHER_ATTRIBUTES}
+        if HALVED_BATCH_SIZE in attributes:
+            row[HALVED_BATCH_SIZE] = attributes[HALVED_BATCH_SIZE]
         if REPLICATE_VALUES in attributes:
             row["n_runs"] = len(attributes[REPLICATE_VALUES])
         if len(study.directions) > 1:

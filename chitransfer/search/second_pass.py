@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from chitransfer.config import Config, dump_config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically, write_json
-from chitransfer.search.apply import read_trial_params
+from chitransfer.search.apply import read_complete_trial
 from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
@@ -116,12 +117,12 @@ class FreshScores:
         )
 
 
-def second_pass_config(config: Config, params: Mapping[str, Any]) -> Config:
+def second_pass_config(config: Config, trial: FrozenTrial) -> Config:
     """The configuration of a second pass: the trial's own, with its space and budget and no rungs."""
     return override_config(
         config,
         {
-            **to_overrides(params, config.search.space),
+            **to_overrides(trial.params, config.search.space, trial.user_attrs),
             "search.space": {name: p.model_dump() for name, p in config.second_pass.space.items()},
             "search.n_trials": config.second_pass.n_trials,
             **FIXED,
@@ -179,18 +180,19 @@ def run_second_pass(
     CheckpointError
         The trial kept no Stage 1 result.
     """
-    number, params = read_trial_params(folder, trial)
+    chosen = read_complete_trial(folder, trial)
+    number = chosen.number
     first = load_study_config(folder, overrides or {})
     refuse_without_effect(overrides or {}, first)
     encoders = read_encoders(folder.trial(number))
-    config = second_pass_config(first, params)
+    config = second_pass_config(first, chosen)
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
         raise StudyError(
             f"{folder.path}: trial {number} was pretrained under other conditions than these; leave what concerns "
             "Stage 1 as it was (chem, model, the Stage 1 part of training, the computed table, seed); the release that "
-            "made the study counts too, where polymers differ only in stereochemistry"
+            "made the study counts too, where polymers differ only in stereochemistry or memory ran out"
         )
     own = StudyFolder(folder.path / f"second_pass_{number:04d}")
     console.print(f"second pass on trial {number} of {folder.name}: {own.path}", markup=False, highlight=False)

@@ -29,6 +29,9 @@ from chitransfer.data.splits import count_held_out
 from chitransfer.sections import SearchSettings, SpaceParameter, parse_hidden_dims
 from chitransfer.seeds import derive_seed
 
+# Attribute of a trial for whose own `training.batch_size_dft` memory ran out: the size it went on with.
+HALVED_BATCH_SIZE = "halved_batch_size_dft"
+
 
 def to_distribution(parameter: SpaceParameter) -> BaseDistribution:
     """Optuna's distribution of one parameter."""
@@ -40,9 +43,19 @@ def to_distribution(parameter: SpaceParameter) -> BaseDistribution:
     return FloatDistribution(low, high, step=parameter.step, log=parameter.type == "log")
 
 
-def to_overrides(params: Mapping[str, Any], space: Mapping[str, SpaceParameter]) -> dict[str, object]:
-    """Dotted configuration keys and their values, for `override_config`."""
-    return {space[name].key: value for name, value in params.items()}
+def to_overrides(
+    params: Mapping[str, Any], space: Mapping[str, SpaceParameter], attributes: Mapping[str, Any] | None = None
+) -> dict[str, object]:
+    """Dotted configuration keys and their values, for `override_config`.
+
+    Parameters
+    ----------
+    attributes
+        Of the trial, where it has run: if memory ran out they hold the smaller batch that it took instead.
+    """
+    overrides: dict[str, object] = {space[name].key: value for name, value in params.items()}
+    halved = (attributes or {}).get(HALVED_BATCH_SIZE)
+    return overrides if halved is None else {**overrides, "training.batch_size_dft": halved}
 
 
 def default_params(config: Config) -> tuple[dict[str, Any], list[str]]:

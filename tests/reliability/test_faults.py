@@ -126,6 +126,7 @@ def test_on_cuda_half_the_batch_is_tried_once_if_allowed(
     result = TrialRunner(config, tiny_dataset, n_threads=1).run(RungTask(0, {}, 2, None))
     assert (result.failure == "") is succeeds
     assert sorted(set(sizes), reverse=True) == ([16, 8] if allowed else [16])
+    assert result.halved_batch_size == (8 if succeeds else None)
 
 
 def test_a_trial_that_hangs_is_given_up_and_the_search_goes_on(

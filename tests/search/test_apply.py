@@ -14,7 +14,7 @@ import pytest
 
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
-from chitransfer.search.apply import STAGE1_KEYS, apply_trial, read_trial_params, write_application
+from chitransfer.search.apply import STAGE1_KEYS, apply_trial, read_complete_trial, write_application
 from chitransfer.search.space import to_distribution, to_overrides
 from chitransfer.search.study import LAUNCHER, StudyFolder
 from chitransfer.training.settings import stage1_settings
@@ -115,11 +115,17 @@ def test_keys_that_are_missing_are_added(study: StudyFolder, tmp_path: Path) -> 
     assert "# mine" in path.read_text(encoding="utf-8")
 
 
+def chosen(folder: StudyFolder, number: int | None = None) -> tuple[int, dict[str, object]]:
+    """Number and parameters of the trial that is applied."""
+    trial = read_complete_trial(folder, number)
+    return trial.number, trial.params
+
+
 def test_best_params_json_decides_which_trial(study: StudyFolder) -> None:
-    assert read_trial_params(study, None) == (1, BEST)
+    assert chosen(study) == (1, BEST)
     (study.path / "best_params.json").write_text(json.dumps({"best_trial_number": 0}), encoding="utf-8")
-    assert read_trial_params(study, None) == (0, OTHER)
-    assert read_trial_params(study, 1) == (1, BEST)
+    assert chosen(study) == (0, OTHER)
+    assert chosen(study, 1) == (1, BEST)
 
 
 def test_of_several_objectives_the_transfer_objective_decides(tmp_path: Path) -> None:
@@ -135,7 +141,7 @@ def test_of_several_objectives_the_transfer_objective_decides(tmp_path: Path) ->
         study.add_trial(
             optuna.trial.create_trial(params=params, distributions=distributions, values=values, user_attrs=attributes)
         )
-    assert read_trial_params(folder, None) == (1, BEST)
+    assert chosen(folder) == (1, BEST)
 
 
 def test_trials_that_cannot_be_applied_are_named(study: StudyFolder, config_file: Path, tmp_path: Path) -> None:

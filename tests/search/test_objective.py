@@ -1,14 +1,24 @@
-"""What a rung reports beside its scores."""
+"""What a rung reports beside its scores, and what becomes of a trial whose batch was halved."""
 
 from __future__ import annotations
 
 import math
 import sys
 import types
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 
-from chitransfer.search.objective import peak_process_memory_mb
+from chitransfer.search.apply import apply_trial
+from chitransfer.search.objective import RungTask, peak_process_memory_mb
+from chitransfer.search.rescore import rescore_study
+from chitransfer.search.second_pass import run_second_pass
+from chitransfer.search.watch import make_console
+from chitransfer.training.stage1 import Stage1Run
 
 
 @pytest.mark.parametrize(("platform", "expected"), [("linux", 3 * 2**10), ("darwin", 3.0)])
@@ -29,3 +39,61 @@ def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 10 < peak_process_memory_mb() < 1e6
     monkeypatch.setitem(sys.modules, "resource", None)
     assert math.isnan(peak_process_memory_mb())
+
+
+@pytest.mark.parametrize("rungs", [[], [2]], ids=str)
+def test_a_halved_batch_is_known_to_all_that_is_made_of_its_trial(
+    rungs: list[int], tiny: dict[str, object], make_search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Stage1Run.train_to
+    begun: list[Stage1Run] = []
+
+    def run_out(run: Stage1Run, epoch: int) -> None:
+        # The second Stage 1 begun is that of trial 1, with its own 16 pairs a batch.
+        if run not in begun:
+            begun.append(run)
+        if begun.index(run) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        train(run, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage1Run, "train_to", run_out)
+        halving = {"search.halve_batch_when_out_of_memory": True, "search.rungs": rungs}
+        _, study = make_search({**tiny, **halving, "search.reevaluate_top": 0, "second_pass.n_trials": 1})
+    trials = pd.read_csv(study.path / "all_trials.csv")
+    assert trials["state"].tolist() == ["COMPLETE"] * 3
+    assert trials["halved_batch_size_dft"].dropna().to_dict() == {1: 8.0}
+    assert "batch_size_dft: 8\n" in apply_trial(study, None, 1).text
+    assert "batch_size_dft: 256\n" in apply_trial(study, None, 0).text
+    rescored = rescore_study(study, {})
+    assert not rescored.skipped
+    assert rescored.rank_correlation == pytest.approx(1.0)
+    assert run_second_pass(study, make_console(quiet=True), trial=1) == 0
+    # An earlier release did not keep the size: that trial is left out, and no other.
+    monkeypatch.setattr("chitransfer.search.space.HALVED_BATCH_SIZE", "not kept")
+    rescored = rescore_study(study, {})
+    assert sorted(rescored.trials["number"]) == [0, 2]
+    assert "a batch that such a release halved" in rescored.skipped[1]
+
+
+def test_later_rungs_take_the_halved_batch_also_when_resumed(
+    made_up_search: Callable[..., Any], killed: type[BaseException]
+) -> None:
+    search = made_up_search(search__n_trials=2, search__rungs=[1, 2, 3], search__reevaluate_top=0)
+    answer = search.workers.answer
+
+    def halve(task: RungTask) -> Any:
+        return replace(answer(task), halved_batch_size=8 if (task.number, task.epoch) == (1, 1) else None)
+
+    def die(task: RungTask) -> None:
+        if (task.number, task.epoch) == (1, 3):
+            raise killed
+
+    search.workers.answer, search.workers.before = halve, die
+    with pytest.raises(killed):
+        search.drive()
+    search.workers.before = lambda task: None
+    search.drive()
+    sizes = [(t.number, t.epoch, t.overrides.get("training.batch_size_dft")) for t in search.workers.tasks]
+    assert sizes == [*((0, epoch, None) for epoch in (1, 2, 3, 4)), (1, 1, None), (1, 2, 8), (1, 3, 8), (1, 4, 8)]
+    assert search.study.trials[1].user_attrs["halved_batch_size_dft"] == 8

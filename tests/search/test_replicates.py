@@ -72,15 +72,17 @@ def test_race_chooses_better_than_the_raw_best_of_as_many_runs(rng: np.random.Ge
 
 
 def test_runs_are_pooled_into_one_trial() -> None:
+    fixed = {"exp_mae_std": 0.1, "seconds_stage1": 2.0, "other": [1]}
     runs = [
-        SavedRung(4, True, value, {"exp_mae": value, "exp_mae_std": 0.1, "seconds_stage1": 2.0, "other": [1]}, b"")
-        for value in (1.0, 2.0)
+        SavedRung(4, True, value, {"exp_mae": value, "halved_batch_size_dft": size, **fixed}, b"")
+        for value, size in ((1.0, 8), (2.0, 4))
     ]
     value, attributes = pool_runs(runs)
     assert value == 1.5
     assert attributes["exp_mae"] == 1.5
     assert attributes["exp_mae_std"] == pytest.approx(np.sqrt(0.01 + 0.25))
     assert attributes["seconds_stage1"] == 4.0
+    assert attributes["halved_batch_size_dft"] == 8, "of the run whose encoders are kept"
     assert attributes["replicate_values"] == [1.0, 2.0]
 
 
