@@ -137,7 +137,7 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
         tester.test_full_model(row, candidates[FULL_MODELS[row]])
         say(f"{what}: {row.replace('_', ' ')} tested")
     tester.test_scratch(n_seeds)
-    tester.test_baselines(n_seeds)
+    tester.test_baselines()
     say(f"{what}: baselines tested")
 
 
@@ -299,7 +299,7 @@ class _Tester:
             found["solubility"] = Prediction(probability, float(threshold))
         return found
 
-    def test_baselines(self, n_seeds: int) -> None:
+    def test_baselines(self) -> None:
         """The simple predictors, and Stage 1's own χ (default configuration) corrected by a line."""
         tasks = self._tasks()
         for row, (predict_chi, predict_solubility) in BASELINES.items():
