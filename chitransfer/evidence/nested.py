@@ -17,19 +17,20 @@ import torch
 from optuna.trial import FrozenTrial
 from scipy.special import expit
 
-from chitransfer.config import Config, dump_config, override_config
+from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.data.subsets import without_polymers
 from chitransfer.errors import StudyError
 from chitransfer.evidence.baselines import BASELINES, Prediction, TaskData, classify_by_chi, correct_affinely
 from chitransfer.evidence.overtuning import examine_study
-from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.files import write_csv, write_json
 from chitransfer.model.network import TransferNetwork, chi_at, inverse_temperature
 from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.results import read_standing, write_results
-from chitransfer.search.space import make_pruner, settle_pruner, to_overrides
-from chitransfer.search.study import StudyFolder, create_study, make_contract, resume_study
+from chitransfer.search.run import open_study
+from chitransfer.search.space import settle_pruner, to_overrides
+from chitransfer.search.study import StudyFolder, make_contract
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import choose_thresholds, make_folds
@@ -98,14 +99,7 @@ def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Sa
     """Run (or go on with, or just open) a whole search on a dataset in memory."""
     optuna.logging.disable_default_handler()
     config = settle_pruner(config, dataset)
-    contract = make_contract(config, dataset)
-    pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder.config, dump_config(config))
-    if folder.database.exists():
-        study = resume_study(folder, contract, pruner)
-    else:
-        study = create_study(folder, contract, pruner)
+    study = open_study(folder, config, make_contract(config, dataset), is_new=not folder.database.exists())
     if (folder.path / "done.json").is_file():
         return study
     workers = InProcessWorkers(config, dataset)
@@ -144,7 +138,7 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
         tester.test_full_model(row, candidates[FULL_MODELS[row]])
         say(f"{what}: {row.replace('_', ' ')} tested")
     tester.test_scratch(n_seeds)
-    tester.test_baselines(n_seeds)
+    tester.test_baselines()
     say(f"{what}: baselines tested")
 
 
@@ -313,7 +307,7 @@ class _Tester:
             found["solubility"] = Prediction(probability, float(threshold))
         return found
 
-    def test_baselines(self, n_seeds: int) -> None:
+    def test_baselines(self) -> None:
         """The simple predictors, and Stage 1's own χ (default configuration) corrected by a line."""
         tasks = self._tasks()
         for row, (predict_chi, predict_solubility) in BASELINES.items():

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -51,6 +51,32 @@ def stop_in_time(stop_requested: StopRequested, hours: float) -> StopRequested:
     """What else asks for a stop, or ``"timeout"`` once that many hours from now have passed."""
     deadline = time.monotonic() + hours * 3600
     return lambda: stop_requested() or ("timeout" if time.monotonic() > deadline else None)
+
+
+def give_up_overdue(
+    workers: Workers, running: Mapping[Future[RungResult], tuple[int, float]], minutes: float | None
+) -> Iterator[tuple[Future[RungResult], RungResult]]:
+    """Abandon the rungs that compute for longer than `search.trial_timeout_minutes`; their results are failures.
+
+    Parameters
+    ----------
+    running
+        For each rung the number of its trial and the seconds that counted against the limit before.
+    minutes
+        The limit; ``None``: there is none.
+    """
+    if minutes is None:
+        return
+    for future, (number, before) in running.items():
+        seconds = workers.running_seconds(future)
+        if seconds is None or before + seconds <= minutes * 60 or future.done():
+            continue
+        workers.abandon(future)
+        reason = (
+            f"took longer than {minutes:g} minutes (search.trial_timeout_minutes); raise it, lower "
+            "training.num_epochs_pretrain, or look for what it waits on"
+        )
+        yield future, RungResult(number, epoch=0, finished=True, seconds={"failed": seconds}, failure=reason)
 
 
 class Watcher(Protocol):
@@ -126,7 +152,9 @@ class SearchDriver:
                 return "finished"
             for future in self.workers.wait(list(self._active), POLL_SECONDS):
                 self._receive(self._active.pop(future), future)
-            self._give_up_overdue()
+            before = {future: (active.trial.number, active.seconds_before) for future, active in self._active.items()}
+            for future, failed in give_up_overdue(self.workers, before, self.config.search.trial_timeout_minutes):
+                self._take(self._active.pop(future), failed)
             reason = self._stop_requested()
             if reason is not None:
                 return reason
@@ -191,7 +219,11 @@ class SearchDriver:
         except CheckpointError as error:
             logger.warning("trial %d starts again: %s", active.trial.number, error)
             self._begin(active)
-            return
+        else:
+            self._take(active, result)
+
+    def _take(self, active: _ActiveTrial, result: RungResult) -> None:
+        """Write what a rung brought, and go on with its trial or end it."""
         if not result.failure and not math.isfinite(result.value):
             result = replace(result, failure=f"the objective is {result.value}")
         active.seconds_before += sum(result.seconds.values())
@@ -213,28 +245,6 @@ class SearchDriver:
             self._run_again_or_complete(active)
             return
         self._judge(active, saved)
-
-    def _give_up_overdue(self) -> None:
-        """Fail the trials that compute for longer than `search.trial_timeout_minutes`."""
-        minutes = self.config.search.trial_timeout_minutes
-        if minutes is None:
-            return
-        for future, active in list(self._active.items()):
-            running = self.workers.running_seconds(future)
-            if running is None or active.seconds_before + running <= minutes * 60 or future.done():
-                continue
-            del self._active[future]
-            self.workers.abandon(future)
-            if active.runs:
-                logger.warning("trial %d: a further run took too long and is left out", active.trial.number)
-                self._complete(active)
-                continue
-            active.seconds_before += running
-            self._fail(
-                active,
-                f"took longer than {minutes:g} minutes (search.trial_timeout_minutes); raise it, lower "
-                "training.num_epochs_pretrain, or look for what it waits on",
-            )
 
     def _judge(self, active: _ActiveTrial, saved: SavedRung) -> None:
         """Report a finished rung; then prune, go on, or tell."""

@@ -77,6 +77,11 @@ class PackWorkers(InProcessWorkers):
         with self._delivering:
             return super().wait(futures, 0.0)
 
+    def running_seconds(self, future: Future[RungResult]) -> float | None:
+        """A rung's share of the time that its pack has been computing; ``None`` while it is collected."""
+        seconds = super().running_seconds(future)
+        return None if seconds is None else seconds / len(self._under_way)
+
     def abandon(self, future: Future[RungResult]) -> None:
         """Leave a rung out of its pack after the epoch under way; a pack that does not react is left in its thread."""
         self._collected = [job for job in self._collected if job.outcome is not future]

@@ -6,7 +6,7 @@ Called by `search.run` when a search has finished; `evidence.overtuning` reads w
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
-from chitransfer.search.driver import POLL_SECONDS, StopReason, StopRequested
+from chitransfer.search.driver import POLL_SECONDS, StopReason, StopRequested, give_up_overdue
 from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
 from chitransfer.search.records import load_rung, save_rung
 from chitransfer.search.replicates import (
@@ -113,8 +113,7 @@ def reevaluate_top(
         while tasks and len(running) < workers.capacity:
             task = tasks.pop(0)
             running[workers.submit(task)] = task
-        for future in workers.wait(list(running), POLL_SECONDS):
-            task, result = running.pop(future), future.result()
+        for task, result in _ended_runs(workers, running, config.search.trial_timeout_minutes):
             if result.failure:
                 logger.warning("trial %d on fresh seeds and folds FAILED: %s", task.number, result.failure)
                 outcome = f"FAILED: {result.failure}"
@@ -134,6 +133,17 @@ def reevaluate_top(
                 watcher.runs_stopped(len(tasks) + len(running))
             return reason
     return "finished"
+
+
+def _ended_runs(
+    workers: Workers, running: dict[Future[RungResult], RungTask], minutes: float | None
+) -> Iterator[tuple[RungTask, RungResult]]:
+    """Take out of `running` what is done or, as in the search, overdue."""
+    for future in workers.wait(list(running), POLL_SECONDS):
+        yield running.pop(future), future.result()
+    before = {future: (task.number, 0.0) for future, task in running.items()}
+    for future, failed in give_up_overdue(workers, before, minutes):
+        yield running.pop(future), failed
 
 
 def _seconds_of_a_run(complete: Sequence[FrozenTrial], workers: Workers, n_runs: int) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import optuna
 from rich.console import Console
@@ -117,14 +118,7 @@ def _search(
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
     contract = make_contract(config, dataset)
-    pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
-    if is_resumed:
-        study = resume_study(folder, contract, pruner, allow_extended_space=allow_extended_space)
-        write_atomically(folder.config, dump_config(config))
-    else:
-        # First the configuration: a study that exists can then always be resumed.
-        write_atomically(folder.config, dump_config(config))
-        study = create_study(folder, contract, pruner)
+    study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
     reference = _score_reference(folder, config, dataset)
     standing = read_standing(study)
@@ -148,6 +142,31 @@ def _search(
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
     return EXIT_CODES[reason]
+
+
+def open_study(
+    folder: StudyFolder,
+    config: Config,
+    contract: Mapping[str, Any],
+    *,
+    is_new: bool,
+    allow_extended_space: bool = False,
+) -> optuna.Study:
+    """Create a study or open it to go on with it, and write its configuration.
+
+    Raises
+    ------
+    StudyError
+        As `create_study` and `resume_study`; the configuration of a study that cannot go on stays as it was.
+    """
+    pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
+    if is_new:
+        # First the configuration: a study that exists can then always be resumed.
+        write_atomically(folder.config, dump_config(config))
+        return create_study(folder, contract, pruner)
+    study = resume_study(folder, contract, pruner, allow_extended_space=allow_extended_space)
+    write_atomically(folder.config, dump_config(config))
+    return study
 
 
 def _drive(

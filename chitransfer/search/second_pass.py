@@ -16,10 +16,10 @@ import numpy as np
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from chitransfer.config import Config, dump_config, override_config
+from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError, StudyError
-from chitransfer.files import write_atomically, write_json
+from chitransfer.files import write_json
 from chitransfer.search.apply import read_complete_trial
 from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
@@ -27,15 +27,13 @@ from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
 from chitransfer.search.rescore import score_encoders
 from chitransfer.search.results import read_standing, write_results
-from chitransfer.search.run import EXIT_CODES, listen_for_stop, log_to
-from chitransfer.search.space import make_pruner, to_overrides
+from chitransfer.search.run import EXIT_CODES, listen_for_stop, log_to, open_study
+from chitransfer.search.space import to_overrides
 from chitransfer.search.study import (
     StudyFolder,
-    create_study,
     load_study_config,
     make_contract,
     read_searched_dataset,
-    resume_study,
 )
 from chitransfer.search.watch import SearchDisplay, show_progress
 from chitransfer.search.workers import InProcessWorkers
@@ -198,10 +196,7 @@ def run_second_pass(
     console.print(f"second pass on trial {number} of {folder.name}: {own.path}", markup=False, highlight=False)
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in encoders]}
     with log_to(own.log), drive_alone(own):
-        pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
-        is_new = not own.database.is_file()
-        write_atomically(own.config, dump_config(config))
-        study = create_study(own, contract, pruner) if is_new else resume_study(own, contract, pruner)
+        study = open_study(own, config, contract, is_new=not own.database.is_file())
         runner = functools.partial(EncoderRunner, encoders=encoders, number=number)
         workers = InProcessWorkers(config, dataset, make_runner=runner)
         standing = read_standing(study)

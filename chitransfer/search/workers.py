@@ -43,7 +43,7 @@ class Workers(Protocol):
         """The futures that are done, after at most `timeout` seconds."""
 
     def running_seconds(self, future: Future[RungResult]) -> float | None:
-        """How long a rung has been computing; ``None`` while it waits for a free worker."""
+        """How long a rung has been computing, of rungs computed as one its share; ``None`` while it waits."""
 
     def abandon(self, future: Future[RungResult]) -> None:
         """Give up a rung that takes too long; its worker is usable again afterwards."""

@@ -16,6 +16,7 @@ from sklearn import metrics as sk
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels, without_polymers
+from chitransfer.errors import StudyError
 from chitransfer.evidence import nested
 from chitransfer.evidence.baselines import (
     BASELINES,
@@ -27,9 +28,10 @@ from chitransfer.evidence.baselines import (
     tanimoto_kernel,
 )
 from chitransfer.evidence.compare import ROWS, Plan, measure_gaps, run_comparison, share_of_right_slopes
-from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold
+from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold, search_inside
 from chitransfer.evidence.verdict import describe_gaps, reach_verdict
 from chitransfer.model.members import FittedMembers
+from chitransfer.search.study import StudyFolder
 from chitransfer.training.stage2 import fit_members
 
 
@@ -201,6 +203,18 @@ def test_the_only_polymer_of_a_class_may_be_the_one_tested(
         assert predicted["soluble"].sum() == 1, row
 
 
+def test_an_inner_search_that_cannot_go_on_leaves_its_configuration(
+    small_config: Config, tiny_dataset: Any, tmp_path: Path
+) -> None:
+    folder = StudyFolder(tmp_path / "inner")
+    once = override_config(small_config, {"search.n_trials": 1})
+    search_inside(once, tiny_dataset, folder, lambda line: None, "inner")
+    before = folder.config.read_bytes()
+    with pytest.raises(StudyError, match="under other conditions"):
+        search_inside(override_config(once, {"seed": 7}), tiny_dataset, folder, lambda line: None, "inner")
+    assert folder.config.read_bytes() == before
+
+
 def test_table_has_every_row_and_follows_from_the_predictions(compared: Path) -> None:
     table = pd.read_csv(compared / "table.csv")
     assert set(table["protocol"]) == set(PROTOCOLS)
@@ -239,8 +253,6 @@ def test_a_finished_comparison_is_not_run_again(
 
 
 def test_other_conditions_are_refused(compared: Path, small_config: Config, tiny_dataset: Any) -> None:
-    from chitransfer.errors import StudyError
-
     other = override_config(small_config, {"search.n_trials": 4})
     with pytest.raises(StudyError, match=r"other conditions \(search\)"):
         run_comparison(other, tiny_dataset, compared, Plan(2, 1, PROTOCOLS), lambda line: None)

@@ -41,47 +41,39 @@ def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     assert math.isnan(peak_process_memory_mb())
 
 
-class TestHalvedBatch:
-    """Memory runs out for trial 1 with its own 16 pairs a batch; 8 fit."""
+@pytest.mark.parametrize("rungs", [[], [2]], ids=str)
+def test_a_halved_batch_is_known_to_all_that_is_made_of_its_trial(
+    rungs: list[int], tiny: dict[str, object], make_search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Stage1Run.train_to
+    begun: list[Stage1Run] = []
 
-    @pytest.fixture
-    def study(self, tiny: dict[str, object], make_search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-        train = Stage1Run.train_to
-        begun: list[Stage1Run] = []
+    def run_out(run: Stage1Run, epoch: int) -> None:
+        # The second Stage 1 begun is that of trial 1, with its own 16 pairs a batch.
+        if run not in begun:
+            begun.append(run)
+        if begun.index(run) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        train(run, epoch)
 
-        def run_out(run: Stage1Run, epoch: int) -> None:
-            if run not in begun:
-                begun.append(run)
-            if begun.index(run) == 1:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            train(run, epoch)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Stage1Run, "train_to", run_out)
-            small = {"search.halve_batch_when_out_of_memory": True, "search.rungs": [2], "search.reevaluate_top": 0}
-            code, folder = make_search({**tiny, **small, "second_pass.n_trials": 1})
-        assert code == 0
-        return folder
-
-    def test_the_size_is_kept_with_the_trial(self, study: Any) -> None:
-        trials = pd.read_csv(study.path / "all_trials.csv")
-        assert trials["state"].tolist() == ["COMPLETE"] * 3
-        assert trials["halved_batch_size_dft"].dropna().to_dict() == {1: 8.0}
-        assert "batch_size_dft: 8\n" in apply_trial(study, None, 1).text
-        assert "batch_size_dft: 256\n" in apply_trial(study, None, 0).text
-
-    def test_it_can_be_scored_again_and_tuned_further(self, study: Any) -> None:
-        rescored = rescore_study(study, {})
-        assert not rescored.skipped
-        assert rescored.rank_correlation == pytest.approx(1.0)
-        assert run_second_pass(study, make_console(quiet=True), trial=1) == 0
-
-    def test_of_an_earlier_release_it_is_left_out_alone(self, study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One that did not keep the size."""
-        monkeypatch.setattr("chitransfer.search.space.HALVED_BATCH_SIZE", "not kept")
-        rescored = rescore_study(study, {})
-        assert sorted(rescored.trials["number"]) == [0, 2]
-        assert "a batch that such a release halved" in rescored.skipped[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage1Run, "train_to", run_out)
+        halving = {"search.halve_batch_when_out_of_memory": True, "search.rungs": rungs}
+        _, study = make_search({**tiny, **halving, "search.reevaluate_top": 0, "second_pass.n_trials": 1})
+    trials = pd.read_csv(study.path / "all_trials.csv")
+    assert trials["state"].tolist() == ["COMPLETE"] * 3
+    assert trials["halved_batch_size_dft"].dropna().to_dict() == {1: 8.0}
+    assert "batch_size_dft: 8\n" in apply_trial(study, None, 1).text
+    assert "batch_size_dft: 256\n" in apply_trial(study, None, 0).text
+    rescored = rescore_study(study, {})
+    assert not rescored.skipped
+    assert rescored.rank_correlation == pytest.approx(1.0)
+    assert run_second_pass(study, make_console(quiet=True), trial=1) == 0
+    # An earlier release did not keep the size: that trial is left out, and no other.
+    monkeypatch.setattr("chitransfer.search.space.HALVED_BATCH_SIZE", "not kept")
+    rescored = rescore_study(study, {})
+    assert sorted(rescored.trials["number"]) == [0, 2]
+    assert "a batch that such a release halved" in rescored.skipped[1]
 
 
 def test_later_rungs_take_the_halved_batch_also_when_resumed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from chitransfer.config import load_config
 from chitransfer.errors import ConfigError
 from chitransfer.search import pack_workers, workers
+from chitransfer.search.driver import give_up_overdue
 from chitransfer.search.objective import Cancelled, RungTask, TrialRunner
 from chitransfer.search.pack_workers import PackWorkers
 from chitransfer.training.stage1 import Stage1Run
@@ -150,6 +153,31 @@ def test_a_member_given_up_leaves_the_others_alone(packed: PackWorkers, monkeypa
     finish(packed, futures)
     assert isinstance(futures[0].exception(), Cancelled)
     assert [future.result().epoch for future in futures[1:]] == [4, 4]
+
+
+def test_a_pack_has_the_time_limit_of_all_its_members(packed: PackWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, released = threading.Event(), threading.Event()
+    train_together: Callable[..., Any] = pack_workers.train_together
+
+    def wait_and_train(*words: Any, **named: Any) -> Any:
+        begun.set()
+        released.wait(60)
+        return train_together(*words, **named)
+
+    monkeypatch.setattr(pack_workers, "train_together", wait_and_train)
+    monkeypatch.setattr(workers, "PATIENCE_SECONDS", 0.0)
+    futures = [packed.submit(task) for task in tasks(2)]
+    assert packed.running_seconds(futures[0]) is None
+    packed.wait(futures, 0.0)
+    assert begun.wait(60)
+    for future in futures:
+        packed._jobs[future].started = 1000.0
+    monkeypatch.setattr(workers, "time", types.SimpleNamespace(monotonic=lambda: 1360.0))
+    running = {future: (number, 0.0) for number, future in enumerate(futures)}
+    assert not list(give_up_overdue(packed, running, 2.0)), "six minutes of three members are two of each"
+    overdue = dict(give_up_overdue(packed, running, 1.9))
+    released.set()
+    assert [overdue[future].seconds for future in futures] == [{"failed": 120.0}] * 3
 
 
 def test_a_rung_not_yet_under_way_can_be_given_up(packed: PackWorkers, monkeypatch: pytest.MonkeyPatch) -> None:

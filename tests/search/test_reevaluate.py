@@ -60,6 +60,26 @@ def test_it_stops_and_goes_on(made_up_search: Callable[..., Any]) -> None:
     assert len(fresh_runs(search.folder.path)) == 8
 
 
+def test_a_run_that_hangs_is_given_up_as_a_trial_is(made_up_search: Callable[..., Any]) -> None:
+    limits = {"search__trial_timeout_minutes": 30.0, "search__reevaluate_top": 3, "search__reevaluate_seeds": 1}
+    search = made_up_search(search__n_trials=12, **limits)
+    search.drive()
+    workers, listener = search.workers, Listener()
+    hanging, *others = choose_trials(search.study, 3)
+    answer, asked, abandoned = workers.wait, iter(range(100)), []
+
+    def wait(futures: Any, timeout: float) -> Any:
+        return set() if workers.waiting[0][1].number == hanging else answer(futures, timeout)
+
+    workers.wait, workers.running_seconds = wait, lambda future: 1801.0
+    workers.abandon = lambda future: abandoned.append(workers.waiting.pop(0)[1].number)
+    everything = (search.config, search.dataset, search.study, search.folder, workers)
+    reason = reevaluate_top(*everything, lambda: None if next(asked) < 50 else "timeout", listener)
+    assert (reason, abandoned) == ("finished", [hanging])
+    assert listener.said[1:] == [(hanging, "FAILED:"), *((number, "objective") for number in others)]
+    assert len(fresh_runs(search.folder.path)) == len(others) == 3
+
+
 def test_the_time_limit_ends_it_and_a_resumed_search_completes_it(
     tiny: dict[str, object], make_search: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

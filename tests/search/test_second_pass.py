@@ -66,6 +66,15 @@ def test_started_again_it_goes_on(study: StudyFolder) -> None:
     pd.testing.assert_series_equal(second["value"][:4], first["value"], check_names=False)
 
 
+def test_what_cannot_go_on_leaves_its_configuration(study: StudyFolder) -> None:
+    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 1})
+    config = study.path / "second_pass_0000" / "config.yaml"
+    before = config.read_bytes()
+    with pytest.raises(StudyError, match="under other conditions"):
+        run_second_pass(study, make_console(quiet=True), trial=0, overrides={"objective.sol_f1": 9.0})
+    assert config.read_bytes() == before
+
+
 def test_what_it_cannot_do_is_refused(study: StudyFolder) -> None:
     console = make_console(quiet=True)
     with pytest.raises(StudyError, match="no trial 9"):
