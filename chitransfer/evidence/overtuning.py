@@ -154,7 +154,7 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
         one_se_candidates=[t.number for t in candidates],
         fresh=fresh,
         noise={**asdict(components), "text": components.describe(), "difference": asdict(difference_noise)},
-        n_polymers=len(polymers),
+        n_polymers=len(sums[0].polymers),
         n_trials=len(trials),
         n_draws=N_DRAWS,
         control=config.search.control,

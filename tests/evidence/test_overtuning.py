@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
 
+from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels
@@ -42,6 +43,29 @@ def make_frames(rng: np.random.Generator, n_polymers: int = 12) -> tuple[pd.Data
     called = (p > 0.5).astype(int)
     frame = {"polymer": polymer, "soluble": soluble, "probability_positive": p, "called_positive": called}
     return chi, pd.DataFrame(frame)
+
+
+def test_stereo_variants_are_drawn_as_one_polymer(rng: np.random.Generator) -> None:
+    """Features leave stereochemistry out: drawn by themselves, one could choose the trial and the other score it."""
+    cis, trans, flat = (polymer_identity(unit) for unit in ("*C/C=C\\C*", "*C/C=C/C*", "*CC=CC*"))
+    chi, solubility = make_frames(rng)
+    others = [str(number) for number in range(2, 12)]
+    found = {}
+    for names in ((cis, trans), (flat, flat)):
+        frames = [[frame.replace({"polymer": {"0": names[0], "1": names[1]}})] for frame in (chi, solubility)]
+        found[names] = sum_by_polymer([*dict.fromkeys(names), *others], *frames, 1, with_auc=True)
+    apart, together = found.values()
+    assert apart.polymers == together.polymers == (flat, *others)
+    weights = draw_polymers(11, 5, 1)
+    expected = together.components(weights)
+    for name, values in apart.components(weights).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_a_damaged_name_of_a_polymer_is_said_to_be_damaged(rng: np.random.Generator) -> None:
+    chi, _ = make_frames(rng)
+    with pytest.raises(StudyError, match="damaged"):
+        sum_by_polymer(["*C/C=C", *map(str, range(12))], [chi], [], 1, with_auc=False)
 
 
 @pytest.mark.parametrize("label", [0, 1])
