@@ -13,7 +13,6 @@ from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
 
 from chitransfer.chemistry.polymers import polymer_identity
-from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import StudyError
@@ -338,16 +337,16 @@ def fresh_scores(best: list[float], default: list[float]) -> list[FreshScore]:
     ],
 )
 def test_gain_is_not_called_one_where_fresh_runs_speak_against_it(
-    gain: Estimate, fresh: list[FreshScore], expected: str, shared_tiny_config: Config
+    gain: Estimate, fresh: list[FreshScore], expected: str
 ) -> None:
-    text = "\n".join(describe_examination(make_examination(gain, fresh), shared_tiny_config))
+    text = "\n".join(describe_examination(make_examination(gain, fresh)))
     assert expected in text
     assert text.count("the search helped") == ("the search helped" in expected)
 
 
-def test_nothing_is_said_of_a_gain_over_the_best_trial_itself(shared_tiny_config: Config) -> None:
+def test_nothing_is_said_of_a_gain_over_the_best_trial_itself() -> None:
     found = make_examination(Estimate(-0.05, -0.08, -0.02), [], default=1)
-    (sentence,) = [line for line in describe_examination(found, shared_tiny_config) if "gain" in line]
+    (sentence,) = [line for line in describe_examination(found) if "gain" in line]
     assert sentence.startswith("the best trial is the default configuration")
     assert "-0.0500 (-0.080 to -0.020" in sentence
     assert "hurt" not in sentence
