@@ -173,7 +173,7 @@ def load_dataset(
         if source is None:
             continue
         try:
-            tables[what] = read(source, **options, **extra, progress=_named(progress, f"reading the {what}"))
+            tables[what] = read(source, **options, **extra, progress=named_progress(progress, f"reading the {what}"))
         except DataError as error:
             problems.append(str(error))
     solubility_table = tables.get("solubility")
@@ -194,7 +194,8 @@ def _missing_class(table: Table) -> list[str]:
     ]
 
 
-def _named(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+def named_progress(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
+    """What to call with (done, total) of one piece of work; ``None`` where nobody is told."""
     return None if progress is None else lambda done, total: progress(what, done, total)
 
 
@@ -222,7 +223,7 @@ def _index(
         recipe,
         are_identities=representation == "periodic",
         n_jobs=n_jobs,
-        progress=_named(progress, "polymer features"),
+        progress=named_progress(progress, "polymer features"),
     )
     end_idle_processes()
     names = merge_stereo_variants(every["polymer"].unique())

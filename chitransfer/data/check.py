@@ -6,7 +6,7 @@ Called by ``chitransfer data check``; `report.check_page` turns the report into 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from scipy import sparse
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.chemistry.similarity import tanimoto
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
+from chitransfer.data.assemble import Progress, named_progress
 from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, SHOWN_ROWS, Table
 
 SAME_TEMPERATURE_K = 0.05
@@ -25,7 +26,6 @@ ENOUGH_SPAN_K = 20.0
 SIMILAR = 0.5
 FAR = 0.3
 SHOWN = 5
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ def _coverage(
             recipe,
             are_identities=True,
             n_jobs=n_jobs,
-            progress=None if progress is None else _named(progress, what),
+            progress=named_progress(progress, what),
         )
         return sparse.csr_array(features[:, : recipe.fingerprint_bits] > 0).astype(np.float32)
 
@@ -371,10 +371,6 @@ def nearest_similarity(queries: sparse.csr_array, known: sparse.csr_array, chunk
     for start in range(0, known.shape[0], chunk):
         best = np.maximum(best, tanimoto(queries, known[start : start + chunk]).max(axis=1))
     return best
-
-
-def _named(progress: Progress, what: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(what, done, total)
 
 
 def _agreement(stage1: pd.DataFrame, chi: pd.DataFrame) -> AgreementFacts:

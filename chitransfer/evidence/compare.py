@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.config import Config, dump_config, load_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
@@ -221,9 +222,8 @@ def compare_to_default(
     """Every row minus the default configuration, or what `AGAINST` names, with paired 95 % bootstrap intervals."""
     everything = [frame for frames in pooled.values() for frame in frames.values()]
     polymers = sorted({name for frame in everything for name in frame["polymer"]})
-    weights = np.vstack(
-        [np.ones(len(polymers)), draw_polymers(len(polymers), N_DRAWS, derive_seed(config.seed, "compare"))]
-    )
+    n_distinct = len(set(merge_stereo_variants(polymers).values()))
+    weights = np.vstack([np.ones(n_distinct), draw_polymers(n_distinct, N_DRAWS, derive_seed(config.seed, "compare"))])
     own_weights = config.objective.model_copy(update={"stage1_mae": 0.0})
     needed = {name for name, weight in own_weights.model_dump().items() if weight > 0}
     values: dict[str, dict[str, np.ndarray]] = {}

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from chitransfer.chemistry.polymers import PolymerError
+from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.errors import StudyError
 from chitransfer.search.objective import ERRORS, FIRST_FRESH
 from chitransfer.search.replicates import replicate_folder
@@ -70,7 +72,7 @@ class PolymerSums:
     Attributes
     ----------
     polymers
-        Polymer identities, the last axis of everything else.
+        Names of the polymers, the last axis of everything else; such as differ only in stereo are one, as in splits.
     chi
         `CHI_SUMS` of each repeat, (n_repeats, 5, n_polymers); ``None`` without a χ table.
     calls
@@ -154,15 +156,27 @@ def sum_by_polymer(
 
     Parameters
     ----------
+    polymers
+        Every polymer identity in the frames; those that differ only in stereo become one polymer.
     chi
         Columns ``polymer``, ``chi``, ``predicted_chi``.
     solubility
         Columns ``polymer``, ``soluble``, ``probability_positive``, ``called_positive``.
+
+    Raises
+    ------
+    StudyError
+        The frames are of other polymers, or a name is none of a polymer.
     """
-    place = {polymer: index for index, polymer in enumerate(polymers)}
-    n = len(polymers)
+    try:
+        names = merge_stereo_variants(polymers)
+    except PolymerError as error:
+        raise StudyError(f"the out-of-fold predictions of the trials are damaged ({error})") from error
+    place_of_name = {name: index for index, name in enumerate(dict.fromkeys(names[one] for one in polymers))}
+    place = {polymer: place_of_name[name] for polymer, name in names.items()}
+    n = len(place_of_name)
     return PolymerSums(
-        tuple(polymers),
+        tuple(place_of_name),
         np.stack([_sum_chi(frame, place, n) for frame in chi]) if chi else None,
         np.stack([_sum_calls(frame, place, n, positive_label) for frame in solubility]) if solubility else None,
         tuple(_rank_rows(frame, place, positive_label) for frame in solubility) if solubility and with_auc else None,
@@ -232,7 +246,7 @@ def read_repeats(folder: Path, kind: str) -> list[pd.DataFrame]:
     if not path.is_file():
         return []
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype={"polymer": str})
         lacking = table[[*RUN_COLUMNS, *NEEDED_COLUMNS[kind]]].isna().any(axis=None)
         frames = [frame for _, frame in table.groupby(list(RUN_COLUMNS), sort=True)]
     except (KeyError, ValueError, OSError) as error:
@@ -243,7 +257,7 @@ def read_repeats(folder: Path, kind: str) -> list[pd.DataFrame]:
 
 
 def measured_polymers(folder: Path) -> tuple[str, ...]:
-    """Every polymer in a trial's out-of-fold files, sorted."""
+    """Every polymer identity in a trial's out-of-fold files, sorted."""
     names: set[str] = set()
     for kind in ("chi", "solubility"):
         for frame in read_repeats(folder, kind)[:1]:

@@ -154,12 +154,12 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
         one_se_candidates=[t.number for t in candidates],
         fresh=fresh,
         noise={**asdict(components), "text": components.describe(), "difference": asdict(difference_noise)},
-        n_polymers=len(polymers),
+        n_polymers=len(sums[0].polymers),
         n_trials=len(trials),
         n_draws=N_DRAWS,
         control=config.search.control,
     )
-    found.sentences.extend(describe_examination(found, config))
+    found.sentences.extend(describe_examination(found))
     return found
 
 
@@ -216,7 +216,7 @@ def measure_difference_noise(fresh: Sequence[FreshScore]) -> DifferenceNoise:
     return DifferenceNoise(float(np.sqrt(squares / freedom)), freedom)
 
 
-def describe_examination(found: Examination, config: Config) -> list[str]:
+def describe_examination(found: Examination) -> list[str]:
     """The guard's findings as sentences, the most important first."""
     lines = [
         f"the best of {found.n_trials} trials reads {found.best_value:.4f}; corrected for the luck of choosing it, "

@@ -12,7 +12,7 @@ import torch
 
 from chitransfer.chemistry.features import default_cache_folder
 from chitransfer.config import Config
-from chitransfer.data.assemble import Dataset, load_dataset
+from chitransfer.data.assemble import Dataset, load_dataset, named_progress
 from chitransfer.data.check import CheckReport, check_tables
 from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.errors import ConfigError
@@ -126,13 +126,14 @@ def check_configured_tables(config: Config, progress: Callable[[str, int, int], 
     cache_folder = default_cache_folder() if config.paths.cache_dir is None else Path(config.paths.cache_dir)
     n_jobs = count_processors()
 
-    def named(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: progress(what, done, total)
-
     paths = config.paths
     chi = solubility = None
     stage1 = read_stage1_table(
-        paths.dft_chi_csv, on_bad_rows="skip", cache_folder=cache_folder, n_jobs=n_jobs, progress=named("Stage 1 table")
+        paths.dft_chi_csv,
+        on_bad_rows="skip",
+        cache_folder=cache_folder,
+        n_jobs=n_jobs,
+        progress=named_progress(progress, "Stage 1 table"),
     )
     if paths.exp_chi_csv is not None:
         chi = read_chi_table(paths.exp_chi_csv, on_bad_rows="skip", cache_folder=cache_folder, n_jobs=n_jobs)

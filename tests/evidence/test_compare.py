@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
+from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels, without_polymers
@@ -27,7 +28,14 @@ from chitransfer.evidence.baselines import (
     gaussian_process,
     tanimoto_kernel,
 )
-from chitransfer.evidence.compare import ROWS, Plan, measure_gaps, run_comparison, share_of_right_slopes
+from chitransfer.evidence.compare import (
+    ROWS,
+    Plan,
+    compare_to_default,
+    measure_gaps,
+    run_comparison,
+    share_of_right_slopes,
+)
 from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold, search_inside
 from chitransfer.evidence.verdict import describe_gaps, reach_verdict
 from chitransfer.model.members import FittedMembers
@@ -236,6 +244,20 @@ def test_table_has_every_row_and_follows_from_the_predictions(compared: Path) ->
     line = differences.loc[(PROTOCOLS[0], "mean", "exp_mae")]
     assert line["difference"] == pytest.approx(expected)
     assert line["low"] <= line["difference"] <= line["high"]
+
+
+def test_differences_are_drawn_by_polymer_whatever_its_stereo(small_config: Config, compared: Path) -> None:
+    cis, trans, flat = (polymer_identity(unit) for unit in ("*C/C=C\\C*", "*C/C=C/C*", "*CC=CC*"))
+    frame = pd.read_csv(compared / PROTOCOLS[0].replace(" ", "_") / "outer_0" / "predictions" / "ridge_chi.csv")
+    first = frame["polymer"].unique()[:2]
+    found = []
+    for names in ((cis, trans), (flat, flat)):
+        renamed = frame.replace({"polymer": dict(zip(first, names, strict=True))})
+        other = renamed.assign(predicted_chi=0.5)
+        pooled = {"default": {"chi": renamed}, "ridge": {"chi": other}}
+        found.append(compare_to_default(pooled, 1, small_config, PROTOCOLS[0]))
+    assert found[0] == found[1]
+    assert [line["metric"] for line in found[0]] == ["exp_mae"]
 
 
 def test_a_finished_comparison_is_not_run_again(

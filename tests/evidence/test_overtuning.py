@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from sklearn.model_selection import GroupKFold, KFold, cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
 
-from chitransfer.config import Config
+from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import StudyError
@@ -42,6 +42,29 @@ def make_frames(rng: np.random.Generator, n_polymers: int = 12) -> tuple[pd.Data
     called = (p > 0.5).astype(int)
     frame = {"polymer": polymer, "soluble": soluble, "probability_positive": p, "called_positive": called}
     return chi, pd.DataFrame(frame)
+
+
+def test_stereo_variants_are_drawn_as_one_polymer(rng: np.random.Generator) -> None:
+    """Features leave stereochemistry out: drawn by themselves, one could choose the trial and the other score it."""
+    cis, trans, flat = (polymer_identity(unit) for unit in ("*C/C=C\\C*", "*C/C=C/C*", "*CC=CC*"))
+    chi, solubility = make_frames(rng)
+    others = [str(number) for number in range(2, 12)]
+    found = {}
+    for names in ((cis, trans), (flat, flat)):
+        frames = [[frame.replace({"polymer": {"0": names[0], "1": names[1]}})] for frame in (chi, solubility)]
+        found[names] = sum_by_polymer([*dict.fromkeys(names), *others], *frames, 1, with_auc=True)
+    apart, together = found.values()
+    assert apart.polymers == together.polymers == (flat, *others)
+    weights = draw_polymers(11, 5, 1)
+    expected = together.components(weights)
+    for name, values in apart.components(weights).items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_a_damaged_name_of_a_polymer_is_said_to_be_damaged(rng: np.random.Generator) -> None:
+    chi, _ = make_frames(rng)
+    with pytest.raises(StudyError, match="damaged"):
+        sum_by_polymer(["*C/C=C", *map(str, range(12))], [chi], [], 1, with_auc=False)
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -314,16 +337,16 @@ def fresh_scores(best: list[float], default: list[float]) -> list[FreshScore]:
     ],
 )
 def test_gain_is_not_called_one_where_fresh_runs_speak_against_it(
-    gain: Estimate, fresh: list[FreshScore], expected: str, shared_tiny_config: Config
+    gain: Estimate, fresh: list[FreshScore], expected: str
 ) -> None:
-    text = "\n".join(describe_examination(make_examination(gain, fresh), shared_tiny_config))
+    text = "\n".join(describe_examination(make_examination(gain, fresh)))
     assert expected in text
     assert text.count("the search helped") == ("the search helped" in expected)
 
 
-def test_nothing_is_said_of_a_gain_over_the_best_trial_itself(shared_tiny_config: Config) -> None:
+def test_nothing_is_said_of_a_gain_over_the_best_trial_itself() -> None:
     found = make_examination(Estimate(-0.05, -0.08, -0.02), [], default=1)
-    (sentence,) = [line for line in describe_examination(found, shared_tiny_config) if "gain" in line]
+    (sentence,) = [line for line in describe_examination(found) if "gain" in line]
     assert sentence.startswith("the best trial is the default configuration")
     assert "-0.0500 (-0.080 to -0.020" in sentence
     assert "hurt" not in sentence

@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import load_config, override_config
+from chitransfer.evidence.overtuning import count_weights, examine_study
 from chitransfer.report.finish import finish_study
 from chitransfer.search.study import StudyFolder, read_study
 
@@ -74,8 +76,22 @@ def test_insight_is_the_rank_correlation_without_stage_1s_own_term(finished: Stu
     assert dropout["on_stage1"] == pytest.approx(spearmanr(trials["encoder_dropout"], trials["stage1_mae"]).statistic)
 
 
+def test_stereo_variants_count_as_one_polymer(finished: StudyFolder, tmp_path: Path) -> None:
+    """As in the split: files keep the identity of every row, whose stereochemistry features leave out."""
+    copy = StudyFolder(Path(shutil.copytree(finished.path, tmp_path / "finished")))
+    config = load_config(copy.config)
+    before = examine_study(read_study(copy), copy, config)
+    first = pd.read_csv(copy.trial(0) / "out_of_fold_chi.csv")["polymer"].unique()[:2]
+    variants = [polymer_identity(unit) for unit in ("*C/C=C\\C*", "*C/C=C/C*")]
+    for path in copy.path.glob("trials/**/out_of_fold_*.csv"):
+        pd.read_csv(path).replace({"polymer": dict(zip(first, variants, strict=True))}).to_csv(path, index=False)
+    after = examine_study(read_study(copy), copy, config)
+    assert before is not None
+    assert after is not None
+    assert after.n_polymers == before.n_polymers - 1
+
+
 def test_select_decides_which_trial_is_named(finished: StudyFolder) -> None:
-    from chitransfer.evidence.overtuning import count_weights, examine_study
     from chitransfer.search.study import load_study_config
 
     study, config = read_study(finished), load_study_config(finished, {})
