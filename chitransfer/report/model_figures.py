@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -82,6 +82,14 @@ def temperature_series(frame: pd.DataFrame, n_curves: int = N_CURVES) -> list[Te
     return curves
 
 
+def temperature_title(report: dict[str, Any]) -> str:
+    """What χ(T) curves show, with the coverage that holds for all of them; `report` is ``chi`` of metrics.json."""
+    parts = [report[name] for name in ("interval_validation", "interval_test") if name in report]
+    stated = min((part["stated_coverage"] for part in parts), default=None)
+    interval = "" if stated is None else f", with {100 * stated:.0f} % interval,"
+    return f"χ(T) by members that never saw the polymer{interval} and measured points"
+
+
 def draw_pretraining(folder: Path) -> None:
     """Training curves and parity plot of a Stage 1 folder, into its ``figures/``."""
     history = pd.read_csv(folder / "history.csv")
@@ -96,17 +104,18 @@ def draw_pretraining(folder: Path) -> None:
 def draw_model(folder: Path) -> None:
     """Every figure of a Stage 2 folder that its tables have rows for, into its ``figures/``."""
     figures = folder / "figures"
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     if (folder / CHI_FILE).is_file():
         chi = pd.read_csv(folder / CHI_FILE)
         columns = {CROSS_VALIDATION: "chi_cv", "test": "chi_model"}
         save_figure(_draw_parity(chi, columns, "χ of polymers left out"), figures / "parity.png")
-        save_figure(_draw_temperatures(temperature_series(chi)), figures / "chi_of_temperature.png")
+        figure = _draw_temperatures(temperature_series(chi), temperature_title(metrics["chi"]))
+        save_figure(figure, figures / "chi_of_temperature.png")
     if (folder / SOLUBILITY_FILE).is_file():
         solubility = pd.read_csv(folder / SOLUBILITY_FILE)
         left_out = solubility[solubility["split"] == CROSS_VALIDATION]
         if len(left_out):
-            label = json.loads((folder / "metrics.json").read_text())["positive_label"]
-            _draw_solubility(left_out, "soluble" if label == 1 else "insoluble", figures)
+            _draw_solubility(left_out, "soluble" if metrics["positive_label"] == 1 else "insoluble", figures)
 
 
 def _draw_solubility(left_out: pd.DataFrame, name: str, figures: Path) -> None:
@@ -155,7 +164,7 @@ def _draw_parity(frame: pd.DataFrame, columns: dict[str, str], title: str) -> Fi
     return figure
 
 
-def _draw_temperatures(curves: list[TemperatureCurve]) -> Figure:
+def _draw_temperatures(curves: list[TemperatureCurve], title: str) -> Figure:
     n_columns = 3 if len(curves) > 2 else max(1, len(curves))
     n_rows = max(1, -(-len(curves) // n_columns))
     figure = new_figure(4.2 * n_columns, 3.2 * n_rows)
@@ -166,7 +175,7 @@ def _draw_temperatures(curves: list[TemperatureCurve]) -> Figure:
         _draw_one_curve(plain_axes(axes), curve)
     for axes in grid[len(curves) :]:
         axes.set_visible(False)
-    figure.suptitle("χ(T) by members that never saw the polymer, with 90 % interval, and measured points")
+    figure.suptitle(title)
     return figure
 
 

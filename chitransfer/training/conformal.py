@@ -47,7 +47,7 @@ def fit_chi_interval(
     The score is |residual| / (spread + offset) with offset the median spread, so that half of the width follows the
     members' disagreement in a typical case. Its weighted quantile is taken at coverage · (1 + 1/n_polymers), as
     split-conformal prediction has it for n exchangeable polymers (Lei et al., J. Am. Stat. Assoc. 113, 2018, 1094).
-    From n polymers no interval can promise more than n / (n + 1): where that is less (n < 9 for 0.9), it is recorded.
+    Where so few polymers promise less (`promised_coverage`), that is recorded.
 
     Parameters
     ----------
@@ -63,9 +63,14 @@ def fit_chi_interval(
     spread_weight, offset = (1.0, typical) if typical > 0 else (0.0, 1.0)
     score = np.abs(residual) / (spread_weight * spread + offset)
     n_polymers = len(np.unique(polymer))
-    coverage = min(coverage, n_polymers / (n_polymers + 1.0))
+    coverage = promised_coverage(n_polymers, coverage)
     level = min(1.0, coverage * (1.0 + 1.0 / n_polymers))
     return ChiInterval(coverage, weighted_quantile(score, polymer_weights(polymer), level), offset, spread_weight)
+
+
+def promised_coverage(n_polymers: int, coverage: float = COVERAGE) -> float:
+    """What an interval from n polymers can promise: n / (n + 1) at most, which is less than 0.9 for n < 9."""
+    return min(coverage, n_polymers / (n_polymers + 1.0))
 
 
 def cross_fit_half_widths(
@@ -78,6 +83,12 @@ def cross_fit_half_widths(
         interval = fit_chi_interval(residual[others], spread[others], polymer[others], coverage)
         half_width[scored] = interval.half_width(spread[scored])
     return half_width
+
+
+def cross_fit_coverage(polymer: np.ndarray, fold: np.ndarray, coverage: float = COVERAGE) -> float:
+    """The least that the intervals of `cross_fit_half_widths` promise; 0 where no fold has others."""
+    others = [len(np.unique(polymer[~scored])) for scored in _folds_with_others(fold)]
+    return promised_coverage(min(others, default=0), coverage)
 
 
 def fit_probability(

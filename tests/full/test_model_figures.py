@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 from sklearn.calibration import calibration_curve
 
-from chitransfer.report.model_figures import draw_model, draw_pretraining, reliability_series, temperature_series
+from chitransfer.files import write_json
+from chitransfer.report import model_figures
+from chitransfer.report.model_figures import (
+    draw_model,
+    draw_pretraining,
+    reliability_series,
+    temperature_series,
+    temperature_title,
+)
+from chitransfer.training.model_report import chi_report
 
 
 def test_every_figure_is_drawn(trained: Any) -> None:
@@ -55,3 +66,31 @@ def test_curves_are_the_pairs_with_most_temperatures(trained: Any) -> None:
         line = curve.A / curve.temperature + curve.B
         predicted = rows["chi_cv"].fillna(rows["chi_model"])
         assert np.allclose(line, predicted, atol=1e-6)
+
+
+def test_the_title_states_the_coverage_that_holds_for_every_curve() -> None:
+    report = {
+        "stated_coverage": 0.9,
+        "interval_validation": {"stated_coverage": 6 / 7},
+        "interval_test": {"stated_coverage": 0.9},
+    }
+    assert ", with 86 % interval," in temperature_title(report)
+    del report["interval_validation"]
+    assert ", with 90 % interval," in temperature_title(report)
+    assert "interval" not in temperature_title({})
+
+
+def test_the_intervals_of_a_few_polymers_are_drawn_with_their_own_coverage(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = pd.read_csv(trained.finetuning / "predictions_chi.csv")
+    frame = frame[frame["SMILES"].isin(frame["SMILES"].unique()[:6])]
+    frame.to_csv(tmp_path / "predictions_chi.csv", index=False)
+    report = chi_report(frame, pd.factorize(frame["SMILES"])[0])
+    write_json(tmp_path / "metrics.json", {"chi": report, "positive_label": 1})
+    titles: list[str] = []
+    monkeypatch.setattr(model_figures, "save_figure", lambda figure, _: titles.append(figure.get_suptitle()))
+    draw_model(tmp_path)
+    own = frame[frame["split"] == "cross-validation"]
+    n = min(own.loc[own["fold_1"] != fold, "SMILES"].nunique() for fold in own["fold_1"].unique())
+    assert f"with {100 * n / (n + 1):.0f} % interval" in titles[-1]

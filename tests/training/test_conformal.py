@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chitransfer.training.conformal import (
     coverage_metrics,
+    cross_fit_coverage,
     cross_fit_half_widths,
     cross_fit_probability,
     cross_fit_thresholds,
@@ -70,6 +71,15 @@ def test_cross_fitted_widths_do_not_see_their_own_fold() -> None:
     after = cross_fit_half_widths(spoiled, spread, polymer, fold)
     assert np.array_equal(before[fold == 1], after[fold == 1])
     assert (after[fold != 1] > before[fold != 1]).all()
+
+
+@pytest.mark.parametrize(("n_polymers", "n_folds"), [(30, 3), (10, 5), (9, 3), (1, 3)])
+def test_cross_fitted_intervals_state_what_the_other_folds_can_promise(n_polymers: int, n_folds: int) -> None:
+    residual, spread, polymer = draw_polymers(n_polymers, 2)
+    fold = polymer % n_folds
+    others = [fold != one for one in np.unique(fold) if (fold != one).any()]
+    each = [fit_chi_interval(residual[rows], spread[rows], polymer[rows]).coverage for rows in others]
+    assert cross_fit_coverage(polymer, fold) == min(each, default=0.0)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=40), st.floats(0.05, 1.0))
