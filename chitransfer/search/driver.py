@@ -236,7 +236,8 @@ class SearchDriver:
             return
         active.seconds = {name: value + active.seconds.get(name, 0.0) for name, value in result.seconds.items()}
         halved = result.halved_batch_size or active.attributes.get(HALVED_BATCH_SIZE)
-        result = replace(result, seconds=active.seconds, halved_batch_size=halved)
+        peak = max(result.peak_memory_mb, active.attributes.get("peak_memory_mb") or 0.0)
+        result = replace(result, seconds=active.seconds, halved_batch_size=halved, peak_memory_mb=peak)
         folder = replicate_folder(self.folder.trial(result.number), len(active.runs))
         save_rung(folder, result, active.params, self.dataset)
         saved = SavedRung(result.epoch, result.finished, result.value, trial_attributes(result), result.state)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.model.network import TransferNetwork
 from chitransfer.model.tensor_file import MALFORMED
 from chitransfer.search.encoders import SavedEncoder, pack_encoders, pack_state, stage1_key, unpack_state
+from chitransfer.search.memory import peak_memory_mb, reset_peak_memory
 from chitransfer.sections import ObjectiveSettings
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import OutOfFold, Scores, cross_validate, make_folds
@@ -83,7 +83,8 @@ class RungResult:
     seconds
         Computed, by stage.
     peak_memory_mb
-        Of the device where it is a GPU, else of the process; NaN where it is not known.
+        Most memory of a GPU during the rung and those packed with it; on a CPU the process's peak so far, NaN where it
+        is not known.
     state
         To go on from; plain tensors, loadable with ``weights_only``.
     encoders
@@ -213,6 +214,7 @@ class TrialRunner:
             A stop was requested meanwhile.
         """
         started = time.perf_counter()
+        reset_peak_memory(self.device)
         try:
             return self._run_within_memory(task)
         except TRIAL_FAILURES as error:
@@ -302,7 +304,7 @@ class TrialRunner:
             state=state,
             encoders=pack_encoders(encoders) if finished and task.replicate == 0 else b"",
             seconds={"stage1": stage1_seconds, "stage2": time.perf_counter() - started},
-            peak_memory_mb=self._peak_memory_mb(),
+            peak_memory_mb=peak_memory_mb(self.device),
         )
 
     def score_networks(
@@ -357,22 +359,6 @@ class TrialRunner:
             return self.folds
         seed = derive_seed(self.config.seed, "folds", replicate)
         return make_folds(self.dataset, self.config.cv.n_cv_folds, self.config.cv.n_cv_repeats, seed)
-
-    def _peak_memory_mb(self) -> float:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        return peak_process_memory_mb()
-
-
-def peak_process_memory_mb() -> float:
-    """The largest resident memory of this process so far; NaN on Windows, which does not tell it this way."""
-    try:
-        import resource
-    except ImportError:
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # macOS counts bytes, Linux kibibytes.
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def describe_failure(task: RungTask, error: BaseException, seconds: float) -> RungResult:

@@ -15,6 +15,7 @@ import torch
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
+from chitransfer.search.memory import reset_peak_memory
 from chitransfer.search.objective import (
     OUT_OF_MEMORY,
     TRIAL_FAILURES,
@@ -124,6 +125,7 @@ class PackWorkers(InProcessWorkers):
 
     def _train_and_score(self, jobs: Sequence[Job]) -> list[RungResult | BaseException]:
         started = time.perf_counter()
+        reset_peak_memory(self.runner.device)
         runs_of: dict[int, list[Stage1Run]] = {}
         errors: dict[int, BaseException] = {}
         for number, job in enumerate(jobs):

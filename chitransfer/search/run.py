@@ -45,6 +45,7 @@ from chitransfer.training.tasks import resolve_positive_label
 from chitransfer.training.trivial import score_trivial_predictor
 
 EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
+SIGNALS: tuple[StopReason, ...] = ("interrupt", "terminate")
 # How long a database server may be away before the search stops.
 STORAGE_WAIT_SECONDS = 600.0
 Draw = Callable[[optuna.Study, Mapping[str, float], StudyFolder], Sequence[str] | None]
@@ -127,18 +128,29 @@ def _search(
     for line in describe_workers(workers, config):
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
+    reason: StopReason | None = None
     try:
-        display = SearchDisplay(console, config.search.n_trials, n_done, standing.best, expect_runs(config.search))
-        with listen_for_stop() as stop, display:
-            stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
-            reason = _drive(config, dataset, study, folder, workers, display, stop_requested)
-            if reason == "finished":
-                reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested, display)
-    finally:
-        workers.close()
-        _write_what_there_is(folder, study)
-    further = [] if read_standing(study).best is None else draw(study, reference, folder) or []
-    for line in [*describe_outcome(study, folder, config, reference, reason), *further]:
+        try:
+            display = SearchDisplay(console, config.search.n_trials, n_done, standing.best, expect_runs(config.search))
+            with listen_for_stop() as stop, display:
+                stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
+                reason = _drive(config, dataset, study, folder, workers, display, stop_requested)
+                if reason == "finished":
+                    reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested, display)
+        finally:
+            workers.close()
+            _write_what_there_is(folder, study)
+        further = [] if read_standing(study).best is None else draw(study, reference, folder) or []
+        lines = [*describe_outcome(study, folder, config, reference, reason), *further]
+    except STORAGE_ERRORS as error:
+        if reason not in SIGNALS:
+            raise
+        # Who stops a search need not wait for its database to say how it stands.
+        lines = [
+            f"search stopped. {describe_storage_error(folder.place, error)}",
+            f"resume with: {folder.resume_command}",
+        ]
+    for line in lines:
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
     return EXIT_CODES[reason]
@@ -189,6 +201,8 @@ def _drive(
         # Outside the except block: whatever is raised now must not drag the database's own message along.
         logger.warning("%s; waiting for it", what)
         if not _wait_for_storage(study, stop_requested):
+            if (reason := stop_requested()) in SIGNALS:
+                return reason
             raise StudyError(f"{what}. Resume with: {folder.resume_command}")
 
 

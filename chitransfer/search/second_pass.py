@@ -24,6 +24,7 @@ from chitransfer.search.apply import read_complete_trial
 from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
+from chitransfer.search.memory import peak_memory_mb
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
 from chitransfer.search.rescore import score_encoders
 from chitransfer.search.results import read_standing, write_results
@@ -94,7 +95,7 @@ class EncoderRunner(TrialRunner):
             value=scores.value,
             replicates=scores.replicates,
             seconds={"stage2": time.perf_counter() - started},
-            peak_memory_mb=self._peak_memory_mb(),
+            peak_memory_mb=peak_memory_mb(self.device),
         )
 
 

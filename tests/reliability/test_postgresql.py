@@ -17,7 +17,7 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
-from searching import finish_code, start_search
+from searching import finish_code, start_search, stop
 
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search.storage import open_storage
@@ -203,6 +203,22 @@ def test_a_server_that_restarts_in_the_middle(stored: dict[str, object], server:
     trials = trials_of(stored)
     assert [t.number for t in trials] == list(range(12))
     assert {t.state.name for t in trials} == {"COMPLETE"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_server_is_away(
+    stored: dict[str, object], server: Server, number: signal.Signals, code: int
+) -> None:
+    process = start_search({**stored, "search.n_trials": 20})
+    while not (folder_of(stored) / "trials" / "0001").exists():
+        time.sleep(0.1)
+    server.stop()
+    try:
+        assert stop(process, number) == code
+    finally:
+        server.start()
+    assert run({**stored, "search.n_trials": 4}, resume=True) == 0
+    assert {t.state.name for t in trials_of(stored)} == {"COMPLETE"}
 
 
 def test_a_driver_killed_frees_the_lock(stored: dict[str, object]) -> None:

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
+from chitransfer.config import Config
 from chitransfer.search.apply import apply_trial
-from chitransfer.search.objective import RungTask, peak_process_memory_mb
+from chitransfer.search.memory import peak_process_memory_mb
+from chitransfer.search.objective import RungTask, TrialRunner
 from chitransfer.search.rescore import rescore_study
 from chitransfer.search.second_pass import run_second_pass
 from chitransfer.search.watch import make_console
@@ -33,6 +35,46 @@ def test_peak_memory_in_the_units_of_the_system(
     )
     monkeypatch.setattr(sys, "platform", platform)
     assert peak_process_memory_mb() == expected
+
+
+class MadeUpCard:
+    """Stands for a GPU whose tasks need so many MB, one after another."""
+
+    def __init__(self, needs: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.needs, self.peak = needs, 0.0
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self.reset)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
+
+    def reset(self, device: torch.device) -> None:
+        assert device.type == "cuda"
+        self.peak = 0.0
+
+    def compute(self) -> None:
+        self.peak = max(self.peak, self.needs.pop(0) * 2**20)
+
+
+def test_the_peak_of_a_gpu_is_the_trials_own(
+    tiny_config: Config, tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = MadeUpCard([30.0, 10.0], monkeypatch)
+    runner = TrialRunner(tiny_config, tiny_dataset, n_threads=1)
+    start = runner.start
+
+    def compute(task: RungTask) -> Any:
+        card.compute()
+        return start(task)
+
+    monkeypatch.setattr(runner, "start", compute)
+    runner.device = torch.device("cuda")
+    assert [runner.run(RungTask(number, {}, 1, None)).peak_memory_mb for number in (0, 1)] == [30.0, 10.0]
+
+
+def test_the_peak_of_a_trial_is_that_of_all_its_rungs(made_up_search: Callable[..., Any]) -> None:
+    search = made_up_search(search__n_trials=1, search__rungs=[1, 2])
+    answer = search.workers.answer
+    search.workers.answer = lambda task: replace(answer(task), peak_memory_mb={1: 10.0, 2: 30.0, 4: 20.0}[task.epoch])
+    search.drive()
+    assert search.study.trials[0].user_attrs["peak_memory_mb"] == 30.0
 
 
 def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:

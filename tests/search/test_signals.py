@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from chitransfer.cli import main
 from chitransfer.config import dump_config, load_config
+from chitransfer.search.run import run_search
 from chitransfer.search.study import locate_study, read_study
 
 
@@ -86,6 +91,37 @@ def test_a_signal_in_the_middle_of_a_long_stage_1(tiny: dict[str, object], tmp_p
     assert process.exitcode == 143
     assert time.monotonic() - began < 20
     assert [trial.state.name for trial in read_study(locate_study(study)).trials] == ["RUNNING"]
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_database_server_is_away(
+    tiny: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, noticed: bool
+) -> None:
+    """The driver waits for it (noticed), or has not asked it for anything since."""
+    storage = optuna.storages.InMemoryStorage()
+
+    def lose_and_stop(driver: Any) -> str:
+        monkeypatch.setattr(storage, "get_all_trials", refuse)
+        os.kill(os.getpid(), number)
+        return refuse() if noticed else driver._stop_requested()
+
+    def refuse(*words: object, **named: object) -> Any:
+        raise optuna.exceptions.StorageInternalError("connection refused")
+
+    monkeypatch.setattr("chitransfer.search.study.lock_on_server", lambda *words: nullcontext())
+    monkeypatch.setattr(
+        "chitransfer.search.run.create_study",
+        lambda folder, contract, pruner: optuna.create_study(storage=storage, study_name=folder.name),
+    )
+    monkeypatch.setattr("chitransfer.search.run.SearchDriver.run", lose_and_stop)
+    config = load_config(None, {**tiny, "search.storage": "postgresql://ann@host/db", "search.study_name": "away"})
+    out = io.StringIO()
+    assert run_search(config, Console(file=out, width=300), draw=lambda *_: None) == code
+    stopped, resume = out.getvalue().splitlines()[-2:]
+    assert stopped.startswith("search stopped. postgresql://ann@host/db, study away: ")
+    assert "(connection refused)" in stopped
+    assert resume == f"resume with: chitransfer search --resume {tmp_path / 'results' / 'hparam_search' / 'away'}"
 
 
 def test_out_of_time_is_a_good_end(
