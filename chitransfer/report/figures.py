@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.importance import BaseImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, create_trial
 
 from chitransfer.files import replace_atomically
 from chitransfer.search.results import read_standing, trivial_objective, with_one_value
@@ -42,7 +43,10 @@ class HistorySeries:
 
 @dataclass(frozen=True)
 class ParameterSeries:
-    """One searched parameter over the complete trials: positions on an axis, and what the ticks say."""
+    """One searched parameter over the complete trials: positions on an axis, and what the ticks say.
+
+    The position is NaN where a trial is older than the parameter, which ``--allow-extended-space`` added.
+    """
 
     name: str
     position: np.ndarray
@@ -81,11 +85,14 @@ def importance_series(study: optuna.Study, evaluator: BaseImportanceEvaluator | 
     trials = read_standing(study).ranked
     if len(trials) < 4 or len({trial.values[0] for trial in trials}) < 2:
         return {}
-    names = [name for name in trials[0].params if len({str(trial.params[name]) for trial in trials}) > 1]
+    # Of a parameter that was added under way a part of the trials says nothing.
+    common = [name for name in trials[0].params if all(name in trial.params for trial in trials)]
+    names = [name for name in common if len({str(trial.params[name]) for trial in trials}) > 1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = get_param_importances(study, evaluator=evaluator, params=names, target=_objective) if names else {}
+            alike = _with_one_range(study, trials, names)
+            found = get_param_importances(alike, evaluator=evaluator, params=names, target=_objective) if names else {}
         except (RuntimeError, ValueError):
             return {}
     if not any(np.isfinite(share) and share > 0 for share in found.values()):
@@ -97,22 +104,47 @@ def _objective(trial: FrozenTrial) -> float:
     return float(with_one_value(trial).values[0])
 
 
-def parameter_series(trials: list[FrozenTrial], name: str) -> ParameterSeries:
+def _with_one_range(study: optuna.Study, trials: list[FrozenTrial], names: list[str]) -> optuna.Study:
+    """The study itself, or where ranges became wider a copy with the widest: Optuna compares no others."""
+    distributions = {name: covering_distribution(trials, name) for name in names}
+    if all(trial.distributions[name] == one for name, one in distributions.items() for trial in trials):
+        return study
+    optuna.logging.disable_default_handler()
+    alike = optuna.create_study()
+    for trial in trials:
+        params = {name: trial.params[name] for name in names}
+        alike.add_trial(create_trial(params=params, distributions=distributions, value=trial.values[0]))
+    return alike
+
+
+def searched_parameters(trials: Sequence[FrozenTrial]) -> list[str]:
+    """Every parameter that a trial has, those of the oldest first; `trials` are in order of number."""
+    return list(dict.fromkeys(name for trial in trials for name in trial.params))
+
+
+def covering_distribution(trials: Sequence[FrozenTrial], name: str) -> Any:
+    """The distribution of a parameter; with the widest range where ``--allow-extended-space`` made it wider."""
+    found: list[Any] = [trial.distributions[name] for trial in trials if name in trial.distributions]
+    first = found[0]
+    if all(one == first for one in found):
+        return first
+    # Choices cannot change; the step may not fit the wider range.
+    return type(first)(min(one.low for one in found), max(one.high for one in found), log=first.log)
+
+
+def parameter_series(trials: Sequence[FrozenTrial], name: str) -> ParameterSeries:
     """Axis positions of one parameter: numbers as they are (log where searched so), choices in their given order."""
-    distribution = trials[0].distributions[name]
-    values = [trial.params[name] for trial in trials]
-    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+    distribution = covering_distribution(trials, name)
+    if isinstance(distribution, CategoricalDistribution):
         choices = list(distribution.choices)
-        places = [float(choices.index(value)) for value in values]
+        places = [float(choices.index(t.params[name])) if name in t.params else float("nan") for t in trials]
         return ParameterSeries(
             name, np.array(places), list(map(float, range(len(choices)))), [str(choice) for choice in choices], False
         )
-    low, high = float(distribution.low), float(distribution.high)  # type: ignore[attr-defined]
-    is_log = bool(distribution.log)  # type: ignore[attr-defined]
+    low, high, is_log = float(distribution.low), float(distribution.high), bool(distribution.log)
     ticks = np.geomspace(low, high, 3) if is_log else np.linspace(low, high, 3)
-    return ParameterSeries(
-        name, np.array(values, dtype=float), ticks.tolist(), [f"{tick:.3g}" for tick in ticks], is_log
-    )
+    values = np.array([trial.params.get(name, np.nan) for trial in trials], dtype=float)
+    return ParameterSeries(name, values, ticks.tolist(), [f"{tick:.3g}" for tick in ticks], is_log)
 
 
 def marked_trials(best: FrozenTrial | None, default: FrozenTrial | None) -> list[tuple[FrozenTrial, str, str]]:
@@ -199,7 +231,7 @@ def _draw_importances(importances: Mapping[str, float], n_trials: int) -> Figure
 
 
 def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default: FrozenTrial | None) -> Figure:
-    series = [parameter_series(trials, name) for name in trials[0].params]
+    series = [parameter_series(trials, name) for name in searched_parameters(trials)]
     values = np.array([trial.values[0] for trial in trials])
     columns = [_to_unit(values, float(values.min()), float(values.max()))]
     columns += [_unit_positions(one) for one in series]
@@ -235,7 +267,7 @@ def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default:
 
 
 def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: FrozenTrial | None) -> Figure:
-    names = list(trials[0].params)
+    names = searched_parameters(trials)
     n_columns = min(3, len(names))
     n_rows = -(-len(names) // n_columns)
     # A single column still needs room for the legend and the colour bar.
@@ -243,11 +275,13 @@ def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: F
     grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
     values = np.array([trial.values[0] for trial in trials])
     numbers = np.array([trial.number for trial in trials])
+    dot_style: dict[str, Any] = {"cmap": "Blues", "s": 28, "edgecolor": "#33507a", "linewidth": 0.5}
     dots: Any = None
     for axes, name in zip(grid, names, strict=False):
         plain_axes(axes)
         series = parameter_series(trials, name)
-        dots = axes.scatter(series.position, values, c=numbers, cmap="Blues", s=28, edgecolor="#33507a", linewidth=0.5)
+        # One scale of colours, also where a panel lacks the oldest trials.
+        dots = axes.scatter(series.position, values, c=numbers, vmin=numbers.min(), vmax=numbers.max(), **dot_style)
         for special, color, label in marked_trials(best, default):
             at = numbers == special.number
             axes.scatter(series.position[at], values[at], marker="D", s=70, color=color, edgecolor="k", label=label)
@@ -256,7 +290,7 @@ def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: F
             axes.set_xscale("log")
             axes.set_xticks(series.ticks, series.labels)
             axes.minorticks_off()
-        elif isinstance(trials[0].distributions[name], optuna.distributions.CategoricalDistribution):
+        elif isinstance(covering_distribution(trials, name), CategoricalDistribution):
             axes.set_xticks(series.ticks, series.labels)
             # The outer labels are wide and would touch those of the next panel.
             axes.margins(x=0.2)

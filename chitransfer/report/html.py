@@ -28,7 +28,7 @@ from chitransfer.evidence.outcomes import read_repeats
 from chitransfer.evidence.overtuning import Examination, positive_label
 from chitransfer.evidence.verdict import LOWER_IS_BETTER, NAMES
 from chitransfer.files import plain_numbers, write_atomically
-from chitransfer.report.figures import history_series, importance_series, parameter_series
+from chitransfer.report.figures import history_series, importance_series, parameter_series, searched_parameters
 from chitransfer.search.results import COMPONENTS, TITLES, pareto_numbers, read_standing, trials_frame
 from chitransfer.search.study import StudyFolder
 
@@ -81,7 +81,7 @@ def report_contents(
         "scores": _score_table(chosen, standing.default, reference, history.trivial),
         "parameters": _parameter_table(chosen, standing.default, config),
         "trials": _trials(study),
-        "axes": [asdict(parameter_series(trials, name)) for name in trials[0].params],
+        "axes": [asdict(parameter_series(trials, name)) for name in searched_parameters(trials)],
         "importances": importances(study),
         "components": {name: TITLES.get(name, NAMES.get(name, name)) for name in COMPONENTS},
         "out_of_fold": _out_of_fold(folder, chosen.number, config),

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 from scipy.stats import spearmanr
 
 from chitransfer.chemistry.polymers import polymer_identity
-from chitransfer.config import load_config, override_config
+from chitransfer.config import dump_config, load_config, override_config
 from chitransfer.evidence.overtuning import count_weights, examine_study
 from chitransfer.report.finish import finish_study
 from chitransfer.search.study import StudyFolder, read_study
@@ -149,6 +151,41 @@ def test_report_can_be_read_without_seeing_it(finished: StudyFolder, tmp_path: P
     assert "<details" in table
     assert table.count('scope="row"') == len(trials)
     assert all(f">{value:.4f}</td>" in table for value in trials["value"])
+
+
+def test_report_shows_what_was_added_to_the_space_under_way(finished: StudyFolder, tmp_path: Path) -> None:
+    """As after ``--allow-extended-space``: the last trial, which is the best, has a parameter that the others lack."""
+    copy = StudyFolder(Path(shutil.copytree(finished.path, tmp_path / "finished")))
+    space = load_config(copy.config).model_dump()["search"]["space"]
+    space["encoder_dropout"]["high"] = 0.5
+    space["weight_decay"] = {"key": "training.weight_decay", "type": "log", "low": 1e-6, "high": 1e-2}
+    copy.config.write_text(dump_config(load_config(copy.config, {"search.space": space})), encoding="utf-8")
+    study = read_study(copy)
+    best = study.best_trial
+    ranges = {"encoder_dropout": FloatDistribution(0.0, 0.5), "weight_decay": FloatDistribution(1e-6, 1e-2, log=True)}
+    shutil.copytree(copy.trial(best.number), copy.trial(8))
+    study.add_trial(
+        create_trial(
+            params={**best.params, "encoder_dropout": 0.5, "weight_decay": 1e-4},
+            distributions={**best.distributions, **ranges},
+            value=best.value - 0.1,
+            user_attrs={**best.user_attrs, "is_default": False},
+        )
+    )
+    finish_study(study, {}, copy)
+    page = read_page(copy)
+    axes = {axis["name"]: axis for axis in page["axes"]}
+    assert axes["weight_decay"]["position"] == [None] * 8 + [1e-4]
+    assert axes["encoder_dropout"]["ticks"] == [0.0, 0.25, 0.5]
+    assert page["importances"]
+    assert all(set(shares) == set(best.params) for shares in page["importances"].values())
+    if BROWSER is not None:
+        body = re.sub(
+            r"<script.*?</script>", "", open_in_browser(copy.path / "report.html", 1200, tmp_path), flags=re.S
+        )
+        slices = body[body.index("<h2>Slices") : body.index("</section>", body.index("<h2>Slices"))]
+        assert slices.count("<circle") == 9 * (len(axes) - 1) + 1
+        assert "NaN" not in body
 
 
 def test_report_says_what_to_do_without_javascript(finished: StudyFolder) -> None:

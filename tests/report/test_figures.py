@@ -50,6 +50,26 @@ def made_up_study(n_trials: int) -> optuna.Study:
     return study
 
 
+def extended_study(n_trials: int) -> optuna.Study:
+    """Half of the trials are from before `rate` got a wider range and `added` came; the best one is the last."""
+    study = made_up_study(n_trials)
+    rng = np.random.default_rng(4)
+    wider = {
+        "rate": optuna.distributions.FloatDistribution(1e-5, 1e-1, log=True),
+        "added": optuna.distributions.FloatDistribution(0.0, 1.0),
+    }
+    for number in range(n_trials):
+        rate = float(10 ** rng.uniform(-5, -1))
+        params = {"rate": rate, "dropout": 0.1, "extra": [0, 16, 64][number % 3], "fixed": 3, "added": 0.5}
+        value = -1.0 if number == n_trials - 1 else (np.log10(rate) + 3) ** 2
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=params, distributions=SPACE | wider, value=float(value), user_attrs={"stage1_mae": 0.1}
+            )
+        )
+    return study
+
+
 class TestSeries:
     def test_history_is_the_studys(self, finished_search: Any) -> None:
         study = read_study(finished_search.folder)
@@ -95,6 +115,27 @@ class TestSeries:
         assert extra.labels == ["0", "16", "64"]
         assert [extra.labels[int(p)] for p in extra.position] == [str(t.params["extra"]) for t in trials]
 
+    def test_importances_after_an_extension_are_of_what_all_trials_have(self) -> None:
+        study = extended_study(20)
+        assert "added" in study.best_trial.params
+        for evaluator in (None, optuna.importance.FanovaImportanceEvaluator(seed=0)):
+            found = importance_series(study, evaluator)
+            assert set(found) == {"rate", "dropout", "extra"}
+            assert next(iter(found)) == "rate"
+        assert [trial.distributions["rate"].high for trial in study.trials[::39]] == [1e-2, 1e-1]
+
+    def test_positions_after_an_extension_have_the_widest_range(self) -> None:
+        trials = [t for t in extended_study(9).trials if t.values]
+        rate, added = (parameter_series(trials, name) for name in ("rate", "added"))
+        assert rate.ticks == pytest.approx([1e-5, 1e-3, 1e-1])
+        np.testing.assert_array_equal(added.position, [np.nan] * 7 + [0.5] * 9)
+        figure = figures._draw_slices(trials, trials[-1], trials[0])
+        (axes,) = [axes for axes in figure.axes if axes.get_xlabel() == "added"]
+        assert axes.get_xlim()[0] < 0.5 < axes.get_xlim()[1]
+        assert {panel.collections[0].get_clim() for panel in figure.axes if panel.get_xlabel()} == {(0, 17)}
+        figure = figures._draw_parallel(trials, trials[-1], trials[0])
+        assert [label.get_text() for label in figure.axes[0].get_xticklabels()][-1] == "added"
+
     def test_choices_that_begin_with_zero_keep_their_names(self) -> None:
         """Positions 0, 1, 2 must not be shown as if they were the values."""
         trials = [t for t in made_up_study(9).trials if t.values]
@@ -138,6 +179,12 @@ class TestPictures:
         folder = StudyFolder(tmp_path)
         draw_study(made_up_study(n_trials), {"exp_mae": 0.5}, folder)
         assert sorted(path.name for path in folder.figures.iterdir()) == sorted(NAMES)
+        for name in NAMES:
+            self.assert_shows_something(folder.figures / name)
+
+    def test_of_an_extended_study(self, tmp_path: Path) -> None:
+        folder = StudyFolder(tmp_path)
+        draw_study(extended_study(8), {"exp_mae": 0.5}, folder)
         for name in NAMES:
             self.assert_shows_something(folder.figures / name)
 
