@@ -345,10 +345,11 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 @contextmanager
-def drive_alone(folder: StudyFolder) -> Iterator[None]:
+def drive_alone(folder: StudyFolder, what: str = "search is writing to this study") -> Iterator[None]:
     """Hold the study's driver lock; the operating system frees it when the process dies.
 
-    A study on a database server has a second lock there, because its folder may be on several machines.
+    `what` says what the other process does where the lock is held already. A study on a database server has a second
+    lock there, because its folder may be on several machines.
 
     Raises
     ------
@@ -362,7 +363,7 @@ def drive_alone(folder: StudyFolder) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         who = _read_holder(holder)
-        raise StudyError(f"{folder.path}: another search is writing to this study ({who}); stop it first") from error
+        raise StudyError(f"{folder.path}: another {what} ({who}); stop it first") from error
     except OSError as error:
         raise StudyError(f"{folder.path}: the results folder cannot be written ({error.strerror or error})") from error
     try:
