@@ -20,12 +20,15 @@ from chitransfer.config import Config, dump_config, load_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import Estimate
-from chitransfer.evidence.nested import FULL_MODELS, OuterFold, run_outer_fold
+from chitransfer.evidence.nested import FULL_MODELS, PROTOCOLS, OuterFold, run_outer_fold
 from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum_by_polymer
 from chitransfer.evidence.verdict import reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
+from chitransfer.search.contract import VARIANTS
+from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import transfer_objective
+from chitransfer.search.study import StudyFolder, make_contract
 from chitransfer.search.watch import format_seconds
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
@@ -58,6 +61,13 @@ SMALLEST_CHANGE = 1e-9
 LOW_CHI = 1.5
 COMPARED = ("objective", "exp_mae", "sol_f1", "sol_recall", "sol_auc")
 N_DRAWS = 2000
+# What `make_contract` has of the tables.
+DATA = {
+    "stage1": "contents of the Stage 1 table",
+    "chi": "contents of the table of measured χ",
+    "solubility": "contents of the solubility table",
+    VARIANTS: "which polymers count as one",
+}
 
 
 @dataclass(frozen=True)
@@ -73,27 +83,40 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
     """Run (or go on with) a comparison and write its tables; returns the verdict's sentences.
 
     Writes ``table.csv`` (a line per protocol and row), ``differences.csv`` (to the default, with intervals),
-    ``gaps.csv`` (raw and corrected estimates against the outer truth) and ``verdict.txt`` into `folder`.
+    ``gaps.csv`` (raw and corrected estimates against the outer truth) and ``verdict.txt`` into `folder`, of every
+    protocol that is complete there.
 
     Raises
     ------
     StudyError
-        The folder holds a comparison under other conditions.
+        The folder holds a comparison under other conditions or of other tables, or another process writes to it.
     """
-    _keep_conditions(folder, config, plan)
+    with drive_alone(StudyFolder(folder), "comparison is writing to this folder"):
+        _keep_conditions(folder, config, dataset, plan, say)
+        return _run(config, dataset, folder, plan, say)
+
+
+def _run(config: Config, dataset: Dataset, folder: Path, plan: Plan, say: Callable[[str], None]) -> list[str]:
     folds = dataset.fold_of_polymers(plan.n_outer, derive_seed(config.seed, "outer folds"))
     outer = [
         OuterFold(
             folder / protocol.replace(" ", "_") / f"outer_{number}", protocol, number, np.flatnonzero(folds == number)
         )
-        for protocol in plan.protocols
+        for protocol in PROTOCOLS
         for number in range(plan.n_outer)
     ]
-    todo = [fold for fold in outer if not (fold.path / "done.json").is_file()]
+    for fold in outer:
+        if fold.done.is_file() and json.loads(fold.done.read_text(encoding="utf-8")) != _tested(dataset, fold):
+            raise StudyError(
+                f"{fold.done}: the fold tested other polymers than it would now: the tables or the release changed; "
+                "choose another --name"
+            )
+    wanted = [fold for fold in outer if fold.protocol in plan.protocols]
+    todo = [fold for fold in wanted if not fold.done.is_file()]
     if todo:
         n_runs = 2 * config.search.n_trials + 2 * config.search.reevaluate_top + 6 * plan.n_seeds
         say(
-            f"{len(todo)} of {len(outer)} outer folds to do, about {n_runs} Stage 1 runs and "
+            f"{len(todo)} of {len(wanted)} outer folds to do, about {n_runs} Stage 1 runs and "
             f"{len(FULL_MODELS) * config.cv.n_cv_folds} full fine-tunings each; "
             "stop at any time, the same command goes on"
         )
@@ -104,25 +127,48 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
         except INTERRUPTS:
             say("interrupted; the same command goes on")
             raise
-        write_json(fold.path / "done.json", {"test_polymers": [dataset.polymers[i] for i in fold.test]})
+        write_json(fold.done, _tested(dataset, fold))
         left = (time.monotonic() - started) / (position + 1) * (len(todo) - position - 1)
         say(f"{fold.protocol}, outer fold {fold.number + 1} of {plan.n_outer} done; about {format_seconds(left)} left")
-    return summarise(config, dataset, folder, outer)
+    return summarise(config, dataset, folder, _complete(outer, say))
 
 
-def _keep_conditions(folder: Path, config: Config, plan: Plan) -> None:
+def _tested(dataset: Dataset, fold: OuterFold) -> dict[str, list[str]]:
+    return {"test_polymers": [dataset.polymers[i] for i in fold.test]}
+
+
+def _complete(outer: Sequence[OuterFold], say: Callable[[str], None]) -> list[OuterFold]:
+    """The folds of the protocols all of whose folds are done, whichever command did them."""
+    complete = []
+    for protocol in PROTOCOLS:
+        own = [fold for fold in outer if fold.protocol == protocol]
+        n_done = sum(fold.done.is_file() for fold in own)
+        if n_done == len(own):
+            complete += own
+        elif n_done:
+            say(f"{protocol}: {n_done} of {len(own)} outer folds are done; the tables leave it out until all are")
+    return complete
+
+
+def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan, say: Callable[[str], None]) -> None:
     path = folder / "conditions.json"
-    conditions = {"n_outer": plan.n_outer, "n_seeds": plan.n_seeds}
+    conditions = {"n_outer": plan.n_outer, "n_seeds": plan.n_seeds, "data": make_contract(config, dataset)["data"]}
     if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
+        if "data" not in known:
+            say("the release that began this comparison kept no checksums of its tables; they are taken to be the same")
+        known = {"data": conditions["data"], **known}
         same = load_config(folder / "config.yaml").model_dump(exclude={"paths": {"results_dir", "cache_dir"}})
         now = config.model_dump(exclude={"paths": {"results_dir", "cache_dir"}})
         differing = [key for key in now if now[key] != same.get(key)]
-        if known != conditions or differing:
-            what = ", ".join(differing) or f"{known} before, {conditions} now"
+        differing += [
+            f"{n} {known[n]}, now {conditions[n]}" for n in ("n_outer", "n_seeds") if known[n] != conditions[n]
+        ]
+        differing += [what for key, what in DATA.items() if known["data"].get(key) != conditions["data"].get(key)]
+        if differing:
             raise StudyError(
-                f"{folder}: holds a comparison under other conditions ({what}); choose another --name, or repeat the "
-                "first command to go on with it"
+                f"{folder}: holds a comparison under other conditions ({', '.join(differing)}); choose another --name, "
+                "or repeat the first command on the first tables to go on with it"
             )
     write_atomically(folder / "config.yaml", dump_config(config))
     write_json(path, conditions)

@@ -74,6 +74,11 @@ class OuterFold:
         """The inner random search with the same budget."""
         return StudyFolder(self.path / "random_search")
 
+    @property
+    def done(self) -> Path:
+        """Written when nothing of the fold is left to do."""
+        return self.path / "done.json"
+
     def predictions(self, row: str, kind: str) -> Path:
         """Test predictions of one row of the table, for ``chi`` or ``solubility``."""
         return self.path / "predictions" / f"{row}_{kind}.csv"

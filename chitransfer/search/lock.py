@@ -30,10 +30,11 @@ def explain_unwritable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def drive_alone(folder: StudyFolder) -> Iterator[None]:
+def drive_alone(folder: StudyFolder, what: str = "search is writing to this study") -> Iterator[None]:
     """Hold the study's driver lock; the operating system frees it when the process dies.
 
-    A study on a database server has a second lock there, because its folder may be on several machines.
+    `what` says what the other process does where the lock is held already. A study on a database server has a second
+    lock there, because its folder may be on several machines.
 
     Raises
     ------
@@ -48,7 +49,7 @@ def drive_alone(folder: StudyFolder) -> Iterator[None]:
             lock.acquire()
     except Timeout as error:
         who = _read_holder(holder)
-        raise StudyError(f"{folder.path}: another search is writing to this study ({who}); stop it first") from error
+        raise StudyError(f"{folder.path}: another {what} ({who}); stop it first") from error
     try:
         with lock_on_server(folder.storage, folder.name), explain_write_errors(folder.path):
             write_json(holder, {"host": socket.gethostname(), "pid": os.getpid(), "since": f"{datetime.now():%F %T}"})

@@ -195,6 +195,9 @@ class Stage1Run:
     def train_to(self, epoch: int) -> None:
         """Train until `epoch` epochs are done in all, or early stopping.
 
+        On a GPU it launches step by step, by autograd on dense inputs: for tests and benchmarks, which hold
+        `training.packed` against it. All other training there is packed.
+
         Raises
         ------
         TrainingError

@@ -1,0 +1,100 @@
+"""What a comparison's folder may be gone on with: the same conditions and tables, one process, any protocols."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from chitransfer.config import Config
+from chitransfer.data.assemble import Dataset
+from chitransfer.errors import StudyError
+from chitransfer.evidence import compare
+from chitransfer.evidence.compare import Plan, run_comparison
+from chitransfer.evidence.nested import PROTOCOLS, OuterFold
+from chitransfer.files import write_csv
+from chitransfer.search.lock import drive_alone
+from chitransfer.search.study import StudyFolder
+
+KNOWN, NEW = PROTOCOLS
+
+
+def pretend_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, *_: object) -> None:
+    """Predictions of two rows of the table, out of thin air."""
+    assert dataset.chi is not None
+    rows = dataset.chi.table.rows.assign(seed=0)
+    own = rows[rows["polymer"].isin([dataset.polymers[i] for i in fold.test])]
+    for row, error in (("default", 0.1), ("ridge", 0.3)):
+        write_csv(fold.predictions(row, "chi"), own.assign(predicted_chi=own["chi"] + error))
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a comparison, whose folds take no time here, says."""
+    monkeypatch.setattr(compare, "run_outer_fold", pretend_outer_fold)
+    return []
+
+
+@pytest.fixture
+def run(said: list[str], shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path) -> Any:
+    """Run a comparison of two outer folds; protocols of its table."""
+
+    def run_it(*protocols: str, dataset: Dataset = tiny_dataset) -> list[str]:
+        run_comparison(shared_tiny_config, dataset, tmp_path, Plan(2, 1, protocols), said.append)
+        return list(pd.read_csv(tmp_path / "table.csv")["protocol"].unique())
+
+    return run_it
+
+
+@pytest.mark.parametrize("kind", ["stage1", "chi", "solubility"])
+def test_a_table_that_changed_is_refused(run: Any, tiny_dataset: Dataset, kind: str) -> None:
+    run(KNOWN)
+    rows = getattr(tiny_dataset, kind)
+    changed = replace(tiny_dataset, **{kind: replace(rows, table=replace(rows.table, digest="0" * 64))})
+    what = {"stage1": "the Stage 1 table", "chi": "the table of measured χ", "solubility": "the solubility table"}[kind]
+    with pytest.raises(StudyError, match=rf"other conditions \(contents of {what}\); choose another --name"):
+        run(KNOWN, dataset=changed)
+    assert run(KNOWN) == [KNOWN]
+
+
+def test_a_comparison_of_an_earlier_release_goes_on(run: Any, said: list[str], tmp_path: Path) -> None:
+    """It kept no checksums; from now on there are some."""
+    run(KNOWN)
+    path = tmp_path / "conditions.json"
+    conditions = json.loads(path.read_text())
+    path.write_text(json.dumps({name: conditions[name] for name in ("n_outer", "n_seeds")}))
+    assert run(KNOWN, NEW) == [KNOWN, NEW]
+    assert sum("kept no checksums" in line for line in said) == 1
+    assert json.loads(path.read_text()) == conditions
+
+
+def test_folds_that_tested_other_polymers_are_refused(run: Any, tmp_path: Path) -> None:
+    """As those of a release that split otherwise: some polymers would be tested twice and others never."""
+    run(KNOWN)
+    done = tmp_path / "known_chemistry" / "outer_1" / "done.json"
+    done.write_text(json.dumps({"test_polymers": json.loads(done.read_text())["test_polymers"][1:]}))
+    with pytest.raises(StudyError, match=r"outer_1.done\.json: the fold tested other polymers"):
+        run(KNOWN)
+
+
+def test_tables_have_every_protocol_that_is_complete(run: Any, said: list[str], tmp_path: Path) -> None:
+    assert run(KNOWN) == [KNOWN]
+    assert run(NEW) == [KNOWN, NEW]
+    assert set(pd.read_csv(tmp_path / "differences.csv")["protocol"]) == {KNOWN, NEW}
+    (tmp_path / "known_chemistry" / "outer_0" / "done.json").unlink()
+    assert run(NEW) == [NEW]
+    assert said[-1] == f"{KNOWN}: 1 of 2 outer folds are done; the tables leave it out until all are"
+    assert run(KNOWN) == [KNOWN, NEW]
+
+
+def test_a_second_comparison_in_the_folder_is_refused(run: Any, tmp_path: Path) -> None:
+    with (
+        drive_alone(StudyFolder(tmp_path)),
+        pytest.raises(StudyError, match=r"another comparison is writing to this folder \(host .*pid .*stop it first"),
+    ):
+        run(KNOWN)
+    assert run(KNOWN) == [KNOWN]
