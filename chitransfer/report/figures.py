@@ -267,6 +267,8 @@ def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default:
 
 
 def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: FrozenTrial | None) -> Figure:
+    from matplotlib.ticker import MaxNLocator
+
     names = searched_parameters(trials)
     n_columns = min(3, len(names))
     n_rows = -(-len(names) // n_columns)
@@ -299,7 +301,7 @@ def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: F
         axes.set_ylabel("objective")
     for axes in grid[len(names) :]:
         axes.set_visible(False)
-    figure.colorbar(dots, ax=grid.tolist(), label="trial", shrink=0.8)
+    figure.colorbar(dots, ax=grid.tolist(), label="trial", shrink=0.8, ticks=MaxNLocator(integer=True))
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.suptitle("Objective against each hyperparameter")

@@ -151,6 +151,12 @@ class TestSeries:
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
         assert not axes.get_xticklabels(minor=True)
 
+    def test_trials_are_counted_in_whole_numbers(self) -> None:
+        trials = [t for t in made_up_study(4).trials if t.values]
+        figure = figures._draw_slices(trials, trials[0], trials[1])
+        (bar,) = [axes for axes in figure.axes if axes.get_ylabel() == "trial"]
+        assert all(tick == round(tick) for tick in bar.get_yticks())
+
     def test_the_best_trial_is_named_the_default_where_it_is(self) -> None:
         """Two marks at one place hide each other."""
         trials = [t for t in made_up_study(9).trials if t.values]
