@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chitransfer.config import Config, dump_config, load_config, override_config, parse_set_options
@@ -347,6 +347,7 @@ class TestRoundTrip:
         path=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1),
         choices=st.lists(st.sampled_from(["64", "512_256", "8_8_8"]), min_size=1, unique=True),
     )
+    @settings(max_examples=40)
     def test_any_value_survives(self, rate: float, dropout: float, name: str, path: str, choices: list[str]) -> None:
         from ruamel.yaml import YAML
 

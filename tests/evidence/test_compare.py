@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels, without_polymers
 from chitransfer.errors import StudyError
-from chitransfer.evidence import nested
+from chitransfer.evidence import baselines, nested
 from chitransfer.evidence.baselines import (
     BASELINES,
     Prediction,
@@ -40,7 +40,18 @@ from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold, se
 from chitransfer.evidence.verdict import describe_gaps, reach_verdict
 from chitransfer.model.members import FittedMembers
 from chitransfer.search.study import StudyFolder
+from chitransfer.training import conformal
 from chitransfer.training.stage2 import fit_members
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_ensembles() -> Iterator[None]:
+    """Fewer trees, resamples and epochs: what is tested here does not depend on how many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "N_TREES", 20)
+        patch.setattr(conformal, "N_RESAMPLES", 20)
+        patch.setattr(nested, "SCRATCH_EPOCHS", 10)
+        yield
 
 
 @pytest.fixture(scope="module")

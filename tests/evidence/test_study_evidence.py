@@ -153,6 +153,28 @@ def test_report_can_be_read_without_seeing_it(finished: StudyFolder, tmp_path: P
     assert all(f">{value:.4f}</td>" in table for value in trials["value"])
 
 
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+def test_ticks_of_the_report_tell_values_apart(finished: StudyFolder, tmp_path: Path) -> None:
+    """Three trials that differ in the fifth digit: trials are counted in whole numbers, no label comes twice."""
+    page = (finished.path / "report.html").read_text(encoding="utf-8")
+    begin = page.index(">", page.index('id="data"')) + 1
+    end = page.index("</script>", begin)
+    data = json.loads(page[begin:end])
+    data["trials"] = data["trials"][:3]
+    data |= {"chosen": 0, "default": 1, "trivial": None, "guard": None}
+    for trial in data["trials"]:
+        trial["value"] = 1.0 + trial["number"] * 3e-5
+    copy = tmp_path / "close.html"
+    copy.write_text(page[:begin] + json.dumps(data) + page[end:], encoding="utf-8")
+    body = open_in_browser(copy, 1200, tmp_path)
+    history = body[body.index("<h2>History") :]
+    history = history[: history.index("</svg>")]
+    numbers, values = (re.findall(rf'text-anchor="{anchor}">([^<]+)<', history) for anchor in ("middle", "end"))
+    assert numbers[:-2] == ["0", "1", "2"]
+    assert len(values) > 3
+    assert len(set(values)) == len(values)
+
+
 def test_report_shows_what_was_added_to_the_space_under_way(finished: StudyFolder, tmp_path: Path) -> None:
     """As after ``--allow-extended-space``: the last trial, which is the best, has a parameter that the others lack."""
     copy = StudyFolder(Path(shutil.copytree(finished.path, tmp_path / "finished")))

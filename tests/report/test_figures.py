@@ -174,13 +174,14 @@ class TestPictures:
         assert min(pixels.shape[:2]) > 250, path
         white = (pixels > 0.99).all(axis=-1)
         assert 0.005 < 1.0 - white.mean() < 0.7, path
-        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20, path
+        # One number a colour: whole rows take seconds to sort.
+        assert len(np.unique((pixels * 255).round() @ [1, 256, 65536])) > 20, path
 
     @pytest.mark.parametrize("name", NAMES)
     def test_of_a_search(self, finished_search: Any, name: str) -> None:
         self.assert_shows_something(finished_search.folder.figures / name)
 
-    @pytest.mark.parametrize("n_trials", [1, 4, 30])
+    @pytest.mark.parametrize("n_trials", [1, 30])
     def test_of_any_number_of_trials(self, tmp_path: Path, n_trials: int) -> None:
         folder = StudyFolder(tmp_path)
         draw_study(made_up_study(n_trials), {"exp_mae": 0.5}, folder)

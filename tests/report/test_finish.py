@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from chitransfer.errors import StudyError
+from chitransfer.evidence.outcomes import read_repeats
 from chitransfer.report.finish import read_reference
 from chitransfer.search.study import StudyFolder
 
@@ -26,28 +28,43 @@ def test_a_damaged_reference_is_done_without(copied: StudyFolder, text: str) -> 
     assert read_reference(copied) == {}
 
 
+def damage_predictions(folder: Path, kind: str, damage: str) -> None:
+    """Spoil the out-of-fold table of one kind in a trial's folder."""
+    path = folder / f"out_of_fold_{kind}.csv"
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = {
+        "missing": None,
+        "empty": b"",
+        "binary": bytes(range(256)),
+        "cut": b"".join(lines[: 3 * len(lines) // 4]),
+        "cut in a line": b"".join(lines)[:-9],
+        "no column": b"".join(lines).replace(b"polymer", b"molecule", 1),
+    }[damage]
+    path.unlink()
+    if damaged is not None:
+        path.write_bytes(damaged)
+
+
 @pytest.mark.parametrize("kind", ["chi", "solubility"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "binary", "cut", "cut in a line", "no column"])
+@pytest.mark.parametrize("damage", ["empty", "binary", "cut", "cut in a line", "no column"])
+def test_damaged_predictions_are_noticed(finished_search: Any, tmp_path: Path, kind: str, damage: str) -> None:
+    shutil.copy(finished_search.folder.trial(0) / f"out_of_fold_{kind}.csv", tmp_path)
+    assert read_repeats(tmp_path, kind)
+    damage_predictions(tmp_path, kind, damage)
+    with pytest.raises(StudyError, match="damaged out-of-fold predictions"):
+        read_repeats(tmp_path, kind)
+
+
+@pytest.mark.parametrize(("chi", "solubility"), [("missing", "cut"), ("binary", "missing"), ("missing", "missing")])
 def test_damaged_predictions_are_a_warning(
-    copied: StudyFolder, run_command: Callable[..., tuple[int, str, str]], kind: str, damage: str
+    copied: StudyFolder, run_command: Callable[..., tuple[int, str, str]], chi: str, solubility: str
 ) -> None:
     for folder in sorted((copied.path / "trials").iterdir()):
-        path = folder / f"out_of_fold_{kind}.csv"
-        lines = path.read_bytes().splitlines(keepends=True)
-        damaged = {
-            "empty": b"",
-            "binary": bytes(range(256)),
-            "cut": b"".join(lines[: 3 * len(lines) // 4]),
-            "cut in a line": b"".join(lines)[:-9],
-            "no column": b"".join(lines).replace(b"polymer", b"molecule", 1),
-        }
-        path.unlink()
-        if damage != "missing":
-            path.write_bytes(damaged[damage])
+        damage_predictions(folder, "chi", chi)
+        damage_predictions(folder, "solubility", solubility)
     (copied.path / "report.html").unlink()
     code, out, err = run_command("report", copied.path)
     assert code == 0, err
     assert (copied.path / "report.html").is_file()
-    if damage != "missing":
-        assert "WARNING: " in out
-        assert "damaged out-of-fold predictions" in out
+    assert "WARNING: " in out
+    assert ("damaged out-of-fold predictions" in out) == ({chi, solubility} != {"missing"})

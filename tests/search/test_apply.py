@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -207,31 +205,34 @@ def test_the_command_prints_what_to_run_next(
     assert load_config(config_file).model.encoder_latent_dim == 128
 
 
-def test_printed_commands_run_from_an_empty_folder(study: StudyFolder, tmp_path: Path) -> None:
+def test_printed_commands_run_from_an_empty_folder(
+    study: StudyFolder, tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing of the clone is needed: each command gets as far as asking for what is truly missing."""
     folder = tmp_path / "an empty folder"
     folder.mkdir()
+    monkeypatch.chdir(folder)
 
-    def run(command: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", *shlex.split(command)]
-        return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    def run(command: str) -> tuple[int, str, str]:
+        program, *words = shlex.split(command)
+        assert program == "chitransfer"
+        return run_command(*words)
 
-    applied = run(f"chitransfer apply {shlex.quote(str(study.path))}")
-    assert applied.returncode == 0, applied.stderr
+    code, printed, error = run(f"chitransfer apply {shlex.quote(str(study.path))}")
+    assert code == 0, error
     config = load_config(folder / "configs" / "config.yaml", None, FULL_TRAINING)
     assert config == override_config(
         load_config(None, None, FULL_TRAINING), to_overrides(BEST, load_config(None).search.space)
     )
-    pretrain, finetune = (line.strip() for line in applied.stdout.splitlines() if line.startswith("  chitransfer "))
-    missing = run(f"{pretrain} --set paths.dft_chi_csv=none.csv")
-    assert missing.returncode == 2
-    assert "none.csv" in missing.stderr
-    missing = run(finetune)
-    assert missing.returncode == 2
-    assert "run `chitransfer pretrain` first" in missing.stderr
-    resumed = run(f"{study.resume_command} --n-trials 0")
-    assert resumed.returncode == 2
-    assert "from the command line: search.n_trials" in resumed.stderr
+    pretrain, finetune = (line.strip() for line in printed.splitlines() if line.startswith("  chitransfer "))
+    for command, missing in (
+        (f"{pretrain} --set paths.dft_chi_csv=none.csv", "none.csv"),
+        (finetune, "run `chitransfer pretrain` first"),
+        (f"{study.resume_command} --n-trials 0", "from the command line: search.n_trials"),
+    ):
+        code, _, error = run(command)
+        assert code == 2
+        assert missing in error
 
 
 def test_the_command_to_resume_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -69,7 +69,6 @@ def test_inputs_are_not_changed() -> None:
 
 class TestThreshold:
     @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=30))
-    @settings(max_examples=300)
     def test_no_threshold_is_better(self, rows: list[tuple[bool, float]]) -> None:
         positive = np.array([label for label, _ in rows])
         probability = np.array([p for _, p in rows])
