@@ -266,11 +266,9 @@ def make_search(tmp_path: Path) -> Callable[..., tuple[int, Any]]:
 @pytest.fixture(scope="session")
 def fork_server() -> Any:
     """Processes that start in a moment, the slow imports being made once; for what must be killed or signalled."""
-    import multiprocessing
+    from forking import CONTEXT
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["chitransfer.cli", "chitransfer.search.run", "chitransfer.report.figures"])
-    return context
+    return CONTEXT
 
 
 @pytest.fixture

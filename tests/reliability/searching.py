@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import sys
 import time
@@ -13,11 +12,8 @@ from typing import Any
 
 import optuna
 import pandas as pd
+from forking import CONTEXT
 from optuna.trial import FrozenTrial
-
-# A server process imports PyTorch and Optuna once; every search is forked from it.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["chitransfer.search.run", "chitransfer.search.dask_workers"])
 
 
 def start_search(
