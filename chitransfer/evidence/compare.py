@@ -89,15 +89,19 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
     Raises
     ------
     StudyError
-        The folder holds a comparison under other conditions or of other tables, or another process writes to it.
+        All polymers of a table would be tested in one outer fold; the folder holds a comparison under other conditions
+        or of other tables, or another process writes to it.
     """
+    folds = dataset.fold_of_polymers(plan.n_outer, derive_seed(config.seed, "outer folds"))
+    _refuse_untrainable(dataset, folds)
     with drive_alone(StudyFolder(folder), "comparison is writing to this folder"):
         _keep_conditions(folder, config, dataset, plan, say)
-        return _run(config, dataset, folder, plan, say)
+        return _run(config, dataset, folder, plan, folds, say)
 
 
-def _run(config: Config, dataset: Dataset, folder: Path, plan: Plan, say: Callable[[str], None]) -> list[str]:
-    folds = dataset.fold_of_polymers(plan.n_outer, derive_seed(config.seed, "outer folds"))
+def _run(
+    config: Config, dataset: Dataset, folder: Path, plan: Plan, folds: np.ndarray, say: Callable[[str], None]
+) -> list[str]:
     outer = [
         OuterFold(
             folder / protocol.replace(" ", "_") / f"outer_{number}", protocol, number, np.flatnonzero(folds == number)
@@ -135,6 +139,17 @@ def _run(config: Config, dataset: Dataset, folder: Path, plan: Plan, say: Callab
 
 def _tested(dataset: Dataset, fold: OuterFold) -> dict[str, list[str]]:
     return {"test_polymers": [dataset.polymers[i] for i in fold.test]}
+
+
+def _refuse_untrainable(dataset: Dataset, folds: np.ndarray) -> None:
+    """Refuse a table whose polymers are all in one outer fold: nothing would be left to learn from."""
+    for key, rows in (("paths.exp_chi_csv", dataset.chi), ("paths.solubility_csv", dataset.solubility)):
+        if rows is not None and len(np.unique(folds[rows.polymer])) == 1:
+            n_polymers = len(np.unique(rows.polymer))
+            raise StudyError(
+                f"{rows.table.source}: all its polymers ({n_polymers}) would be tested in the same outer fold, which "
+                f"leaves nothing to learn from; take a table of more polymers, or leave it out: --set {key}=null"
+            )
 
 
 def _complete(outer: Sequence[OuterFold], say: Callable[[str], None]) -> list[OuterFold]:

@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.data.subsets import permute_labels, without_polymers
+from chitransfer.data.subsets import keep_rows, permute_labels, without_polymers
 from chitransfer.errors import StudyError
 from chitransfer.evidence import baselines, nested
 from chitransfer.evidence.baselines import (
@@ -291,6 +291,17 @@ def test_other_conditions_are_refused(compared: Path, small_config: Config, tiny
         run_comparison(other, tiny_dataset, compared, Plan(2, 1, PROTOCOLS), lambda line: None)
     with pytest.raises(StudyError, match="n_outer"):
         run_comparison(small_config, tiny_dataset, compared, Plan(3, 1, PROTOCOLS), lambda line: None)
+
+
+def test_a_table_of_one_polymer_is_refused_before_anything_is_computed(
+    small_config: Config, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    rows = tiny_dataset.chi
+    assert rows is not None
+    dataset = replace(tiny_dataset, chi=keep_rows(rows, rows.polymer == rows.polymer[0]))
+    with pytest.raises(StudyError, match=r"all its polymers \(1\).*--set paths\.exp_chi_csv=null"):
+        run_comparison(small_config, dataset, tmp_path, Plan(2, 1, PROTOCOLS), lambda line: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_slopes_are_counted_by_pair() -> None:
