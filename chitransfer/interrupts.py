@@ -5,6 +5,8 @@ Used by `cli`, and wherever this process itself works out structures.
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
 import threading
@@ -14,6 +16,8 @@ from contextlib import contextmanager
 TERMINATED = 128 + signal.SIGTERM
 # What an interrupted piece of work is left by: Ctrl-C, or SIGTERM under `exit_on_termination`.
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
+# Name of the threads that compute in PyTorch; one that hangs is left behind.
+COMPUTING = "chitransfer computing"
 
 
 def restore_interrupts() -> None:
@@ -48,3 +52,20 @@ def exit_on_termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def end_despite_threads(code: int) -> None:
+    """Let the process end with an exit code although a thread that hangs may still be computing then.
+
+    Python's own end stops such a thread in the middle of PyTorch's code, and that aborts the process.
+    """
+    left = [thread for thread in threading.enumerate() if thread.name == COMPUTING]
+
+    def end() -> None:
+        if any(thread.is_alive() for thread in left):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    if left:
+        atexit.register(end)

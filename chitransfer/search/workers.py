@@ -18,6 +18,7 @@ from typing import Protocol
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError
+from chitransfer.interrupts import COMPUTING
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
 from chitransfer.training.settings import resolve_device
 
@@ -145,7 +146,7 @@ class InProcessWorkers:
             dataset,
             device=device,
             n_threads=config.training.num_threads,
-            stop_requested=lambda: self._current.job.give_up.is_set(),
+            stop_requested=self._is_given_up,
         )
         self._jobs: dict[Future[RungResult], Job] = {}
         self._start_thread()
@@ -190,7 +191,7 @@ class InProcessWorkers:
     def _start_thread(self) -> None:
         self._queue: queue.SimpleQueue[Sequence[Job] | None] = queue.SimpleQueue()
         # A daemon, so that a rung that hangs cannot keep the whole program from ending.
-        self._thread = threading.Thread(target=self._work, args=(self._queue,), name="rung", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(self._queue,), name=COMPUTING, daemon=True)
         self._thread.start()
 
     def _work(self, jobs: queue.SimpleQueue[Sequence[Job] | None]) -> None:
@@ -206,6 +207,11 @@ class InProcessWorkers:
                 job.outcome.set_result(self._run_alone(job))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to whoever asked for the rung
                 job.outcome.set_exception(error)
+
+    def _is_given_up(self) -> bool:
+        # Whoever else computes with the runner, in a thread of its own, has no job.
+        job: Job | None = getattr(self._current, "job", None)
+        return job is not None and job.give_up.is_set()
 
     def _run_alone(self, job: Job) -> RungResult:
         self._current.job = job
