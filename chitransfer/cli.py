@@ -21,7 +21,7 @@ from chitransfer.commands.model import apply, finetune, predict, pretrain, scree
 from chitransfer.commands.rescore import rescore
 from chitransfer.commands.search import search, status
 from chitransfer.errors import ChitransferError, describe_os_error
-from chitransfer.interrupts import end_despite_threads, exit_on_termination
+from chitransfer.interrupts import end_despite_threads, exit_on_termination, repeat_swallowed
 from chitransfer.secrecy import mask_passwords
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -58,7 +58,7 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
             # χ on a terminal that has no such letter is no reason to stop.
             stream.reconfigure(errors="replace")
     try:
-        with exit_on_termination():
+        with exit_on_termination(), repeat_swallowed():
             code = program(words, standalone_mode=False)
         # What is still to be written may fail as well, and after the end nobody could say so in our words.
         sys.stdout.flush()

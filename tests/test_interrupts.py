@@ -18,7 +18,13 @@ from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.cli import main
 from chitransfer.config import dump_config, load_config
-from chitransfer.interrupts import COMPUTING, end_despite_threads, same_interrupts
+from chitransfer.interrupts import (
+    COMPUTING,
+    end_despite_threads,
+    exit_on_termination,
+    repeat_swallowed,
+    same_interrupts,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,22 @@ def test_a_library_that_takes_ctrl_c_gives_it_back() -> None:
         with same_interrupts():
             signal.signal(signal.SIGINT, lambda *_: sys.exit())
         assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_that_python_swallows_is_heard_all_the_same(number: int, expected: type[BaseException]) -> None:
+    class Swallowing:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with exit_on_termination(), repeat_swallowed():
+            Swallowing()
+            with pytest.raises(expected):
+                time.sleep(20)
     finally:
         signal.signal(signal.SIGINT, before)
 
