@@ -37,7 +37,7 @@ from chitransfer.search.study import (
 )
 from chitransfer.search.summary import describe_data, describe_nothing_to_do, describe_outcome, describe_pruning
 from chitransfer.search.watch import SearchDisplay, show_progress
-from chitransfer.search.workers import Workers, make_workers
+from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
@@ -84,6 +84,7 @@ def run_search(
     ChitransferError
         Configuration, data or study cannot be used; nothing already computed is lost.
     """
+    check_workers(config)
     folder = resume or _new_folder(config)
     with log_to(folder.log), drive_alone(folder):
         return _search(config, console, folder, resume is not None, allow_extended_space, draw)

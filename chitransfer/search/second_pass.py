@@ -47,7 +47,7 @@ from chitransfer.search.study import (
 )
 from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome
 from chitransfer.search.watch import SearchDisplay, show_progress
-from chitransfer.search.workers import InProcessWorkers
+from chitransfer.search.workers import InProcessWorkers, check_workers
 from chitransfer.sections import SpaceParameter
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
@@ -207,6 +207,7 @@ def run_second_pass(
     goes_on = own.database.is_file() and own.config.is_file()
     base = load_study_config(own if goes_on else folder, changes)
     config = second_pass_config(base, to_overrides(chosen.params, space, chosen.user_attrs))
+    check_workers(config)
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):

@@ -53,6 +53,34 @@ class Workers(Protocol):
         """Give up what is running and free everything; may be called twice."""
 
 
+def check_workers(config: Config) -> None:
+    """Refuse what `make_workers` could not do, before anything is written.
+
+    Raises
+    ------
+    ConfigError
+        The keys contradict each other, or a device is missing.
+    """
+    search = config.search
+    if search.pack != "auto" and search.pack > 1 and not _is_one_process(config):
+        raise ConfigError(
+            f"search.pack {search.pack} trains trials together in the search's own process; it cannot be combined with "
+            "search.scheduler, or with several search.workers or search.devices (set search.pack to 1)"
+        )
+    if search.scheduler is None:
+        for name in search.devices or [config.training.device]:
+            resolve_device(name)
+    elif search.devices or search.workers > 1:
+        raise ConfigError(
+            "search.workers and search.devices speak of this machine and cannot be combined with search.scheduler "
+            f"{search.scheduler}; set cluster.maximum_jobs, cluster.workers_per_job and cluster.gpus_per_job instead"
+        )
+
+
+def _is_one_process(config: Config) -> bool:
+    return config.search.scheduler is None and max(config.search.workers, len(config.search.devices)) == 1
+
+
 def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
     """The workers a configuration asks for: in this process, on this machine, or on a cluster.
 
@@ -64,18 +92,13 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
     Raises
     ------
     ConfigError
-        The keys contradict each other, or a device or package is missing.
+        As `check_workers`, or a package is missing.
     StudyError
         The scheduler does not answer.
     """
+    check_workers(config)
     search, threads = config.search, config.training.num_threads
-    is_one_process = search.scheduler is None and max(search.workers, len(search.devices)) == 1
-    if search.pack != "auto" and search.pack > 1 and not is_one_process:
-        raise ConfigError(
-            f"search.pack {search.pack} trains trials together in the search's own process; it cannot be combined with "
-            "search.scheduler, or with several search.workers or search.devices (set search.pack to 1)"
-        )
-    if is_one_process:
+    if _is_one_process(config):
         device = resolve_device(search.devices[0] if search.devices else config.training.device)
         size = search.pack if search.pack != "auto" else PACK_ON_A_GPU if device.type == "cuda" else 1
         if size == 1:
@@ -83,19 +106,12 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
         from chitransfer.search.pack_workers import PackWorkers
 
         return PackWorkers(config, dataset, size, device=str(device))
-    if search.scheduler is not None and (search.devices or search.workers > 1):
-        raise ConfigError(
-            "search.workers and search.devices speak of this machine and cannot be combined with search.scheduler "
-            f"{search.scheduler}; set cluster.maximum_jobs, cluster.workers_per_job and cluster.gpus_per_job instead"
-        )
     # Dask takes a second to import and most searches do without.
     from chitransfer.search.clusters import BatchWorkers, JoinedWorkers, LocalWorkers
     from chitransfer.search.dask_workers import Cluster, DaskWorkers
 
     cluster: Cluster
     if search.scheduler is None:
-        for name in search.devices:
-            resolve_device(name)
         cluster = LocalWorkers(max(search.workers, len(search.devices)), tuple(search.devices), threads)
     elif "://" in search.scheduler:
         cluster = JoinedWorkers(search.scheduler, threads)
