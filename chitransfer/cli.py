@@ -21,7 +21,7 @@ from chitransfer.commands.model import apply, finetune, predict, pretrain, scree
 from chitransfer.commands.rescore import rescore
 from chitransfer.commands.search import search, status
 from chitransfer.errors import ChitransferError, describe_os_error
-from chitransfer.interrupts import exit_on_termination
+from chitransfer.interrupts import end_despite_threads, exit_on_termination, repeat_swallowed
 from chitransfer.secrecy import mask_passwords
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -58,7 +58,7 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
             # χ on a terminal that has no such letter is no reason to stop.
             stream.reconfigure(errors="replace")
     try:
-        with exit_on_termination():
+        with exit_on_termination(), repeat_swallowed():
             code = program(words, standalone_mode=False)
         # What is still to be written may fail as well, and after the end nobody could say so in our words.
         sys.stdout.flush()
@@ -67,6 +67,8 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
         code = 2
     except typer.Exit as stop:
         code = stop.exit_code
+    except SystemExit as stop:
+        code = stop.code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
@@ -80,7 +82,9 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
             code = getattr(error, "exit_code", 2)
         else:
             code = _end_on_mistake(error)
-    raise SystemExit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    end_despite_threads(code)
+    raise SystemExit(code)
 
 
 def _end_on_os_error(error: OSError) -> int:

@@ -5,15 +5,24 @@ Used by `cli`, and wherever this process itself works out structures.
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 TERMINATED = 128 + signal.SIGTERM
 # What an interrupted piece of work is left by: Ctrl-C, or SIGTERM under `exit_on_termination`.
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
+SECONDS_BEFORE_REPEATING = 0.05
+# Name of the threads that compute in PyTorch; one that hangs is left behind.
+COMPUTING = "chitransfer computing"
 
 
 def restore_interrupts() -> None:
@@ -48,3 +57,45 @@ def exit_on_termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def repeat_swallowed() -> Iterator[None]:
+    """Send an interrupt again that came while Python ran a `__del__` or the callback of a weak reference.
+
+    Python prints what is raised there and goes on as if nothing had happened.
+    """
+    previous = sys.unraisablehook
+
+    def hear(unraisable: UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, INTERRUPTS):
+            previous(unraisable)
+            return
+        number = signal.SIGINT if issubclass(unraisable.exc_type, KeyboardInterrupt) else signal.SIGTERM
+        # A moment later and from another thread: raised here it would be lost again.
+        again = threading.Timer(SECONDS_BEFORE_REPEATING, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
+
+
+def end_despite_threads(code: int) -> None:
+    """Let the process end with an exit code although a thread that hangs may still be computing then.
+
+    Python's own end stops such a thread in the middle of PyTorch's code, and that aborts the process.
+    """
+    left = [thread for thread in threading.enumerate() if thread.name == COMPUTING]
+
+    def end() -> None:
+        if any(thread.is_alive() for thread in left):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    if left:
+        atexit.register(end)

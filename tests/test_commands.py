@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +16,13 @@ from typing import Any, get_args
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
-from chitransfer.config import Config
+from chitransfer.config import Config, override_config
 from chitransfer.data.compute import ADDED_COLUMNS
 from chitransfer.errors import ConfigError
+from chitransfer.search.run import run_search
+from chitransfer.search.study import StudyFolder
 from chitransfer.sections import SearchSettings, guide_space
 
 Run = Callable[..., tuple[int, str, str]]
@@ -156,6 +161,13 @@ class TestFlags:
         assert err.count("ERROR") == 1
         assert "Traceback" not in err
 
+    @pytest.mark.parametrize("verb", ["search", "compare", "pretrain"])
+    def test_a_device_that_is_not_there_leaves_no_folder(self, run_command: Run, tiny_yaml: Path, verb: str) -> None:
+        code, _, err = run_command(verb, "--config", tiny_yaml, "--device", "cuda:99")
+        assert code == 2
+        assert "cuda:99 is not on this machine" in err
+        assert not (tiny_yaml.parent / "results").exists()
+
     def test_a_file_the_system_refuses_is_one_message(
         self, run_command: Run, finished_search: Any, tmp_path: Path
     ) -> None:
@@ -210,6 +222,14 @@ class TestStatus:
         assert "6. trial" not in out
         assert f"exp MAE {top['exp_mae'][0]:.3f}" in out
         assert "pace: " in out
+
+    def test_a_total_that_is_reached(self, run_command: Run, finished_search: Any, tmp_path: Path) -> None:
+        folder = StudyFolder(Path(shutil.copytree(finished_search.folder.path, tmp_path / "done")))
+        config, out = override_config(finished_search.config, {"search.n_trials": 4}), io.StringIO()
+        assert run_search(config, Console(file=out, width=300), resume=folder, draw=lambda *_: None) == 0
+        said = "nothing was left to do: 6 trials have ended, the total is 4; a larger total (--n-trials) adds trials"
+        assert said in out.getvalue()
+        assert "study done: 6 trials ended (6 complete)" in run_command("status", folder.path)[1]
 
     def test_it_changes_nothing(self, run_command: Run, finished_search: Any) -> None:
         before = finished_search.folder.database.read_bytes()

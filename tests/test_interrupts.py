@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +16,15 @@ import pytest
 from chitransfer.chemistry.features import FeatureRecipe, featurise_polymers
 from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.stereo import merge_stereo_variants
+from chitransfer.cli import main
 from chitransfer.config import dump_config, load_config
-from chitransfer.interrupts import same_interrupts
+from chitransfer.interrupts import (
+    COMPUTING,
+    end_despite_threads,
+    exit_on_termination,
+    repeat_swallowed,
+    same_interrupts,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +54,41 @@ def test_a_library_that_takes_ctrl_c_gives_it_back() -> None:
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_that_python_swallows_is_heard_all_the_same(number: int, expected: type[BaseException]) -> None:
+    class Swallowing:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with exit_on_termination(), repeat_swallowed():
+            Swallowing()
+            with pytest.raises(expected):
+                time.sleep(20)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_thread_that_hangs_does_not_decide_how_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[Callable[[], None]] = []
+    ended: list[int] = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    monkeypatch.setattr("os._exit", ended.append)
+    end_despite_threads(130)
+    assert not at_exit
+    released = threading.Event()
+    thread = threading.Thread(target=released.wait, args=(60,), name=COMPUTING, daemon=True)
+    thread.start()
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    at_exit[0]()
+    released.set()
+    thread.join()
+    at_exit[0]()
+    assert ended == [0], "once released the thread may end as Python ends it"
 
 
 def interrupt(words: Sequence[str], until: str, number: int, folder: Path) -> tuple[int, str]:

@@ -74,6 +74,11 @@ def search(
         },
         settings,
     )
+    if trial is not None and second_pass is None:
+        raise ConfigError("--trial names the encoder of a second pass; give --second-pass STUDY with it")
+    folder = None if resume is None else locate_study(resume)
+    if folder is not None and folder.second_pass_trial is not None and second_pass is None:
+        second_pass, trial, resume = folder.path.parent, folder.second_pass_trial, None
     if second_pass is not None:
         from chitransfer.search.second_pass import run_second_pass
 
@@ -81,13 +86,7 @@ def search(
             raise ConfigError("--second-pass takes the study's own configuration; leave out --resume and --config")
         if allow_extended_space:
             raise ConfigError("--allow-extended-space speaks of a resumed search; leave it out with --second-pass")
-        budget = overrides.pop("search.n_trials", None)
-        if budget is not None:
-            overrides["second_pass.n_trials"] = budget
         return run_second_pass(locate_study(second_pass), make_console(quiet), trial=trial, overrides=overrides)
-    if trial is not None:
-        raise ConfigError("--trial names the encoder of a second pass; give --second-pass STUDY with it")
-    folder = None if resume is None else locate_study(resume)
     if folder is not None and overrides.get("search.study_name", folder.name) != folder.name:
         raise ConfigError(f"--study-name names a new study; {folder.name}, which is resumed, keeps its name")
     if folder is not None and config is None:

@@ -32,6 +32,7 @@ from chitransfer.search.study import StudyFolder, make_contract
 from chitransfer.search.watch import format_seconds
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
+from chitransfer.training.settings import resolve_device
 from chitransfer.training.tasks import resolve_positive_label
 
 ROWS = {
@@ -91,7 +92,10 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
     StudyError
         All polymers of a table would be tested in one outer fold; the folder holds a comparison under other conditions
         or of other tables, or another process writes to it.
+    ConfigError
+        The device is not on this machine; nothing is written then.
     """
+    resolve_device(config.training.device)
     folds = dataset.fold_of_polymers(plan.n_outer, derive_seed(config.seed, "outer folds"))
     _refuse_untrainable(dataset, folds)
     with drive_alone(StudyFolder(folder), "comparison is writing to this folder"):

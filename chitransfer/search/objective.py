@@ -166,7 +166,7 @@ class TrialRunner:
     config
         The study's configuration; a trial lays its overrides over it.
     stop_requested
-        Asked after every Stage 1 epoch; when it answers True the rung is given up (`Cancelled`).
+        Asked after every epoch of both stages; when it answers True the rung is given up (`Cancelled`).
     """
 
     def __init__(
@@ -278,6 +278,8 @@ class TrialRunner:
         ------
         TrainingError
             Stage 2 or the objective is not finite.
+        Cancelled
+            A stop was requested meanwhile.
         """
         config = override_config(self.config, task.overrides)
         started = time.perf_counter()
@@ -333,6 +335,8 @@ class TrialRunner:
         ------
         TrainingError
             Stage 2 or the objective is not finite.
+        Cancelled
+            A stop was requested meanwhile.
         """
         replicates = []
         for pretraining, (network, encoder) in enumerate(zip(networks, encoders, strict=True), start=first):
@@ -343,6 +347,7 @@ class TrialRunner:
                 folds,
                 stage2_settings(config, config.training.stage2_epochs),
                 derive_seed(config.seed, "quick stage2", number, pretraining),
+                lambda epoch: self._heed_stop(),
             )
             replicates.append(ReplicateResult(encoder.seed, encoder.best_epoch, scores, out_of_fold, []))
         of_all = {

@@ -155,10 +155,12 @@ class PackWorkers(InProcessWorkers):
         try:
             if error is not None:
                 raise error
+            self._current.job = job
             return self.runner.score(job.task, runs, stage1_seconds)
         except TRIAL_FAILURES as failure:
             return describe_failure(job.task, failure, stage1_seconds)
         except Exception as other:  # noqa: BLE001 - as in `InProcessWorkers`
+            _gives_up(job)
             return other
 
 

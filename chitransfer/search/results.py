@@ -61,6 +61,11 @@ class Standing:
     ranked: list[FrozenTrial]
     seconds_per_trial: float | None
 
+    @property
+    def n_ended(self) -> int:
+        """Trials in their final state."""
+        return sum(self.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
+
 
 def read_standing(study: optuna.Study) -> Standing:
     """Counts by state, the best trials first, the default configuration's trial, and the pace."""
@@ -164,7 +169,7 @@ def write_best_params(
         {
             "best_value": chosen.values[0],
             "best_params": chosen.params,
-            "n_trials": sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL")),
+            "n_trials": standing.n_ended,
             "best_trial_number": chosen.number,
             "study_name": folder.name,
             "components": {name: chosen.user_attrs.get(name) for name in COMPONENTS},

@@ -35,9 +35,9 @@ from chitransfer.search.study import (
     read_searched_dataset,
     resume_study,
 )
-from chitransfer.search.summary import describe_data, describe_outcome, describe_pruning
+from chitransfer.search.summary import describe_data, describe_nothing_to_do, describe_outcome, describe_pruning
 from chitransfer.search.watch import SearchDisplay, show_progress
-from chitransfer.search.workers import Workers, make_workers
+from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
@@ -84,6 +84,7 @@ def run_search(
     ChitransferError
         Configuration, data or study cannot be used; nothing already computed is lost.
     """
+    check_workers(config)
     folder = resume or _new_folder(config)
     with log_to(folder.log), drive_alone(folder):
         return _search(config, console, folder, resume is not None, allow_extended_space, draw)
@@ -115,33 +116,32 @@ def _search(
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     config = settle_pruner(config, dataset)
-    for line in [*describe_data(dataset, config), *describe_pruning(config)]:
-        console.print(line, markup=False, highlight=False)
-        logger.info("%s", line)
+    say_and_log(console, [*describe_data(dataset, config), *describe_pruning(config)])
     contract = make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
-    reference = _score_reference(folder, config, dataset)
+    reference = score_reference(folder, config, dataset)
     standing = read_standing(study)
-    n_done = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
     workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
-    for line in describe_workers(workers, config):
-        console.print(line, markup=False, highlight=False)
-        logger.info("%s", line)
+    say_and_log(console, describe_workers(workers, config))
     reason: StopReason | None = None
     try:
         try:
-            display = SearchDisplay(console, config.search.n_trials, n_done, standing.best, expect_runs(config.search))
+            display = SearchDisplay(
+                console, config.search.n_trials, standing.n_ended, standing.best, expect_runs(config.search)
+            )
             with listen_for_stop() as stop, display:
                 stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
-                reason = _drive(config, dataset, study, folder, workers, display, stop_requested)
+                reason = drive(config, dataset, study, folder, workers, display, stop_requested)
                 if reason == "finished":
                     reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested, display)
         finally:
             workers.close()
-            _write_what_there_is(folder, study)
+            write_what_there_is(folder, study)
         further = [] if read_standing(study).best is None else draw(study, reference, folder) or []
         lines = [*describe_outcome(study, folder, config, reference, reason), *further]
+        if reason == "finished" and display.n_ended == 0:
+            lines.insert(0, describe_nothing_to_do(study, config))
     except STORAGE_ERRORS as error:
         if reason not in SIGNALS:
             raise
@@ -150,10 +150,15 @@ def _search(
             f"search stopped. {describe_storage_error(folder.place, error)}",
             f"resume with: {folder.resume_command}",
         ]
+    say_and_log(console, lines)
+    return EXIT_CODES[reason]
+
+
+def say_and_log(console: Console, lines: Sequence[str]) -> None:
+    """Print lines as they are, and write them into the log."""
     for line in lines:
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
-    return EXIT_CODES[reason]
 
 
 def open_study(
@@ -181,7 +186,7 @@ def open_study(
     return study
 
 
-def _drive(
+def drive(
     config: Config,
     dataset: Dataset,
     study: optuna.Study,
@@ -218,7 +223,7 @@ def _wait_for_storage(study: optuna.Study, stop_requested: StopRequested) -> boo
     return False
 
 
-def _write_what_there_is(folder: StudyFolder, study: optuna.Study) -> None:
+def write_what_there_is(folder: StudyFolder, study: optuna.Study) -> None:
     """Write the tables of results; a disk or database that just failed must not hide why the search ended."""
     try:
         write_results(folder, study)
@@ -237,7 +242,8 @@ def describe_workers(workers: Workers, config: Config) -> list[str]:
     return [f"{workers.capacity} workers on {where}; Dask dashboard: {dashboard}"]
 
 
-def _score_reference(folder: StudyFolder, config: Config, dataset: Dataset) -> dict[str, float]:
+def score_reference(folder: StudyFolder, config: Config, dataset: Dataset) -> dict[str, float]:
+    """Score the trivial predictor on the study's folds, keep that in its folder, and return the means."""
     folds = make_folds(dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"))
     positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
     scores = score_trivial_predictor(dataset, folds, positive)

@@ -6,29 +6,38 @@ Called by `chitransfer search --second-pass`; a study of its own, in the first o
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial
 from rich.console import Console
 
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_json
+from chitransfer.interrupts import INTERRUPTS
+from chitransfer.provenance import write_provenance
 from chitransfer.search.apply import read_complete_trial
-from chitransfer.search.driver import SearchDriver, stop_in_time
+from chitransfer.search.driver import stop_in_time
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
 from chitransfer.search.rescore import score_encoders
-from chitransfer.search.results import read_standing, write_results
-from chitransfer.search.run import EXIT_CODES, listen_for_stop, log_to, open_study
+from chitransfer.search.results import read_standing
+from chitransfer.search.run import (
+    EXIT_CODES,
+    drive,
+    listen_for_stop,
+    log_to,
+    open_study,
+    say_and_log,
+    score_reference,
+    write_what_there_is,
+)
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import (
     StudyFolder,
@@ -36,8 +45,10 @@ from chitransfer.search.study import (
     make_contract,
     read_searched_dataset,
 )
+from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome
 from chitransfer.search.watch import SearchDisplay, show_progress
-from chitransfer.search.workers import InProcessWorkers
+from chitransfer.search.workers import InProcessWorkers, check_workers
+from chitransfer.sections import SpaceParameter
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
 
@@ -56,6 +67,8 @@ FIXED: dict[str, object] = {
     "search.scheduler": None,
     "search.storage": None,
 }
+# Its budget, by the name that the flag of a search has.
+BUDGET = {"search.n_trials": "second_pass.n_trials"}
 # What it does not read.
 UNUSED = {
     "search.study_name", "search.space", "search.pack", "search.reevaluate_seeds", "search.max_worker_deaths",
@@ -64,7 +77,6 @@ UNUSED = {
 UNUSED_SECTIONS = ("search.space.", "cluster.")
 # Those of these keys that are flags of `chitransfer search`.
 FLAGS = {"pruner", "workers", "devices", "scheduler", "storage", "study_name", "results_dir"}
-logger = logging.getLogger(__name__)
 
 
 class EncoderRunner(TrialRunner):
@@ -107,21 +119,26 @@ class FreshScores:
     second: np.ndarray
 
     def describe(self) -> str:
-        """One line: what the second pass gained where it could not have been lucky."""
+        """One line: what the second pass gained where it could not have been lucky.
+
+        A gain within two standard errors of its mean is no difference.
+        """
         gain = self.first - self.second
-        return (
+        line = (
             f"on {len(gain)} fold shuffles that neither pass has seen: first pass {self.first.mean():.4f}, second pass "
-            f"{self.second.mean():.4f}, gain {gain.mean():.4f} ± {gain.std():.4f}"
-            + ("" if gain.mean() > 0 else "; the first pass's Stage 2 settings are the better choice")
+            f"{self.second.mean():.4f}, gain {gain.mean():.4f} ± {gain.std():.4f}; "
         )
+        if abs(gain.mean()) <= 2.0 * gain.std(ddof=1) / np.sqrt(len(gain)):
+            return line + "no difference was found between the two passes' Stage 2 settings"
+        return line + f"the {'second' if gain.mean() > 0 else 'first'} pass's Stage 2 settings are the better choice"
 
 
-def second_pass_config(config: Config, trial: FrozenTrial) -> Config:
+def second_pass_config(config: Config, of_trial: Mapping[str, object]) -> Config:
     """The configuration of a second pass: the trial's own, with its space and budget and no rungs."""
     return override_config(
         config,
         {
-            **to_overrides(trial.params, config.search.space, trial.user_attrs),
+            **of_trial,
             "search.space": {name: p.model_dump() for name, p in config.second_pass.space.items()},
             "search.n_trials": config.second_pass.n_trials,
             **FIXED,
@@ -129,15 +146,15 @@ def second_pass_config(config: Config, trial: FrozenTrial) -> Config:
     )
 
 
-def refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:
-    """Refuse overrides that a second pass of a study with this configuration would not heed.
+def refuse_without_effect(overrides: Mapping[str, object], space: Mapping[str, SpaceParameter]) -> None:
+    """Refuse overrides that a second pass of a study with this search space would not heed.
 
     Raises
     ------
     ConfigError
         There are some; the message names them as flags where there is one.
     """
-    tuned = {parameter.key for parameter in config.search.space.values()}
+    tuned = {parameter.key for parameter in space.values()}
     useless = sorted(
         key for key in overrides if key in tuned or key in UNUSED or key in FIXED or key.startswith(UNUSED_SECTIONS)
     )
@@ -154,7 +171,7 @@ def refuse_without_effect(overrides: Mapping[str, object], config: Config) -> No
 def run_second_pass(
     folder: StudyFolder, console: Console, *, trial: int | None = None, overrides: Mapping[str, object] | None = None
 ) -> int:
-    """Tune Stage 2 on one trial's encoders; started again, it goes on with what is there.
+    """Tune Stage 2 on one trial's encoders; started again, it goes on with what is there, under its own configuration.
 
     Parameters
     ----------
@@ -163,7 +180,8 @@ def run_second_pass(
     trial
         Number of the trial; default: the one best_params.json recommends.
     overrides
-        Dotted configuration keys, such as ``second_pass.n_trials``.
+        Dotted configuration keys, laid over the study's or, going on, the second pass's own; ``search.n_trials`` is
+        its budget.
 
     Returns
     -------
@@ -181,10 +199,15 @@ def run_second_pass(
     """
     chosen = read_complete_trial(folder, trial)
     number = chosen.number
-    first = load_study_config(folder, overrides or {})
-    refuse_without_effect(overrides or {}, first)
+    own = folder.second_pass(number)
+    changes = {BUDGET.get(key, key): value for key, value in (overrides or {}).items()}
+    space = load_study_config(folder, {}).search.space
+    refuse_without_effect(changes, space)
     encoders = read_encoders(folder.trial(number))
-    config = second_pass_config(first, chosen)
+    goes_on = own.database.is_file() and own.config.is_file()
+    base = load_study_config(own if goes_on else folder, changes)
+    config = second_pass_config(base, to_overrides(chosen.params, space, chosen.user_attrs))
+    check_workers(config)
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
@@ -193,30 +216,38 @@ def run_second_pass(
             "Stage 1 as it was (chem, model, the Stage 1 part of training, the computed table, seed); the release that "
             "made the study counts too, where polymers differ only in stereochemistry or memory ran out"
         )
-    own = StudyFolder(folder.path / f"second_pass_{number:04d}")
     console.print(f"second pass on trial {number} of {folder.name}: {own.path}", markup=False, highlight=False)
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in encoders]}
     with log_to(own.log), drive_alone(own):
         study = open_study(own, config, contract, is_new=not own.database.is_file())
+        write_provenance(own.path, dataset)
+        reference = score_reference(own, config, dataset)
         runner = functools.partial(EncoderRunner, encoders=encoders, number=number)
         workers = InProcessWorkers(config, dataset, make_runner=runner)
         standing = read_standing(study)
-        n_done = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
+        names = Names.of(own)
         try:
-            display = SearchDisplay(console, config.search.n_trials, n_done, standing.best)
+            display = SearchDisplay(
+                console, config.search.n_trials, standing.n_ended, standing.best, default=names.default
+            )
             with listen_for_stop() as stop, display:
                 stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
-                reason = SearchDriver(config, dataset, study, own, workers, display, stop_requested).run()
+                reason = drive(config, dataset, study, own, workers, display, stop_requested)
         finally:
             workers.close()
-            write_results(own, study)
+            write_what_there_is(own, study)
+        if reason == "finished" and display.n_ended == 0:
+            say_and_log(console, [describe_nothing_to_do(study, config)])
+        say_and_log(console, describe_outcome(study, own, config, reference, reason))
         best = read_standing(study).best
-        if best is not None and reason == "finished":
-            fresh = compare_on_fresh_folds(workers.runner, config, number, encoders, best.params)
+        if reason == "finished" and best is not None and not best.user_attrs.get("is_default"):
+            try:
+                fresh = compare_on_fresh_folds(workers.runner, config, number, encoders, best.params)
+            except INTERRUPTS:
+                say_and_log(console, [f"interrupted; go on with: {own.resume_command}"])
+                raise
             write_json(own.path / "fresh_folds.json", {"first": fresh.first.tolist(), "second": fresh.second.tolist()})
-            console.print(f"best second-pass trial {best.number}: {best.params}", markup=False, highlight=False)
-            console.print(fresh.describe(), markup=False, highlight=False)
-            logger.info("%s", fresh.describe())
+            say_and_log(console, [fresh.describe()])
     return EXIT_CODES[reason]
 
 

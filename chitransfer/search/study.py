@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -111,6 +112,16 @@ class StudyFolder:
     def trial(self, number: int) -> Path:
         """Everything one trial left behind."""
         return self.path / "trials" / f"{number:04d}"
+
+    def second_pass(self, number: int) -> StudyFolder:
+        """The second pass on one trial's Stage 1, a study of its own."""
+        return StudyFolder(self.path / f"second_pass_{number:04d}")
+
+    @property
+    def second_pass_trial(self) -> int | None:
+        """Number of the first pass's trial if this is the folder of a second pass; else ``None``."""
+        match = re.fullmatch(r"second_pass_(\d{4,})", self.name)
+        return int(match[1]) if match and StudyFolder(self.path.parent).trial(int(match[1])).is_dir() else None
 
     @property
     def log(self) -> Path:

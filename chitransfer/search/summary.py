@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,31 @@ from chitransfer.search.space import rung_epochs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.watch import describe_components, format_seconds
 from chitransfer.training.tasks import resolve_positive_label
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a search and its trial 0 are called.
+
+    Attributes
+    ----------
+    search
+        The search itself.
+    default, column
+        The configuration it began with, in a sentence and at the head of a column.
+    """
+
+    search: str = "search"
+    default: str = "default configuration"
+    column: str = "default"
+
+    @classmethod
+    def of(cls, folder: StudyFolder) -> Names:
+        """The names for the study of a folder."""
+        if folder.second_pass_trial is None:
+            return cls()
+        return cls("second pass", "first pass's Stage 2 settings", "first pass")
+
 
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
 
@@ -77,7 +103,8 @@ def describe_outcome(
 ) -> list[str]:
     """What the search found beside the default and the trivial predictor, warnings, and the next command."""
     standing = read_standing(study)
-    lines = [_describe_end(standing, config, reason), *_describe_best(standing, config, reference)]
+    names = Names.of(folder)
+    lines = [_describe_end(standing, config, reason, names), *_describe_best(standing, config, reference, names)]
     if standing.best is not None:
         warnings = beaten_by_trivial(standing.best.user_attrs, reference, config.objective)
         lines += [f"WARNING: {sentence}" for sentence in warnings]
@@ -87,18 +114,27 @@ def describe_outcome(
     return lines
 
 
-def _describe_end(standing: Standing, config: Config, reason: StopReason) -> str:
+def describe_nothing_to_do(study: optuna.Study, config: Config) -> str:
+    """Why a resumed search has done nothing, and how to have it go on."""
+    n_ended = read_standing(study).n_ended
+    return (
+        f"nothing was left to do: {n_ended} trials have ended, the total is {config.search.n_trials}; a larger total "
+        "(--n-trials) adds trials"
+    )
+
+
+def _describe_end(standing: Standing, config: Config, reason: StopReason, names: Names) -> str:
     states = ", ".join(f"{n} {name.lower()}" for name, n in standing.counts.items()) or "no trial"
     said = {
-        "finished": f"search finished: {states}",
-        "timeout": f"search stopped after {config.search.timeout_hours:g} h: {states}",
-        "interrupt": f"search interrupted: {states}",
-        "terminate": f"search terminated: {states}",
+        "finished": "finished",
+        "timeout": f"stopped after {config.search.timeout_hours:g} h",
+        "interrupt": "interrupted",
+        "terminate": "terminated",
     }
-    return said[reason]
+    return f"{names.search} {said[reason]}: {states}"
 
 
-def _describe_best(standing: Standing, config: Config, reference: Mapping[str, float]) -> list[str]:
+def _describe_best(standing: Standing, config: Config, reference: Mapping[str, float], names: Names) -> list[str]:
     best, default = standing.best, standing.default
     if best is None:
         return ["no trial is complete yet"]
@@ -106,14 +142,14 @@ def _describe_best(standing: Standing, config: Config, reference: Mapping[str, f
         (f"best (trial {best.number})", best.user_attrs, best.values[0])
     ]
     if default is not None:
-        columns.append((f"default (trial {default.number})", default.user_attrs, default.values[0]))
+        columns.append((f"{names.column} (trial {default.number})", default.user_attrs, default.values[0]))
     stage1_mae = float(best.user_attrs["stage1_mae"])
     columns.append(("trivial predictor", reference, trivial_objective(reference, stage1_mae, config.objective)))
     lines = ["", *describe_side_by_side(columns)]
     parameters = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
     lines += ["", f"best parameters: {parameters}"]
     if default is not None and best.number == default.number:
-        lines.append("no trial did better than the default configuration")
+        lines.append(f"no trial did better than the {names.default}")
     return lines
 
 
@@ -139,15 +175,17 @@ def describe_status(study: optuna.Study, folder: StudyFolder, n_trials: int | No
         The budget; ``None``: not known, so neither is the time left.
     """
     standing = read_standing(study)
-    ended = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
+    ended, names = standing.n_ended, Names.of(folder)
     states = ", ".join(f"{n} {name.lower()}" for name, n in standing.counts.items()) or "none yet"
-    lines = [f"study {folder.name}: {ended}{f' of {n_trials}' if n_trials else ''} trials ended ({states})"]
+    lines = [
+        f"study {folder.name}: {ended}{f' of {n_trials}' if ended <= (n_trials or 0) else ''} trials ended ({states})"
+    ]
     if standing.seconds_per_trial is not None:
         pace = f"pace: {format_seconds(standing.seconds_per_trial)} a trial"
         left = max(0, (n_trials or 0) - ended)
         lines.append(pace + (f", about {format_seconds(standing.seconds_per_trial * left)} left" if left else ""))
     for place, trial in enumerate(standing.ranked[:5], start=1):
-        note = " (default configuration)" if trial.user_attrs.get("is_default") else ""
+        note = f" ({names.default})" if trial.user_attrs.get("is_default") else ""
         lines.append(
             f"{place}. trial {trial.number}: {trial.values[0]:.4f}{note}; {describe_components(trial.user_attrs)}"
         )

@@ -53,13 +53,22 @@ class SearchDisplay:
         The best trial so far, of an earlier run.
     n_runs_after
         About how many runs of trials follow the last trial; the time left counts them.
+    default
+        What the default configuration is called.
     """
 
     def __init__(
-        self, console: Console, n_trials: int, n_done: int, best: FrozenTrial | None, n_runs_after: int = 0
+        self,
+        console: Console,
+        n_trials: int,
+        n_done: int,
+        best: FrozenTrial | None,
+        n_runs_after: int = 0,
+        default: str = "default configuration",
     ) -> None:
         self._n_trials, self._n_done, self._n_before = n_trials, n_done, n_done
-        self._best, self._n_runs_after = best, n_runs_after
+        self._best, self._n_runs_after, self._default = best, n_runs_after, default
+        self._n_runs_done = 0
         self._started = time.monotonic()
         self._console = console
         self._progress = Progress(
@@ -81,6 +90,11 @@ class SearchDisplay:
     def __exit__(self, *exc_info: object) -> None:
         self._progress.stop()
 
+    @property
+    def n_ended(self) -> int:
+        """Trials and runs again that have ended since the display was made."""
+        return self._n_done - self._n_before + self._n_runs_done
+
     def trial_started(self, number: int) -> None:
         """Note a trial's start in the log."""
         logger.debug("trial %d started", number)
@@ -93,7 +107,7 @@ class SearchDisplay:
             is_best = self._best is None or value < self._best.values[0]
             if is_best:
                 self._best = trial
-            note = " (default configuration)" if trial.user_attrs.get("is_default") else ""
+            note = f" ({self._default})" if trial.user_attrs.get("is_default") else ""
             what = f"objective {value:.4f}{' *best*' if is_best else ''}{note}; {describe_components(trial.user_attrs)}"
         elif trial.state == TrialState.PRUNED:
             what = "pruned"
@@ -111,7 +125,7 @@ class SearchDisplay:
         line = f"running {trials} again on fresh seeds and folds: {n_runs} runs, about {about}"
         logger.info("%s", line)
         self._console.print(line, markup=False, highlight=False)
-        self._n_runs, self._n_runs_done, self._runs_started = n_runs, 0, time.monotonic()
+        self._n_runs, self._runs_started = n_runs, time.monotonic()
         self._bar = self._progress.add_task(f"about {about} left", what="runs again", total=n_runs)
 
     def run_ended(self, number: int, outcome: str) -> None:

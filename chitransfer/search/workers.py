@@ -18,6 +18,7 @@ from typing import Protocol
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError
+from chitransfer.interrupts import COMPUTING
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
 from chitransfer.training.settings import resolve_device
 
@@ -52,6 +53,34 @@ class Workers(Protocol):
         """Give up what is running and free everything; may be called twice."""
 
 
+def check_workers(config: Config) -> None:
+    """Refuse what `make_workers` could not do, before anything is written.
+
+    Raises
+    ------
+    ConfigError
+        The keys contradict each other, or a device is missing.
+    """
+    search = config.search
+    if search.pack != "auto" and search.pack > 1 and not _is_one_process(config):
+        raise ConfigError(
+            f"search.pack {search.pack} trains trials together in the search's own process; it cannot be combined with "
+            "search.scheduler, or with several search.workers or search.devices (set search.pack to 1)"
+        )
+    if search.scheduler is None:
+        for name in search.devices or [config.training.device]:
+            resolve_device(name)
+    elif search.devices or search.workers > 1:
+        raise ConfigError(
+            "search.workers and search.devices speak of this machine and cannot be combined with search.scheduler "
+            f"{search.scheduler}; set cluster.maximum_jobs, cluster.workers_per_job and cluster.gpus_per_job instead"
+        )
+
+
+def _is_one_process(config: Config) -> bool:
+    return config.search.scheduler is None and max(config.search.workers, len(config.search.devices)) == 1
+
+
 def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
     """The workers a configuration asks for: in this process, on this machine, or on a cluster.
 
@@ -63,18 +92,13 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
     Raises
     ------
     ConfigError
-        The keys contradict each other, or a device or package is missing.
+        As `check_workers`, or a package is missing.
     StudyError
         The scheduler does not answer.
     """
+    check_workers(config)
     search, threads = config.search, config.training.num_threads
-    is_one_process = search.scheduler is None and max(search.workers, len(search.devices)) == 1
-    if search.pack != "auto" and search.pack > 1 and not is_one_process:
-        raise ConfigError(
-            f"search.pack {search.pack} trains trials together in the search's own process; it cannot be combined with "
-            "search.scheduler, or with several search.workers or search.devices (set search.pack to 1)"
-        )
-    if is_one_process:
+    if _is_one_process(config):
         device = resolve_device(search.devices[0] if search.devices else config.training.device)
         size = search.pack if search.pack != "auto" else PACK_ON_A_GPU if device.type == "cuda" else 1
         if size == 1:
@@ -82,19 +106,12 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
         from chitransfer.search.pack_workers import PackWorkers
 
         return PackWorkers(config, dataset, size, device=str(device))
-    if search.scheduler is not None and (search.devices or search.workers > 1):
-        raise ConfigError(
-            "search.workers and search.devices speak of this machine and cannot be combined with search.scheduler "
-            f"{search.scheduler}; set cluster.maximum_jobs, cluster.workers_per_job and cluster.gpus_per_job instead"
-        )
     # Dask takes a second to import and most searches do without.
     from chitransfer.search.clusters import BatchWorkers, JoinedWorkers, LocalWorkers
     from chitransfer.search.dask_workers import Cluster, DaskWorkers
 
     cluster: Cluster
     if search.scheduler is None:
-        for name in search.devices:
-            resolve_device(name)
         cluster = LocalWorkers(max(search.workers, len(search.devices)), tuple(search.devices), threads)
     elif "://" in search.scheduler:
         cluster = JoinedWorkers(search.scheduler, threads)
@@ -145,7 +162,7 @@ class InProcessWorkers:
             dataset,
             device=device,
             n_threads=config.training.num_threads,
-            stop_requested=lambda: self._current.job.give_up.is_set(),
+            stop_requested=self._is_given_up,
         )
         self._jobs: dict[Future[RungResult], Job] = {}
         self._start_thread()
@@ -190,7 +207,7 @@ class InProcessWorkers:
     def _start_thread(self) -> None:
         self._queue: queue.SimpleQueue[Sequence[Job] | None] = queue.SimpleQueue()
         # A daemon, so that a rung that hangs cannot keep the whole program from ending.
-        self._thread = threading.Thread(target=self._work, args=(self._queue,), name="rung", daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(self._queue,), name=COMPUTING, daemon=True)
         self._thread.start()
 
     def _work(self, jobs: queue.SimpleQueue[Sequence[Job] | None]) -> None:
@@ -206,6 +223,11 @@ class InProcessWorkers:
                 job.outcome.set_result(self._run_alone(job))
             except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to whoever asked for the rung
                 job.outcome.set_exception(error)
+
+    def _is_given_up(self) -> bool:
+        # Whoever else computes with the runner, in a thread of its own, has no job.
+        job: Job | None = getattr(self._current, "job", None)
+        return job is not None and job.give_up.is_set()
 
     def _run_alone(self, job: Job) -> RungResult:
         self._current.job = job

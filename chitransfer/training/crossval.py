@@ -5,6 +5,7 @@ Called by `search.objective` and `evidence`; `score_predictions` also scores bas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,7 @@ def cross_validate(
     folds: np.ndarray,
     settings: Stage2Settings,
     seed: int,
+    after_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> tuple[OutOfFold, Scores]:
     """Fine-tune and score `network` under every fold of every repeat.
 
@@ -92,12 +94,14 @@ def cross_validate(
     ----------
     folds
         From `make_folds`, (n_repeats, n_polymers); rows of polymers at −1 are used by no member.
+    after_epoch
+        As in `fit_members`; what it raises ends the training.
     """
     n_repeats, n_folds = folds.shape[0], int(folds.max()) + 1
     fold_of_chi = folds[:, [] if dataset.chi is None else dataset.chi.polymer]
     fold_of_solubility = folds[:, [] if dataset.solubility is None else dataset.solubility.polymer]
     masks = [training_masks(fold_of_rows, n_folds) for fold_of_rows in (fold_of_chi, fold_of_solubility)]
-    members = fit_members(network, data, masks[0], masks[1], settings, seed)
+    members = fit_members(network, data, masks[0], masks[1], settings, seed, after_epoch)
     chi, _ = predict_members(members, data, data.chi)
     _, probability = predict_members(members, data, data.solubility)
     out_of_fold = OutOfFold(

@@ -14,7 +14,7 @@ import torch
 
 from chitransfer.config import load_config
 from chitransfer.errors import ConfigError
-from chitransfer.search import pack_workers, workers
+from chitransfer.search import objective, pack_workers, workers
 from chitransfer.search.driver import give_up_overdue
 from chitransfer.search.objective import Cancelled, RungTask, TrialRunner
 from chitransfer.search.pack_workers import PackWorkers
@@ -153,6 +153,28 @@ def test_a_member_given_up_leaves_the_others_alone(packed: PackWorkers, monkeypa
     finish(packed, futures)
     assert isinstance(futures[0].exception(), Cancelled)
     assert [future.result().epoch for future in futures[1:]] == [4, 4]
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_member_given_up_in_stage_2_leaves_the_others_alone(
+    tiny: dict[str, object], tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch, is_frozen: bool
+) -> None:
+    packed = PackWorkers(load_config(None, {**tiny, "training.freeze_encoder_stage2": is_frozen}), tiny_dataset, 3)
+    cross_validate: Callable[..., Any] = objective.cross_validate
+    futures = [packed.submit(task) for task in tasks(2)]
+    first = packed._jobs[futures[0]]
+
+    def give_up_the_first(*words: Any, **named: Any) -> Any:
+        first.give_up.set()
+        return cross_validate(*words, **named)
+
+    monkeypatch.setattr(objective, "cross_validate", give_up_the_first)
+    try:
+        finish(packed, futures)
+    finally:
+        packed.close()
+    assert isinstance(futures[0].exception(), Cancelled)
+    assert [future.result().failure for future in futures[1:]] == ["", ""]
 
 
 def test_a_pack_has_the_time_limit_of_all_its_members(packed: PackWorkers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ def test_started_again_it_goes_on(study: StudyFolder) -> None:
 def test_what_cannot_go_on_leaves_its_configuration(study: StudyFolder) -> None:
     run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 1})
     config = study.path / "second_pass_0000" / "config.yaml"
+    assert not (config.parent / "fresh_folds.json").exists(), "with itself the first pass need not be compared"
     before = config.read_bytes()
     with pytest.raises(StudyError, match="under other conditions"):
         run_second_pass(study, make_console(quiet=True), trial=0, overrides={"objective.sol_f1": 9.0})
@@ -88,19 +89,53 @@ def test_what_it_cannot_do_is_refused(study: StudyFolder) -> None:
         load_config(None, {"second_pass.space.lr": {**SPACE["lr_finetune"], "key": "training.lr_pretrain"}})
 
 
-def test_a_lucky_second_pass_is_called_so() -> None:
-    lucky = FreshScores(np.array([1.0, 1.1]), np.array([1.2, 1.1])).describe()
-    assert "gain -0.1000 ± 0.1000" in lucky
-    assert "first pass's Stage 2 settings are the better choice" in lucky
-    assert "better choice" not in FreshScores(np.array([1.0, 1.1]), np.array([0.9, 1.0])).describe()
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ([-0.3, -0.1, -0.2], "the first pass's Stage 2 settings are the better choice"),
+        ([0.3, 0.1, 0.2], "the second pass's Stage 2 settings are the better choice"),
+        ([0.3, -0.1, 0.0], "no difference was found between the two passes' Stage 2 settings"),
+        ([0.0, 0.0, 0.0], "no difference was found between the two passes' Stage 2 settings"),
+    ],
+)
+def test_a_second_pass_that_was_lucky_is_called_so(gains: list[float], verdict: str) -> None:
+    first = np.array([1.0, 1.5, 1.2])
+    line = FreshScores(first, first - np.array(gains)).describe()
+    assert f"gain {np.mean(gains):.4f} ± {np.std(gains):.4f}; {verdict}" in line
 
 
-def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = run_command("search", "--second-pass", study.path, "--trial", 0, "--n_trials", 2)
+def test_the_command_stops_and_goes_on(
+    study: StudyFolder, run_command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = study.path / "second_pass_0000"
+    started = ["search", "--second-pass", study.path, "--trial", 0, "--n_trials", 3, "--set", "objective.sol_f1=0.5"]
+    code, out, _ = run_command(*started, "--timeout-hours", 1e-9)
     assert code == 0
     assert "second pass on trial 0" in out
-    assert "that neither pass has seen" in out
-    assert len(read(study.path / "second_pass_0000")) == 2
+    assert "second pass stopped after 1e-09 h: " in out
+    assert f"resume with: chitransfer search --resume {own / 'study.db'}" in out.replace("\n", "")
+    # On and on under its own configuration: what the first command changed need not be said again.
+    with monkeypatch.context() as patch:
+        patch.setattr("chitransfer.search.second_pass.compare_on_fresh_folds", _interrupt)
+        code, out, _ = run_command("search", "--resume", own, "--timeout-hours", 1)
+    assert code == 130
+    assert f"go on with: chitransfer search --resume {own / 'study.db'}" in out.replace("\n", "")
+    code, out, _ = run_command("search", "--resume", own / "study.db")
+    assert code == 0
+    assert load_config(own / "config.yaml").objective.sol_f1 == 0.5
+    assert len(read(own)) == 3
+    for said in (
+        "nothing was left to do: 3 trials have ended, the total is 3; a larger total (--n-trials) adds trials",
+        "first pass (trial 0)   trivial predictor",
+        "best parameters: lr_finetune=",
+        "that neither pass has seen",
+    ):
+        assert said in out
+    assert StudyFolder(own).reference.is_file(), "a report needs it"
+
+
+def _interrupt(*words: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
