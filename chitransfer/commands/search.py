@@ -111,6 +111,6 @@ def status(study: Annotated[Path, typer.Argument(help="A study's folder or its s
     from chitransfer.search.summary import describe_status
 
     folder = locate_study(study)
-    n_trials = load_study_config(folder, {}).search.n_trials if folder.config.is_file() else None
-    for line in describe_status(read_study(folder), folder, n_trials):
+    settings = load_study_config(folder, {}).search if folder.config.is_file() else None
+    for line in describe_status(read_study(folder), folder, settings):
         print(line)

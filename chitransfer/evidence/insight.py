@@ -80,7 +80,7 @@ class Insight:
 
 def measure_insight(study: optuna.Study, config: Config) -> Insight | None:
     """Measure it over the complete trials; ``None`` with fewer than five, or when a loss does not vary."""
-    trials = read_standing(study).ranked
+    trials = sorted(read_standing(study).ranked, key=lambda trial: (trial.values[0], trial.number))
     if len(trials) < SMALLEST_STUDY:
         return None
     stage1 = np.array([float(trial.user_attrs["stage1_mae"]) for trial in trials])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically
-from chitransfer.search.results import read_standing
+from chitransfer.search.results import read_recommended, read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_study
 from chitransfer.sections import ChemistrySettings, ModelSettings, parse_hidden_dims
@@ -88,29 +87,17 @@ def read_complete_trial(folder: StudyFolder, trial: int | None) -> FrozenTrial:
     """
     study = read_study(folder)
     trials = {one.number: one for one in study.get_trials(deepcopy=False)}
-    best = read_standing(study).best
-    if best is None:
-        raise StudyError(f"{folder.path}: no trial is complete yet, so there are no best parameters")
+    recommended = read_recommended(folder, read_standing(study))
     if trial is None:
-        named = _named_best(folder)
-        trial = best.number if named is None else named
+        return recommended
     if trial not in trials:
         raise StudyError(f"{folder.path}: there is no trial {trial}; the study has 0 to {max(trials)}")
     if trials[trial].state != TrialState.COMPLETE:
         raise StudyError(
             f"{folder.path}: trial {trial} is {trials[trial].state.name}, not COMPLETE; choose one that is, such as "
-            f"{best.number}"
+            f"{recommended.number}"
         )
     return trials[trial]
-
-
-def _named_best(folder: StudyFolder) -> int | None:
-    """The trial best_params.json recommends, so that what a user reviewed is what gets applied."""
-    try:
-        number = json.loads((folder.path / "best_params.json").read_text(encoding="utf-8"))["best_trial_number"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return number if isinstance(number, int) else None
 
 
 def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None) -> Application:

@@ -35,7 +35,7 @@ from chitransfer.search.study import (
     read_searched_dataset,
     resume_study,
 )
-from chitransfer.search.summary import describe_data, describe_outcome, describe_pruning
+from chitransfer.search.summary import describe_budget, describe_data, describe_outcome
 from chitransfer.search.watch import SearchDisplay, show_progress
 from chitransfer.search.workers import Workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
@@ -115,15 +115,13 @@ def _search(
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     config = settle_pruner(config, dataset)
-    for line in [*describe_data(dataset, config), *describe_pruning(config)]:
+    for line in [*describe_data(dataset, config), *describe_budget(config)]:
         console.print(line, markup=False, highlight=False)
         logger.info("%s", line)
     contract = make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
     reference = _score_reference(folder, config, dataset)
-    standing = read_standing(study)
-    n_done = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
     workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
     for line in describe_workers(workers, config):
         console.print(line, markup=False, highlight=False)
@@ -131,7 +129,7 @@ def _search(
     reason: StopReason | None = None
     try:
         try:
-            display = SearchDisplay(console, config.search.n_trials, n_done, standing.best, expect_runs(config.search))
+            display = SearchDisplay(console, config.search, read_standing(study), expect_runs(config.search))
             with listen_for_stop() as stop, display:
                 stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
                 reason = _drive(config, dataset, study, folder, workers, display, stop_requested)

@@ -200,10 +200,8 @@ def run_second_pass(
         study = open_study(own, config, contract, is_new=not own.database.is_file())
         runner = functools.partial(EncoderRunner, encoders=encoders, number=number)
         workers = InProcessWorkers(config, dataset, make_runner=runner)
-        standing = read_standing(study)
-        n_done = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
         try:
-            display = SearchDisplay(console, config.search.n_trials, n_done, standing.best)
+            display = SearchDisplay(console, config.search, read_standing(study))
             with listen_for_stop() as stop, display:
                 stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
                 reason = SearchDriver(config, dataset, study, own, workers, display, stop_requested).run()

@@ -7,20 +7,26 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.search.driver import StopReason
+from chitransfer.search.lock import find_driver
 from chitransfer.search.results import (
     TITLES,
     Standing,
     beaten_by_trivial,
+    describe_counts,
+    explain_recommended,
+    read_recommended,
     read_standing,
     trivial_objective,
 )
 from chitransfer.search.space import rung_epochs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.watch import describe_components, format_seconds
+from chitransfer.sections import SearchSettings
 from chitransfer.training.tasks import resolve_positive_label
 
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
@@ -50,13 +56,19 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
     return lines
 
 
-def describe_pruning(config: Config) -> list[str]:
-    """Where hopeless trials end, in a line; nothing when all are carried through."""
+def describe_budget(config: Config) -> list[str]:
+    """What the budget counts where trials run again, and where hopeless ones end; nothing when neither is so."""
+    lines = []
+    if config.search.replicates > 1:
+        lines.append(
+            f"the budget of {config.search.n_trials} counts runs: a promising trial runs up to "
+            f"{config.search.replicates} times (search.replicates)"
+        )
     *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
     if config.search.pruner == "none" or not early:
-        return []
+        return lines
     at = " or ".join(map(str, early))
-    return [f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
+    return [*lines, f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
 
 
 def _describe_rows(title: str, rows: Rows, dataset: Dataset) -> str:
@@ -77,10 +89,14 @@ def describe_outcome(
 ) -> list[str]:
     """What the search found beside the default and the trivial predictor, warnings, and the next command."""
     standing = read_standing(study)
-    lines = [_describe_end(standing, config, reason), *_describe_best(standing, config, reference)]
-    if standing.best is not None:
-        warnings = beaten_by_trivial(standing.best.user_attrs, reference, config.objective)
+    lines = [_describe_end(standing, config, reason)]
+    if standing.ranked:
+        recommended = read_recommended(folder, standing)
+        lines += _describe_recommended(recommended, standing, config, reference)
+        warnings = beaten_by_trivial(recommended.user_attrs, reference, config.objective)
         lines += [f"WARNING: {sentence}" for sentence in warnings]
+    else:
+        lines.append("no trial is complete yet")
     lines.append(f"results: {folder.path}")
     if reason != "finished":
         lines.append(f"resume with: {folder.resume_command}")
@@ -88,7 +104,7 @@ def describe_outcome(
 
 
 def _describe_end(standing: Standing, config: Config, reason: StopReason) -> str:
-    states = ", ".join(f"{n} {name.lower()}" for name, n in standing.counts.items()) or "no trial"
+    states = describe_counts(standing.counts, "interrupted") or "no trial"
     said = {
         "finished": f"search finished: {states}",
         "timeout": f"search stopped after {config.search.timeout_hours:g} h: {states}",
@@ -98,21 +114,23 @@ def _describe_end(standing: Standing, config: Config, reason: StopReason) -> str
     return said[reason]
 
 
-def _describe_best(standing: Standing, config: Config, reference: Mapping[str, float]) -> list[str]:
-    best, default = standing.best, standing.default
-    if best is None:
-        return ["no trial is complete yet"]
+def _describe_recommended(
+    recommended: FrozenTrial, standing: Standing, config: Config, reference: Mapping[str, float]
+) -> list[str]:
+    default = standing.default
+    is_lowest = not explain_recommended(standing, recommended, config.search.select)
+    title = f"{'best' if is_lowest else 'chosen'} (trial {recommended.number})"
     columns: list[tuple[str, Mapping[str, Any], float | None]] = [
-        (f"best (trial {best.number})", best.user_attrs, best.values[0])
+        (title, recommended.user_attrs, recommended.values[0])
     ]
     if default is not None:
         columns.append((f"default (trial {default.number})", default.user_attrs, default.values[0]))
-    stage1_mae = float(best.user_attrs["stage1_mae"])
+    stage1_mae = float(recommended.user_attrs["stage1_mae"])
     columns.append(("trivial predictor", reference, trivial_objective(reference, stage1_mae, config.objective)))
     lines = ["", *describe_side_by_side(columns)]
-    parameters = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
+    parameters = ", ".join(f"{name}={_short(value)}" for name, value in recommended.params.items())
     lines += ["", f"best parameters: {parameters}"]
-    if default is not None and best.number == default.number:
+    if default is not None and recommended.number == default.number and is_lowest:
         lines.append("no trial did better than the default configuration")
     return lines
 
@@ -130,27 +148,37 @@ def describe_side_by_side(columns: Sequence[tuple[str, Mapping[str, Any], float 
     return lines
 
 
-def describe_status(study: optuna.Study, folder: StudyFolder, n_trials: int | None) -> list[str]:
-    """Counts by state, the best five, pace and time left of a running or finished study.
+def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSettings | None) -> list[str]:
+    """Counts by state, pace and time left, the best five and the recommended trial of a running or finished study.
 
     Parameters
     ----------
-    n_trials
-        The budget; ``None``: not known, so neither is the time left.
+    search
+        The study's settings; ``None``: not known, so neither is the budget.
     """
-    standing = read_standing(study)
-    ended = sum(standing.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
-    states = ", ".join(f"{n} {name.lower()}" for name, n in standing.counts.items()) or "none yet"
-    lines = [f"study {folder.name}: {ended}{f' of {n_trials}' if n_trials else ''} trials ended ({states})"]
+    driver, standing = find_driver(folder), read_standing(study)
+    states = describe_counts(standing.counts, "interrupted" if driver is None else "running") or "none yet"
+    counted = f"{standing.n_runs}{f' of {search.n_trials}' if search else ''}"
+    if search is None or search.replicates == 1:
+        lines = [f"study {folder.name}: {counted} trials ended ({states})"]
+    else:
+        lines = [f"study {folder.name}: {counted} runs ended, of {standing.n_ended} trials ({states})"]
+    if driver is not None:
+        lines.append(f"a search is running ({driver})")
+    elif standing.counts.get("RUNNING"):
+        lines.append(f"no search is running; resume with: {folder.resume_command}")
     if standing.seconds_per_trial is not None:
         pace = f"pace: {format_seconds(standing.seconds_per_trial)} a trial"
-        left = max(0, (n_trials or 0) - ended)
+        left = max(0, search.n_trials - standing.n_runs) / standing.n_runs * standing.n_ended if search else 0
         lines.append(pace + (f", about {format_seconds(standing.seconds_per_trial * left)} left" if left else ""))
     for place, trial in enumerate(standing.ranked[:5], start=1):
         note = " (default configuration)" if trial.user_attrs.get("is_default") else ""
         lines.append(
             f"{place}. trial {trial.number}: {trial.values[0]:.4f}{note}; {describe_components(trial.user_attrs)}"
         )
+    if standing.ranked:
+        select = search.select if search else "best"
+        lines += explain_recommended(standing, read_recommended(folder, standing), select)
     return lines
 
 
