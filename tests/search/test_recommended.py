@@ -35,7 +35,7 @@ def test_configurations_that_do_not_differ_go_by_their_own_means() -> None:
 
 
 def noise_aware_copy(folder: StudyFolder, target: Path) -> tuple[StudyFolder, list[int]]:
-    """A study whose lowest objective is one lucky run, and its trials by objective; the third is best on fresh folds."""
+    """A study whose lowest objective is one lucky run, and its trials by objective; the third is fresh runs's best."""
     shutil.copytree(folder.path, target, ignore=shutil.ignore_patterns("study.db", "best_params.json"))
     copy, trials = StudyFolder(target), read_study(folder).get_trials()
     study = optuna.create_study(storage=copy.address, study_name=copy.name)
