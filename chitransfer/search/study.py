@@ -44,6 +44,7 @@ from chitransfer.seeds import derive_seed
 from chitransfer.training.settings import read_dataset
 
 CONTRACT = "contract"
+SECOND_PASS = "second_pass_"
 # Set by scripts/run_hparam_search.sh to the words that started it: its virtual environment need not be active.
 LAUNCHER = "CHITRANSFER_LAUNCHER"
 CONTRACT_SEARCH_KEYS = ("pruner", "rungs", "n_pretrain_seeds", "replicates", "objectives", "control")
@@ -111,6 +112,17 @@ class StudyFolder:
     def trial(self, number: int) -> Path:
         """Everything one trial left behind."""
         return self.path / "trials" / f"{number:04d}"
+
+    def second_pass(self, number: int) -> StudyFolder:
+        """The second pass on one trial's Stage 1; its database is in its folder, wherever the study's is."""
+        return StudyFolder(self.path / f"{SECOND_PASS}{number:04d}")
+
+    @property
+    def first_pass(self) -> tuple[Path, int] | None:
+        """Of a second pass, the folder of its study and the trial whose Stage 1 it took; ``None`` for other studies."""
+        number = self.name.removeprefix(SECOND_PASS)
+        is_inside = StudyFolder(self.path.parent).config.is_file()
+        return (self.path.parent, int(number)) if is_inside and number != self.name and number.isdigit() else None
 
     @property
     def log(self) -> Path:
