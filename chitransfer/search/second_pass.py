@@ -26,7 +26,7 @@ from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
-from chitransfer.search.rescore import score_encoders
+from chitransfer.search.rescore import find_without_effect, score_encoders
 from chitransfer.search.results import read_standing, write_results
 from chitransfer.search.run import EXIT_CODES, listen_for_stop, log_to, open_study
 from chitransfer.search.space import to_overrides
@@ -137,10 +137,7 @@ def refuse_without_effect(overrides: Mapping[str, object], config: Config) -> No
     ConfigError
         There are some; the message names them as flags where there is one.
     """
-    tuned = {parameter.key for parameter in config.search.space.values()}
-    useless = sorted(
-        key for key in overrides if key in tuned or key in UNUSED or key in FIXED or key.startswith(UNUSED_SECTIONS)
-    )
+    useless = find_without_effect(overrides, config, UNUSED | FIXED.keys(), UNUSED_SECTIONS)
     if useless:
         last = {key: key.rpartition(".")[2] for key in useless}
         named = [f"--{last[key].replace('_', '-')}" if last[key] in FLAGS else key for key in useless]
