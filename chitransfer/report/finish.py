@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 
 from chitransfer.errors import StudyError
-from chitransfer.evidence.insight import measure_insight
+from chitransfer.evidence.insight import SMALLEST_STUDY, measure_insight
 from chitransfer.evidence.overtuning import Examination, examine_study
 from chitransfer.files import write_csv, write_json
 from chitransfer.report.figures import draw_study
@@ -65,6 +65,10 @@ def finish_study(
         write_json(folder.path / "insight.json", asdict(insight))
         write_csv(folder.path / "insight.csv", insight.effects_frame())
         sentences += insight.sentences
+    else:
+        sentences.append(
+            f"Key Insight: not measured (no insight.json); it takes {SMALLEST_STUDY} complete trials of different losses"
+        )
     draw_insight(study, insight, folder)
     path = write_report(study, reference, folder, config, found, insight, comparison)
     sentences.append(f"report: {path}")
