@@ -67,7 +67,7 @@ def finish_study(
         sentences += insight.sentences
     else:
         sentences.append(
-            f"Key Insight: not measured (no insight.json); it takes {SMALLEST_STUDY} complete trials of different losses"
+            f"Key Insight: not measured (insight.json); it takes {SMALLEST_STUDY} complete trials whose losses differ"
         )
     draw_insight(study, insight, folder)
     path = write_report(study, reference, folder, config, found, insight, comparison)
