@@ -174,11 +174,12 @@ ObjectiveName = Literal[
 ]
 
 
-# What no trial reads: keys of the whole study, whose trials share one device and one split, and of full training.
-UNREAD_KEYS = {
-    "training.device", "training.num_threads", "training.validation_fraction", "training.test_fraction",
-    "training.n_networks", "training.num_epochs_finetune", "training.lr_decay_finetune", "training.lambda_dft",
+FULL_TRAINING_KEYS = {
+    "training.test_fraction", "training.n_networks", "training.num_epochs_finetune", "training.lr_decay_finetune",
+    "training.lambda_dft",
 }  # fmt: skip
+# What no trial reads: keys of the whole study, whose trials share one device and one split, and of full training.
+UNREAD_KEYS = {"training.device", "training.num_threads", "training.validation_fraction", *FULL_TRAINING_KEYS}
 
 
 def check_space_key(key: str) -> str:

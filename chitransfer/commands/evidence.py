@@ -63,16 +63,12 @@ def report(
     """Write a study's report.html, figures and corrected estimate again."""
     from chitransfer.errors import StudyError
     from chitransfer.report.finish import finish_study, read_reference
-    from chitransfer.search.results import read_standing
     from chitransfer.search.study import locate_study, read_study
 
     folder = locate_study(study)
-    opened = read_study(folder)
-    if read_standing(opened).best is None:
-        raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to report")
     if comparison is not None and not (comparison / "table.csv").is_file():
         raise StudyError(f"{comparison}: no table.csv there; give the folder that `chitransfer compare` printed")
-    for line in finish_study(opened, read_reference(folder), folder, comparison):
+    for line in finish_study(read_study(folder), read_reference(folder), folder, comparison):
         print(line)
 
 

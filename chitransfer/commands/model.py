@@ -96,7 +96,7 @@ def apply(
     for note in application.notes:
         print(f"note: {note}")
     print(f"trial {application.trial} is in {target}; next:")
-    for command in training_commands(target, load_config(target).paths.results_dir):
+    for command in training_commands(target, load_config(target).paths.results_dir, application.for_finetune):
         print(f"  {command}")
 
 

@@ -77,8 +77,8 @@ def search(
     if trial is not None and second_pass is None:
         raise ConfigError("--trial names the encoder of a second pass; give --second-pass STUDY with it")
     folder = None if resume is None else locate_study(resume)
-    if folder is not None and folder.second_pass_trial is not None and second_pass is None:
-        second_pass, trial, resume = folder.path.parent, folder.second_pass_trial, None
+    if folder is not None and folder.first_pass is not None and second_pass is None:
+        (second_pass, trial), resume = folder.first_pass, None
     if second_pass is not None:
         from chitransfer.search.second_pass import run_second_pass
 
@@ -110,6 +110,6 @@ def status(study: Annotated[Path, typer.Argument(help="A study's folder or its s
     from chitransfer.search.summary import describe_status
 
     folder = locate_study(study)
-    n_trials = load_study_config(folder, {}).search.n_trials if folder.config.is_file() else None
-    for line in describe_status(read_study(folder), folder, n_trials):
+    settings = load_study_config(folder, {}).search if folder.config.is_file() else None
+    for line in describe_status(read_study(folder), folder, settings):
         print(line)

@@ -54,7 +54,8 @@ class Insight:
     rank
         Place of the Stage 1 choice among all trials by the objective, from 1.
     misleading
-        Stage 1 loss would have chosen a trial outside the better quarter, or ρ's interval is not above 0.
+        Stage 1 loss would have chosen another trial, and that one lies outside the better quarter or ρ's interval is
+        not above 0.
     """
 
     n_trials: int
@@ -80,7 +81,7 @@ class Insight:
 
 def measure_insight(study: optuna.Study, config: Config) -> Insight | None:
     """Measure it over the complete trials; ``None`` with fewer than five, or when a loss does not vary."""
-    trials = read_standing(study).ranked
+    trials = sorted(read_standing(study).ranked, key=lambda trial: (trial.values[0], trial.number))
     if len(trials) < SMALLEST_STUDY:
         return None
     stage1 = np.array([float(trial.user_attrs["stage1_mae"]) for trial in trials])
@@ -93,6 +94,7 @@ def measure_insight(study: optuna.Study, config: Config) -> Insight | None:
     low, high = _interval(stage1, transfer, derive_seed(config.seed, "insight"))
     by_stage1 = int(np.lexsort((value, stage1))[0])
     rank = by_stage1 + 1
+    is_poor = rank > max(1, len(trials) // 4) or low <= 0
     insight = Insight(
         n_trials=len(trials),
         correlation=float(result.statistic),
@@ -103,7 +105,7 @@ def measure_insight(study: optuna.Study, config: Config) -> Insight | None:
         transfer_choice=trials[0].number,
         cost=float(value[by_stage1] - value[0]),
         rank=rank,
-        misleading=rank > max(1, len(trials) // 4) or low <= 0,
+        misleading=by_stage1 != 0 and is_poor,
         effects=_effects(trials, stage1, transfer),
     )
     insight.sentences.extend(_describe(insight))
@@ -166,7 +168,7 @@ def _describe(insight: Insight) -> list[str]:
     else:
         relation = "Stage 1 loss says nothing reliable about transfer"
     lines = [f"Key Insight: {relation} over these {insight.n_trials} trials ({strength})"]
-    if insight.misleading and insight.stage1_choice != insight.transfer_choice:
+    if insight.misleading:
         lines.append(
             f"WARNING: Stage 1 loss alone would have chosen trial {insight.stage1_choice}, only number {insight.rank} "
             f"of {insight.n_trials} by the objective ({insight.cost:+.4f} from the best)"

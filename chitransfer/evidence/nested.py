@@ -93,7 +93,7 @@ class _Quiet:
     def trial_started(self, number: int) -> None:
         """Nothing to say."""
 
-    def trial_ended(self, trial: FrozenTrial) -> None:
+    def trial_ended(self, trial: FrozenTrial, n_runs: int) -> None:
         """Say so every tenth trial."""
         self._n = trial.number + 1
         if self._n % 10 == 0 or self._n == self._n_trials:

@@ -19,13 +19,7 @@ from chitransfer.config import Config, override_config
 from chitransfer.evidence.correction import N_DRAWS, Estimate, correct_for_selection, paired_standard_errors
 from chitransfer.evidence.outcomes import fresh_replicates, measured_polymers, read_repeats, read_trial_sums
 from chitransfer.search.records import load_rung
-from chitransfer.search.replicates import (
-    estimate_components,
-    load_replicates,
-    posterior_of,
-    replicate_folder,
-    run_values,
-)
+from chitransfer.search.replicates import estimate_components, load_replicates, replicate_folder, values_of_runs
 from chitransfer.search.results import read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder
@@ -121,10 +115,9 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
     correction = correct_for_selection(
         sums, stage1_mae, config.objective, default=default, random_state=derive_seed(config.seed, "bbc")
     )
-    runs = run_values(study)
-    components = estimate_components([runs[number] for number in numbers])
-    posterior = posterior_of([runs[number] for number in numbers], components)
-    best = numbers[int(np.argmin(posterior.mean))] if config.search.replicates > 1 else standing.best.number
+    runs = {trial.number: values_of_runs(trial) for trial in trials}
+    components = estimate_components(list(runs.values()))
+    best = standing.best.number
     errors = paired_standard_errors(
         sums, stage1_mae, config.objective, numbers.index(best), derive_seed(config.seed, "one se")
     )
@@ -149,7 +142,7 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
         corrected_gain=gain,
         corrected_components={k: v for k, v in correction.components.items() if np.isfinite(v.value)},
         times_chosen={n: float(s) for n, s in zip(numbers, correction.chosen, strict=True) if s > 0},
-        posterior={n: float(m) for n, m in zip(numbers, posterior.mean, strict=True)},
+        posterior={number: standing.posterior[number] for number in numbers},
         one_se_trial=simplest.number,
         one_se_candidates=[t.number for t in candidates],
         fresh=fresh,
@@ -234,8 +227,6 @@ def describe_examination(found: Examination) -> list[str]:
             f"{len(found.one_se_candidates)} trials are within one standard error of the best; the smallest network of "
             f"them is trial {found.one_se_trial} (search.select: one_se takes it)"
         )
-    if found.chosen_trial != found.best_trial:
-        lines.append(f"best_params.json names trial {found.chosen_trial}, by search.select: {found.select}")
     if found.control == "permute":
         lines.append(describe_control(found.corrected_components))
     return lines

@@ -18,7 +18,7 @@ from optuna.importance import BaseImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
 from chitransfer.files import replace_atomically
-from chitransfer.search.results import read_standing, trivial_objective, with_one_value
+from chitransfer.search.results import read_recommended, read_standing, trivial_objective, with_one_value
 from chitransfer.search.study import CONTRACT, StudyFolder
 from chitransfer.sections import ObjectiveSettings
 
@@ -55,16 +55,19 @@ class ParameterSeries:
     is_log: bool
 
 
-def history_series(study: optuna.Study, reference: Mapping[str, float]) -> HistorySeries:
-    """The optimisation history of the complete trials, in order of number."""
+def history_series(study: optuna.Study, reference: Mapping[str, float], recommended: FrozenTrial) -> HistorySeries:
+    """The optimisation history of the complete trials, in order of number.
+
+    The trivial predictor's objective takes the Stage 1 MAE of the recommended trial.
+    """
     standing = read_standing(study)
     trials = sorted(standing.ranked, key=lambda trial: trial.number)
     value = np.array([trial.values[0] for trial in trials])
-    default, best = standing.default, standing.best
+    default = standing.default
     weights = study.user_attrs.get(CONTRACT, {}).get("objective")
     trivial = None
-    if best is not None and weights is not None:
-        trivial = trivial_objective(reference, best.user_attrs["stage1_mae"], ObjectiveSettings(**weights))
+    if weights is not None:
+        trivial = trivial_objective(reference, recommended.user_attrs["stage1_mae"], ObjectiveSettings(**weights))
     return HistorySeries(
         number=np.array([trial.number for trial in trials]),
         value=value,
@@ -147,12 +150,20 @@ def parameter_series(trials: Sequence[FrozenTrial], name: str) -> ParameterSerie
     return ParameterSeries(name, values, ticks.tolist(), [f"{tick:.3g}" for tick in ticks], is_log)
 
 
-def marked_trials(best: FrozenTrial | None, default: FrozenTrial | None) -> list[tuple[FrozenTrial, str, str]]:
-    """The trials a figure points out, each with its colour and its name in the legend; one where they are the same."""
-    if best is not None and default is not None and best.number == default.number:
-        return [(best, BEST, "best trial, the default configuration")]
-    named = ((default, DEFAULT, "default configuration"), (best, BEST, "best trial"))
-    return [(trial, color, label) for trial, color, label in named if trial is not None]
+def marked_trials(
+    trials: Sequence[FrozenTrial], recommended: FrozenTrial, default: FrozenTrial | None
+) -> list[tuple[FrozenTrial, str, str]]:
+    """The trials a figure points out, each with its colour and its name in the legend; one where they are the same.
+
+    The recommended one is called the best where none of `trials` has a lower objective.
+    """
+    is_lowest = recommended.values[0] <= min(trial.values[0] for trial in trials)
+    name = "best trial" if is_lowest else "recommended trial"
+    if default is None:
+        return [(recommended, BEST, name)]
+    if recommended.number == default.number:
+        return [(recommended, BEST, f"{name}, the default configuration")]
+    return [(default, DEFAULT, "default configuration"), (recommended, BEST, name)]
 
 
 def draw_study(study: optuna.Study, reference: Mapping[str, float], folder: StudyFolder) -> None:
@@ -165,11 +176,12 @@ def draw_study(study: optuna.Study, reference: Mapping[str, float], folder: Stud
     """
     standing = read_standing(study)
     trials = sorted(standing.ranked, key=lambda trial: trial.number)
+    recommended = read_recommended(folder, standing)
     drawings: dict[str, Callable[[], Figure]] = {
-        "optimization_history.png": lambda: _draw_history(history_series(study, reference)),
+        "optimization_history.png": lambda: _draw_history(history_series(study, reference, recommended)),
         "param_importances.png": lambda: _draw_importances(importance_series(study), len(trials)),
-        "parallel_coordinate.png": lambda: _draw_parallel(trials, standing.best, standing.default),
-        "slice_plot.png": lambda: _draw_slices(trials, standing.best, standing.default),
+        "parallel_coordinate.png": lambda: _draw_parallel(trials, recommended, standing.default),
+        "slice_plot.png": lambda: _draw_slices(trials, recommended, standing.default),
     }
     for name, draw in drawings.items():
         save_figure(draw(), folder.figures / name)
@@ -230,7 +242,7 @@ def _draw_importances(importances: Mapping[str, float], n_trials: int) -> Figure
     return figure
 
 
-def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default: FrozenTrial | None) -> Figure:
+def _draw_parallel(trials: list[FrozenTrial], recommended: FrozenTrial, default: FrozenTrial | None) -> Figure:
     series = [parameter_series(trials, name) for name in searched_parameters(trials)]
     values = np.array([trial.values[0] for trial in trials])
     columns = [_to_unit(values, float(values.min()), float(values.max()))]
@@ -244,7 +256,7 @@ def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default:
         # The end of the colour map is yellow, which is hardly seen on white.
         shade = colormaps["viridis"](0.65 * float(line[0]))
         axes.plot(range(len(columns)), line, color=shade, lw=1.0, alpha=0.55)
-        for special, color, label in marked_trials(best, default):
+        for special, color, label in marked_trials(trials, recommended, default):
             if trial.number == special.number:
                 axes.plot(range(len(columns)), line, color=color, lw=2.8, zorder=5, label=label)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "boxstyle": "square,pad=0.15"}
@@ -266,7 +278,7 @@ def _draw_parallel(trials: list[FrozenTrial], best: FrozenTrial | None, default:
     return figure
 
 
-def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: FrozenTrial | None) -> Figure:
+def _draw_slices(trials: list[FrozenTrial], recommended: FrozenTrial, default: FrozenTrial | None) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     names = searched_parameters(trials)
@@ -284,7 +296,7 @@ def _draw_slices(trials: list[FrozenTrial], best: FrozenTrial | None, default: F
         series = parameter_series(trials, name)
         # One scale of colours, also where a panel lacks the oldest trials.
         dots = axes.scatter(series.position, values, c=numbers, vmin=numbers.min(), vmax=numbers.max(), **dot_style)
-        for special, color, label in marked_trials(best, default):
+        for special, color, label in marked_trials(trials, recommended, default):
             at = numbers == special.number
             axes.scatter(series.position[at], values[at], marker="D", s=70, color=color, edgecolor="k", label=label)
         if series.is_log:

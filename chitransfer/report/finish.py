@@ -14,13 +14,19 @@ from pathlib import Path
 import optuna
 
 from chitransfer.errors import StudyError
-from chitransfer.evidence.insight import measure_insight
+from chitransfer.evidence.insight import SMALLEST_STUDY, measure_insight
 from chitransfer.evidence.overtuning import Examination, examine_study
 from chitransfer.files import write_csv, write_json
 from chitransfer.report.figures import draw_study
 from chitransfer.report.html import write_report
 from chitransfer.report.insight_figures import draw_insight
-from chitransfer.search.results import read_standing, write_best_params, write_results
+from chitransfer.search.results import (
+    explain_recommended,
+    read_recommended,
+    read_standing,
+    write_best_params,
+    write_results,
+)
 from chitransfer.search.study import StudyFolder, load_study_config
 
 logger = logging.getLogger(__name__)
@@ -40,7 +46,6 @@ def finish_study(
     """
     config = load_study_config(folder, {})
     write_results(folder, study)
-    draw_study(study, reference, folder)
     sentences = []
     try:
         found = examine_study(study, folder, config)
@@ -52,11 +57,18 @@ def finish_study(
         write_json(folder.path / "overtuning.json", found.to_dict())
         _name_choice(study, folder, found)
         sentences += found.sentences
+    standing = read_standing(study)
+    sentences += explain_recommended(standing, read_recommended(folder, standing), config.search.select)
+    draw_study(study, reference, folder)
     insight = measure_insight(study, config)
     if insight is not None:
         write_json(folder.path / "insight.json", asdict(insight))
         write_csv(folder.path / "insight.csv", insight.effects_frame())
         sentences += insight.sentences
+    else:
+        sentences.append(
+            f"Key Insight: not measured (insight.json); it takes {SMALLEST_STUDY} complete trials whose losses differ"
+        )
     draw_insight(study, insight, folder)
     path = write_report(study, reference, folder, config, found, insight, comparison)
     sentences.append(f"report: {path}")

@@ -29,7 +29,17 @@ from chitransfer.evidence.overtuning import Examination, positive_label
 from chitransfer.evidence.verdict import LOWER_IS_BETTER, NAMES
 from chitransfer.files import plain_numbers, write_atomically
 from chitransfer.report.figures import history_series, importance_series, parameter_series, searched_parameters
-from chitransfer.search.results import COMPONENTS, TITLES, pareto_numbers, read_standing, trials_frame
+from chitransfer.search.results import (
+    COMPONENTS,
+    TITLES,
+    Standing,
+    describe_counts,
+    explain_recommended,
+    pareto_numbers,
+    read_recommended,
+    read_standing,
+    trials_frame,
+)
 from chitransfer.search.study import StudyFolder
 
 MOST_ROC_POINTS = 400
@@ -65,19 +75,24 @@ def report_contents(
     insight: Insight | None,
     comparison: Path | None = None,
 ) -> dict[str, Any]:
-    """Everything the page shows, as plain values: numbers of the study's own files, or computed from them."""
+    """Everything the page shows, as plain values: numbers of the study's own files, or computed from them.
+
+    Raises
+    ------
+    StudyError
+        No trial is complete.
+    """
     standing = read_standing(study)
     trials = sorted(standing.ranked, key=lambda trial: trial.number)
-    chosen_number = standing.ranked[0].number if found is None else found.chosen_trial
-    chosen = next(trial for trial in trials if trial.number == chosen_number)
-    history = history_series(study, reference)
+    chosen = read_recommended(folder, standing)
+    history = history_series(study, reference, chosen)
     return {
         "name": folder.name,
         "counts": standing.counts,
         "chosen": chosen.number,
         "default": None if standing.default is None else standing.default.number,
         "trivial": history.trivial,
-        "summary": _summary(standing.counts, chosen, standing.default, found, insight),
+        "summary": _summary(standing, chosen, config.search.select, found, insight),
         "scores": _score_table(chosen, standing.default, reference, history.trivial),
         "parameters": _parameter_table(chosen, standing.default, config),
         "trials": _trials(study),
@@ -100,16 +115,18 @@ def report_contents(
 
 
 def _summary(
-    counts: Mapping[str, int],
+    standing: Standing,
     chosen: FrozenTrial,
-    default: FrozenTrial | None,
+    select: str,
     found: Examination | None,
     insight: Insight | None,
 ) -> list[str]:
-    states = ", ".join(f"{n} {name.lower()}" for name, n in counts.items())
+    default = standing.default
+    states = describe_counts(standing.counts, "unfinished")
     lines = [f"{states}; trial {chosen.number} is chosen, with objective {chosen.values[0]:.4f}"]
     if default is not None and default.number != chosen.number:
         lines[0] += f" against {default.values[0]:.4f} of the default configuration"
+    lines += explain_recommended(standing, chosen, select)
     lines += [] if found is None else found.sentences
     lines += [] if insight is None else insight.sentences
     return lines

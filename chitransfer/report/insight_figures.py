@@ -10,7 +10,7 @@ import optuna
 
 from chitransfer.evidence.insight import Insight
 from chitransfer.report.figures import BEST, TRIAL, marked_trials, new_figure, plain_axes, save_figure
-from chitransfer.search.results import TITLES, pareto_numbers, read_standing
+from chitransfer.search.results import TITLES, pareto_numbers, read_recommended, read_standing
 from chitransfer.search.study import CONTRACT, StudyFolder
 
 
@@ -29,7 +29,8 @@ def _draw_scatter(study: optuna.Study, insight: Insight | None, folder: StudyFol
     figure = new_figure(6.5, 5)
     axes = plain_axes(figure.subplots())
     axes.scatter(stage1, value, s=28, color=TRIAL, alpha=0.75, label="trial")
-    for special, color, label in marked_trials(standing.best, standing.default):
+    recommended = read_recommended(folder, standing)
+    for special, color, label in marked_trials(standing.ranked, recommended, standing.default):
         at = float(special.user_attrs["stage1_mae"])
         axes.scatter([at], special.values[:1], marker="D", s=70, color=color, ec="k", label=label)
     title = "Stage 1 loss against transfer"

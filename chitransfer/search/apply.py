@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,10 +23,10 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically
-from chitransfer.search.results import read_standing
+from chitransfer.search.results import explain_recommended, read_recommended, read_standing
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import StudyFolder, load_study_config, read_study
-from chitransfer.sections import ChemistrySettings, ModelSettings, parse_hidden_dims
+from chitransfer.search.study import StudyFolder, load_study_config, locate_study, read_study
+from chitransfer.sections import SECOND_PASS_KEYS, ChemistrySettings, ModelSettings, parse_hidden_dims
 
 # What Stage 1 of a trial was trained under, besides the searched parameters: another value would be another model.
 STAGE1_KEYS = (
@@ -52,15 +51,25 @@ STAGE1_KEYS = (
             "grad_clip_norm",
         )
     ),
+)
+# What says which rows a trial learned from, and was scored on.
+TABLE_KEYS = (
     "paths.dft_chi_csv",
     "paths.exp_chi_csv",
     "paths.solubility_csv",
+    "data.on_bad_rows",
+    "data.on_contradictory_labels",
 )
+# Keys that a second pass may tune and that Stage 1 reads too: one file has room for one value.
+SHARED_KEYS = ("model.encoder_dropout", "model.chi_head_dropout", "training.grad_clip_norm")
+# Full training has a length of its own.
+QUICK_EPOCHS = "training.stage2_epochs"
+STAGE2_KEYS = tuple(sorted(SECOND_PASS_KEYS.difference(STAGE1_KEYS, {QUICK_EPOCHS})))
 
 
 @dataclass(frozen=True)
 class Application:
-    """A configuration with a trial's parameters in it.
+    """A configuration with a trial's parameters and tables in it.
 
     Attributes
     ----------
@@ -68,13 +77,16 @@ class Application:
         Number of the trial.
     text, difference
         The new file's text, and a unified diff from the old one; the same text gives an empty diff.
+    for_finetune
+        Values of a second pass for keys that Stage 1 reads too and whose value in the file is Stage 1's.
     notes
-        What in the configuration differs from the study's otherwise.
+        Why this trial, what was not written, and what in the configuration differs from the study's otherwise.
     """
 
     trial: int
     text: str
     difference: str
+    for_finetune: Mapping[str, object]
     notes: list[str]
 
 
@@ -88,33 +100,23 @@ def read_complete_trial(folder: StudyFolder, trial: int | None) -> FrozenTrial:
     """
     study = read_study(folder)
     trials = {one.number: one for one in study.get_trials(deepcopy=False)}
-    best = read_standing(study).best
-    if best is None:
-        raise StudyError(f"{folder.path}: no trial is complete yet, so there are no best parameters")
+    recommended = read_recommended(folder, read_standing(study))
     if trial is None:
-        named = _named_best(folder)
-        trial = best.number if named is None else named
+        return recommended
     if trial not in trials:
         raise StudyError(f"{folder.path}: there is no trial {trial}; the study has 0 to {max(trials)}")
     if trials[trial].state != TrialState.COMPLETE:
         raise StudyError(
             f"{folder.path}: trial {trial} is {trials[trial].state.name}, not COMPLETE; choose one that is, such as "
-            f"{best.number}"
+            f"{recommended.number}"
         )
     return trials[trial]
 
 
-def _named_best(folder: StudyFolder) -> int | None:
-    """The trial best_params.json recommends, so that what a user reviewed is what gets applied."""
-    try:
-        number = json.loads((folder.path / "best_params.json").read_text(encoding="utf-8"))["best_trial_number"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return number if isinstance(number, int) else None
-
-
 def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None) -> Application:
-    """Lay a trial's parameters over a configuration file, or over full training's defaults, without writing it.
+    """Lay a trial's parameters and tables over a configuration file, or full training's defaults, without writing it.
+
+    Of a second pass Stage 1's parameters are those of the first pass's trial.
 
     Raises
     ------
@@ -123,8 +125,24 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     """
     study_config = load_study_config(folder, {})
     applied = read_complete_trial(folder, trial)
-    overrides = to_overrides(applied.params, study_config.search.space, applied.user_attrs)
+    chosen = to_overrides(applied.params, study_config.search.space, applied.user_attrs)
+    notes = _describe_choice(folder, applied, study_config) if trial is None else []
     old_config = load_config(config_path, None, FULL_TRAINING)
+    epochs = chosen.pop(QUICK_EPOCHS, None)
+    if epochs is not None:
+        notes.append(
+            f"{QUICK_EPOCHS}: {epochs} is the length of quick Stage 2 and was not written; full training runs "
+            f"training.num_epochs_finetune, {old_config.training.num_epochs_finetune} epochs"
+        )
+    overrides, for_finetune = chosen, {}
+    if folder.first_pass is not None:
+        for_finetune = {key: chosen.pop(key) for key in SHARED_KEYS if key in chosen}
+        overrides = {**_stage1_parameters(*folder.first_pass), **chosen}
+    overrides |= {
+        key: attrgetter(key)(study_config)
+        for key in TABLE_KEYS
+        if attrgetter(key)(study_config) != attrgetter(key)(old_config)
+    }
     # Validation first: a configuration that cannot be loaded must not be written.
     new_config = override_config(old_config, overrides)
     name = "the defaults" if config_path is None else str(config_path)
@@ -135,7 +153,23 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
             old.splitlines(keepends=True), text.splitlines(keepends=True), name, f"trial {applied.number}", n=1
         )
     )
-    return Application(applied.number, text, difference, _other_differences(study_config, new_config, overrides))
+    for_finetune = {key: value for key, value in for_finetune.items() if value != attrgetter(key)(new_config)}
+    notes += [
+        f"{key}: Stage 1 reads it too, so the second pass's {value} is in the command of finetune, not in the file"
+        for key, value in for_finetune.items()
+    ]
+    notes += _other_differences(study_config, new_config, overrides)
+    return Application(applied.number, text, difference, for_finetune, notes)
+
+
+def _describe_choice(folder: StudyFolder, applied: FrozenTrial, config: Config) -> list[str]:
+    return explain_recommended(read_standing(read_study(folder)), applied, config.search.select)
+
+
+def _stage1_parameters(first_pass: Path, number: int) -> dict[str, object]:
+    folder = locate_study(first_pass)
+    trial, config = read_complete_trial(folder, number), load_study_config(folder, {})
+    return to_overrides(trial.params, config.search.space, trial.user_attrs)
 
 
 def write_application(application: Application, path: Path) -> None:
@@ -144,13 +178,14 @@ def write_application(application: Application, path: Path) -> None:
     load_config(path)
 
 
-def training_commands(path: Path, results_dir: str) -> list[str]:
-    """The two commands of full training, ready for a shell."""
+def training_commands(path: Path, results_dir: str, for_finetune: Mapping[str, object]) -> list[str]:
+    """The two commands of full training, ready for a shell; `for_finetune` is what Stage 2 alone is told."""
     config = shlex.quote(str(path))
     pattern = shlex.quote(f"{results_dir}/dft_pretrain_*/checkpoints/best_model.pt")
+    told = "".join(f" --set {key}={value}" for key, value in for_finetune.items())
     return [
         f"chitransfer pretrain --config {config}",
-        f"chitransfer finetune --config {config} --pretrained {pattern}",
+        f"chitransfer finetune --config {config}{told} --pretrained {pattern}",
     ]
 
 
@@ -218,7 +253,7 @@ def _as_scalar_float(value: float) -> object:
 
 def _other_differences(study: Config, config: Config, overrides: Mapping[str, object]) -> list[str]:
     notes = []
-    for key in STAGE1_KEYS:
+    for key in (*STAGE1_KEYS, *STAGE2_KEYS):
         theirs, mine = attrgetter(key)(study), attrgetter(key)(config)
         # Full training is longer than a trial's on purpose.
         is_meant = key in FULL_TRAINING and mine == FULL_TRAINING[key]

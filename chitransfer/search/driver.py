@@ -23,6 +23,7 @@ from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.objective import RungResult, RungTask
 from chitransfer.search.records import SECONDS_TOTAL, SavedRung, discard_states, load_rung, save_rung, trial_attributes
 from chitransfer.search.replicates import (
+    count_runs,
     deserves_another_run,
     load_replicates,
     pool_runs,
@@ -85,8 +86,8 @@ class Watcher(Protocol):
     def trial_started(self, number: int) -> None:
         """A trial's first rung was sent to a worker."""
 
-    def trial_ended(self, trial: FrozenTrial) -> None:
-        """A trial reached its final state."""
+    def trial_ended(self, trial: FrozenTrial, n_runs: int) -> None:
+        """A trial reached its final state, by so many runs of the budget."""
 
 
 @dataclass
@@ -303,7 +304,7 @@ class SearchDriver:
         self.study.tell(trial, value, state=state)
         discard_states(self.folder.trial(trial.number))
         self._failures.clear()
-        self.watcher.trial_ended(with_one_value(self.study.get_trials(deepcopy=False)[trial.number]))
+        self._announce_end(trial.number)
 
     def _fail(self, active: _ActiveTrial, reason: str) -> None:
         trial = active.trial
@@ -311,12 +312,16 @@ class SearchDriver:
         trial.set_user_attr(SECONDS_TOTAL, round(active.seconds_before, 3))
         self.study.tell(trial, state=TrialState.FAIL)
         logger.error("trial %d FAILED: %s", trial.number, reason)
-        self.watcher.trial_ended(self.study.get_trials(deepcopy=False)[trial.number])
+        self._announce_end(trial.number)
         self._failures.append(reason)
         if len(self._failures) >= self.config.search.max_consecutive_failures:
             raise self._explain_failures(
                 f"{len(self._failures)} trials in a row failed; the search stops.", self._failures
             )
+
+    def _announce_end(self, number: int) -> None:
+        ended = with_one_value(self.study.get_trials(deepcopy=False)[number])
+        self.watcher.trial_ended(ended, count_runs(ended))
 
     def _refuse_failures_alone(self) -> None:
         trials = self.study.get_trials(deepcopy=False)

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from chitransfer.errors import StudyError
 from chitransfer.files import write_json
-from chitransfer.search.storage import explain_write_errors, lock_on_server
+from chitransfer.search.storage import explain_write_errors, find_lock_holder, lock_on_server
 from chitransfer.search.study import StudyFolder
 
 
@@ -41,8 +41,7 @@ def drive_alone(folder: StudyFolder, what: str = "search is writing to this stud
     StudyError
         Another driver holds it (the message names its host and process), or the folder cannot be written.
     """
-    holder = folder.path / "driver.json"
-    lock = FileLock(folder.path / "driver.lock", timeout=0)
+    holder, lock = _holder_and_lock(folder)
     try:
         with explain_unwritable(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -59,6 +58,30 @@ def drive_alone(folder: StudyFolder, what: str = "search is writing to this stud
             holder.unlink(missing_ok=True)
         lock.release()
         _remove_if_empty(folder.path)
+
+
+def find_driver(folder: StudyFolder) -> str | None:
+    """Who drives the study at this moment, by host and process; ``None`` when nobody does.
+
+    Raises
+    ------
+    StudyError
+        The study's database server cannot be asked.
+    """
+    holder, lock = _holder_and_lock(folder)
+    # Left behind by a driver that was killed, so its being there says nothing yet.
+    if holder.is_file():
+        try:
+            with lock:
+                pass
+        # Timeout, or a folder that this user may only read.
+        except OSError:
+            return _read_holder(holder)
+    return find_lock_holder(folder.storage, folder.name)
+
+
+def _holder_and_lock(folder: StudyFolder) -> tuple[Path, FileLock]:
+    return folder.path / "driver.json", FileLock(folder.path / "driver.lock", timeout=0)
 
 
 def _remove_if_empty(path: Path) -> None:

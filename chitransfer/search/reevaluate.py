@@ -19,13 +19,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.search.driver import POLL_SECONDS, StopReason, StopRequested, give_up_overdue
 from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
 from chitransfer.search.records import load_rung, save_rung
-from chitransfer.search.replicates import (
-    REPLICATE_VALUES,
-    estimate_components,
-    posterior_of,
-    replicate_folder,
-    run_values,
-)
+from chitransfer.search.replicates import count_runs, replicate_folder
 from chitransfer.search.results import computed_seconds, read_standing
 from chitransfer.search.space import to_overrides, trial_rungs
 from chitransfer.search.study import StudyFolder
@@ -38,15 +32,12 @@ logger = logging.getLogger(__name__)
 def choose_trials(study: optuna.Study, top: int) -> list[int]:
     """The best trials, at most `top` and at most a quarter of the complete ones, and the default configuration's.
 
-    Where trials ran several times, the best are those of the lowest posterior mean, as in `evidence.overtuning`.
+    Where trials ran several times, the best are those of the lowest posterior mean.
     """
     standing = read_standing(study)
     if top == 0 or len(standing.ranked) < 2:
         return []
-    values = run_values(study)
-    runs = [values[trial.number] for trial in standing.ranked]
-    order = np.argsort(posterior_of(runs, estimate_components(runs)).mean, kind="stable")
-    numbers = [standing.ranked[place].number for place in order[: min(top, -(-len(runs) // 4))]]
+    numbers = [trial.number for trial in standing.ranked[: min(top, -(-len(standing.ranked) // 4))]]
     if standing.default is not None and standing.default.number not in numbers:
         numbers.append(standing.default.number)
     return numbers
@@ -148,9 +139,7 @@ def _ended_runs(
 
 def _seconds_of_a_run(complete: Sequence[FrozenTrial], workers: Workers, n_runs: int) -> float:
     """How long a run takes by the clock, from the time that complete trials computed."""
-    computed = [
-        (computed_seconds(trial) or 0.0) / len(trial.user_attrs.get(REPLICATE_VALUES, [0])) for trial in complete
-    ]
+    computed = [(computed_seconds(trial) or 0.0) / count_runs(trial) for trial in complete]
     # What trials of a pack computed is their share of the clock's time already.
     n_at_once = 1 if isinstance(workers, InProcessWorkers) else min(workers.capacity, n_runs)
     return float(np.median(computed)) / n_at_once

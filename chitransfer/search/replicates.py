@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import norm
 
 from chitransfer.search.objective import FIRST_FRESH
@@ -47,7 +47,7 @@ class NoiseComponents:
     def describe(self) -> str:
         """One line for the log and the summary."""
         if self.within is None:
-            return "noise of a trial: not known yet (no configuration has run twice)"
+            return "noise of a trial: not known, each configuration ran once on these folds (see search.replicates)"
         return (
             f"noise: configurations differ by {self.between:.4f} (standard deviation of the objective), runs of one "
             f"configuration by {self.within:.4f} ({self.n_configurations} configurations, {self.n_runs} runs)"
@@ -138,11 +138,31 @@ def load_replicates(trial_folder: Path) -> list[SavedRung]:
 
 def run_values(study: optuna.Study) -> dict[int, list[float]]:
     """Objective of every run of every complete trial, by trial number; a plain search has one run each."""
-    values = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        own = trial.user_attrs.get(REPLICATE_VALUES)
-        values[trial.number] = list(own) if own else [trial.user_attrs.get("objective", trial.values[0])]
-    return values
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return {trial.number: values_of_runs(trial) for trial in complete}
+
+
+def values_of_runs(trial: FrozenTrial) -> list[float]:
+    """Objective of every run of a complete trial."""
+    own = trial.user_attrs.get(REPLICATE_VALUES)
+    return list(own) if own else [trial.user_attrs.get("objective", trial.values[0])]
+
+
+def count_runs(trial: FrozenTrial) -> int:
+    """How many runs of the budget a trial that ended took."""
+    return len(trial.user_attrs.get(REPLICATE_VALUES, [0]))
+
+
+def posterior_means(values: Mapping[int, Sequence[float]]) -> dict[int, float]:
+    """Posterior mean of every trial's objective by trial number, the best first.
+
+    Equal ones, as where configurations do not differ, are in order of the mean of the trial's own runs, then of number.
+    A plain search has nothing to shrink: its order is that of the objective.
+    """
+    runs = list(values.values())
+    means = posterior_of(runs, estimate_components(runs)).mean
+    ranked = sorted((float(mean), float(np.mean(own)), n) for mean, own, n in zip(means, runs, values, strict=True))
+    return {number: mean for mean, _, number in ranked}
 
 
 def pool_runs(runs: Sequence[SavedRung]) -> tuple[float, dict[str, Any]]:

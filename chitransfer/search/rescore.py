@@ -6,7 +6,7 @@ Called by `chitransfer rescore`; `search.second_pass` scores single encoders wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ import pandas as pd
 from optuna.trial import TrialState
 
 from chitransfer.config import Config, dump_config, load_config, override_config
-from chitransfer.errors import CheckpointError, ChitransferError, StudyError, TrainingError
+from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, StudyError, TrainingError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.objective import NetworkScores, TrialRunner
@@ -25,7 +25,7 @@ from chitransfer.search.results import beaten_by_trivial, trivial_objective, wit
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_searched_dataset, read_study
 from chitransfer.search.summary import describe_side_by_side
-from chitransfer.sections import ObjectiveSettings
+from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings
 from chitransfer.training.trivial import score_trivial_predictor
 
 # Found out again on every machine; no part of what was measured.
@@ -77,6 +77,22 @@ class Rescored:
             return float("nan")
         before, after = self.trials["value_before"].rank(), self.trials["value"].rank()
         return float(np.corrcoef(before, after)[0, 1])
+
+
+def find_without_effect(
+    overrides: Iterable[str], space: Mapping[str, SpaceParameter], unread: Collection[str], sections: tuple[str, ...]
+) -> list[str]:
+    """Overrides that trials scored again would not heed, sorted.
+
+    They are those of searched parameters, which are each trial's own, of full training, and those named.
+
+    Parameters
+    ----------
+    unread, sections
+        Dotted keys, and beginnings of dotted keys.
+    """
+    own = {parameter.key for parameter in space.values()} | FULL_TRAINING_KEYS
+    return sorted(key for key in overrides if key in own or key in unread or key.startswith(sections))
 
 
 def score_encoders(
@@ -131,6 +147,8 @@ def rescore_study(
 
     Raises
     ------
+    ConfigError
+        Some of the overrides would have no effect; the message names them.
     StudyError
         The study has no complete trial, or what is changed would change Stage 1 of all; the message names it.
     TrainingError
@@ -139,6 +157,19 @@ def rescore_study(
         No complete trial kept a readable Stage 1 result.
     """
     config = load_study_config(folder, overrides)
+    # The control is part of the labels, so a change of it is told as one of Stage 1.
+    useless = find_without_effect(
+        overrides.keys() - {"search.control"},
+        config.search.space,
+        {"paths.results_dir"},
+        ("search.", "second_pass.", "cluster."),
+    )
+    if useless:
+        raise ConfigError(
+            f"without effect when trials are scored again: {', '.join(useless)}; leave it out. Each trial keeps what "
+            "the search gave it (search.space); folds (cv), objective, solubility, measured tables and Stage 2's part "
+            "of training can be changed, of what was not searched"
+        )
     trials = [t for t in read_study(folder).get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not trials:
         raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to score again")

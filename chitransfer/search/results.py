@@ -6,6 +6,7 @@ Called by `search.run`, `search.summary`, `evidence` and `report`.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,11 +17,11 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from chitransfer.errors import TrainingError
+from chitransfer.errors import StudyError, TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.search.objective import ERRORS, transfer_objective
 from chitransfer.search.records import SECONDS_TOTAL
-from chitransfer.search.replicates import REPLICATE_VALUES
+from chitransfer.search.replicates import REPLICATE_VALUES, count_runs, posterior_means, values_of_runs
 from chitransfer.search.space import HALVED_BATCH_SIZE
 from chitransfer.search.study import StudyFolder
 from chitransfer.sections import ObjectiveSettings
@@ -53,32 +54,92 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a study stands, worked out from its trials alone."""
+    """Where a study stands, worked out from its trials alone.
+
+    Attributes
+    ----------
+    counts
+        Trials by state; states without a trial are left out.
+    n_ended, n_runs
+        Trials in a final state, and the runs they took; more only where `search.replicates` let trials run again.
+    ranked
+        Complete trials, the best first: by posterior mean, which in a plain search is the objective.
+    posterior
+        Posterior mean of each complete trial by number, in the same order.
+    """
 
     counts: dict[str, int]
-    best: FrozenTrial | None
+    n_ended: int
+    n_runs: int
     default: FrozenTrial | None
     ranked: list[FrozenTrial]
+    posterior: dict[int, float]
     seconds_per_trial: float | None
 
     @property
-    def n_ended(self) -> int:
-        """Trials in their final state."""
-        return sum(self.counts.get(name, 0) for name in ("COMPLETE", "PRUNED", "FAIL"))
+    def best(self) -> FrozenTrial | None:
+        """The first of `ranked`."""
+        return self.ranked[0] if self.ranked else None
 
 
 def read_standing(study: optuna.Study) -> Standing:
     """Counts by state, the best trials first, the default configuration's trial, and the pace."""
     trials = [with_one_value(trial) for trial in study.get_trials(deepcopy=False)]
-    ranked = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: (t.values[0], t.number))
-    ended = [t for t in trials if t.state.is_finished() and t.datetime_start and t.datetime_complete]
+    complete = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
+    posterior = posterior_means({number: values_of_runs(trial) for number, trial in complete.items()})
+    ended = [trial for trial in trials if trial.state.is_finished()]
     counts = {state.name: sum(t.state == state for t in trials) for state in TrialState}
     return Standing(
         counts={name: n for name, n in counts.items() if n},
-        best=ranked[0] if ranked else None,
-        default=next((t for t in ranked if t.user_attrs.get("is_default")), None),
-        ranked=ranked,
-        seconds_per_trial=_pace(ended),
+        n_ended=len(ended),
+        n_runs=sum(map(count_runs, ended)),
+        default=next((t for t in complete.values() if t.user_attrs.get("is_default")), None),
+        ranked=[complete[number] for number in posterior],
+        posterior=posterior,
+        seconds_per_trial=_pace([t for t in ended if t.datetime_start and t.datetime_complete]),
+    )
+
+
+def read_recommended(folder: StudyFolder, standing: Standing) -> FrozenTrial:
+    """The trial that best_params.json names, the best where it names none; all that speaks of one trial means this one.
+
+    So what a user reviewed is what gets applied, whatever `search.select` it was chosen by.
+
+    Raises
+    ------
+    StudyError
+        No trial is complete.
+    """
+    if standing.best is None:
+        raise StudyError(f"{folder.path}: no trial is complete yet, so there is none to report or to apply")
+    try:
+        number = json.loads((folder.path / "best_params.json").read_text(encoding="utf-8"))["best_trial_number"]
+    except (OSError, ValueError, KeyError, TypeError):
+        number = None
+    return next((trial for trial in standing.ranked if trial.number == number), standing.best)
+
+
+def explain_recommended(standing: Standing, recommended: FrozenTrial, select: str) -> list[str]:
+    """A line where the recommended trial is not the one with the lowest objective: why."""
+    lowest = min(standing.ranked, key=lambda trial: (trial.values[0], trial.number))
+    if recommended.number == lowest.number:
+        return []
+    if standing.best is not None and recommended.number == standing.best.number:
+        why = "it has the lowest posterior mean, in which a few runs count for less than many (search.replicates)"
+    elif select != "best":
+        why = f"search.select is {select}"
+    else:
+        why = "it was chosen before; the end of the search or `chitransfer report` chooses anew"
+    return [
+        f"trial {recommended.number} is recommended (best_params.json), not trial {lowest.number} with the lowest "
+        f"objective ({lowest.values[0]:.4f}): {why}"
+    ]
+
+
+def describe_counts(counts: Mapping[str, int], running: str) -> str:
+    """``5 complete, 1 pruned``; `running` says what a trial in that state is, as one interrupted with its search."""
+    return ", ".join(
+        f"{n} {running if name == TrialState.RUNNING.name else name.lower()}" for name, n in counts.items()
     )
 
 
@@ -109,7 +170,7 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     """One line a trial in order of number: state, objective, components, spread, parameters, seconds, failure."""
     parameters = list(study.user_attrs.get("contract", {}).get("space", {}))
     rows = []
-    pareto = pareto_numbers(study)
+    pareto, posterior = pareto_numbers(study), read_standing(study).posterior
     for trial in map(with_one_value, study.get_trials(deepcopy=False)):
         attributes = trial.user_attrs
         row: dict[str, Any] = {
@@ -126,7 +187,8 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
         if HALVED_BATCH_SIZE in attributes:
             row[HALVED_BATCH_SIZE] = attributes[HALVED_BATCH_SIZE]
         if REPLICATE_VALUES in attributes:
-            row["n_runs"] = len(attributes[REPLICATE_VALUES])
+            row["n_runs"] = count_runs(trial)
+            row["posterior_mean"] = posterior.get(trial.number)
         if len(study.directions) > 1:
             row["on_pareto_front"] = trial.number in pareto
         row[SECONDS_TOTAL] = computed_seconds(trial)
@@ -147,15 +209,12 @@ def write_results(folder: StudyFolder, study: optuna.Study) -> None:
 
     A study with several objectives gets pareto_front.csv too. `write_best_params` may name another trial afterwards.
     """
-    frame = trials_frame(study)
+    standing, frame = read_standing(study), trials_frame(study)
     write_csv(folder.path / "all_trials.csv", frame)
-    ranked = (
-        frame[frame["state"] == "COMPLETE"].sort_values(["value", "number"], kind="stable") if len(frame) else frame
-    )
-    write_csv(folder.path / "top_20_trials.csv", ranked.head(20))
+    # Line n is trial n.
+    write_csv(folder.path / "top_20_trials.csv", frame.iloc[[trial.number for trial in standing.ranked[:20]]])
     if len(study.directions) > 1:
         write_csv(folder.path / "pareto_front.csv", frame[frame["number"].isin(pareto_numbers(study))])
-    standing = read_standing(study)
     if standing.best is not None:
         write_best_params(folder, standing, standing.best, {})
 

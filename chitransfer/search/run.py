@@ -35,7 +35,7 @@ from chitransfer.search.study import (
     read_searched_dataset,
     resume_study,
 )
-from chitransfer.search.summary import describe_data, describe_nothing_to_do, describe_outcome, describe_pruning
+from chitransfer.search.summary import describe_budget, describe_data, describe_nothing_to_do, describe_outcome
 from chitransfer.search.watch import SearchDisplay, show_progress
 from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
@@ -116,20 +116,17 @@ def _search(
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     config = settle_pruner(config, dataset)
-    say_and_log(console, [*describe_data(dataset, config), *describe_pruning(config)])
+    say_and_log(console, [*describe_data(dataset, config), *describe_budget(config)])
     contract = make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
     reference = score_reference(folder, config, dataset)
-    standing = read_standing(study)
     workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
     say_and_log(console, describe_workers(workers, config))
     reason: StopReason | None = None
     try:
         try:
-            display = SearchDisplay(
-                console, config.search.n_trials, standing.n_ended, standing.best, expect_runs(config.search)
-            )
+            display = SearchDisplay(console, config.search, read_standing(study), expect_runs(config.search))
             with listen_for_stop() as stop, display:
                 stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
                 reason = drive(config, dataset, study, folder, workers, display, stop_requested)

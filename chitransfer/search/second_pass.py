@@ -26,7 +26,7 @@ from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
 from chitransfer.search.objective import RungResult, RungTask, TrialRunner
-from chitransfer.search.rescore import score_encoders
+from chitransfer.search.rescore import find_without_effect, score_encoders
 from chitransfer.search.results import read_standing
 from chitransfer.search.run import (
     EXIT_CODES,
@@ -154,10 +154,7 @@ def refuse_without_effect(overrides: Mapping[str, object], space: Mapping[str, S
     ConfigError
         There are some; the message names them as flags where there is one.
     """
-    tuned = {parameter.key for parameter in space.values()}
-    useless = sorted(
-        key for key in overrides if key in tuned or key in UNUSED or key in FIXED or key.startswith(UNUSED_SECTIONS)
-    )
+    useless = find_without_effect(overrides, space, UNUSED | FIXED.keys(), UNUSED_SECTIONS)
     if useless:
         last = {key: key.rpartition(".")[2] for key in useless}
         named = [f"--{last[key].replace('_', '-')}" if last[key] in FLAGS else key for key in useless]
@@ -224,12 +221,9 @@ def run_second_pass(
         reference = score_reference(own, config, dataset)
         runner = functools.partial(EncoderRunner, encoders=encoders, number=number)
         workers = InProcessWorkers(config, dataset, make_runner=runner)
-        standing = read_standing(study)
         names = Names.of(own)
         try:
-            display = SearchDisplay(
-                console, config.search.n_trials, standing.n_ended, standing.best, default=names.default
-            )
+            display = SearchDisplay(console, config.search, read_standing(study), default=names.default)
             with listen_for_stop() as stop, display:
                 stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
                 reason = drive(config, dataset, study, own, workers, display, stop_requested)

@@ -150,7 +150,7 @@ def lock_on_server(address: str | None, study_name: str) -> Iterator[None]:
     if address is None:
         yield
         return
-    key = int.from_bytes(hashlib.sha256(f"chitransfer {study_name}".encode()).digest()[:8], "big", signed=True)
+    key = _lock_key(study_name)
     me = f"chitransfer host {socket.gethostname()[:24]}, pid {os.getpid()}"
     place = f"{mask_passwords(address)}, study {study_name}"
     with explain_storage_errors(place):
@@ -166,17 +166,42 @@ def lock_on_server(address: str | None, study_name: str) -> Iterator[None]:
     try:
         with explain_storage_errors(place):
             if not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
-                holder = connection.scalar(
-                    sqlalchemy.text(
-                        "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
-                        "WHERE locktype = 'advisory' AND granted "
-                        "AND ((classid::bigint << 32) | objid::bigint) = :key LIMIT 1"
-                    ),
-                    {"key": key},
-                )
-                who = str(holder or "unknown").removeprefix("chitransfer ")
+                who = _read_lock_holder(connection, key) or "unknown"
                 raise StudyError(f"{place}: another search is writing to this study ({who}); stop it first")
         yield
     finally:
         connection.close()
         engine.dispose()
+
+
+def find_lock_holder(address: str | None, study_name: str) -> str | None:
+    """Host and process that hold the database server's lock of a study; ``None``: nobody does, or it is in SQLite.
+
+    Raises
+    ------
+    StudyError
+        The server cannot be asked.
+    """
+    if address is None:
+        return None
+    engine = open_storage(address).engine
+    try:
+        with explain_storage_errors(f"{mask_passwords(address)}, study {study_name}"), engine.connect() as connection:
+            return _read_lock_holder(connection, _lock_key(study_name))
+    finally:
+        engine.dispose()
+
+
+def _lock_key(study_name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"chitransfer {study_name}".encode()).digest()[:8], "big", signed=True)
+
+
+def _read_lock_holder(connection: sqlalchemy.Connection, key: int) -> str | None:
+    holder = connection.scalar(
+        sqlalchemy.text(
+            "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
+            "WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = :key LIMIT 1"
+        ),
+        {"key": key},
+    )
+    return None if holder is None else str(holder).removeprefix("chitransfer ")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -45,6 +44,7 @@ from chitransfer.seeds import derive_seed
 from chitransfer.training.settings import read_dataset
 
 CONTRACT = "contract"
+SECOND_PASS = "second_pass_"
 # Set by scripts/run_hparam_search.sh to the words that started it: its virtual environment need not be active.
 LAUNCHER = "CHITRANSFER_LAUNCHER"
 CONTRACT_SEARCH_KEYS = ("pruner", "rungs", "n_pretrain_seeds", "replicates", "objectives", "control")
@@ -114,14 +114,15 @@ class StudyFolder:
         return self.path / "trials" / f"{number:04d}"
 
     def second_pass(self, number: int) -> StudyFolder:
-        """The second pass on one trial's Stage 1, a study of its own."""
-        return StudyFolder(self.path / f"second_pass_{number:04d}")
+        """The second pass on one trial's Stage 1; its database is in its folder, wherever the study's is."""
+        return StudyFolder(self.path / f"{SECOND_PASS}{number:04d}")
 
     @property
-    def second_pass_trial(self) -> int | None:
-        """Number of the first pass's trial if this is the folder of a second pass; else ``None``."""
-        match = re.fullmatch(r"second_pass_(\d{4,})", self.name)
-        return int(match[1]) if match and StudyFolder(self.path.parent).trial(int(match[1])).is_dir() else None
+    def first_pass(self) -> tuple[Path, int] | None:
+        """Of a second pass, the folder of its study and the trial whose Stage 1 it took; ``None`` for other studies."""
+        number = self.name.removeprefix(SECOND_PASS)
+        is_inside = StudyFolder(self.path.parent).config.is_file()
+        return (self.path.parent, int(number)) if is_inside and number != self.name and number.isdigit() else None
 
     @property
     def log(self) -> Path:

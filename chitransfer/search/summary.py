@@ -8,20 +8,26 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.search.driver import StopReason
+from chitransfer.search.lock import find_driver
 from chitransfer.search.results import (
     TITLES,
     Standing,
     beaten_by_trivial,
+    describe_counts,
+    explain_recommended,
+    read_recommended,
     read_standing,
     trivial_objective,
 )
 from chitransfer.search.space import rung_epochs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.watch import describe_components, format_seconds
+from chitransfer.sections import SearchSettings
 from chitransfer.training.tasks import resolve_positive_label
 
 
@@ -44,7 +50,7 @@ class Names:
     @classmethod
     def of(cls, folder: StudyFolder) -> Names:
         """The names for the study of a folder."""
-        if folder.second_pass_trial is None:
+        if folder.first_pass is None:
             return cls()
         return cls("second pass", "first pass's Stage 2 settings", "first pass")
 
@@ -76,13 +82,19 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
     return lines
 
 
-def describe_pruning(config: Config) -> list[str]:
-    """Where hopeless trials end, in a line; nothing when all are carried through."""
+def describe_budget(config: Config) -> list[str]:
+    """What the budget counts where trials run again, and where hopeless ones end; nothing when neither is so."""
+    lines = []
+    if config.search.replicates > 1:
+        lines.append(
+            f"the budget of {config.search.n_trials} counts runs: a promising trial runs up to "
+            f"{config.search.replicates} times (search.replicates)"
+        )
     *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
     if config.search.pruner == "none" or not early:
-        return []
+        return lines
     at = " or ".join(map(str, early))
-    return [f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
+    return [*lines, f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
 
 
 def _describe_rows(title: str, rows: Rows, dataset: Dataset) -> str:
@@ -104,10 +116,14 @@ def describe_outcome(
     """What the search found beside the default and the trivial predictor, warnings, and the next command."""
     standing = read_standing(study)
     names = Names.of(folder)
-    lines = [_describe_end(standing, config, reason, names), *_describe_best(standing, config, reference, names)]
-    if standing.best is not None:
-        warnings = beaten_by_trivial(standing.best.user_attrs, reference, config.objective)
+    lines = [_describe_end(standing, config, reason, names)]
+    if standing.ranked:
+        recommended = read_recommended(folder, standing)
+        lines += _describe_recommended(recommended, standing, config, reference, names)
+        warnings = beaten_by_trivial(recommended.user_attrs, reference, config.objective)
         lines += [f"WARNING: {sentence}" for sentence in warnings]
+    else:
+        lines.append("no trial is complete yet")
     lines.append(f"results: {folder.path}")
     if reason != "finished":
         lines.append(f"resume with: {folder.resume_command}")
@@ -116,15 +132,17 @@ def describe_outcome(
 
 def describe_nothing_to_do(study: optuna.Study, config: Config) -> str:
     """Why a resumed search has done nothing, and how to have it go on."""
-    n_ended = read_standing(study).n_ended
+    standing = read_standing(study)
+    ended = f"{standing.n_ended} trials have ended"
+    if config.search.replicates > 1:
+        ended = f"{standing.n_runs} runs of {standing.n_ended} trials have ended"
     return (
-        f"nothing was left to do: {n_ended} trials have ended, the total is {config.search.n_trials}; a larger total "
-        "(--n-trials) adds trials"
+        f"nothing was left to do: {ended}, the total is {config.search.n_trials}; a larger total (--n-trials) adds more"
     )
 
 
 def _describe_end(standing: Standing, config: Config, reason: StopReason, names: Names) -> str:
-    states = ", ".join(f"{n} {name.lower()}" for name, n in standing.counts.items()) or "no trial"
+    states = describe_counts(standing.counts, "interrupted") or "no trial"
     said = {
         "finished": "finished",
         "timeout": f"stopped after {config.search.timeout_hours:g} h",
@@ -134,21 +152,23 @@ def _describe_end(standing: Standing, config: Config, reason: StopReason, names:
     return f"{names.search} {said[reason]}: {states}"
 
 
-def _describe_best(standing: Standing, config: Config, reference: Mapping[str, float], names: Names) -> list[str]:
-    best, default = standing.best, standing.default
-    if best is None:
-        return ["no trial is complete yet"]
+def _describe_recommended(
+    recommended: FrozenTrial, standing: Standing, config: Config, reference: Mapping[str, float], names: Names
+) -> list[str]:
+    default = standing.default
+    is_lowest = not explain_recommended(standing, recommended, config.search.select)
+    title = f"{'best' if is_lowest else 'chosen'} (trial {recommended.number})"
     columns: list[tuple[str, Mapping[str, Any], float | None]] = [
-        (f"best (trial {best.number})", best.user_attrs, best.values[0])
+        (title, recommended.user_attrs, recommended.values[0])
     ]
     if default is not None:
         columns.append((f"{names.column} (trial {default.number})", default.user_attrs, default.values[0]))
-    stage1_mae = float(best.user_attrs["stage1_mae"])
+    stage1_mae = float(recommended.user_attrs["stage1_mae"])
     columns.append(("trivial predictor", reference, trivial_objective(reference, stage1_mae, config.objective)))
     lines = ["", *describe_side_by_side(columns)]
-    parameters = ", ".join(f"{name}={_short(value)}" for name, value in best.params.items())
+    parameters = ", ".join(f"{name}={_short(value)}" for name, value in recommended.params.items())
     lines += ["", f"best parameters: {parameters}"]
-    if default is not None and best.number == default.number:
+    if default is not None and recommended.number == default.number and is_lowest:
         lines.append(f"no trial did better than the {names.default}")
     return lines
 
@@ -166,29 +186,38 @@ def describe_side_by_side(columns: Sequence[tuple[str, Mapping[str, Any], float 
     return lines
 
 
-def describe_status(study: optuna.Study, folder: StudyFolder, n_trials: int | None) -> list[str]:
-    """Counts by state, the best five, pace and time left of a running or finished study.
+def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSettings | None) -> list[str]:
+    """Counts by state, pace and time left, the best five and the recommended trial of a running or finished study.
 
     Parameters
     ----------
-    n_trials
-        The budget; ``None``: not known, so neither is the time left.
+    search
+        The study's settings; ``None``: not known, so neither is the budget.
     """
-    standing = read_standing(study)
-    ended, names = standing.n_ended, Names.of(folder)
-    states = ", ".join(f"{n} {name.lower()}" for name, n in standing.counts.items()) or "none yet"
-    lines = [
-        f"study {folder.name}: {ended}{f' of {n_trials}' if ended <= (n_trials or 0) else ''} trials ended ({states})"
-    ]
+    driver, standing, names = find_driver(folder), read_standing(study), Names.of(folder)
+    states = describe_counts(standing.counts, "interrupted" if driver is None else "running") or "none yet"
+    n_counted = standing.n_runs
+    counted = f"{n_counted}{f' of {search.n_trials}' if search and n_counted <= search.n_trials else ''}"
+    if search is None or search.replicates == 1:
+        lines = [f"study {folder.name}: {counted} trials ended ({states})"]
+    else:
+        lines = [f"study {folder.name}: {counted} runs ended, of {standing.n_ended} trials ({states})"]
+    if driver is not None:
+        lines.append(f"a search is running ({driver})")
+    elif standing.counts.get("RUNNING"):
+        lines.append(f"no search is running; resume with: {folder.resume_command}")
     if standing.seconds_per_trial is not None:
         pace = f"pace: {format_seconds(standing.seconds_per_trial)} a trial"
-        left = max(0, (n_trials or 0) - ended)
+        left = max(0, search.n_trials - standing.n_runs) / standing.n_runs * standing.n_ended if search else 0
         lines.append(pace + (f", about {format_seconds(standing.seconds_per_trial * left)} left" if left else ""))
     for place, trial in enumerate(standing.ranked[:5], start=1):
         note = f" ({names.default})" if trial.user_attrs.get("is_default") else ""
         lines.append(
             f"{place}. trial {trial.number}: {trial.values[0]:.4f}{note}; {describe_components(trial.user_attrs)}"
         )
+    if standing.ranked:
+        select = search.select if search else "best"
+        lines += explain_recommended(standing, read_recommended(folder, standing), select)
     return lines
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
@@ -20,6 +21,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+if TYPE_CHECKING:
+    from chitransfer.search.results import Standing
+    from chitransfer.sections import SearchSettings
 
 SECONDS_BETWEEN_LINES = 60.0
 logger = logging.getLogger(__name__)
@@ -41,16 +46,15 @@ def describe_components(attributes: dict[str, object]) -> str:
 
 
 class SearchDisplay:
-    """Shows trials done, the best so far with its components, and the time left; then runs of the re-evaluation.
+    """Shows runs done, the lowest objective so far with its components, and the time left; then the re-evaluation.
 
     Parameters
     ----------
-    n_trials
-        The total budget.
-    n_done
-        Trials already in their final state.
-    best
-        The best trial so far, of an earlier run.
+    search
+        Its budget is counted as the driver does: in trials, or in their runs where `search.replicates` lets some run
+        again.
+    standing
+        Where an earlier part of the search left the study.
     n_runs_after
         About how many runs of trials follow the last trial; the time left counts them.
     default
@@ -60,14 +64,14 @@ class SearchDisplay:
     def __init__(
         self,
         console: Console,
-        n_trials: int,
-        n_done: int,
-        best: FrozenTrial | None,
+        search: SearchSettings,
+        standing: Standing,
         n_runs_after: int = 0,
         default: str = "default configuration",
     ) -> None:
-        self._n_trials, self._n_done, self._n_before = n_trials, n_done, n_done
-        self._best, self._n_runs_after, self._default = best, n_runs_after, default
+        self._n_total, self._n_done, self._n_before = search.n_trials, standing.n_runs, standing.n_runs
+        self._best = min(standing.ranked, key=lambda trial: trial.values[0], default=None)
+        self._n_runs_after, self._default = n_runs_after, default
         self._n_runs_done = 0
         self._started = time.monotonic()
         self._console = console
@@ -81,7 +85,8 @@ class SearchDisplay:
             console=console,
             disable=not console.is_terminal,
         )
-        self._bar = self._progress.add_task("starting", what="trials", total=n_trials, completed=n_done)
+        what = "trials" if search.replicates == 1 else "runs"
+        self._bar = self._progress.add_task("starting", what=what, total=self._n_total, completed=self._n_done)
 
     def __enter__(self) -> SearchDisplay:
         self._progress.start()
@@ -99,15 +104,16 @@ class SearchDisplay:
         """Note a trial's start in the log."""
         logger.debug("trial %d started", number)
 
-    def trial_ended(self, trial: FrozenTrial) -> None:
-        """Count a trial, keep the best, and say both."""
-        self._n_done += 1
+    def trial_ended(self, trial: FrozenTrial, n_runs: int) -> None:
+        """Count a trial's runs, keep the best, and say both."""
+        self._n_done += n_runs
         if trial.state == TrialState.COMPLETE:
             value = trial.values[0]
             is_best = self._best is None or value < self._best.values[0]
             if is_best:
                 self._best = trial
-            note = f" ({self._default})" if trial.user_attrs.get("is_default") else ""
+            note = f" (mean of {n_runs} runs)" if n_runs > 1 else ""
+            note += f" ({self._default})" if trial.user_attrs.get("is_default") else ""
             what = f"objective {value:.4f}{' *best*' if is_best else ''}{note}; {describe_components(trial.user_attrs)}"
         elif trial.state == TrialState.PRUNED:
             what = "pruned"
@@ -115,7 +121,7 @@ class SearchDisplay:
             what = f"FAILED: {trial.user_attrs.get('failure_reason', 'no reason given')}"
         left = self._time_left()
         line = f"trial {trial.number:>3}: {what}"
-        self._say(line, self._n_done, self._n_trials, left)
+        self._say(line, self._n_done, self._n_total, left)
         best = "" if self._best is None else f"best {self._best.values[0]:.4f} (trial {self._best.number}), "
         self._progress.update(self._bar, completed=self._n_done, description=f"{best}{left} left")
 
@@ -148,7 +154,7 @@ class SearchDisplay:
 
     def _time_left(self) -> str:
         pace = (time.monotonic() - self._started) / (self._n_done - self._n_before)
-        return format_seconds(pace * (max(0, self._n_trials - self._n_done) + self._n_runs_after))
+        return format_seconds(pace * (max(0, self._n_total - self._n_done) + self._n_runs_after))
 
 
 class _PlainProgress:

@@ -373,13 +373,15 @@ def test_verdict_names_what_a_row_is_compared_with() -> None:
         [
             line_of_differences("default_full", "default", -0.2, -0.3, -0.1),
             line_of_differences("transfer_full", "default_full", 0.01, -0.1, 0.1),
+            line_of_differences("transfer_best", "default", 0.0, 0.0, 0.0),
         ]
     )
     table = pd.DataFrame(
         [{"protocol": "p", "row": row, "title": ROWS[row], "exp_mae": 0.3} for row in ("default", "default_full")]
     )
     gaps = pd.DataFrame(columns=["protocol", "fold", "raw", "corrected", "truth"])
-    first, second = reach_verdict(table, differences, gaps)[:2]
+    chosen, first, second = reach_verdict(table, differences, gaps)[:3]
+    assert chosen.startswith("p: the transfer-aware search chose the default configuration in every outer fold")
     assert "against the default configuration -0.2000" in first
     assert "against the default configuration, fine-tuned in full +0.0100" in second
 

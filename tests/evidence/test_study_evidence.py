@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from optuna.distributions import FloatDistribution
@@ -19,6 +20,7 @@ from scipy.stats import spearmanr
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import dump_config, load_config, override_config
+from chitransfer.evidence.insight import measure_insight
 from chitransfer.evidence.overtuning import count_weights, examine_study
 from chitransfer.report.finish import finish_study
 from chitransfer.search.study import StudyFolder, read_study
@@ -76,6 +78,18 @@ def test_insight_is_the_rank_correlation_without_stage_1s_own_term(finished: Stu
     assert insight["stage1_choice"] == int(trials.loc[trials["stage1_mae"].idxmin(), "number"])
     dropout = next(effect for effect in insight["effects"] if effect["name"] == "encoder_dropout")
     assert dropout["on_stage1"] == pytest.approx(spearmanr(trials["encoder_dropout"], trials["stage1_mae"]).statistic)
+
+
+def test_stage_1_loss_misleads_only_where_it_would_choose_another_trial() -> None:
+    study = optuna.create_study()
+    for stage1_mae, value in ((0.1, 1.0), (0.5, 1.1), (0.4, 1.3), (0.3, 1.2), (0.2, 1.4)):
+        study.add_trial(create_trial(value=value, user_attrs={"stage1_mae": stage1_mae}))
+    insight = measure_insight(study, load_config(None))
+    assert insight is not None
+    assert insight.low <= 0
+    assert insight.stage1_choice == insight.transfer_choice == 0
+    assert not insight.misleading
+    assert len(insight.sentences) == 1
 
 
 def test_stereo_variants_count_as_one_polymer(finished: StudyFolder, tmp_path: Path) -> None:

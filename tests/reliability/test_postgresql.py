@@ -171,7 +171,7 @@ def test_status_needs_no_password_in_the_folder(
 
 
 def test_a_second_driver_is_refused_even_from_another_folder(stored: dict[str, object], tmp_path: Path) -> None:
-    from chitransfer.search.storage import lock_on_server
+    from chitransfer.search.storage import find_lock_holder, lock_on_server
 
     address, name = str(stored["search.storage"]), str(stored["search.study_name"])
     with lock_on_server(address, name):
@@ -182,6 +182,8 @@ def test_a_second_driver_is_refused_even_from_another_folder(stored: dict[str, o
             pass
         with lock_on_server(address, f"{name}-other"):
             pass
+        assert find_lock_holder(address, name) == f"host {socket.gethostname()[:24]}, pid {os.getpid()}"
+    assert find_lock_holder(address, name) is None
     with lock_on_server(address, name):
         pass
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.trial import FrozenTrial
 
 from chitransfer.report import figures
 from chitransfer.report.figures import draw_study, history_series, importance_series, parameter_series
@@ -73,7 +74,7 @@ def extended_study(n_trials: int) -> optuna.Study:
 class TestSeries:
     def test_history_is_the_studys(self, finished_search: Any) -> None:
         study = read_study(finished_search.folder)
-        series = history_series(study, {"exp_mae": 0.4, "sol_f1": 0.6, "sol_recall": 1.0})
+        series = history_series(study, {"exp_mae": 0.4, "sol_f1": 0.6, "sol_recall": 1.0}, study.best_trial)
         values = [trial.values[0] for trial in study.trials]
         assert series.number.tolist() == list(range(6))
         assert series.value.tolist() == values
@@ -83,7 +84,8 @@ class TestSeries:
         assert series.trivial == pytest.approx(1.5 * 0.4 + 2.0 * 0.4 + 0.0 + 0.1 * best)
 
     def test_failed_and_pruned_trials_are_left_out(self) -> None:
-        assert history_series(made_up_study(6), {}).number.tolist() == [0, 3, 4, 5]
+        study = made_up_study(6)
+        assert history_series(study, {}, study.best_trial).number.tolist() == [0, 3, 4, 5]
 
     def test_importances_are_shares_and_find_what_matters(self) -> None:
         found = importance_series(made_up_study(40))
@@ -160,10 +162,15 @@ class TestSeries:
     def test_the_best_trial_is_named_the_default_where_it_is(self) -> None:
         """Two marks at one place hide each other."""
         trials = [t for t in made_up_study(9).trials if t.values]
-        same = figures._draw_slices(trials, trials[0], trials[0])
-        other = figures._draw_slices(trials, trials[0], trials[1])
-        assert [text.get_text() for text in same.legends[0].get_texts()] == ["best trial, the default configuration"]
-        assert [text.get_text() for text in other.legends[0].get_texts()] == ["default configuration", "best trial"]
+        best, other = sorted(trials, key=lambda trial: trial.values[0])[:2]
+
+        def legend(recommended: FrozenTrial, default: FrozenTrial) -> list[str]:
+            figure = figures._draw_slices(trials, recommended, default)
+            return [text.get_text() for text in figure.legends[0].get_texts()]
+
+        assert legend(best, best) == ["best trial, the default configuration"]
+        assert legend(best, other) == ["default configuration", "best trial"]
+        assert legend(other, best) == ["default configuration", "recommended trial"]
 
 
 class TestPictures:
@@ -229,7 +236,7 @@ class TestPictures:
 
     def test_axes_are_labelled_and_the_default_is_marked(self) -> None:
         study = made_up_study(12)
-        figure = figures._draw_history(history_series(study, {"exp_mae": 0.5}))
+        figure = figures._draw_history(history_series(study, {"exp_mae": 0.5}, study.best_trial))
         (axes,) = figure.axes
         assert axes.get_xlabel() == "trial"
         assert "objective" in axes.get_ylabel()

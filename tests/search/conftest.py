@@ -109,7 +109,7 @@ class SilentWatcher:
     def trial_started(self, number: int) -> None:
         self.started.append(number)
 
-    def trial_ended(self, trial: Any) -> None:
+    def trial_ended(self, trial: Any, n_runs: int) -> None:
         self.ended.append(trial.number)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import optuna
@@ -12,10 +13,19 @@ import pytest
 
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
-from chitransfer.search.apply import STAGE1_KEYS, apply_trial, read_complete_trial, write_application
+from chitransfer.search.apply import (
+    SHARED_KEYS,
+    STAGE1_KEYS,
+    apply_trial,
+    read_complete_trial,
+    training_commands,
+    write_application,
+)
+from chitransfer.search.encoders import STAGE2_SHAPE_KEYS
 from chitransfer.search.space import to_distribution, to_overrides
 from chitransfer.search.study import LAUNCHER, StudyFolder
-from chitransfer.training.settings import stage1_settings
+from chitransfer.sections import SECOND_PASS_KEYS
+from chitransfer.training.settings import network_shape, stage1_settings
 
 RunCommand = Callable[..., tuple[int, str, str]]
 BEST = {
@@ -178,6 +188,54 @@ def test_training_values_of_stage_1_that_differ_are_said(tmp_path: Path) -> None
         "training.batch_size_dft: the study had 256, this configuration has 64",
         "training.num_epochs_pretrain: the study had 100, this configuration has 300",
     ]
+
+
+def test_a_second_pass_is_applied_together_with_its_first(tmp_path: Path) -> None:
+    """Stage 1 as the first pass has it, Stage 2 as the second has, on its tables; what both read, by command."""
+    config = load_config(None, {"paths.dft_chi_csv": "mine.csv", "paths.solubility_csv": None})
+    folder = make_study(tmp_path / "study", config)
+    space = load_config(None).second_pass.space
+    names = ("lr_finetune", "freeze_encoder", "stage2_epochs", "chi_head_dropout", "solubility_head_dropout")
+    changes = {**to_overrides(BEST, config.search.space), "search.space": {n: space[n].model_dump() for n in names}}
+    best = dict(zip(names, (2e-3, False, 45, 0.31, 0.05), strict=True))
+    other = dict(zip(names, (1e-3, True, 20, 0.15, 0.1), strict=True))
+    second = make_study(folder.second_pass(1).path, override_config(config, changes), best, other)
+    path = tmp_path / "config.yaml"
+    path.write_text("model:\n  use_batchnorm: false  # mine\n", encoding="utf-8")
+    application = apply_trial(second, path, None)
+    write_application(application, path)
+    written = load_config(path, None, FULL_TRAINING)
+    expected = {
+        **to_overrides(BEST, config.search.space),
+        "paths.dft_chi_csv": "mine.csv",
+        "paths.solubility_csv": None,
+        "training.lr_finetune": 2e-3,
+        "training.freeze_encoder_stage2": False,
+        "model.solubility_head_dropout": 0.05,
+    }
+    assert written == override_config(load_config(None, None, FULL_TRAINING), expected)
+    said = "\n".join(application.notes)
+    assert "training.stage2_epochs: 45 is the length of quick Stage 2 and was not written" in said
+    assert "model.chi_head_dropout: Stage 1 reads it too, so the second pass's 0.31 is in the command" in said
+    pretrain, finetune = training_commands(path, "results", application.for_finetune)
+    assert "--set" not in pretrain
+    assert " --set model.chi_head_dropout=0.31 " in finetune
+    # The trial that kept the first pass's dropout has nothing to tell apart.
+    assert not apply_trial(second, path, 0).for_finetune
+
+
+def test_what_both_stages_read_is_known() -> None:
+    """Each key that a second pass may tune, changed alone: those that would make another Stage 1."""
+    config = load_config(None)
+
+    def stage1_of(config: Config) -> object:
+        shape = network_shape(config, 8).to_dict()
+        return stage1_settings(config), {name: shape[name] for name in shape if name not in STAGE2_SHAPE_KEYS}
+
+    for key in SECOND_PASS_KEYS:
+        value = attrgetter(key)(config)
+        other = override_config(config, {key: not value if isinstance(value, bool) else type(value)(value * 2)})
+        assert (stage1_of(other) != stage1_of(config)) == (key in SHARED_KEYS), key
 
 
 def test_every_key_of_stage_1_is_compared() -> None:

@@ -15,6 +15,7 @@ from chitransfer.config import load_config
 from chitransfer.search import driver, watch
 from chitransfer.search.driver import stop_in_time
 from chitransfer.search.reevaluate import choose_trials, expect_runs, reevaluate_top
+from chitransfer.search.results import read_standing
 from chitransfer.search.run import run_search
 from chitransfer.search.study import locate_study
 
@@ -133,13 +134,15 @@ def test_the_display_counts_what_follows_the_last_trial(monkeypatch: pytest.Monk
     now = 0.0
     monkeypatch.setattr(watch.time, "monotonic", lambda: now)
     out = io.StringIO()
-    display = watch.SearchDisplay(Console(file=out, width=200), 2, 0, None, n_runs_after=3)
+    search = load_config(None, {"search.n_trials": 2}).search
+    standing = read_standing(optuna.create_study())
+    display = watch.SearchDisplay(Console(file=out, width=200), search, standing, n_runs_after=3)
     with display:
         for number in range(2):
             now += 10.0
             trial = optuna.trial.create_trial(value=1.0)
             trial.number = number
-            display.trial_ended(trial)
+            display.trial_ended(trial, 1)
         display.runs_announced("the best trials (2 trials)", 3, 30.0)
         now += 12.0
         display.run_ended(1, "objective 0.5000")
@@ -153,7 +156,8 @@ def test_the_display_counts_what_follows_the_last_trial(monkeypatch: pytest.Monk
 
 def test_the_bar_in_a_terminal() -> None:
     out = io.StringIO()
-    display = watch.SearchDisplay(Console(file=out, width=120, force_terminal=True), 2, 2, None, n_runs_after=3)
+    console = Console(file=out, width=120, force_terminal=True)
+    display = watch.SearchDisplay(console, load_config(None).search, read_standing(optuna.create_study()))
     with display:
         display.runs_announced("the best trials (2 trials)", 3, 30.0)
         display.run_ended(1, "objective 0.5000")

@@ -168,3 +168,9 @@ def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, s
     code, _, err = run_command("rescore", study.path, "--set", "training.lr_schedule_factor=0.1")
     assert code == 2
     assert "training.lr_schedule_factor" in err
+    useless = ("model.encoder_dropout=0.1", "search.n_trials=9", "training.lr_pretrain=0.1", "training.n_networks=2")
+    words = [word for setting in useless for word in ("--set", setting)]
+    code, _, err = run_command("rescore", study.path, *words, "--set", "training.class_weight_pos=2.0")
+    assert code == 2
+    assert f"without effect when trials are scored again: {', '.join(one.split('=')[0] for one in useless)};" in err
+    assert len(list((study.path / "rescored").iterdir())) == 1
