@@ -24,10 +24,14 @@ BUILTIN_TABLES = {
     "experimental_chi": "experimental_chi.csv",
     "water_solubility": "water_solubility.csv",
 }
-# Headers that are easily written for an optional column, which would then be left out without a word.
+# Headers that are easily written for an optional column, which would then be left out without a word; in small letters,
+# with a blank for every sign: "T [°C]" reads "t c", unlike the "Tc" of a critical point.
+_SCALE = "(celsius|centigrade|fahrenheit|kelvins?)"
+_DEGREES = f"({_SCALE}|deg(ree)?s?( ?({_SCALE}|[ckf]))?)"
+_UNIT = f"({_DEGREES}|[ckf])"
 _MEANT = {
-    "temp": re.compile(r"(temp|temperature)([ _/(\[].*)?|t([ _/(\[]*k[)\]]?)?|kelvin"),
-    "solvent": re.compile(r"solvents?([ _/(\[].*)?|solv"),
+    "temp": re.compile(f"temp(erature)?s?( .*|{_UNIT})?|(t|theta)( in)?( {_UNIT})?|t(k|{_DEGREES})|(deg.* )?{_SCALE}"),
+    "solvent": re.compile(".*solvent.*|(smiles )?solv( smiles)?"),
 }
 
 
@@ -163,8 +167,8 @@ def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> N
     """
     for column, pattern in _MEANT.items():
         for cell in header if column not in settled else []:
-            if pattern.fullmatch(cell.lower()):
-                what = "kelvin" if column == "temp" else "SMILES of solvents"
+            if pattern.fullmatch(re.sub("[^a-z0-9]+", " ", cell.lower()).strip()):
+                what = "kelvin (°C + 273.15)" if column == "temp" else "SMILES of solvents"
                 raise DataError(
                     f"{name}, line 1: there is no column {column}, but one called {cell}; call it {column} if it holds "
                     f"{what}, otherwise rename it or take it out"
