@@ -193,6 +193,7 @@ def screen(
 
     if rank_by != "p_soluble" and rank_by != "chi":
         raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")
+    conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
     picture = picture or output.with_name(output.name.removesuffix(".gz")).with_suffix(".png")
     check_writable(output, "--output", (".csv", ".csv.gz"))
     check_writable(picture, "--picture", (".png",))
@@ -208,7 +209,6 @@ def screen(
             n_jobs=n_jobs or count_processors(),
             progress=progress,
         )
-        conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     write_screening(found, output, picture)
     repeated = ", some of them one polymer more than once" if len(found.best) < min(top, found.n_kept) else ""

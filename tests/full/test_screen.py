@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from chitransfer.errors import DataError
+from chitransfer.errors import ConfigError, DataError
 from chitransfer.predict import Predictor
 from chitransfer.predict_table import TableReader, predict_table
 from chitransfer.screen import Conditions, Screening, picture_legend, screen_candidates, write_screening
@@ -101,6 +101,23 @@ def test_command_writes_table_and_picture(
     )
     assert code == 2
     assert "'beauty'" in err
+
+
+def test_candidates_that_are_all_refused_end_with_their_reasons(
+    trained: Any, run_command: RunCommand, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "best.csv"
+    path.write_text("SMILES,solvent\nCCO,O\nCC,O\n*CCO*,CCO.O\n")
+    code, _, err = run_command("screen", "--model", trained.model, "--input", path, "--output", output, "--n-jobs", 1)
+    assert code == 2
+    assert "none of the 3 candidates can be predicted\n  2 times: " in err
+    assert "\n  1 time: solvent CCO.O: the solvent is more than one molecule" in err
+    assert not output.exists()
+
+
+def test_bounds_that_nothing_can_fulfil_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--min-chi 2 lies above --max-chi 1"):
+        Conditions(min_chi=2.0, max_chi=1.0)
 
 
 def test_numbers_of_the_candidates_pass_through(predictor: Predictor, tmp_path: Path) -> None:
