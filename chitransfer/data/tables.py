@@ -134,6 +134,10 @@ def canonical_solvent(smiles: str) -> str:
         raise ValueError("the solvent is not a SMILES that RDKit can read (water is O)")
     if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
         raise ValueError("the solvent holds a *; a solvent is a whole molecule")
+    if len(Chem.GetMolFrags(molecule)) > 1:
+        raise ValueError(
+            "the solvent is more than one molecule or ion; mixtures and salts are not modelled: give one molecule"
+        )
     return Chem.MolToSmiles(molecule)
 
 

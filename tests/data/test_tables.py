@@ -246,11 +246,11 @@ class TestContradictions:
 
 
 class TestSolvents:
-    @pytest.mark.parametrize("smiles", ["OCC", "c1ccccc1C", "O", "CC(=O)C", "[Na+].[Cl-]"])
+    @pytest.mark.parametrize("smiles", ["OCC", "c1ccccc1C", "O", "CC(=O)C"])
     def test_canonical(self, smiles: str) -> None:
         assert canonical_solvent(smiles) == Chem.CanonSmiles(smiles)
 
-    @pytest.mark.parametrize("smiles", ["", "*O", "C(", "water"])
+    @pytest.mark.parametrize("smiles", ["", "*O", "C(", "water", "CCO.O", "[Na+].[Cl-]"])
     def test_refused(self, smiles: str) -> None:
         with pytest.raises(ValueError, match="solvent"):
             canonical_solvent(smiles)
