@@ -19,6 +19,7 @@ from chitransfer.files import replace_atomically, write_csv
 RankBy = Literal["p_soluble", "chi"]
 INPUT_ROW = "input_row"
 SHOWN_REASONS = 10
+LONGEST_SOLVENT = 16
 
 
 @dataclass(frozen=True)
@@ -172,13 +173,20 @@ def write_screening(screening: Screening, output: Path, picture: Path | None, n_
 
 
 def draw_structures(best: pd.DataFrame, path: Path) -> None:
-    """A grid of up to 50 structures with rank, P(soluble) and χ, as PNG; no display is needed."""
+    """A grid of up to 50 structures, each with what `picture_legend` says of it, as PNG; no display is needed."""
     from rdkit import Chem
     from rdkit.Chem import Draw
 
     molecules = [Chem.MolFromSmiles(smiles) for smiles in best["SMILES"]]
     legends = [picture_legend(row) for row in best.to_dict("records")]
-    content = Draw.MolsToGridImage(molecules, molsPerRow=4, subImgSize=(320, 260), legends=legends, returnPNG=True)
+    options = Draw.MolDrawOptions()
+    # One long candidate must not make specks of all others; bonds have one length where the structure has room.
+    options.drawMolsSameScale = False
+    options.fixedBondLength = 25.0
+    options.legendFraction = 0.2
+    content = Draw.MolsToGridImage(
+        molecules, molsPerRow=4, subImgSize=(320, 260), legends=legends, returnPNG=True, drawOptions=options
+    )
     replace_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -188,4 +196,11 @@ def picture_legend(row: Mapping[Hashable, Any]) -> str:
     if "chi_high" in row:
         chi += f" +/- {row['chi_high'] - row['chi']:.2f}"
     soluble = f"P(soluble) {row['p_soluble']:.2f}, " if "p_soluble" in row else ""
-    return f"{row['rank']}: {soluble}{chi}"
+    solvent = row["solvent"]
+    shown = solvent if len(solvent) <= LONGEST_SOLVENT else f"{solvent[: LONGEST_SOLVENT - 3]}..."
+    domain = ""
+    if not row["in_domain"]:
+        domain = ", outside the domain"
+    elif not row.get("chi_in_domain", True):
+        domain = ", chi outside its domain"
+    return f"{row['rank']}: {soluble}{chi}\nin {shown} at {row['temperature_K']:g} K{domain}"
