@@ -185,7 +185,8 @@ def _read(
     if rejected and on_bad_rows == "error":
         raise DataError(_describe_rejected(name, rejected, len(records)))
     if not kept:
-        raise DataError(f"{name}: no row can be used ({len(rejected)} rejected; first: {rejected[0][2]})")
+        line, value, reason = rejected[0]
+        raise DataError(f"{name}: no row can be used ({len(rejected)} rejected; first: line {line}: {value}: {reason})")
     rows = pd.DataFrame(kept, columns=["line", "SMILES", "polymer", "solvent", *value_names])
     if "temp" in value_names:
         rows = rows[["line", "SMILES", "polymer", "solvent", "temp", "chi"]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chitransfer.data.check import FAR, SIMILAR, CheckReport, TemperatureFacts
+from chitransfer.data.check import FAR, SHOWN, SIMILAR, CheckReport, TemperatureFacts
 from chitransfer.files import replace_atomically
 
 if TYPE_CHECKING:
@@ -49,8 +49,9 @@ def describe_check(report: CheckReport) -> str:
             f"Stage 1 against {report.agreement.n_pairs:,} measured rows it shares ({report.agreement.n_polymers} "
             f"polymers): Spearman {report.agreement.spearman:.2f}"
         )
-    for contradiction in report.contradictions[:5]:
-        lines.append(f"  {contradiction}")
+    lines += [f"  {contradiction}" for contradiction in report.contradictions[:SHOWN]]
+    if len(report.contradictions) > SHOWN:
+        lines.append(f"  … and {len(report.contradictions) - SHOWN} more contradicted labels")
     lines += ["", "Warnings" if report.warnings else "No warnings."]
     lines += [f"  {number}. {warning}" for number, warning in enumerate(report.warnings, start=1)]
     return "\n".join(lines) + "\n"
