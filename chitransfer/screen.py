@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from chitransfer.counts import say_count
 from chitransfer.errors import ConfigError, DataError
 from chitransfer.files import replace_atomically, write_csv
 
@@ -140,9 +141,9 @@ def screen_candidates(
 
 
 def _describe_reasons(n_rows: int, reasons: Counter[str]) -> str:
-    shown = [f"  {count} time{'s' * (count > 1)}: {reason}" for reason, count in reasons.most_common(SHOWN_REASONS)]
+    shown = [f"  {say_count(count, 'time')}: {reason}" for reason, count in reasons.most_common(SHOWN_REASONS)]
     more = [f"  … and {len(reasons) - SHOWN_REASONS} other reasons"] if len(reasons) > SHOWN_REASONS else []
-    return f"--input: none of the {n_rows} candidates can be predicted\n" + "\n".join(shown + more)
+    return f"--input: nothing can be predicted of {say_count(n_rows, 'candidate')}\n" + "\n".join(shown + more)
 
 
 def _check_columns(frame: pd.DataFrame, conditions: Conditions, rank_by: RankBy) -> None:
@@ -179,7 +180,7 @@ def draw_structures(best: pd.DataFrame, path: Path) -> None:
 
     molecules = [Chem.MolFromSmiles(smiles) for smiles in best["SMILES"]]
     legends = [picture_legend(row) for row in best.to_dict("records")]
-    options = Draw.MolDrawOptions()
+    options: Any = Draw.MolDrawOptions()
     # One long candidate must not make specks of all others; bonds have one length where the structure has room.
     options.drawMolsSameScale = False
     options.fixedBondLength = 25.0

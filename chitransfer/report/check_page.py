@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chitransfer.counts import say_count
 from chitransfer.data.check import FAR, SHOWN, SIMILAR, CheckReport, TemperatureFacts
 from chitransfer.files import replace_atomically
 
@@ -125,7 +126,7 @@ def _draw_similarity(axes: Axes, report: CheckReport) -> None:
             np.arange(1, len(values) + 1) / len(values),
             where="post",
             color=COLOURS[coverage.kind],
-            label=f"{TITLES[coverage.kind]}, {coverage.n_polymers} polymers",
+            label=f"{TITLES[coverage.kind]}, {say_count(coverage.n_polymers, 'polymer')}",
         )
     axes.axvspan(0, FAR, color="#d1495b", alpha=0.1, label="nothing alike")
     axes.set_xlim(0, 1.02)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from chitransfer.counts import say_count
 from chitransfer.report.figures import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, plain_axes, save_figure
 from chitransfer.training.model_report import CHI_FILE, CROSS_VALIDATION, SOLUBILITY_FILE
 
@@ -147,7 +148,7 @@ def _draw_parity(frame: pd.DataFrame, columns: dict[str, str], title: str) -> Fi
         if len(rows) == 0:
             continue
         error = float(np.abs(rows["chi"] - rows[column]).mean())
-        label = f"{split}: {len(rows)} rows, MAE {error:.3f}"
+        label = f"{split}: {say_count(len(rows), 'row')}, MAE {error:.3f}"
         by_split.scatter(rows["chi"], rows[column], s=10, alpha=0.5, color=SPLIT_COLOURS[split], label=label)
         measured.append(rows["chi"].to_numpy())
         predicted.append(rows[column].to_numpy())

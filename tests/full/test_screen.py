@@ -102,7 +102,7 @@ def test_command_writes_table_and_picture(
     _, out, _ = run_command(
         "screen", "--model", trained.model, "--input", candidates, "--output", output, "--top", 100, "--n-jobs", 1
     )
-    assert "42 fulfil the conditions, some of them one polymer more than once; the best 40 are in" in out
+    assert "42 within the conditions, some of them one polymer more than once; the best 40 are in" in out
     code, _, err = run_command(
         "screen", "--model", trained.model, "--input", candidates, "--output", output, "--rank-by", "beauty"
     )
@@ -117,7 +117,7 @@ def test_candidates_that_are_all_refused_end_with_their_reasons(
     path.write_text("SMILES,solvent\nCCO,O\nCC,O\n*CCO*,CCO.O\n")
     code, _, err = run_command("screen", "--model", trained.model, "--input", path, "--output", output, "--n-jobs", 1)
     assert code == 2
-    assert "none of the 3 candidates can be predicted\n  2 times: " in err
+    assert "nothing can be predicted of 3 candidates\n  2 times: " in err
     assert "\n  1 time: solvent CCO.O: the solvent is more than one molecule" in err
     assert not output.exists()
 
