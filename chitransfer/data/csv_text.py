@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from chitransfer.counts import say_count
 from chitransfer.errors import DataError
 
 BUILTIN_PREFIX = "builtin:"
@@ -104,8 +105,9 @@ def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, lis
                 header = [cell.strip() for cell in record]
             elif len(record) != len(header):
                 raise DataError(
-                    f"{name}, line {line}: {len(record)} cells where the header names {len(header)} columns "
-                    f"({', '.join(header)}); quote cells that hold commas{_hint_at_semicolons(header)}"
+                    f"{name}, line {line}: {say_count(len(record), 'cell')} where the header names "
+                    f"{say_count(len(header), 'column')} ({', '.join(header)}); quote cells that hold commas"
+                    f"{_hint_at_separator(header)}"
                 )
             else:
                 rows.append((line, record))
@@ -147,7 +149,7 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
     if missing:
         raise DataError(
             f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)} "
-            f"(names may be in any case, in any order){_hint_at_semicolons(header)}"
+            f"(names may be in any case, in any order){_hint_at_separator(header)}"
         )
     return positions
 
@@ -175,5 +177,8 @@ def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> N
                 )
 
 
-def _hint_at_semicolons(header: list[str]) -> str:
-    return "; the cells look separated by ';', save with commas" if any(";" in cell for cell in header) else ""
+def _hint_at_separator(header: list[str]) -> str:
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if any(separator in cell for cell in header):
+            return f"; separated by {name}? save as CSV with commas"
+    return ""
