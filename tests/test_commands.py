@@ -15,6 +15,7 @@ from typing import Any, get_args
 import pandas as pd
 import pytest
 
+from chitransfer import __version__
 from chitransfer.config import Config
 from chitransfer.data.compute import ADDED_COLUMNS
 from chitransfer.errors import ConfigError
@@ -229,6 +230,9 @@ class TestStart:
         code, out, _ = run_command(*words)
         assert code == 0
         assert "Usage" in out
+
+    def test_version(self, run_command: Run) -> None:
+        assert run_command("--version") == (0, f"chitransfer {__version__}\n", "")
 
     @pytest.mark.parametrize("module", ["hparam_search_transfer_aware", "train_dft_pretrain", "train_multitask"])
     def test_the_guides_modules_show_the_usage_they_have(self, module: str, project_root: Path) -> None:
