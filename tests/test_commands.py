@@ -20,6 +20,7 @@ from chitransfer.config import Config
 from chitransfer.data.compute import ADDED_COLUMNS
 from chitransfer.errors import ConfigError
 from chitransfer.sections import SearchSettings, guide_space
+from chitransfer.training.run_folder import RunFolder
 
 Run = Callable[..., tuple[int, str, str]]
 GUIDE_FLAGS = {
@@ -165,6 +166,18 @@ class TestFlags:
         assert code == 2
         assert err.startswith(f"ERROR: {tmp_path / 'file'}")
         assert err.count("\n") == 1
+
+    def test_a_results_folder_that_cannot_be_written_has_its_remedy(self, run_command: Run, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        code, _, err = run_command("search", "--results-dir", tmp_path / "file" / "x")
+        assert code == 2
+        remedy = "make it writable or name another one with --results-dir"
+        assert err == (
+            f"ERROR: {tmp_path / 'file' / 'x' / 'hparam_search'}: the results folder cannot be written "
+            f"(Not a directory); {remedy}\n"
+        )
+        with pytest.raises(ConfigError, match=f"cannot be written .*{remedy}"):
+            RunFolder.create(str(tmp_path / "file" / "x"), "multitask")
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
     def test_an_output_that_is_full_is_one_message(self) -> None:
