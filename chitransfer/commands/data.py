@@ -107,7 +107,8 @@ def fetch(
     print(
         f"{fetched.n_rows} rows, {fetched.n_polymers} polymers, {say_count(fetched.n_solvents, 'solvent')} from "
         f"{fetched.n_published} published rows; {say_count(len(fetched.applied), 'correction')} "
-        f"({fetched.corrections}), {say_count(fetched.n_left_out, 'row')} left out ({fetched.left_out})"
+        f"({fetched.corrections}), {say_count(fetched.n_left_out, 'row')} left out ({fetched.left_out}), "
+        f"{say_count(fetched.n_duplicates, 'repeat')} of earlier rows dropped"
     )
     print(f"table: {fetched.table}" + (" (from files fetched before)" if fetched.from_cache else ""))
 
