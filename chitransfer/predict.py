@@ -25,6 +25,8 @@ from chitransfer.model.network import chi_at, inverse_temperature, inverse_tempe
 REMEMBERED = 4096
 # Sums differ in their last bits with the size of a batch; rounding there makes equal polymers equal to the last digit.
 DECIMALS = 8
+# Worked out in single precision, whose further digits mean nothing.
+SIMILARITY_DECIMALS = 6
 PAIRS_AT_ONCE = 1024
 
 
@@ -279,7 +281,7 @@ class Predictor:
             inside["chi_in_domain"] = [None] * n_rows
         for row, pair in zip(np.flatnonzero(good).tolist(), pair_of_row, strict=True):
             nearest[row] = domain.measured.polymers[pairs.nearest[pair]]
-            similarity[row] = round(float(pairs.similarity[pair]), DECIMALS)
+            similarity[row] = round(float(pairs.similarity[pair]), SIMILARITY_DECIMALS)
             own = temperatures[row]
             if np.isnan(own).any():
                 continue
