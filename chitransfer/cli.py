@@ -11,10 +11,11 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from chitransfer import __version__
 from chitransfer.commands.data import data
 from chitransfer.commands.evidence import compare, dashboard, report
 from chitransfer.commands.model import apply, finetune, predict, pretrain, screen
@@ -27,12 +28,28 @@ from chitransfer.secrecy import mask_passwords
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="chitransfer",
-    help="Find the Stage 1 hyperparameters that transfer best to measured polymer χ and solubility.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings=HELP_OPTIONS,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"chitransfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _take_general_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Find the Stage 1 hyperparameters that transfer best to measured polymer χ and solubility."""
+
+
 for command in (search, status, rescore, apply, pretrain, finetune, predict, screen, compare, report, dashboard):
     app.command()(command)
 app.add_typer(data, name="data")

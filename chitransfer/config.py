@@ -18,6 +18,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from chitransfer.counts import say_count
 from chitransfer.errors import ConfigError
 from chitransfer.secrecy import mask_passwords, strip_password
 from chitransfer.sections import (
@@ -255,7 +256,7 @@ def _validate(values: dict[str, Any], origins: _Origins, source: str) -> Config:
         if not problems:
             return config
     listed = "\n".join(f"  {problem}" for problem in dict.fromkeys(problems))
-    raise ConfigError(mask_passwords(f"{source}: {len(set(problems))} setting(s) cannot be used\n{listed}"))
+    raise ConfigError(mask_passwords(f"{source}: {say_count(len(set(problems)), 'setting')} cannot be used\n{listed}"))
 
 
 def _describe(detail: Any, origins: _Origins) -> str:
@@ -268,7 +269,8 @@ def _describe(detail: Any, origins: _Origins) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{where}{dotted}: unknown key{_suggest(parts)}"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    value = "" if detail["type"] in {"missing", "value_error"} else f", got {detail['input']!r}"
+    given = "nothing (null)" if detail["input"] is None else repr(detail["input"])
+    value = "" if detail["type"] in {"missing", "value_error"} else f", got {given}"
     return f"{where}{dotted}: {message[:1].lower()}{message[1:]}{value}"
 
 

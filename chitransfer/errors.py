@@ -14,6 +14,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+OTHER_RESULTS_FOLDER = "make it writable or name another one with --results-dir"
 
 
 class ChitransferError(Exception):

@@ -25,6 +25,8 @@ from chitransfer.model.network import chi_at, inverse_temperature, inverse_tempe
 REMEMBERED = 4096
 # Sums differ in their last bits with the size of a batch; rounding there makes equal polymers equal to the last digit.
 DECIMALS = 8
+# Worked out in single precision, whose further digits mean nothing.
+SIMILARITY_DECIMALS = 6
 PAIRS_AT_ONCE = 1024
 
 
@@ -132,7 +134,7 @@ class Predictor:
     ) -> pd.DataFrame:
         """As `predict`, with temperatures (n_rows, n_temperatures) of each row's own and their columns' names.
 
-        A temperature of NaN gives no χ there; an empty solvent is water.
+        A temperature of NaN gives no χ there and leaves the row's ``in_domain`` open; an empty solvent is water.
         """
         n_rows = len(smiles)
         problem, structures, canonical = self._read_rows(smiles, solvents, n_jobs)
@@ -279,14 +281,16 @@ class Predictor:
             inside["chi_in_domain"] = [None] * n_rows
         for row, pair in zip(np.flatnonzero(good).tolist(), pair_of_row, strict=True):
             nearest[row] = domain.measured.polymers[pairs.nearest[pair]]
-            similarity[row] = round(float(pairs.similarity[pair]), DECIMALS)
+            similarity[row] = round(float(pairs.similarity[pair]), SIMILARITY_DECIMALS)
+            own = temperatures[row]
+            if np.isnan(own).any():
+                continue
             reasons = []
             smallest = domain.measured.smallest_similarity
             if pairs.similarity[pair] < smallest:
                 reasons.append(f"unlike every measured polymer (similarity below {smallest:.2f})")
             if solvents[row] not in domain.solvents:
                 reasons.append("solvent not met in training")
-            own = temperatures[row]
             # Extrapolating χ = A/T + B a little is what it is for; far outside it was never tested.
             if np.any(own < domain.coldest - 10.0) or np.any(own > domain.hottest + 10.0):
                 reasons.append(f"temperature outside the measured {domain.coldest:.0f} to {domain.hottest:.0f} K")

@@ -18,6 +18,7 @@ from typing import TextIO
 import numpy as np
 import pandas as pd
 
+from chitransfer.counts import say_count
 from chitransfer.data.csv_text import (
     PAIR_COLUMNS,
     describe_csv_error,
@@ -118,7 +119,8 @@ def predict_table(
     done = 0
     for rows in reader.chunks(chunk_rows):
         width = len(reader.header)
-        odd = [f"{len(row)} cells where the header names {width} columns" if len(row) != width else "" for row in rows]
+        named = f"where the header names {say_count(width, 'column')}"
+        odd = ["" if len(row) == width else f"{say_count(len(row), 'cell')} {named}" for row in rows]
         cells = [row if len(row) == width else [""] * width for row in rows]
         solvents = [solvent or WATER] * len(rows)
         if solvent is None and reader.solvent is not None:

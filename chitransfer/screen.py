@@ -5,6 +5,7 @@ Called by `chitransfer screen`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from chitransfer.errors import DataError
+from chitransfer.counts import say_count
+from chitransfer.errors import ConfigError, DataError
 from chitransfer.files import replace_atomically, write_csv
 
 RankBy = Literal["p_soluble", "chi"]
 INPUT_ROW = "input_row"
+SHOWN_REASONS = 10
+LONGEST_SOLVENT = 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class Conditions:
         0 … 1.
     in_domain
         The model must have been tested on polymers as strange; of measured χ where χ is asked or ranked by.
+
+    Raises
+    ------
+    ConfigError
+        No χ can fulfil both bounds.
     """
 
     max_chi: float | None = None
@@ -40,6 +49,13 @@ class Conditions:
     certain: bool = False
     min_p_soluble: float | None = None
     in_domain: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_chi is not None and self.max_chi is not None and self.min_chi > self.max_chi:
+            raise ConfigError(
+                f"--min-chi {self.min_chi:g} lies above --max-chi {self.max_chi:g}, so no candidate can fulfil both; "
+                "exchange them or leave one out"
+            )
 
     def select(self, frame: pd.DataFrame, rank_by: RankBy) -> pd.DataFrame:
         """The rows of predictions that fulfil every condition and have a prediction."""
@@ -91,15 +107,18 @@ def screen_candidates(
     Raises
     ------
     DataError
-        The model cannot tell what is asked: it has no solubility head or no χ interval.
+        The model cannot tell what is asked: it has no solubility head or no χ interval. Or there is no candidate, or
+        none that can be predicted.
     """
     best: pd.DataFrame | None = None
+    reasons: Counter[str] = Counter()
     n_rows = n_usable = n_kept = 0
     for rows, frame in predictions:
         _check_columns(frame, conditions, rank_by)
         frame = frame.assign(**{INPUT_ROW: range(n_rows + 1, n_rows + len(rows) + 1)})
         n_rows += len(rows)
         n_usable += int((frame["problem"] == "").sum())
+        reasons.update(frame.loc[frame["problem"] != "", "problem"] if n_usable == 0 else ())
         kept = conditions.select(frame, rank_by)
         n_kept += len(kept)
         others = [name for name in header if name.lower() not in {column.lower() for column in frame.columns}]
@@ -113,10 +132,18 @@ def screen_candidates(
         best = _best_of(found if best is None or best.empty else pd.concat([best, found]), rank_by, top)
     if best is None:
         raise DataError("there are no candidates: the table has a header but no rows")
+    if n_usable == 0:
+        raise DataError(_describe_reasons(n_rows, reasons))
     first = [INPUT_ROW, *(name for name in best.columns if name not in {INPUT_ROW, "problem"})]
     ranked = best[first].reset_index(drop=True)
     ranked.insert(0, "rank", range(1, len(ranked) + 1))
     return Screening(ranked, n_rows, n_usable, n_kept)
+
+
+def _describe_reasons(n_rows: int, reasons: Counter[str]) -> str:
+    shown = [f"  {say_count(count, 'time')}: {reason}" for reason, count in reasons.most_common(SHOWN_REASONS)]
+    more = [f"  … and {len(reasons) - SHOWN_REASONS} other reasons"] if len(reasons) > SHOWN_REASONS else []
+    return f"--input: nothing can be predicted of {say_count(n_rows, 'candidate')}\n" + "\n".join(shown + more)
 
 
 def _check_columns(frame: pd.DataFrame, conditions: Conditions, rank_by: RankBy) -> None:
@@ -147,13 +174,20 @@ def write_screening(screening: Screening, output: Path, picture: Path | None, n_
 
 
 def draw_structures(best: pd.DataFrame, path: Path) -> None:
-    """A grid of up to 50 structures with rank, P(soluble) and χ, as PNG; no display is needed."""
+    """A grid of up to 50 structures, each with what `picture_legend` says of it, as PNG; no display is needed."""
     from rdkit import Chem
     from rdkit.Chem import Draw
 
     molecules = [Chem.MolFromSmiles(smiles) for smiles in best["SMILES"]]
     legends = [picture_legend(row) for row in best.to_dict("records")]
-    content = Draw.MolsToGridImage(molecules, molsPerRow=4, subImgSize=(320, 260), legends=legends, returnPNG=True)
+    options: Any = Draw.MolDrawOptions()
+    # One long candidate must not make specks of all others; bonds have one length where the structure has room.
+    options.drawMolsSameScale = False
+    options.fixedBondLength = 25.0
+    options.legendFraction = 0.2
+    content = Draw.MolsToGridImage(
+        molecules, molsPerRow=4, subImgSize=(320, 260), legends=legends, returnPNG=True, drawOptions=options
+    )
     replace_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -163,4 +197,11 @@ def picture_legend(row: Mapping[Hashable, Any]) -> str:
     if "chi_high" in row:
         chi += f" +/- {row['chi_high'] - row['chi']:.2f}"
     soluble = f"P(soluble) {row['p_soluble']:.2f}, " if "p_soluble" in row else ""
-    return f"{row['rank']}: {soluble}{chi}"
+    solvent = row["solvent"]
+    shown = solvent if len(solvent) <= LONGEST_SOLVENT else f"{solvent[: LONGEST_SOLVENT - 3]}..."
+    domain = ""
+    if not row["in_domain"]:
+        domain = ", outside the domain"
+    elif not row.get("chi_in_domain", True):
+        domain = ", chi outside its domain"
+    return f"{row['rank']}: {soluble}{chi}\nin {shown} at {row['temperature_K']:g} K{domain}"

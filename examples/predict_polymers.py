@@ -8,6 +8,7 @@
 import argparse
 import sys
 
+from chitransfer.errors import ChitransferError
 from chitransfer.predict import Predictor
 
 MODEL = "results/multitask_TIME/checkpoints/best_model.pt"
@@ -15,7 +16,10 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
     parser = argparse.ArgumentParser(description="Predict χ(T) of a few polymers.")
     parser.add_argument("model", nargs="?", default=MODEL, help="best_model.pt of `chitransfer finetune`")
     MODEL = parser.parse_args().model
-predictor = Predictor.load(MODEL)
+try:
+    predictor = Predictor.load(MODEL)
+except ChitransferError as error:
+    sys.exit(f"ERROR: {error}; name the one that `chitransfer finetune` left: examples/predict_polymers.py MODEL.pt")
 
 # %% [markdown]
 # A polymer is its repeat unit with two `*`. However the chain is cut, the answer is the same.

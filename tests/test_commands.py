@@ -18,12 +18,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from chitransfer import __version__
 from chitransfer.config import Config, override_config
 from chitransfer.data.compute import ADDED_COLUMNS
 from chitransfer.errors import ConfigError
 from chitransfer.search.run import run_search
 from chitransfer.search.study import StudyFolder
 from chitransfer.sections import SearchSettings, guide_space
+from chitransfer.training.run_folder import RunFolder
 
 Run = Callable[..., tuple[int, str, str]]
 GUIDE_FLAGS = {
@@ -177,6 +179,18 @@ class TestFlags:
         assert err.startswith(f"ERROR: {tmp_path / 'file'}")
         assert err.count("\n") == 1
 
+    def test_a_results_folder_that_cannot_be_written_has_its_remedy(self, run_command: Run, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        code, _, err = run_command("search", "--results-dir", tmp_path / "file" / "x")
+        assert code == 2
+        remedy = "make it writable or name another one with --results-dir"
+        assert err == (
+            f"ERROR: {tmp_path / 'file' / 'x' / 'hparam_search'}: the results folder cannot be written "
+            f"(Not a directory); {remedy}\n"
+        )
+        with pytest.raises(ConfigError, match=f"cannot be written .*{remedy}"):
+            RunFolder.create(str(tmp_path / "file" / "x"), "multitask")
+
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
     def test_an_output_that_is_full_is_one_message(self) -> None:
         with Path("/dev/full").open("w", encoding="utf-8") as full:
@@ -249,6 +263,9 @@ class TestStart:
         code, out, _ = run_command(*words)
         assert code == 0
         assert "Usage" in out
+
+    def test_version(self, run_command: Run) -> None:
+        assert run_command("--version") == (0, f"chitransfer {__version__}\n", "")
 
     @pytest.mark.parametrize("module", ["hparam_search_transfer_aware", "train_dft_pretrain", "train_multitask"])
     def test_the_guides_modules_show_the_usage_they_have(self, module: str, project_root: Path) -> None:

@@ -59,10 +59,12 @@ class TestProblems:
             "    a: {key: model.encoder_dropout, type: float, low: 0.4, high: 0.2}\n"  # line 10
             "    b: {key: training.lr_pretrain, type: log, low: 0.0, high: 1.0}\n"  # line 11
             "    c: {key: model.encoder_latent_dim, type: categorical, choices: []}\n"  # line 12
+            "cv:\n"
+            "  n_cv_folds:\n"  # line 14: left empty
         )
         path = tmp_path / "broken.yaml"
         message = message_of(path, text)
-        assert message.startswith(f"{path}: 8 setting(s) cannot be used")
+        assert message.startswith(f"{path}: 9 settings cannot be used")
         for expected in (
             "line 1: sed: unknown key (did you mean seed?)",
             "line 3: model.encoder_dropout: ",
@@ -75,6 +77,7 @@ class TestProblems:
             "line 10: search.space.a: low must be at most high",
             "line 11: search.space.b: a log range must stay above zero",
             "line 12: search.space.c: a categorical parameter needs a list of choices",
+            "line 14: cv.n_cv_folds: input should be a valid integer, got nothing (null)",
         ):
             assert expected in message, message
 
@@ -162,7 +165,7 @@ class TestProblems:
     def test_an_overridden_value_is_not_blamed_on_the_file(self, tmp_path: Path) -> None:
         path = tmp_path / "c.yaml"
         path.write_text("seed: 5\n", encoding="utf-8")
-        with pytest.raises(ConfigError, match="from the command line: seed: ") as error:
+        with pytest.raises(ConfigError, match="1 setting cannot be used\n  from the command line: seed: ") as error:
             load_config(path, {"seed": -3})
         assert "line 1" not in str(error.value)
 

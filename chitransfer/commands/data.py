@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from chitransfer.commands.options import ConfigOption, SetOption
+from chitransfer.counts import say_count
 
 data = typer.Typer(
     help="Stage 1 tables from physics, public tables, and a check before training.", no_args_is_help=True
@@ -68,7 +69,7 @@ def build(
             n_jobs=n_jobs or count_processors(),
             progress=lambda done, total: progress("building polymers", done, total),
         )
-    print(f"{summary.n_polymers} polymers, {summary.n_rows} rows in {summary.seconds:.0f} s")
+    print(f"{say_count(summary.n_polymers, 'polymer')}, {say_count(summary.n_rows, 'row')} in {summary.seconds:.0f} s")
     if summary.n_polymers < summary.n_requested:
         print(f"WARNING: {summary.n_requested} were asked for; the monomer list gives no more")
     print(f"classes: {_listed(summary.polymer_classes)}")
@@ -104,9 +105,10 @@ def fetch(
     print(fetched.source.licence.strip())
     print(f"Please cite: {fetched.source.citation}")
     print(
-        f"{fetched.n_rows} rows, {fetched.n_polymers} polymers, {fetched.n_solvents} solvents from "
-        f"{fetched.n_published} published rows; {len(fetched.applied)} corrections ({fetched.corrections}), "
-        f"{fetched.n_left_out} rows left out ({fetched.left_out})"
+        f"{fetched.n_rows} rows, {fetched.n_polymers} polymers, {say_count(fetched.n_solvents, 'solvent')} from "
+        f"{fetched.n_published} published rows; {say_count(len(fetched.applied), 'correction')} "
+        f"({fetched.corrections}), {say_count(fetched.n_left_out, 'row')} left out ({fetched.left_out}), "
+        f"{say_count(fetched.n_duplicates, 'repeat')} of earlier rows dropped"
     )
     print(f"table: {fetched.table}" + (" (from files fetched before)" if fetched.from_cache else ""))
 

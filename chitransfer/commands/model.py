@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from chitransfer.commands.options import ConfigOption, SetOption, collect_overrides
+from chitransfer.counts import say_count
 
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int | None, typer.Option(help="Fixes every random choice.")]
@@ -156,7 +157,7 @@ def predict(
         n_rows, n_problems = write_predictions(reader, predictions, output)
     seconds = time.monotonic() - started
     console.print(
-        f"{output}: {n_rows} rows in {seconds:.1f} s ({n_rows / seconds:.0f} a second), "
+        f"{output}: {say_count(n_rows, 'row')} in {seconds:.1f} s ({n_rows / seconds:.0f} a second), "
         f"{n_problems} without a prediction or with a remark (column problem)",
         highlight=False,
     )
@@ -193,6 +194,7 @@ def screen(
 
     if rank_by != "p_soluble" and rank_by != "chi":
         raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")
+    conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
     picture = picture or output.with_name(output.name.removesuffix(".gz")).with_suffix(".png")
     check_writable(output, "--output", (".csv", ".csv.gz"))
     check_writable(picture, "--picture", (".png",))
@@ -208,13 +210,12 @@ def screen(
             n_jobs=n_jobs or count_processors(),
             progress=progress,
         )
-        conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     write_screening(found, output, picture)
     repeated = ", some of them one polymer more than once" if len(found.best) < min(top, found.n_kept) else ""
     console.print(
-        f"{found.n_rows} candidates, {found.n_usable} with a prediction, {found.n_kept} fulfil the conditions"
-        f"{repeated}; the best {len(found.best)} are in {output}"
+        f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, "
+        f"{found.n_kept} within the conditions{repeated}; the best {len(found.best)} are in {output}"
         + (f", drawn in {picture}" if len(found.best) else ""),
         highlight=False,
     )

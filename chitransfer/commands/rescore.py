@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from chitransfer.commands.options import SetOption, collect_overrides
+from chitransfer.counts import say_count
 
 
 def rescore(
@@ -36,7 +37,7 @@ def rescore(
     console = make_console(quiet)
     with show_progress(console) as progress:
         rescored = rescore_study(locate_study(study), overrides, progress=progress)
-    console.print(f"{len(rescored.trials)} trials scored again without pretraining", highlight=False)
+    console.print(f"{say_count(len(rescored.trials), 'trial')} scored again without pretraining", highlight=False)
     console.print("rank  trial  objective  before  rank before", highlight=False)
     for rank, row in enumerate(rescored.trials.head(10).itertuples(), start=1):
         line = f"{rank:4d}  {row.number:5d}  {row.value:9.4f}  {row.value_before:6.4f}  {row.rank_before:11d}"

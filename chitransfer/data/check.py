@@ -153,11 +153,12 @@ class AgreementFacts:
 class CheckReport:
     """Everything `check_tables` found; `to_dict` is what ``--json`` prints.
 
-    `stereo_variants` are the polymers that differ from another one only in stereo.
+    `n_measured` polymers are split by cross-validation; `stereo_variants` differ from another polymer only in stereo.
     """
 
     tables: tuple[TableFacts, ...]
     shared_polymers: dict[str, int]
+    n_measured: int
     stage1_temperatures: TemperatureFacts
     chi_temperatures: TemperatureFacts | None
     noise: NoiseFacts | None
@@ -210,11 +211,13 @@ def check_tables(
         for first, second in (("stage1", "chi"), ("stage1", "solubility"), ("chi", "solubility"))
         if first in polymers and second in polymers
     }
+    names = merge_stereo_variants(set().union(*polymers.values()))
     # Labels that all contradict each other leave a table without rows.
     measured = [table for table in (chi, solubility) if table is not None and len(table)]
     report = CheckReport(
         tables=facts,
         shared_polymers=shared,
+        n_measured=len({names[polymer] for table in measured for polymer in table.rows["polymer"]}),
         stage1_temperatures=_temperature_facts(stage1.rows),
         chi_temperatures=None if chi is None else _temperature_facts(chi.rows),
         noise=None if chi is None else _noise_facts(chi.rows),
@@ -222,9 +225,7 @@ def check_tables(
         contradictions=_contradictions(chi, solubility),
         coverage=_coverage(stage1, measured, cache_folder, n_jobs, progress),
         agreement=None if chi is None else _agreement(stage1.rows, chi.rows),
-        stereo_variants=tuple(
-            one for one, name in merge_stereo_variants(set().union(*polymers.values())).items() if one != name
-        ),
+        stereo_variants=tuple(one for one, name in names.items() if one != name),
     )
     from chitransfer.data.check_warnings import find_warnings
 

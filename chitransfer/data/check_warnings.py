@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chitransfer.counts import say_count
+
 if TYPE_CHECKING:
     from chitransfer.data.check import CheckReport, CoverageFacts, TableFacts
 
@@ -26,6 +28,7 @@ def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
     """Warnings in plain words, the gravest first; each says what follows and what to do."""
     for facts in report.tables:
         yield from _about_table(facts, n_folds)
+    yield from _about_folds(report, n_folds)
     yield from _about_contradictions(report)
     yield from _about_stereo(report)
     yield from _about_temperatures(report)
@@ -42,31 +45,43 @@ def _about_table(facts: TableFacts, n_folds: int) -> Iterator[str]:
         shown = "; ".join(f"line {line}: {value}: {reason}" for line, value, reason in facts.rejected)
         more = "; …" if facts.n_rejected > len(facts.rejected) else ""
         yield (
-            f"{name}: {facts.n_rejected} rows cannot be used ({shown}{more}). A search stops at them, unless "
-            "data.on_bad_rows or data.on_contradictory_labels tell it to leave them out."
+            f"{name}: {say_count(facts.n_rejected, 'row')} cannot be used ({shown}{more}). A search stops there, "
+            "unless data.on_bad_rows or data.on_contradictory_labels tell it to leave such rows out."
         )
     if facts.kind == "stage1" and facts.n_polymers < FEW_STAGE1_POLYMERS:
         yield (
-            f"{name}: only {facts.n_polymers} polymers. Pretraining has little to teach; `chitransfer data build` "
-            "makes thousands in minutes."
+            f"{name}: only {say_count(facts.n_polymers, 'polymer')}. Pretraining has little to teach; "
+            "`chitransfer data build` makes thousands in minutes."
         )
     if facts.kind != "stage1" and 0 < facts.n_polymers < FEW_PER_FOLD * n_folds:
+        few = (
+            f"fewer than {FEW_PER_FOLD} to score per fold"
+            if facts.n_polymers >= n_folds
+            else "folds without any to score"
+        )
         yield (
-            f"{name}: {facts.n_polymers} polymers in {n_folds} folds leave fewer than {FEW_PER_FOLD} to score per "
-            "fold; scores will jump with the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats "
-            "(cv.n_cv_repeats)."
+            f"{name}: {say_count(facts.n_polymers, 'polymer')} in {n_folds} folds: {few}, and scores will jump with "
+            "the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats (cv.n_cv_repeats)."
         )
     share, polymer = facts.largest_share or (0.0, "")
     if share > DOMINANT_SHARE and facts.n_polymers > 1:
         yield f"{name}: {share:.0%} of the rows are one polymer, {polymer}; its fold decides the score."
     if facts.n_duplicates:
-        yield f"{name}: {facts.n_duplicates} rows repeat an earlier one exactly and count twice."
+        yield f"{name}: rows that repeat an earlier one exactly, {facts.n_duplicates}, count twice."
+
+
+def _about_folds(report: CheckReport, n_folds: int) -> Iterator[str]:
+    if report.n_measured < n_folds:
+        yield (
+            f"Stage 2 has {say_count(report.n_measured, 'polymer')} in all, too few for {n_folds} folds: a search "
+            "refuses to start. Lower cv.n_cv_folds."
+        )
 
 
 def _about_contradictions(report: CheckReport) -> Iterator[str]:
     if report.contradictions:
         yield (
-            f"{len(report.contradictions)} solubility labels are contradicted by another label or by a measured chi; "
+            f"Solubility labels that another label or a measured chi contradicts: {len(report.contradictions)}; "
             f"first: {report.contradictions[0]}"
         )
 
@@ -111,9 +126,9 @@ def _about_temperatures(report: CheckReport) -> Iterator[str]:
 def _about_stereo(report: CheckReport) -> Iterator[str]:
     if report.stereo_variants:
         yield (
-            f"{len(report.stereo_variants)} polymers differ from another one only in stereochemistry (such as "
-            f"{min(report.stereo_variants)}). Features leave it out, so models give both the same values; in every "
-            "split they stay together."
+            f"{say_count(len(report.stereo_variants), 'polymer')} with a stereo variant in the tables (such as "
+            f"{min(report.stereo_variants)}). Features leave stereochemistry out, so models give both the same values; "
+            "in every split they stay together."
         )
 
 
@@ -136,8 +151,8 @@ def _about_coverage(coverage: CoverageFacts) -> Iterator[str]:
         )
     if coverage.n_solvents_unseen:
         yield (
-            f"{name}: {coverage.n_solvents_unseen} solvents ({coverage.share_rows_unseen:.0%} of the rows) are not in "
-            "Stage 1."
+            f"{name}: {say_count(coverage.n_solvents_unseen, 'solvent')} not in Stage 1 "
+            f"({coverage.share_rows_unseen:.0%} of the rows)."
         )
 
 
@@ -150,6 +165,12 @@ def _about_labels(report: CheckReport) -> Iterator[str]:
             "Correct them, or set paths.solubility_csv to null to search on chi alone."
         )
     if share is None or n_rows is None:
+        return
+    if share in (0.0, 1.0):
+        yield (
+            f"Solubility: every label is {'soluble' if share else 'insoluble'}. A search needs both classes and "
+            "refuses to start: add polymers of the other one, or set paths.solubility_csv to null for chi alone."
+        )
         return
     smaller = min(share, 1 - share)
     if share > LOPSIDED_SHARE:
@@ -164,8 +185,8 @@ def _about_labels(report: CheckReport) -> Iterator[str]:
         )
     if smaller * n_rows < FEW_OF_A_CLASS:
         yield (
-            f"Solubility: {round(smaller * n_rows)} rows of the rarer class; F1 and recall will be coarse and noisy. "
-            "More repeats help (cv.n_cv_repeats), more rows help more."
+            f"Solubility: {say_count(round(smaller * n_rows), 'row')} of the rarer class; F1 and recall will be coarse "
+            "and noisy. More repeats help (cv.n_cv_repeats), more rows help more."
         )
 
 

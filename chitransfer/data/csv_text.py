@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from chitransfer.counts import say_count
 from chitransfer.errors import DataError
 
 BUILTIN_PREFIX = "builtin:"
@@ -24,10 +25,14 @@ BUILTIN_TABLES = {
     "experimental_chi": "experimental_chi.csv",
     "water_solubility": "water_solubility.csv",
 }
-# Headers that are easily written for an optional column, which would then be left out without a word.
+# Headers that are easily written for an optional column, which would then be left out without a word; in small letters,
+# with a blank for every sign: "T [°C]" reads "t c", unlike the "Tc" of a critical point.
+_SCALE = "(celsius|centigrade|fahrenheit|kelvins?)"
+_DEGREES = f"({_SCALE}|deg(ree)?s?( ?({_SCALE}|[ckf]))?)"
+_UNIT = f"({_DEGREES}|[ckf])"
 _MEANT = {
-    "temp": re.compile(r"(temp|temperature)([ _/(\[].*)?|t([ _/(\[]*k[)\]]?)?|kelvin"),
-    "solvent": re.compile(r"solvents?([ _/(\[].*)?|solv"),
+    "temp": re.compile(f"temp(erature)?s?( .*|{_UNIT})?|(t|theta)( in)?( {_UNIT})?|t(k|{_DEGREES})|(deg.* )?{_SCALE}"),
+    "solvent": re.compile(".*solvent.*|(smiles )?solv( smiles)?"),
 }
 
 
@@ -100,8 +105,9 @@ def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, lis
                 header = [cell.strip() for cell in record]
             elif len(record) != len(header):
                 raise DataError(
-                    f"{name}, line {line}: {len(record)} cells where the header names {len(header)} columns "
-                    f"({', '.join(header)}); quote cells that hold commas{_hint_at_semicolons(header)}"
+                    f"{name}, line {line}: {say_count(len(record), 'cell')} where the header names "
+                    f"{say_count(len(header), 'column')} ({', '.join(header)}); quote cells that hold commas"
+                    f"{_hint_at_separator(header)}"
                 )
             else:
                 rows.append((line, record))
@@ -143,7 +149,7 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
     if missing:
         raise DataError(
             f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)} "
-            f"(names may be in any case, in any order){_hint_at_semicolons(header)}"
+            f"(names may be in any case, in any order){_hint_at_separator(header)}"
         )
     return positions
 
@@ -163,13 +169,16 @@ def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> N
     """
     for column, pattern in _MEANT.items():
         for cell in header if column not in settled else []:
-            if pattern.fullmatch(cell.lower()):
-                what = "kelvin" if column == "temp" else "SMILES of solvents"
+            if pattern.fullmatch(re.sub("[^a-z0-9]+", " ", cell.lower()).strip()):
+                what = "kelvin (°C + 273.15)" if column == "temp" else "SMILES of solvents"
                 raise DataError(
                     f"{name}, line 1: there is no column {column}, but one called {cell}; call it {column} if it holds "
                     f"{what}, otherwise rename it or take it out"
                 )
 
 
-def _hint_at_semicolons(header: list[str]) -> str:
-    return "; the cells look separated by ';', save with commas" if any(";" in cell for cell in header) else ""
+def _hint_at_separator(header: list[str]) -> str:
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if any(separator in cell for cell in header):
+            return f"; separated by {name}? save as CSV with commas"
+    return ""

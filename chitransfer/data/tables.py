@@ -134,6 +134,10 @@ def canonical_solvent(smiles: str) -> str:
         raise ValueError("the solvent is not a SMILES that RDKit can read (water is O)")
     if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
         raise ValueError("the solvent holds a *; a solvent is a whole molecule")
+    if len(Chem.GetMolFrags(molecule)) > 1:
+        raise ValueError(
+            "the solvent is more than one molecule or ion; mixtures and salts are not modelled: give one molecule"
+        )
     return Chem.MolToSmiles(molecule)
 
 
@@ -181,7 +185,8 @@ def _read(
     if rejected and on_bad_rows == "error":
         raise DataError(_describe_rejected(name, rejected, len(records)))
     if not kept:
-        raise DataError(f"{name}: no row can be used ({len(rejected)} rejected; first: {rejected[0][2]})")
+        line, value, reason = rejected[0]
+        raise DataError(f"{name}: no row can be used ({len(rejected)} rejected; first: line {line}: {value}: {reason})")
     rows = pd.DataFrame(kept, columns=["line", "SMILES", "polymer", "solvent", *value_names])
     if "temp" in value_names:
         rows = rows[["line", "SMILES", "polymer", "solvent", "temp", "chi"]]

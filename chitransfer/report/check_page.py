@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chitransfer.data.check import FAR, SIMILAR, CheckReport, TemperatureFacts
+from chitransfer.counts import say_count
+from chitransfer.data.check import FAR, SHOWN, SIMILAR, CheckReport, TemperatureFacts
 from chitransfer.files import replace_atomically
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def describe_check(report: CheckReport) -> str:
             f"Stage 1 against {report.agreement.n_pairs:,} measured rows it shares ({report.agreement.n_polymers} "
             f"polymers): Spearman {report.agreement.spearman:.2f}"
         )
-    for contradiction in report.contradictions[:5]:
-        lines.append(f"  {contradiction}")
+    lines += [f"  {contradiction}" for contradiction in report.contradictions[:SHOWN]]
+    if len(report.contradictions) > SHOWN:
+        lines.append(f"  … and {len(report.contradictions) - SHOWN} more contradicted labels")
     lines += ["", "Warnings" if report.warnings else "No warnings."]
     lines += [f"  {number}. {warning}" for number, warning in enumerate(report.warnings, start=1)]
     return "\n".join(lines) + "\n"
@@ -124,7 +126,7 @@ def _draw_similarity(axes: Axes, report: CheckReport) -> None:
             np.arange(1, len(values) + 1) / len(values),
             where="post",
             color=COLOURS[coverage.kind],
-            label=f"{TITLES[coverage.kind]}, {coverage.n_polymers} polymers",
+            label=f"{TITLES[coverage.kind]}, {say_count(coverage.n_polymers, 'polymer')}",
         )
     axes.axvspan(0, FAR, color="#d1495b", alpha=0.1, label="nothing alike")
     axes.set_xlim(0, 1.02)

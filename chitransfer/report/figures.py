@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.importance import BaseImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
+from chitransfer.counts import say_count
 from chitransfer.files import replace_atomically
 from chitransfer.search.results import read_recommended, read_standing, trivial_objective, with_one_value
 from chitransfer.search.study import CONTRACT, StudyFolder
@@ -230,7 +231,10 @@ def _draw_history(series: HistorySeries) -> Figure:
 def _draw_importances(importances: Mapping[str, float], n_trials: int) -> Figure:
     figure = new_figure(7, 0.5 * max(len(importances), 3) + 1.4)
     axes = plain_axes(figure.subplots())
-    axes.set(title=f"Which hyperparameters matter ({n_trials} trials)", xlabel="share of importance for the objective")
+    axes.set(
+        title=f"Which hyperparameters matter ({say_count(n_trials, 'trial')})",
+        xlabel="share of importance for the objective",
+    )
     if not importances:
         axes.text(0.5, 0.5, "not enough different trials to tell", ha="center", transform=axes.transAxes)
         axes.set_yticks([])

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from chitransfer.counts import say_count
 from chitransfer.report.figures import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, plain_axes, save_figure
 from chitransfer.training.model_report import CHI_FILE, CROSS_VALIDATION, SOLUBILITY_FILE
 
@@ -32,6 +33,13 @@ class Reliability:
     predicted: np.ndarray
     observed: np.ndarray
     n_rows: np.ndarray
+
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """Wilson's 95 % interval of each share, which a share of 0 or 1 has as well; inside 0 … 1."""
+        z, n = 1.96, self.n_rows
+        centre = (self.observed + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z * np.sqrt(self.observed * (1 - self.observed) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+        return np.minimum(centre - half, self.observed).clip(0), np.maximum(centre + half, self.observed).clip(max=1)
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,8 @@ def _draw_solubility(left_out: pd.DataFrame, name: str, figures: Path) -> None:
 
 
 def _draw_history(history: pd.DataFrame) -> Figure:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
     figure = new_figure(8, 4)
     left, right = figure.subplots(1, 2)
     for number, rows in history.groupby("network"):
@@ -134,6 +144,11 @@ def _draw_history(history: pd.DataFrame) -> Figure:
         plain_axes(right).plot(rows["epoch"], rows["validation_mae"], lw=1.4)
     left.set(xlabel="epoch", ylabel="training loss (standardised χ)", yscale="log")
     right.set(xlabel="epoch", ylabel="validation MAE of χ")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(NullFormatter())
     left.legend(frameon=False, fontsize=9)
     return figure
 
@@ -147,7 +162,7 @@ def _draw_parity(frame: pd.DataFrame, columns: dict[str, str], title: str) -> Fi
         if len(rows) == 0:
             continue
         error = float(np.abs(rows["chi"] - rows[column]).mean())
-        label = f"{split}: {len(rows)} rows, MAE {error:.3f}"
+        label = f"{split}: {say_count(len(rows), 'row')}, MAE {error:.3f}"
         by_split.scatter(rows["chi"], rows[column], s=10, alpha=0.5, color=SPLIT_COLOURS[split], label=label)
         measured.append(rows["chi"].to_numpy())
         predicted.append(rows[column].to_numpy())
@@ -220,7 +235,7 @@ def _draw_confusion(positive: np.ndarray, called: np.ndarray, name: str) -> Figu
             )
     axes.set_xticks([0, 1], [f"not {name}", name])
     axes.set_yticks([0, 1], [f"not {name}", name], rotation=90, va="center")
-    axes.set(xlabel="called", ylabel="measured", title="Polymers left out")
+    axes.set(xlabel="called", ylabel="measured", title="Rows of polymers left out")
     return figure
 
 
@@ -228,9 +243,11 @@ def _draw_reliability(series: Reliability, name: str) -> Figure:
     figure = new_figure(4.8, 4.4)
     axes = plain_axes(figure.subplots())
     axes.plot([0, 1], [0, 1], color=TRIVIAL, lw=1, ls="--")
-    # A share of n rows is uncertain by about √(p(1 − p)/n).
-    error = 1.96 * np.sqrt(series.observed * (1 - series.observed) / series.n_rows)
-    axes.errorbar(series.predicted, series.observed, yerr=error, fmt="o-", color=TRIAL, capsize=3)
+    low, high = series.interval()
+    error = (series.observed - low, high - series.observed)
+    label = f"about {say_count(round(series.n_rows.mean()), 'row')} each,\nbars: 95 % interval of the share"
+    axes.errorbar(series.predicted, series.observed, yerr=error, fmt="o-", color=TRIAL, capsize=3, label=label)
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
     axes.set(
         xlabel=f"predicted P({name})",
         ylabel=f"share that is {name}",

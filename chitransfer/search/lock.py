@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from chitransfer.errors import StudyError
+from chitransfer.errors import OTHER_RESULTS_FOLDER, StudyError
 from chitransfer.files import write_json
 from chitransfer.search.storage import explain_write_errors, find_lock_holder, lock_on_server
 from chitransfer.search.study import StudyFolder
@@ -26,7 +26,9 @@ def explain_unwritable(path: Path) -> Iterator[None]:
     except Timeout:
         raise
     except OSError as error:
-        raise StudyError(f"{path}: the results folder cannot be written ({error.strerror or error})") from error
+        raise StudyError(
+            f"{path}: the results folder cannot be written ({error.strerror or error}); {OTHER_RESULTS_FOLDER}"
+        ) from error
 
 
 @contextmanager

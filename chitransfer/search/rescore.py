@@ -25,7 +25,7 @@ from chitransfer.search.results import beaten_by_trivial, trivial_objective, wit
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_searched_dataset, read_study
 from chitransfer.search.summary import describe_side_by_side
-from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings
+from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings, SpaceParameter
 from chitransfer.training.trivial import score_trivial_predictor
 
 # Found out again on every machine; no part of what was measured.

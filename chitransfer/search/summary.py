@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config
+from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.search.driver import StopReason
 from chitransfer.search.lock import find_driver
@@ -74,10 +75,17 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
         lines.append(_describe_rows("Stage 2, solubility", dataset.solubility, dataset) + f", {share:.0%} soluble")
         positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
         lines.append(f"  F1 and recall speak of the {'soluble' if positive else 'insoluble'} class")
+    for what, rows in (("measured χ", dataset.chi), ("solubility", dataset.solubility)):
+        n_polymers = config.cv.n_cv_folds if rows is None else len(np.unique(rows.polymer))
+        if n_polymers < config.cv.n_cv_folds:
+            lines.append(
+                f"  {what} is scored in at most {n_polymers} of {config.cv.n_cv_folds} folds (cv.n_cv_folds), having "
+                "no more polymers"
+            )
     if dataset.n_stereo_variants:
         lines.append(
-            f"  {dataset.n_stereo_variants} polymers differ from another one only in stereochemistry, which features "
-            "leave out: variants count as one polymer"
+            f"  {say_count(dataset.n_stereo_variants, 'polymer')} with a stereo variant in the tables: features leave "
+            "stereochemistry out, so variants count as one polymer"
         )
     return lines
 
@@ -101,13 +109,11 @@ def _describe_rows(title: str, rows: Rows, dataset: Dataset) -> str:
     table = rows.table
     n_solvents = len(np.unique(rows.solvent))
     solvents = f"in {n_solvents} solvents" if n_solvents > 1 else f"in {dataset.solvents[int(rows.solvent[0])]}"
-    repeated = f", {table.n_repeated} repeated measurements" if table.n_repeated else ""
-    rejected = f", {len(table.rejected)} rows left out" if len(table.rejected) else ""
+    repeated = f", {say_count(table.n_repeated, 'repeated measurement')}" if table.n_repeated else ""
+    rejected = f", {say_count(len(table.rejected), 'row')} left out" if len(table.rejected) else ""
     water = " (water)" if solvents == "in O" else ""
-    return (
-        f"{title}: {len(rows)} rows, {len(np.unique(rows.polymer))} polymers {solvents}{water}{repeated}{rejected} "
-        f"({table.source})"
-    )
+    polymers = say_count(len(np.unique(rows.polymer)), "polymer")
+    return f"{title}: {say_count(len(rows), 'row')}, {polymers} {solvents}{water}{repeated}{rejected} ({table.source})"
 
 
 def describe_outcome(

@@ -16,6 +16,7 @@ import torch
 from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.config import Config
+from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, DataError
 from chitransfer.model.calibration import ProbabilityCalibration
@@ -120,10 +121,11 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     )
     settings = stage2_settings(config, config.training.num_epochs_finetune, is_full=True)
     say(
-        f"Stage 2: {len(learned)} polymers to learn from, "
+        f"Stage 2: {say_count(len(learned), 'polymer')} to learn from, "
         f"{len(dataset.measured_polymers()) - len(learned)} kept for the test; "
-        f"{len(stage1.networks)} network(s) × {folds.shape[0]} repeats × {config.cv.n_cv_folds} folds, "
-        f"encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; results in {folder.path}"
+        f"{say_count(len(stage1.networks), 'network')} × {say_count(len(folds), 'repeat')} × "
+        f"{config.cv.n_cv_folds} folds, encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; "
+        f"results in {folder.path}"
     )
     seed = derive_seed(config.seed, "full stage2")
     ensemble = fit_ensemble(stage1.networks, data, dataset, folds, settings, seed, progress)

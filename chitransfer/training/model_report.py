@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.files import write_csv, write_json
 from chitransfer.model.calibration import ProbabilityCalibration
@@ -101,7 +102,8 @@ def chi_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any]:
         "validation": chi_scores(chi[own], frame["chi_cv"].to_numpy()[own]),
         "validation_by_repeat": by_repeat,
         "validation_mean_of_repeats": {
-            name: float(np.mean([one[name] for one in by_repeat])) for name in (by_repeat[0] if by_repeat else {})
+            name: count if name == "n_rows" else float(np.mean([one[name] for one in by_repeat]))
+            for name, count in by_repeat[0].items()
         },
         "validation_by_fold": [
             _by_fold(frame[f"fold_{k}"].to_numpy(), chi, frame[name].to_numpy()) for k, name in enumerate(repeats, 1)
@@ -130,7 +132,7 @@ def solubility_frame(rows: Rows, model: TrainedModel, logits: TaskPredictions) -
     """A line a solubility row; probabilities are of the positive class.
 
     ``p_cv_N`` comes from members of repeat N that never saw the polymer, uncalibrated; ``p_cv`` from all repeats,
-    calibrated on the other folds, and ``called_cv`` by a threshold chosen on the other folds. ``p_train`` and
+    calibrated on the other folds, and ``called_positive`` by a threshold chosen on the other folds. ``p_train`` and
     ``p_model`` are calibrated as in the model; ``p_low``, ``p_high`` is the interval of the members that left the row
     out.
     """
@@ -228,11 +230,13 @@ def _describe_chi(report: dict[str, Any]) -> list[str]:
     if report.get("stated_coverage", COVERAGE) < COVERAGE:
         stated = report["stated_coverage"]
         lines.append(
-            f"warning: a χ interval from {report['n_polymers'][CROSS_VALIDATION]} polymers can promise "
+            f"warning: a χ interval from {say_count(report['n_polymers'][CROSS_VALIDATION], 'polymer')} can promise "
             f"{stated:.0%} at most, not {COVERAGE:.0%}; so does chi_low … chi_high. Measure χ of 9 polymers or more"
         )
     if report["test"]["n_rows"]:
-        lines.append(f"χ on test polymers ({report['test']['n_rows']} rows): MAE {report['test']['mae']:.3f}")
+        lines.append(
+            f"χ on test polymers ({say_count(report['test']['n_rows'], 'row')}): MAE {report['test']['mae']:.3f}"
+        )
     return lines
 
 

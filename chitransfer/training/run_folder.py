@@ -15,7 +15,7 @@ import numpy as np
 
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset, Rows
-from chitransfer.errors import ConfigError
+from chitransfer.errors import OTHER_RESULTS_FOLDER, ConfigError
 from chitransfer.files import make_new_folder, write_atomically
 from chitransfer.provenance import versions, write_provenance
 from chitransfer.training.metrics import chi_metrics
@@ -43,7 +43,9 @@ class RunFolder:
         try:
             return cls(make_new_folder(Path(results_dir), name))
         except OSError as error:
-            raise ConfigError(f"paths.results_dir: {results_dir} cannot be written ({error.strerror})") from error
+            raise ConfigError(
+                f"paths.results_dir: {results_dir} cannot be written ({error.strerror}); {OTHER_RESULTS_FOLDER}"
+            ) from error
 
     @property
     def best_model(self) -> Path:

@@ -137,7 +137,7 @@ def test_contradictions_within_and_between_tables_are_named(report):
     assert len(report.contradictions) == 3
     assert report.contradictions[0].startswith("solubility line 7")
     assert any("called soluble, but its measured chi is 4.27" in text for text in report.contradictions)
-    assert warned(report, "3 solubility labels are contradicted")
+    assert warned(report, "a measured chi contradicts: 3;")
 
 
 def test_similarity_is_tanimoto_against_rdkit():
@@ -184,7 +184,28 @@ def test_lopsided_labels_are_told(tmp_path, labels, words):
     rows = "".join(f"*CC(*){'C' * (n + 1)},{label}\n" for n, label in enumerate(labels))
     report = check_tables(*tables(tmp_path, solubility="SMILES,soluble\n" + rows))
     assert warned(report, words)
-    assert warned(report, "1 rows of the rarer class")
+    assert warned(report, "1 row of the rarer class")
+
+
+@pytest.mark.parametrize(("label", "name"), [(1, "soluble"), (0, "insoluble")])
+def test_labels_of_one_class_are_told_as_a_search_takes_them(tmp_path, label, name):
+    rows = "".join(f"*CC(*){'C' * (n + 1)},{label}\n" for n in range(6))
+    stage1, chi, solubility = tables(tmp_path, solubility="SMILES,soluble\n" + rows)
+    report = check_tables(stage1, chi, solubility, n_folds=10)
+    assert warned(report, f"every label is {name}. A search needs both classes and refuses to start")
+    assert not any("positive" in warning or "rarer" in warning for warning in report.warnings)
+    # Poly(propylene) to poly(1-octene), ethylene oxide, styrene and vinyl chloride.
+    assert report.n_measured == 9
+    assert warned(report, "Stage 2 has 9 polymers in all, too few for 10 folds: a search refuses to start")
+    assert warned(report, "experimental chi: 3 polymers in 10 folds: folds without any to score")
+    assert warned(report, "experimental chi: 1 solvent not in Stage 1")
+
+
+def test_contradictions_that_are_not_shown_are_counted(tmp_path):
+    rows = "".join(f"*CC(*){'C' * (n + 1)},{label}\n" for n in range(3) for label in (0, 1)) + "*CC*,1\n"
+    assert "… and 1 more contradicted labels" in describe_check(
+        check_tables(*tables(tmp_path, solubility="SMILES,soluble\n" + rows))
+    )
 
 
 def test_one_stage2_table_is_enough(tmp_path):

@@ -23,7 +23,7 @@ no polymer,300,CCO,O
 Celsius,25,*CCO*,O
 "a, quoted",abc,*CCO*,O
 odd solvent,300,*CCO*,*C
-ionic solvent,300,*CCO*,[Na+].[Cl-]
+phosphine solvent,300,*CCO*,CP(C)C
 PVA,298.15,*C(O)C*,[OH2]
 """
 
@@ -70,7 +70,7 @@ def test_reasons_are_given_in_words(pairs: Path, tmp_path: Path) -> None:
     assert "273.15" in reasons["Celsius"]
     assert reasons["a, quoted"] == "temp is not a number"
     assert "whole molecule" in reasons["odd solvent"]
-    assert reasons["ionic solvent"].startswith("solvent: ")
+    assert reasons["phosphine solvent"].startswith("solvent: ")
 
 
 def test_its_own_output_can_be_computed_again(pairs: Path, tmp_path: Path) -> None:

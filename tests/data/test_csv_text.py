@@ -25,21 +25,28 @@ def test_quoted_commas_quotes_and_line_breaks_are_read() -> None:
     assert rows == [(2, ["*CCO*", 'a, "b"\nc']), (4, ["*CC*", "d"])]
 
 
-@pytest.mark.parametrize("cell", ["temperature", "Temp_K", "T", "T (K)", "temp [K]", "Temperature/C"])
+KELVIN = ["temperature", "Temp_K", "T", "T (K)", "temp [K]", "T / K", "TK", "T_kelvin", "temps", "kelvin"]
+CELSIUS = ["T (°C)", "T [°C]", "T / °C", "t/°C", "T_C", "Tdeg", "TdegC", "T_celsius", "theta", "Temperature/C", "tempC"]
+
+
+@pytest.mark.parametrize("cell", KELVIN + CELSIUS)
 def test_a_column_that_is_likely_the_temperature_is_not_ignored(cell: str) -> None:
     header = ["SMILES", "chi", cell]
-    with pytest.raises(DataError, match="there is no column temp, but one called"):
+    with pytest.raises(DataError, match=r"no column temp, but one called .* if it holds kelvin \(°C \+ 273.15\)"):
         refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")
 
 
-@pytest.mark.parametrize("cell", ["solvent_smiles", "Solvents", "solvent (SMILES)"])
+@pytest.mark.parametrize("cell", ["solvent_smiles", "Solvents", "solvent (SMILES)", "SMILES_solvent", "solventSMILES"])
 def test_a_column_that_is_likely_the_solvent_is_not_ignored(cell: str) -> None:
     header = ["SMILES", cell]
     with pytest.raises(DataError, match="there is no column solvent, but one called"):
         refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")
 
 
-@pytest.mark.parametrize("cell", ["temp", "template", "tg", "solvent", "solvation", "note", "total"])
+ORDINARY = ["template", "Tg", "Tm (K)", "T_g_K", "Tc", "T1", "title", "type", "tacticity", "test", "total"]
+
+
+@pytest.mark.parametrize("cell", ["temp", "solvent", "solvation", "note", *ORDINARY])
 def test_other_columns_are_nobodys_business(cell: str) -> None:
     header = ["SMILES", cell]
     refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")

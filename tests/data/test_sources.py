@@ -146,7 +146,9 @@ def test_the_command_says_when_nothing_was_transferred(tmp_path, mirror, monkeyp
     monkeypatch.setenv("CHITRANSFER_CACHE", str(tmp_path / "kept"))
     words = ["data", "fetch", "polysol", "--output-folder", tmp_path / "out", "--base-url"]
     table = f"table: {tmp_path / 'out' / 'polysol.csv'}"
-    assert run_command(*words, mirror)[1].splitlines()[-1] == table
+    printed = run_command(*words, mirror)[1].splitlines()
+    assert printed[-1] == table
+    assert printed[-2].endswith(", 1 repeat of earlier rows dropped")
     assert run_command(*words, tmp_path / "gone")[1].splitlines()[-1] == f"{table} (from files fetched before)"
 
 

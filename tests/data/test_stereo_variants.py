@@ -66,7 +66,7 @@ def test_variants_are_in_the_same_fold_whatever_the_shuffle(dataset: Dataset) ->
 def test_a_search_says_that_variants_count_as_one(dataset: Dataset) -> None:
     """Its numbers of polymers are lower than those of ``data check``, which counts what the tables name."""
     (line,) = [line for line in describe_data(dataset, Config()) if "stereochemistry" in line]
-    assert line.strip().startswith("4 polymers differ")
+    assert line.strip().startswith("4 polymers with a stereo variant")
 
 
 def test_no_two_polymers_of_a_dataset_have_the_same_features(dataset: Dataset) -> None:
@@ -116,7 +116,7 @@ def test_data_check_says_so(dataset: Dataset, tables: Tables, run_command: Calla
     words = [word for key, value in tables.overrides().items() for word in ("--set", f"{key}={value}")]
     code, out, _ = run_command("data", "check", *words)
     assert code == 0
-    assert "4 polymers differ from another one only in stereochemistry" in " ".join(out.split())
+    assert "4 polymers with a stereo variant in the tables" in " ".join(out.split())
 
 
 def test_a_study_that_split_variants_does_not_go_on(

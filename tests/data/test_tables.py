@@ -182,10 +182,12 @@ class TestBrokenFiles:
             (b"SMILES,chi\n", "has a header (SMILES, chi) but no rows"),
             (b"SMILES,temp\n*CC*,300\n", "line 1: missing column(s) chi; found SMILES, temp"),
             (b"polymer,value\n*CC*,300\n", "missing column(s) SMILES, chi"),
-            (b"SMILES;chi\n*CC*;300\n", "separated by ';'"),
+            (b"SMILES;chi\n*CC*;300\n", "separated by semicolons? save as CSV with commas"),
+            (b"SMILES\tchi\n*CC*\t0.4\n", "separated by tabs? save as CSV with commas"),
+            (b"SMILES;chi\n*CC*;0,4\n", "line 2: 2 cells where the header names 1 column (SMILES;chi)"),
             (b"SMILES,chi,Chi\n*CC*,1,2\n", "the column chi is there 2 times"),
             (b"SMILES,chi\n*CC*,1\n*CC*,1,2\n", "line 3: 3 cells where the header names 2 columns"),
-            (b"SMILES,chi\n*CC*\n", "line 2: 1 cells"),
+            (b"SMILES,chi\n*CC*\n", "line 2: 1 cell where"),
             ("SMILES,chi\n*CC*,1\n# Müller\n".encode("latin-1"), "line 3: not UTF-8"),
             (b"SMILES,chi\n\0\0,1\n", "NUL"),
             (b"SMILES,chi\n" + b"*" * 200_000 + b",1\n", "not readable as CSV"),
@@ -246,11 +248,11 @@ class TestContradictions:
 
 
 class TestSolvents:
-    @pytest.mark.parametrize("smiles", ["OCC", "c1ccccc1C", "O", "CC(=O)C", "[Na+].[Cl-]"])
+    @pytest.mark.parametrize("smiles", ["OCC", "c1ccccc1C", "O", "CC(=O)C"])
     def test_canonical(self, smiles: str) -> None:
         assert canonical_solvent(smiles) == Chem.CanonSmiles(smiles)
 
-    @pytest.mark.parametrize("smiles", ["", "*O", "C(", "water"])
+    @pytest.mark.parametrize("smiles", ["", "*O", "C(", "water", "CCO.O", "[Na+].[Cl-]"])
     def test_refused(self, smiles: str) -> None:
         with pytest.raises(ValueError, match="solvent"):
             canonical_solvent(smiles)

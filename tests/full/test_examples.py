@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,12 @@ def test_the_example_runs(trained: Any, project_root: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "polystyrene" in done.stdout
     assert "two *" in done.stdout
+
+
+def test_the_example_without_a_model_says_what_it_needs(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict_polymers.py", "none.pt"])
+    with pytest.raises(SystemExit, match=r"^ERROR: none.pt: there is no such model file; name the one that"):
+        runpy.run_path(str(project_root / "examples" / "predict_polymers.py"), run_name="__main__")
 
 
 @pytest.mark.slow

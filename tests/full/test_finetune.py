@@ -48,6 +48,7 @@ def test_chi_metrics_follow_from_the_predictions(either: Any) -> None:
         assert metrics[name]["r2"] == pytest.approx(r2_score(rows["chi"], rows[column]))
     by_repeat = [mean_absolute_error(own["chi"], own[f"chi_cv_{repeat}"]) for repeat in (1, 2)]
     assert metrics["validation_mean_of_repeats"]["mae"] == pytest.approx(np.mean(by_repeat))
+    assert repr(metrics["validation_mean_of_repeats"]["n_rows"]) == str(len(own))
     inside = (own["chi"] - own["chi_cv"]).abs() <= own["half_width_cv"]
     assert metrics["interval_validation"]["coverage_rows"] == pytest.approx(inside.mean())
     assert np.allclose(own["chi_cv"], own["A_K"] / own["temp"] + own["B"])
@@ -64,6 +65,13 @@ def test_solubility_metrics_follow_from_the_predictions(either: Any) -> None:
         assert metrics[name]["auc"] == pytest.approx(roc_auc_score(rows["positive"], rows[column]))
         assert metrics[name]["brier"] == pytest.approx(brier_score_loss(rows["positive"], rows[column]))
     assert (frame["p_low"] <= frame["p_high"]).all()
+
+
+def test_every_column_is_documented(trained: Any, predictor: Predictor, project_root: Path) -> None:
+    text = (project_root / "docs" / "models.md").read_text(encoding="utf-8")
+    tables = [pd.read_csv(trained.finetuning / f"predictions_{kind}.csv") for kind in ("chi", "solubility")]
+    for frame in (*tables, predictor.predict("*CCO*"), predictor.predict("*CCO*", temperature=[350.0])):
+        assert [name for name in frame.columns if f"`{name}`" not in text and not name.startswith("chi_350K_")] == []
 
 
 def test_a_polymer_has_one_fold_and_test_polymers_none(either: Any) -> None:

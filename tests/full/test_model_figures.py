@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import binomtest
 from sklearn.calibration import calibration_curve
 
 from chitransfer.files import write_json
@@ -52,6 +55,28 @@ def test_reliability_agrees_with_scikit_learn() -> None:
     assert np.allclose(series.predicted, predicted, atol=0.01)
     assert np.allclose(series.observed, observed, atol=0.03)
     assert series.n_rows.sum() == 400
+    series.observed[0] = 0.0
+    for share, n_rows, low, high in zip(series.observed, series.n_rows, *series.interval(), strict=True):
+        expected = binomtest(round(share * n_rows), n_rows).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx(tuple(expected), abs=1e-4)
+
+
+def test_figures_say_what_they_show(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(model_figures, "save_figure", lambda figure, path: drawn.__setitem__(path.stem, figure))
+    draw_model(trained.finetuning)
+    assert drawn["confusion_matrix"].axes[0].get_title() == "Rows of polymers left out"
+    n_rows = (pd.read_csv(trained.finetuning / "predictions_solubility.csv")["split"] == "cross-validation").sum()
+    (explained,) = drawn["reliability"].axes[0].get_legend_handles_labels()[1]
+    assert explained == f"about {n_rows / 8:.0f} rows each,\nbars: 95 % interval of the share"
+    history = pd.read_csv(trained.pretraining / "history.csv")
+    history[history["epoch"] <= 3].assign(train_loss=[0.5, 0.1, 0.05] * 2).to_csv(tmp_path / "history.csv", index=False)
+    shutil.copy(trained.pretraining / "predictions.csv", tmp_path)
+    draw_pretraining(tmp_path)
+    loss = drawn["training_curves"].axes[0]
+    drawn["training_curves"].canvas.draw()
+    assert [tick for tick in loss.get_xticks() if tick != round(tick)] == []
+    assert {"0.05", "0.1", "0.2", "0.5"} <= {label.get_text() for label in loss.get_yticklabels()}
 
 
 def test_curves_are_the_pairs_with_most_temperatures(trained: Any) -> None:

@@ -184,6 +184,8 @@ def test_crooked_tables_do_not_stop_the_run(predictor: Predictor, tmp_path: Path
     assert "4 cells where the header names 3" in frame["problem"][1]
     assert "'x'" in frame["problem"][2]
     assert frame["chi"].notna().tolist() == [False, False, False, True]
+    for name in ("in_domain", "chi_in_domain"):
+        assert frame[name].notna().tolist() == [False, False, False, True]
 
 
 def predict_file(predictor: Predictor, path: Path, output: Path) -> tuple[int, int]:

@@ -10,10 +10,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from chitransfer.errors import DataError
+from chitransfer.errors import ConfigError, DataError
 from chitransfer.predict import Predictor
 from chitransfer.predict_table import TableReader, predict_table
-from chitransfer.screen import Conditions, Screening, picture_legend, screen_candidates, write_screening
+from chitransfer.screen import (
+    Conditions,
+    Screening,
+    draw_structures,
+    picture_legend,
+    screen_candidates,
+    write_screening,
+)
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -95,12 +102,29 @@ def test_command_writes_table_and_picture(
     _, out, _ = run_command(
         "screen", "--model", trained.model, "--input", candidates, "--output", output, "--top", 100, "--n-jobs", 1
     )
-    assert "42 fulfil the conditions, some of them one polymer more than once; the best 40 are in" in out
+    assert "42 within the conditions, some of them one polymer more than once; the best 40 are in" in out
     code, _, err = run_command(
         "screen", "--model", trained.model, "--input", candidates, "--output", output, "--rank-by", "beauty"
     )
     assert code == 2
     assert "'beauty'" in err
+
+
+def test_candidates_that_are_all_refused_end_with_their_reasons(
+    trained: Any, run_command: RunCommand, tmp_path: Path
+) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "best.csv"
+    path.write_text("SMILES,solvent\nCCO,O\nCC,O\n*CCO*,CCO.O\n")
+    code, _, err = run_command("screen", "--model", trained.model, "--input", path, "--output", output, "--n-jobs", 1)
+    assert code == 2
+    assert "nothing can be predicted of 3 candidates\n  2 times: " in err
+    assert "\n  1 time: solvent CCO.O: the solvent is more than one molecule" in err
+    assert not output.exists()
+
+
+def test_bounds_that_nothing_can_fulfil_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--min-chi 2 lies above --max-chi 1"):
+        Conditions(min_chi=2.0, max_chi=1.0)
 
 
 def test_numbers_of_the_candidates_pass_through(predictor: Predictor, tmp_path: Path) -> None:
@@ -142,12 +166,29 @@ def test_names_are_refused_before_anything_is_predicted(
     assert [entry.name for entry in folder.iterdir()] == ["folder.csv"]
 
 
-@pytest.mark.parametrize("columns", [{}, {"chi_high": 1.0}, {"chi_high": 1.0, "p_soluble": 0.5}])
-def test_pictures_have_only_letters_that_rdkit_draws(columns: dict[str, float]) -> None:
-    assert picture_legend({"rank": 1, "chi": 0.25} | columns).isascii()
+WHERE = {"rank": 1, "chi": 0.25, "solvent": "O", "temperature_K": 298.15, "in_domain": True}
 
 
-def test_a_picture_tells_rank_probability_and_chi_with_its_interval() -> None:
-    assert picture_legend({"rank": 1, "chi": 0.25, "chi_high": 1.0, "p_soluble": 0.5}) == (
-        "1: P(soluble) 0.50, chi 0.25 +/- 0.75"
-    )
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({}, "1: chi 0.25\nin O at 298.15 K"),
+        ({"chi_high": 1.0, "p_soluble": 0.5}, "1: P(soluble) 0.50, chi 0.25 +/- 0.75\nin O at 298.15 K"),
+        ({"in_domain": False, "chi_in_domain": False}, "1: chi 0.25\nin O at 298.15 K, outside the domain"),
+        ({"chi_in_domain": False}, "1: chi 0.25\nin O at 298.15 K, chi outside its domain"),
+        ({"solvent": "C" * 30, "temperature_K": 350.0}, f"1: chi 0.25\nin {'C' * 13}... at 350 K"),
+    ],
+)
+def test_a_legend_tells_prediction_conditions_and_domain(columns: dict[str, object], expected: str) -> None:
+    legend = picture_legend(WHERE | columns)
+    assert legend == expected
+    assert legend.isascii(), "RDKit draws no other letters"
+
+
+def test_one_long_candidate_leaves_the_others_their_size(tmp_path: Path) -> None:
+    ink = []
+    for other in ("*CC*", "*" + "C" * 80 + "*"):
+        rows = [WHERE | {"SMILES": smiles} for smiles in ("*CC(*)c1ccccc1", other)]
+        draw_structures(pd.DataFrame(rows), tmp_path / "best.png")
+        ink.append(Image.open(tmp_path / "best.png").crop((0, 0, 320, 260)).convert("L").tobytes())
+    assert ink[0] == ink[1]

@@ -15,6 +15,7 @@ from chitransfer.config import load_config
 from chitransfer.errors import TrainingError
 from chitransfer.search.objective import objective_terms, transfer_objective
 from chitransfer.search.results import COMPONENTS, beaten_by_trivial, trivial_objective
+from chitransfer.search.summary import describe_data
 from chitransfer.sections import ObjectiveSettings
 
 GUIDE = {"exp_mae": 1.5, "sol_f1": 2.0, "sol_recall": 1.5, "stage1_mae": 0.1}
@@ -199,3 +200,12 @@ class TestTrivial:
         expected = guide_objective(0.4, 0.8, 1.0, 0.2)
         assert trivial_objective(reference, 0.2, ObjectiveSettings()) == pytest.approx(expected)
         assert trivial_objective({**reference, "exp_mae": float("nan")}, 0.2, ObjectiveSettings()) is None
+
+
+def test_a_search_says_when_a_table_has_fewer_polymers_than_folds(tiny_dataset: Any, shared_tiny_config: Any) -> None:
+    cv = shared_tiny_config.cv.model_copy(update={"n_cv_folds": 13})
+    lines = describe_data(tiny_dataset, shared_tiny_config.model_copy(update={"cv": cv}))
+    assert [line.split(" (")[0] for line in lines if "folds" in line] == [
+        "  measured χ is scored in at most 12 of 13 folds"
+    ]
+    assert not any("folds" in line for line in describe_data(tiny_dataset, shared_tiny_config))
