@@ -18,7 +18,8 @@ from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.config import Config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import CheckpointError, DataError
+from chitransfer.errors import CheckpointError, ChitransferError, DataError
+from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.calibration import ProbabilityCalibration
 from chitransfer.model.checkpoint import Pretrained, TrainedModel, check_recipe
 from chitransfer.model.domain import ApplicabilityDomain, Neighbours
@@ -112,14 +113,14 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     dataset = read_dataset(config, progress)
     check_recipe(path, stage1.scales.recipe, dataset.recipe)
     learned = learnable_polymers(dataset, stage1.test_polymers)
-    folder = RunFolder.create(config.paths.results_dir, "multitask")
-    folder.write_start(config, dataset)
     positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
     data = place_rows(dataset, stage1, positive_label, device)
     folds = make_folds(
         dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"), learned
     )
     settings = stage2_settings(config, config.training.num_epochs_finetune, is_full=True)
+    folder = RunFolder.create(config.paths.results_dir, "multitask")
+    folder.write_start(config, dataset)
     say(
         f"Stage 2: {say_count(len(learned), 'polymer')} to learn from, "
         f"{len(dataset.measured_polymers()) - len(learned)} kept for the test; "
@@ -128,16 +129,22 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         f"results in {folder.path}"
     )
     seed = derive_seed(config.seed, "full stage2")
-    ensemble = fit_ensemble(stage1.networks, data, dataset, folds, settings, seed, progress)
-    model = calibrate(
-        ensemble,
-        stage1,
-        dataset,
-        positive_label,
-        derive_seed(config.seed, "calibration"),
-        describe_provenance(config, dataset, pretrained=stage1.provenance),
-    )
-    model.save(folder.best_model)
+    try:
+        ensemble = fit_ensemble(stage1.networks, data, dataset, folds, settings, seed, progress)
+        model = calibrate(
+            ensemble,
+            stage1,
+            dataset,
+            positive_label,
+            derive_seed(config.seed, "calibration"),
+            describe_provenance(config, dataset, pretrained=stage1.provenance),
+        )
+        model.save(folder.best_model)
+    except (*INTERRUPTS, ChitransferError, OSError) as error:
+        folder.discard()
+        if isinstance(error, INTERRUPTS):
+            say(f"interrupted; fine-tuning cannot be resumed: start it again ({folder.path} held no model and is gone)")
+        raise
     for line in write_model_report(folder, dataset, model, ensemble.chi, ensemble.A, ensemble.logits):
         say(line)
     say(f"Stage 2 is done: {folder.best_model}")

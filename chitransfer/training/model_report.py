@@ -25,12 +25,15 @@ from chitransfer.training.conformal import (
     cross_fit_thresholds,
     promised_coverage,
 )
-from chitransfer.training.metrics import solubility_metrics
+from chitransfer.training.metrics import call_metrics, solubility_metrics
 from chitransfer.training.out_of_fold import TaskPredictions
 from chitransfer.training.run_folder import RunFolder, chi_scores, describe_rows
+from chitransfer.training.trivial import training_means
 
 CHI_FILE, SOLUBILITY_FILE = "predictions_chi.csv", "predictions_solubility.csv"
 CROSS_VALIDATION, TEST = "cross-validation", "test"
+CHI_SHOWN = {"mae": "MAE", "r2": "R²"}
+SOLUBILITY_SHOWN = {"f1": "F1", "recall": "recall", "precision": "precision", "auc": "AUC", "brier": "Brier"}
 ALL_KEPT = "add measured polymers, or lower training.test_fraction and pretrain again"
 
 
@@ -66,6 +69,7 @@ def chi_frame(rows: Rows, model: TrainedModel, chi: TaskPredictions, slopes: Tas
 
     ``chi_cv_N`` and ``chi_cv`` come from members that never saw the polymer (repeat N; all repeats), ``chi_train`` from
     those that learned from it, ``chi_model`` from all of them. ``half_width_cv`` is calibrated on the other folds.
+    ``chi_trivial`` is the mean χ of the training folds, over all repeats.
     ``A_K`` and ``B`` belong to ``chi_cv`` (test rows: ``chi_model``): chi_cv = A_K / temp + B.
     """
     own, left_out, spread = chi.learned, chi.left_out(), chi.left_out_spread()
@@ -75,6 +79,9 @@ def chi_frame(rows: Rows, model: TrainedModel, chi: TaskPredictions, slopes: Tas
         half_width[own] = cross_fit_half_widths(
             (rows.value - left_out)[own], spread[own], rows.polymer[own], chi.fold[0][own]
         )
+    trivial = np.full(len(rows), np.nan)
+    if own.any():
+        trivial = training_means(rows.value, chi.fold).mean(axis=0)
     A = slopes.left_out()
     columns: dict[str, Any] = {**describe_rows(rows), "split": np.where(own, CROSS_VALIDATION, TEST)}
     for repeat, values in enumerate(chi.left_out_by_repeat(), start=1):
@@ -85,6 +92,7 @@ def chi_frame(rows: Rows, model: TrainedModel, chi: TaskPredictions, slopes: Tas
         "half_width_cv": half_width,
         "chi_train": chi.trained(),
         "chi_model": chi.values.mean(axis=(0, 1)),
+        "chi_trivial": trivial,
         "A_K": A,
         "B": left_out - A / rows.temperature,
     }
@@ -110,6 +118,11 @@ def chi_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any]:
         ],
         "test": chi_scores(chi[~own], frame["chi_model"].to_numpy()[~own]),
     }
+    if own.any():
+        trivial = frame["chi_trivial"].to_numpy()
+        report["trivial_predictor"] = {
+            name: chi_scores(chi[rows], trivial[rows]) for name, rows in (("validation", own), (TEST, ~own))
+        }
     half_width = frame["half_width_cv"].to_numpy()
     stated = {
         "validation": cross_fit_coverage(polymer[own], frame["fold_1"].to_numpy()[own]),
@@ -192,6 +205,12 @@ def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any
         ],
         "test": _solubility_scores(positive[~own], frame["p_model"].to_numpy()[~own], called[~own]),
     }
+    # Of one call for all rows "positive" never has the worse F1.
+    report["trivial_predictor"] = {
+        name: {score.removeprefix("sol_"): value for score, value in call_metrics(positive[rows], rows[rows]).items()}
+        for name, rows in (("validation", own), (TEST, ~own))
+        if rows.any()
+    }
     train = frame["p_train"].to_numpy()[own]
     report["train"] = {
         name: value
@@ -208,6 +227,13 @@ def _solubility_scores(positive: np.ndarray, probability: np.ndarray, called: np
     return {"n_rows": len(positive), **{name.removeprefix("sol_"): value for name, value in named.items()}}
 
 
+def _shown(scores: dict[str, float], titles: dict[str, str]) -> str:
+    """The scores that have a title and a value."""
+    return ", ".join(
+        f"{title} {scores[name]:.3f}" for name, title in titles.items() if np.isfinite(scores.get(name, np.nan))
+    )
+
+
 def _describe_chi(report: dict[str, Any]) -> list[str]:
     lines = []
     if report["validation"]["n_rows"]:
@@ -216,6 +242,8 @@ def _describe_chi(report: dict[str, Any]) -> list[str]:
             f"χ on polymers left out: MAE {mean['mae']:.3f}, R² {mean['r2']:.3f} (mean over repeats); "
             f"MAE {pooled['mae']:.3f}, R² {pooled['r2']:.3f} (all members that left the polymer out)"
         )
+        trivial = _shown(report["trivial_predictor"]["validation"], CHI_SHOWN)
+        lines.append(f"  trivial predictor (mean of the training folds): {trivial}")
     else:
         lines.append(
             f"warning: χ: all {report['test']['n_rows']} rows are of test polymers; the model has learned from no "
@@ -234,9 +262,10 @@ def _describe_chi(report: dict[str, Any]) -> list[str]:
             f"{stated:.0%} at most, not {COVERAGE:.0%}; so does chi_low … chi_high. Measure χ of 9 polymers or more"
         )
     if report["test"]["n_rows"]:
-        lines.append(
-            f"χ on test polymers ({say_count(report['test']['n_rows'], 'row')}): MAE {report['test']['mae']:.3f}"
-        )
+        rows = say_count(report["test"]["n_rows"], "row")
+        lines.append(f"χ on test polymers ({rows}): {_shown(report['test'], CHI_SHOWN)}")
+        if "trivial_predictor" in report:
+            lines.append(f"  trivial predictor: {_shown(report['trivial_predictor'][TEST], CHI_SHOWN)}")
     return lines
 
 
@@ -247,10 +276,17 @@ def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[st
             f"warning: solubility: all {report['test']['n_rows']} rows are of test polymers; the model has learned "
             f"no solubility and gives no P(soluble); {ALL_KEPT}"
         ]
+    trivial = report["trivial_predictor"]
     lines = [
-        f"solubility on polymers left out: F1 {scores['f1']:.3f}, recall {scores['recall']:.3f}, "
-        f"precision {scores['precision']:.3f}, AUC {scores['auc']:.3f}, Brier {scores['brier']:.3f}"
+        f"solubility on polymers left out: {_shown(scores, SOLUBILITY_SHOWN)}",
+        f"  trivial predictor (every row in the positive class): {_shown(trivial['validation'], SOLUBILITY_SHOWN)}",
     ]
+    if report[TEST]["n_rows"]:
+        rows = say_count(report[TEST]["n_rows"], "row")
+        lines += [
+            f"solubility on test polymers ({rows}): {_shown(report[TEST], SOLUBILITY_SHOWN)}",
+            f"  trivial predictor: {_shown(trivial[TEST], SOLUBILITY_SHOWN)}",
+        ]
     if not is_calibrated:
         lines.append(
             f"warning: the {scores['n_rows']} solubility rows learned from are of one class, or of "

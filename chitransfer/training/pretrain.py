@@ -17,7 +17,7 @@ import torch
 
 from chitransfer.config import Config, load_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import CheckpointError, TrainingError
+from chitransfer.errors import CheckpointError, ChitransferError, TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpoint, save_checkpoint
@@ -83,9 +83,6 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
         torch.set_num_threads(config.training.num_threads)
     device = resolve_device(config.training.device)
     dataset = read_dataset(config, progress)
-    folder = RunFolder.create(config.paths.results_dir, "dft_pretrain") if resume is None else RunFolder(resume)
-    if resume is None:
-        folder.write_start(config, dataset)
     test = choose_test_polymers(dataset, config.training.test_fraction, config.seed)
     data = Stage1Data.build(
         dataset,
@@ -96,6 +93,9 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
         excluded_polymers=test,
     )
     splits = _split_of_rows(dataset, data, test)
+    folder = RunFolder.create(config.paths.results_dir, "dft_pretrain") if resume is None else RunFolder(resume)
+    if resume is None:
+        folder.write_start(config, dataset)
     say(
         f"Stage 1: {len(dataset.stage1)} rows of {dataset.stage1.table.source}; "
         + ", ".join(f"{name} {(splits == name).sum()}" for name in ("train", "validation", "test"))
@@ -105,6 +105,10 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
         done = _train_networks(config, dataset, data, folder, say, progress)
     except (*INTERRUPTS, OSError):
         say(f"interrupted; go on with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
+        raise
+    except ChitransferError:
+        if resume is None and not folder.state.is_file():
+            folder.discard()
         raise
     _write_results(config, dataset, data, folder, test, splits, done)
     folder.state.unlink(missing_ok=True)

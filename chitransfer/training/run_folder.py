@@ -5,6 +5,7 @@ Called by `training.pretrain` and `training.finetune`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,6 +77,10 @@ class RunFolder:
     def figures(self) -> Path:
         """The PNGs."""
         return self.path / "figures"
+
+    def discard(self) -> None:
+        """Take the folder away: what ended the run left nothing in it to use or to go on with."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def write_start(self, config: Config, dataset: Dataset) -> None:
         """Write the resolved configuration, the environment and the rows that were left out."""

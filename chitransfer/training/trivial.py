@@ -19,10 +19,10 @@ def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label:
     n_folds = int(folds.max()) + 1
     fold_of_chi = folds[:, [] if dataset.chi is None else dataset.chi.polymer]
     fold_of_solubility = folds[:, [] if dataset.solubility is None else dataset.solubility.polymer]
-    chi = np.zeros(fold_of_chi.shape) if dataset.chi is None else _training_means(dataset.chi.value, fold_of_chi)
+    chi = np.zeros(fold_of_chi.shape) if dataset.chi is None else training_means(dataset.chi.value, fold_of_chi)
     share = np.zeros(fold_of_solubility.shape)
     if dataset.solubility is not None:
-        share = _training_means((dataset.solubility.value == positive_label).astype(float), fold_of_solubility)
+        share = training_means((dataset.solubility.value == positive_label).astype(float), fold_of_solubility)
     # A threshold of 0 calls every row positive, one above 1 none.
     candidates = [
         score_predictions(
@@ -35,8 +35,17 @@ def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label:
     return max(candidates, key=lambda scores: scores.mean.get("sol_f1", 0.0))
 
 
-def _training_means(value: np.ndarray, fold_of_rows: np.ndarray) -> np.ndarray:
-    means = np.full(fold_of_rows.shape, value.mean())
+def training_means(value: np.ndarray, fold_of_rows: np.ndarray) -> np.ndarray:
+    """The mean over the rows of each row's other folds, (n_repeats, n_rows); over all that learn where there is none.
+
+    Parameters
+    ----------
+    value
+        (n_rows,).
+    fold_of_rows
+        (n_repeats, n_rows); −1 for rows that no fold learns from, of which one at least must have another.
+    """
+    means = np.full(fold_of_rows.shape, value[fold_of_rows[0] >= 0].mean())
     for repeat, folds in enumerate(fold_of_rows):
         for fold in np.unique(folds[folds >= 0]):
             training = (folds != fold) & (folds >= 0)

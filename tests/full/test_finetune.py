@@ -15,12 +15,13 @@ from sklearn.metrics import brier_score_loss, f1_score, mean_absolute_error, r2_
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import load_config, override_config
-from chitransfer.errors import CheckpointError
+from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.model.checkpoint import Pretrained, TrainedModel
 from chitransfer.predict import Predictor
 from chitransfer.report.model_figures import draw_model
 from chitransfer.training.finetune import locate_pretrained, run_finetuning
 from chitransfer.training.handover import hand_over
+from chitransfer.training.pretrain import run_pretraining
 
 
 def silent(*anything: object) -> None:
@@ -53,6 +54,12 @@ def test_chi_metrics_follow_from_the_predictions(either: Any) -> None:
     assert metrics["interval_validation"]["coverage_rows"] == pytest.approx(inside.mean())
     assert np.allclose(own["chi_cv"], own["A_K"] / own["temp"] + own["B"])
     assert metrics["train"]["mae"] < metrics["validation"]["mae"]
+    trivial = [[own.loc[own[f"fold_{r}"] != fold, "chi"].mean() for fold in own[f"fold_{r}"]] for r in (1, 2)]
+    mae = {name: scores["mae"] for name, scores in metrics["trivial_predictor"].items()}
+    assert mae == {
+        "validation": pytest.approx(mean_absolute_error(own["chi"], np.mean(trivial, axis=0))),
+        "test": pytest.approx((test["chi"] - own["chi"].mean()).abs().mean()),
+    }
 
 
 def test_solubility_metrics_follow_from_the_predictions(either: Any) -> None:
@@ -64,6 +71,9 @@ def test_solubility_metrics_follow_from_the_predictions(either: Any) -> None:
         assert metrics[name]["recall"] == pytest.approx(recall_score(rows["positive"], rows["called_positive"]))
         assert metrics[name]["auc"] == pytest.approx(roc_auc_score(rows["positive"], rows[column]))
         assert metrics[name]["brier"] == pytest.approx(brier_score_loss(rows["positive"], rows[column]))
+        assert metrics["trivial_predictor"][name]["f1"] == pytest.approx(
+            f1_score(rows["positive"], rows["SMILES"] != "")
+        )
     assert (frame["p_low"] <= frame["p_high"]).all()
 
 
@@ -102,6 +112,24 @@ def test_labels_of_test_polymers_do_not_reach_the_model(trained: Any, tmp_path: 
     assert mine.threshold == theirs.threshold
     for left, right in zip(mine.groups, theirs.groups, strict=True):
         assert all(tensor.equal(right.parameters[name]) for name, tensor in left.parameters.items())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingError])
+def test_what_ends_before_there_is_a_model_leaves_no_folder(
+    trained: Any, tmp_path: Path, error: type[BaseException]
+) -> None:
+    def end(what: str, done: int, total: int) -> None:
+        if what.startswith(("fine-tuning", "network")):
+            raise error
+
+    config, said = override_config(trained.config, {"paths.results_dir": str(tmp_path)}), []
+    with pytest.raises(error):
+        run_finetuning(config, [str(trained.pretraining / "checkpoints" / "best_model.pt")], said.append, end)
+    assert said[-1].startswith("interrupted; fine-tuning cannot be resumed") == (error is KeyboardInterrupt)
+    with pytest.raises(error):
+        run_pretraining(config, silent, end)
+    # Stage 1 goes on in the folder of an interrupted run; what an error ended at once is of no use.
+    assert [path.name[:12] for path in tmp_path.iterdir()] == ["dft_pretrain"] * (error is KeyboardInterrupt)
 
 
 def test_the_glob_takes_the_newest_and_counts(tmp_path: Path) -> None:
