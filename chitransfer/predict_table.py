@@ -159,7 +159,7 @@ def _row_temperatures(reader: TableReader, cells: list[list[str]], T_ref: float)
         except ValueError:
             values[row, 0] = np.nan
         if not COLDEST_K <= values[row, 0] <= HOTTEST_K:
-            reasons[row] = f"temp {text!r} is not a number of kelvin from {COLDEST_K:g} to {HOTTEST_K:g}"
+            reasons[row] = f"temp {text!r} is not a number of kelvin from {COLDEST_K:g} to {HOTTEST_K:g} (°C + 273.15)"
             values[row, 0] = np.nan
     return values, reasons
 
