@@ -142,7 +142,8 @@ def describe_nothing_to_do(study: optuna.Study, config: Config) -> str:
     ended = f"{standing.n_ended} trials have ended"
     if config.search.replicates > 1:
         ended = f"{standing.n_runs} runs of {standing.n_ended} trials have ended"
-    return f"nothing was left to do: {ended}, the total is {config.search.n_trials}; a larger total (--n-trials) adds trials"
+    total = f"the total is {config.search.n_trials}"
+    return f"nothing was left to do: {ended}, {total}; a larger total (--n-trials) adds trials"
 
 
 def _describe_end(standing: Standing, config: Config, reason: StopReason, names: Names) -> str:
