@@ -5,9 +5,11 @@ Called by `search.run` and `training.run_folder`; what is written holds no passw
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.files import write_csv, write_json
 from chitransfer.secrecy import mask_passwords
 
+# What `environment.json` keeps of the runs before the last.
+OF_EARLIER_RUNS = ("started", "chitransfer", "command")
 PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-learn", "torch")
 
 
@@ -28,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, machine and command, passwords masked."""
+    """Versions, machine, time and command, passwords masked."""
     packages = versions()
     return {
         "chitransfer": packages.pop("chitransfer"),
@@ -39,13 +43,27 @@ def describe_environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": packages,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [mask_passwords(word) for word in sys.argv],
     }
 
 
+def _runs_so_far(path: Path) -> list[dict[str, Any]]:
+    try:
+        last = json.loads(path.read_text(encoding="utf-8"))
+        return [*last.get("earlier_runs", []), {name: last.get(name) for name in OF_EARLIER_RUNS}]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return []
+
+
 def write_provenance(folder: Path, dataset: Dataset) -> None:
-    """Write ``environment.json`` and, where rows were left out, ``rejected_rows.csv``."""
-    write_json(folder / "environment.json", describe_environment())
+    """Write ``environment.json`` and, where rows were left out, ``rejected_rows.csv``.
+
+    The environment is that of the run that begins; of those before it in the same folder ``earlier_runs`` keeps time,
+    version and command, the first run first.
+    """
+    path = folder / "environment.json"
+    write_json(path, {**describe_environment(), "earlier_runs": _runs_so_far(path)})
     tables = [rows.table for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
     rejected = [table.rejected.assign(table=table.source) for table in tables if len(table.rejected)]
     if rejected:

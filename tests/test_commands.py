@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from chitransfer import __version__
 from chitransfer.config import Config, override_config
 from chitransfer.data.compute import ADDED_COLUMNS
 from chitransfer.errors import ConfigError
+from chitransfer.report.html import describe_origin
 from chitransfer.search.run import run_search
 from chitransfer.search.study import StudyFolder
 from chitransfer.sections import SearchSettings, guide_space
@@ -243,6 +245,10 @@ class TestStatus:
         assert run_search(config, Console(file=out, width=300), resume=folder, draw=lambda *_: None) == 0
         said = "nothing was left to do: 6 trials have ended, the total is 4; a larger total (--n-trials) adds trials"
         assert said in out.getvalue()
+        environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
+        before = json.loads((finished_search.folder.path / "environment.json").read_text(encoding="utf-8"))
+        assert environment["earlier_runs"] == [{name: before[name] for name in ("started", "chitransfer", "command")}]
+        assert {f"command of {run['started']}" for run in (before, environment)} <= describe_origin(folder).keys()
         assert "study done: 6 trials ended (6 complete)" in run_command("status", folder.path)[1]
 
     def test_it_changes_nothing(self, run_command: Run, finished_search: Any) -> None:

@@ -105,7 +105,7 @@ def report_contents(
         "comparison": None if comparison is None else read_comparison(comparison),
         "objectives": config.search.objectives,
         "pareto": pareto_numbers(study),
-        "environment": _environment(folder),
+        "environment": describe_origin(folder),
         "sources": {
             "computed χ": config.paths.dft_chi_csv,
             "measured χ": config.paths.exp_chi_csv,
@@ -246,7 +246,8 @@ def read_comparison(folder: Path) -> dict[str, Any]:
     }
 
 
-def _environment(folder: StudyFolder) -> dict[str, str]:
+def describe_origin(folder: StudyFolder) -> dict[str, str]:
+    """Versions, machine and the commands of all runs of a study, by what a reader calls them; empty when unknown."""
     path = folder.path / "environment.json"
     if not path.is_file():
         return {}
@@ -255,11 +256,13 @@ def _environment(folder: StudyFolder) -> dict[str, str]:
     except ValueError:
         return {}
     packages = values.pop("packages", {})
-    command = values.pop("command", [])
+    runs = [*values.pop("earlier_runs", []), {name: values.pop(name, None) for name in ("started", "command")}]
     shown = {
         name.replace("_", " "): ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in values.items()
     }
     shown["packages"] = ", ".join(f"{name} {number}" for name, number in packages.items())
     # The command's own path says where a program lies on the machine; its arguments say what was asked.
-    shown["command"] = " ".join(["chitransfer", *map(str, command[1:])])
+    for run in runs:
+        title = "command" if len(runs) == 1 else f"command of {run['started'] or 'an earlier release'}"
+        shown[title] = " ".join(["chitransfer", *map(str, (run["command"] or [])[1:])])
     return {name: value for name, value in shown.items() if value}
