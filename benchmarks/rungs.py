@@ -18,7 +18,8 @@ import optuna
 from scipy.stats import spearmanr
 
 from chitransfer.config import Config, load_config, override_config
-from chitransfer.search.objective import RungTask, TrialRunner
+from chitransfer.search.objective import RungTask
+from chitransfer.search.runner import TrialRunner
 from chitransfer.search.space import make_pruner, suggest_params, to_overrides
 from chitransfer.training.settings import read_dataset
 

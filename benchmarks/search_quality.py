@@ -22,7 +22,8 @@ from chitransfer.config import Config, load_config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import keep_rows
 from chitransfer.model.network import NetworkShape, TransferNetwork
-from chitransfer.search.objective import RungTask, TrialRunner
+from chitransfer.search.objective import RungTask
+from chitransfer.search.runner import TrialRunner
 from chitransfer.search.space import default_params, make_sampler, suggest_params, to_overrides
 from chitransfer.seeds import derive_seed
 from chitransfer.training.settings import network_shape, read_dataset, stage1_settings

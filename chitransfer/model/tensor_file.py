@@ -1,7 +1,7 @@
 """Files of tensors and plain values: a checksum over all of it, nothing executed when read, damage always noticed.
 
 The format of model files (`model.checkpoint`) and of what a search keeps of a trial (`search.encoders`,
-`search.objective`).
+`search.runner`).
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def prepare_forking() -> dict[str, str]:
     with dask.config.set(method):
         context = get_mp_context()  # Dask's own choice of modules, which the next line extends
     # torch._dynamo: PyTorch's optimisers import it at their first use, in two seconds of a core.
-    context.set_forkserver_preload(["distributed", "chitransfer.search.objective", "torch._dynamo"])
+    context.set_forkserver_preload(["distributed", "chitransfer.search.runner", "torch._dynamo"])
     return method
 
 

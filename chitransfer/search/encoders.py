@@ -1,6 +1,6 @@
 """What is kept of a trial's Stage 1: its results, named by the hash of all that determines them, and states on the way.
 
-Packed by `search.objective`, written by `search.records`; `search.rescore` and `search.second_pass` read results.
+Packed by `search.runner`, written by `search.records`; `search.rescore` and `search.second_pass` read results.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError
 from chitransfer.model.network import TransferNetwork
 from chitransfer.model.tensor_file import MALFORMED, first_line, open_file, pack_records, read_records
+from chitransfer.search.records import ENCODERS_FILE
 from chitransfer.training.settings import network_shape, stage1_settings
 
-FILE_NAME = "stage1.pt"
 KIND = "trial's Stage 1 result"
 STATE = "state of a rung"
 REMEDY = "restore the file or search again"
@@ -117,7 +117,7 @@ def read_encoders(folder: Path) -> list[SavedEncoder]:
     CheckpointError
         There are none, or the file is damaged.
     """
-    path = folder / FILE_NAME
+    path = folder / ENCODERS_FILE
     if not path.exists():
         raise CheckpointError(
             f"{path}: missing, so this trial cannot be scored again without pretraining; "

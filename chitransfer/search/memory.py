@@ -1,6 +1,6 @@
 """The most memory a rung takes, of a GPU or of this process.
 
-Called by `search.objective`, `search.pack_workers` and `search.second_pass`.
+Called by `search.runner`, `search.pack_workers` and `search.second_pass`.
 """
 
 from __future__ import annotations

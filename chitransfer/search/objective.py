@@ -1,41 +1,41 @@
-"""One rung of one trial: train Stage 1 a little further, score it by quick Stage 2, hand back scores and state.
+"""The transfer objective, and what the driver and its workers send each other: `RungTask`s, and `RungResult`s back.
 
-`TrialRunner` lives in a worker; `search.driver` sends it `RungTask`s and gets `RungResult`s.
+No PyTorch here, so that `chitransfer status` and `apply`, which only read, need not wait for it.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from chitransfer.config import Config, override_config
-from chitransfer.data.assemble import Dataset
-from chitransfer.errors import CheckpointError, TrainingError
-from chitransfer.model.network import TransferNetwork
-from chitransfer.model.tensor_file import MALFORMED
-from chitransfer.search.encoders import SavedEncoder, pack_encoders, pack_state, stage1_key, unpack_state
-from chitransfer.search.memory import peak_memory_mb, reset_peak_memory
+from chitransfer.errors import TrainingError
 from chitransfer.sections import ObjectiveSettings
-from chitransfer.seeds import derive_seed
-from chitransfer.training.crossval import OutOfFold, Scores, cross_validate, make_folds
-from chitransfer.training.packed import carry
-from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
-from chitransfer.training.stage1 import Stage1Data, Stage1Run
-from chitransfer.training.tasks import Stage2Data, resolve_positive_label
+
+if TYPE_CHECKING:
+    from chitransfer.training.crossval import OutOfFold, Scores
 
 # Runs of a trial numbered from here are re-evaluations: their seeds and folds are nobody's in the search.
 FIRST_FRESH = 1000
+# What a trial is scored by: the loss of Stage 1, χ, solubility. Of these the errors are better low, the others high.
+COMPONENTS = (
+    "stage1_mae",
+    "exp_mae",
+    "exp_rmse",
+    "exp_r2",
+    "exp_spearman",
+    "sol_f1",
+    "sol_recall",
+    "sol_precision",
+    "sol_balanced_accuracy",
+    "sol_mcc",
+    "sol_auc",
+    "sol_pr_auc",
+    "sol_brier",
+)
 ERRORS = ("exp_mae", "exp_rmse", "stage1_mae")
-# Reasons a trial may fail without the study being at fault: a numerical blow-up, or memory.
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-TRIAL_FAILURES = (TrainingError, *OUT_OF_MEMORY, ArithmeticError)
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,19 +121,6 @@ class ReplicateResult:
     history: list[dict[str, float]]
 
 
-@dataclass(frozen=True)
-class NetworkScores:
-    """What quick Stage 2 makes of a trial's networks: objective, components, their spread, and each seed's own.
-
-    The spread is NaN where there is a single value.
-    """
-
-    value: float
-    components: dict[str, float]
-    spread: dict[str, float]
-    replicates: tuple[ReplicateResult, ...]
-
-
 def objective_terms(components: Mapping[str, float], weights: ObjectiveSettings) -> dict[str, float]:
     """The weighted terms of the transfer objective: errors as they are, scores as 1 − score; absent tasks left out."""
     terms = {}
@@ -156,240 +143,3 @@ def transfer_objective(components: Mapping[str, float], weights: ObjectiveSettin
     if bad:
         raise TrainingError(f"the objective is not finite because of {', '.join(bad)}")
     return float(sum(terms.values()))
-
-
-class TrialRunner:
-    """Holds a study's data on a device and runs rungs of its trials.
-
-    Parameters
-    ----------
-    config
-        The study's configuration; a trial lays its overrides over it.
-    stop_requested
-        Asked after every epoch of both stages; when it answers True the rung is given up (`Cancelled`).
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        dataset: Dataset,
-        *,
-        device: str | None = None,
-        n_threads: int = 0,
-        stop_requested: Callable[[], bool] = lambda: False,
-    ) -> None:
-        if n_threads > 0:
-            torch.set_num_threads(n_threads)
-        self.config, self.dataset = config, dataset
-        self.device = resolve_device(device or config.training.device)
-        self.positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
-        self.folds = make_folds(
-            dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds")
-        )
-        self.stage1_data = Stage1Data.build(
-            dataset,
-            validation_fraction=config.training.validation_fraction,
-            random_state=derive_seed(config.seed, "stage1 validation"),
-            T_ref=config.T_ref_K,
-            device=self.device,
-        )
-        self.stage2_data = Stage2Data.build(
-            dataset,
-            self.stage1_data.features,
-            self.stage1_data.chi_scaler,
-            positive_label=self.positive_label,
-            T_ref=config.T_ref_K,
-        )
-        self._stop_requested = stop_requested
-        # What the last rungs left, by their states: whoever goes on here need not read it back.
-        self.n_kept = 1
-        self._kept: list[tuple[bytes, list[Stage1Run]]] = []
-
-    def run(self, task: RungTask) -> RungResult:
-        """Carry a trial to `task.epoch`; one that cannot go on comes back with its reason instead of raising.
-
-        Raises
-        ------
-        Cancelled
-            A stop was requested meanwhile.
-        """
-        started = time.perf_counter()
-        reset_peak_memory(self.device)
-        try:
-            return self._run_within_memory(task)
-        except TRIAL_FAILURES as error:
-            return describe_failure(task, error, time.perf_counter() - started)
-
-    def _run_within_memory(self, task: RungTask) -> RungResult:
-        try:
-            return self._run(task)
-        except torch.OutOfMemoryError:
-            half = override_config(self.config, task.overrides).training.batch_size_dft // 2
-            if not self.config.search.halve_batch_when_out_of_memory or half < 1:
-                raise
-        # Outside the except block, so that the failed attempt's tensors are no longer held by its traceback.
-        logger.warning("trial %d: out of memory; once more with training.batch_size_dft=%d", task.number, half)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        result = self._run(replace(task, overrides={**task.overrides, "training.batch_size_dft": half}))
-        return replace(result, halved_batch_size=half)
-
-    def _run(self, task: RungTask) -> RungResult:
-        started = time.perf_counter()
-        runs = self.start(task)
-        carry(runs, task.epoch, self._heed_stop)
-        return self.score(task, runs, time.perf_counter() - started)
-
-    def _heed_stop(self) -> None:
-        if self._stop_requested():
-            raise Cancelled
-
-    def start(self, task: RungTask) -> list[Stage1Run]:
-        """Stage 1 of a trial as its last rung left it, a run for every pretraining seed.
-
-        Raises
-        ------
-        CheckpointError
-            The state of the last rung is damaged or of another trial.
-        """
-        config = override_config(self.config, task.overrides)
-        for position, (state, runs) in enumerate(self._kept):
-            if state is task.state:
-                del self._kept[position]
-                return runs
-        states: list[dict[str, Any]] = [] if task.state is None else unpack_state(task.state)
-        runs = []
-        for position, replicate in enumerate(_pretrainings(config, task)):
-            run = Stage1Run(
-                self.stage1_data,
-                network_shape(config, self.stage1_data.features.n_features),
-                stage1_settings(config),
-                derive_seed(config.seed, "pretrain", task.number, replicate),
-            )
-            if states:
-                _go_on(run, states, position)
-            runs.append(run)
-        return runs
-
-    def score(self, task: RungTask, runs: Sequence[Stage1Run], stage1_seconds: float) -> RungResult:
-        """Quick Stage 2 on what `start` gave and training made of it.
-
-        Raises
-        ------
-        TrainingError
-            Stage 2 or the objective is not finite.
-        Cancelled
-            A stop was requested meanwhile.
-        """
-        config = override_config(self.config, task.overrides)
-        started = time.perf_counter()
-        networks = [run.best_network() for run in runs]
-        encoders = []
-        for own, network, run in zip(_pretrainings(config, task), networks, runs, strict=True):
-            seed = derive_seed(config.seed, "pretrain", task.number, own)
-            key = stage1_key(config, self.dataset, seed)
-            encoders.append(SavedEncoder(key, seed, network.state_dict(), run.best_mae, run.best_epoch, run.epoch))
-        folds, first = self._folds_of(task.replicate), _pretrainings(config, task)[0]
-        scores = self.score_networks(config, task.number, networks, encoders, folds, first)
-        finished = all(run.finished for run in runs)
-        state = b"" if finished else pack_state([run.state_dict() for run in runs])
-        if not finished:
-            self._kept = [*self._kept, (state, list(runs))][-self.n_kept :]
-        return RungResult(
-            number=task.number,
-            epoch=max(run.epoch for run in runs),
-            finished=finished,
-            components=scores.components,
-            spread=scores.spread,
-            value=scores.value,
-            replicates=tuple(replace(r, history=run.history) for r, run in zip(scores.replicates, runs, strict=True)),
-            state=state,
-            encoders=pack_encoders(encoders) if finished and task.replicate == 0 else b"",
-            seconds={"stage1": stage1_seconds, "stage2": time.perf_counter() - started},
-            peak_memory_mb=peak_memory_mb(self.device),
-        )
-
-    def score_networks(
-        self,
-        config: Config,
-        number: int,
-        networks: Sequence[TransferNetwork],
-        encoders: Sequence[SavedEncoder],
-        folds: np.ndarray,
-        first: int = 0,
-    ) -> NetworkScores:
-        """Quick Stage 2 and the objective of networks that Stage 1 left behind.
-
-        Parameters
-        ----------
-        config
-            The trial's configuration.
-        number, first
-            Of the trial, and of its first pretraining here; they fix Stage 2's random choices.
-        networks, encoders
-            One a pretraining seed.
-        folds
-            From `make_folds`, (n_repeats, n_polymers).
-
-        Raises
-        ------
-        TrainingError
-            Stage 2 or the objective is not finite.
-        Cancelled
-            A stop was requested meanwhile.
-        """
-        replicates = []
-        for pretraining, (network, encoder) in enumerate(zip(networks, encoders, strict=True), start=first):
-            out_of_fold, scores = cross_validate(
-                network,
-                self.stage2_data,
-                self.dataset,
-                folds,
-                stage2_settings(config, config.training.stage2_epochs),
-                derive_seed(config.seed, "quick stage2", number, pretraining),
-                lambda epoch: self._heed_stop(),
-            )
-            replicates.append(ReplicateResult(encoder.seed, encoder.best_epoch, scores, out_of_fold, []))
-        of_all = {
-            name: [value for replicate in replicates for value in replicate.scores.per_repeat[name]]
-            for name in replicates[0].scores.per_repeat
-        }
-        of_all["stage1_mae"] = [encoder.mae for encoder in encoders]
-        components = {name: float(np.mean(values)) for name, values in of_all.items()}
-        spread = {name: float(np.std(values)) if len(values) > 1 else np.nan for name, values in of_all.items()}
-        return NetworkScores(transfer_objective(components, config.objective), components, spread, tuple(replicates))
-
-    def _folds_of(self, replicate: int) -> np.ndarray:
-        if replicate < FIRST_FRESH:
-            return self.folds
-        seed = derive_seed(self.config.seed, "folds", replicate)
-        return make_folds(self.dataset, self.config.cv.n_cv_folds, self.config.cv.n_cv_repeats, seed)
-
-
-def describe_failure(task: RungTask, error: BaseException, seconds: float) -> RungResult:
-    """The result of a rung that broke off after so many seconds, one of `TRIAL_FAILURES` being the reason."""
-    logger.debug("trial %d failed", task.number, exc_info=error)
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if isinstance(error, OUT_OF_MEMORY):
-        reason = (
-            f"out of memory ({reason}); lower training.batch_size_dft or training.batch_size_exp, "
-            "or set search.halve_batch_when_out_of_memory"
-        )
-    return RungResult(number=task.number, epoch=0, finished=True, seconds={"failed": seconds}, failure=reason)
-
-
-def _pretrainings(config: Config, task: RungTask) -> range:
-    """Numbers of a task's pretraining seeds; further runs of a trial go on counting."""
-    n_seeds = config.search.n_pretrain_seeds
-    return range(task.replicate * n_seeds, (task.replicate + 1) * n_seeds)
-
-
-class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it
-    """A rung was given up because the search is stopping."""
-
-
-def _go_on(run: Stage1Run, states: list[dict[str, Any]], replicate: int) -> None:
-    try:
-        run.load_state_dict(states[replicate])
-    except MALFORMED as error:
-        raise CheckpointError(f"the state of its last rung does not fit ({type(error).__name__}: {error})") from error

@@ -16,15 +16,8 @@ import torch
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.search.memory import reset_peak_memory
-from chitransfer.search.objective import (
-    OUT_OF_MEMORY,
-    TRIAL_FAILURES,
-    Cancelled,
-    RungResult,
-    RungTask,
-    TrialRunner,
-    describe_failure,
-)
+from chitransfer.search.objective import RungResult, RungTask
+from chitransfer.search.runner import OUT_OF_MEMORY, TRIAL_FAILURES, Cancelled, TrialRunner, describe_failure
 from chitransfer.search.workers import InProcessWorkers, Job
 from chitransfer.training.packed import train_together
 from chitransfer.training.stage1 import Stage1Run

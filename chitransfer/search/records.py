@@ -16,12 +16,13 @@ import pandas as pd
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.files import write_atomically, write_csv, write_json
-from chitransfer.search.encoders import FILE_NAME
 from chitransfer.search.objective import RungResult
 from chitransfer.search.space import HALVED_BATCH_SIZE
 
 # Attribute of a trial: what all its rungs and runs computed, without the time the search was stopped in between.
 SECONDS_TOTAL = "seconds_total"
+# In a trial's folder: its Stage 1 results.
+ENCODERS_FILE = "stage1.pt"
 logger = logging.getLogger(__name__)
 
 
@@ -64,7 +65,7 @@ def save_rung(folder: Path, result: RungResult, params: dict[str, Any], dataset:
     if result.state:
         write_atomically(folder / f"rung_{result.epoch:05d}.pt", result.state)
     if result.encoders:
-        write_atomically(folder / FILE_NAME, result.encoders)
+        write_atomically(folder / ENCODERS_FILE, result.encoders)
     for kind, frame in (("chi", chi_frame(result, dataset)), ("solubility", solubility_frame(result, dataset))):
         if frame is not None:
             write_csv(folder / f"out_of_fold_{kind}.csv", frame)

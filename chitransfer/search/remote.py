@@ -77,9 +77,9 @@ class StudyPlugin(WorkerPlugin):
             return self._runner.run(pickle.loads(task))
 
     def _build_runner(self) -> Any:
-        objective = importlib.import_module(f"{PACKAGE}.search.objective")
+        runner = importlib.import_module(f"{PACKAGE}.search.runner")
         config, dataset = unpack_payload(self.payload)
-        return objective.TrialRunner(
+        return runner.TrialRunner(
             config, dataset, device=self._device(), n_threads=self.n_threads, stop_requested=self._stop.is_set
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from chitransfer.search.objective import FIRST_FRESH
 from chitransfer.search.records import SavedRung, load_rung
@@ -117,7 +117,7 @@ def deserves_another_run(own: Sequence[float], others: Sequence[Sequence[float]]
     incumbent = 1 + int(np.argmin(posterior.mean[1:]))
     spread = float(np.hypot(posterior.std[0], posterior.std[incumbent]))
     gain = float(posterior.mean[incumbent] - posterior.mean[0])
-    chance = float(norm.cdf(gain / spread)) if spread > 0 else float(gain >= 0)
+    chance = float(ndtr(gain / spread)) if spread > 0 else float(gain >= 0)
     return chance >= WORTHWHILE_CHANCE
 
 

@@ -20,8 +20,8 @@ from chitransfer.config import Config, dump_config, load_config, override_config
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, StudyError, TrainingError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
-from chitransfer.search.objective import NetworkScores, TrialRunner
 from chitransfer.search.results import beaten_by_trivial, trivial_objective, with_one_value, write_reference
+from chitransfer.search.runner import NetworkScores, TrialRunner
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_searched_dataset, read_study
 from chitransfer.search.summary import describe_side_by_side

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import pandas as pd
@@ -19,16 +19,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from chitransfer.errors import StudyError, TrainingError
 from chitransfer.files import write_csv, write_json
-from chitransfer.search.objective import ERRORS, transfer_objective
+from chitransfer.search.objective import COMPONENTS, ERRORS, transfer_objective
 from chitransfer.search.records import SECONDS_TOTAL
 from chitransfer.search.replicates import REPLICATE_VALUES, count_runs, posterior_means, values_of_runs
 from chitransfer.search.space import HALVED_BATCH_SIZE
 from chitransfer.search.study import StudyFolder
 from chitransfer.sections import ObjectiveSettings
-from chitransfer.training.crossval import Scores
-from chitransfer.training.metrics import CHI_METRICS, SOLUBILITY_METRICS
 
-COMPONENTS = ("stage1_mae", *CHI_METRICS, *SOLUBILITY_METRICS)
+if TYPE_CHECKING:
+    from chitransfer.training.crossval import Scores
+
 OTHER_ATTRIBUTES = (
     "seconds_stage1",
     "seconds_stage2",

@@ -25,7 +25,7 @@ from chitransfer.search.driver import stop_in_time
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
-from chitransfer.search.objective import RungResult, RungTask, TrialRunner
+from chitransfer.search.objective import RungResult, RungTask
 from chitransfer.search.rescore import find_without_effect, score_encoders
 from chitransfer.search.results import read_standing
 from chitransfer.search.run import (
@@ -38,6 +38,7 @@ from chitransfer.search.run import (
     score_reference,
     write_what_there_is,
 )
+from chitransfer.search.runner import TrialRunner
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import (
     StudyFolder,

@@ -41,7 +41,6 @@ from chitransfer.search.storage import (
 )
 from chitransfer.secrecy import mask_passwords
 from chitransfer.seeds import derive_seed
-from chitransfer.training.settings import read_dataset
 
 CONTRACT = "contract"
 SECOND_PASS = "second_pass_"
@@ -325,6 +324,9 @@ def read_searched_dataset(config: Config, progress: Callable[[str, int, int], No
     DataError
         As `training.settings.read_dataset`.
     """
+    # Here, since it imports PyTorch: who only reads a study does without.
+    from chitransfer.training.settings import read_dataset
+
     dataset = read_dataset(config, progress)
     if config.search.control == "permute":
         return permute_labels(dataset, derive_seed(config.seed, "permute"))

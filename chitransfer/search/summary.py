@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -13,7 +13,6 @@ from optuna.trial import FrozenTrial
 from chitransfer.config import Config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset, Rows
-from chitransfer.search.driver import StopReason
 from chitransfer.search.lock import find_driver
 from chitransfer.search.results import (
     TITLES,
@@ -29,7 +28,9 @@ from chitransfer.search.space import rung_epochs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.watch import describe_components, format_seconds
 from chitransfer.sections import SearchSettings
-from chitransfer.training.tasks import resolve_positive_label
+
+if TYPE_CHECKING:
+    from chitransfer.search.driver import StopReason
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
 
 def describe_data(dataset: Dataset, config: Config) -> list[str]:
     """One line a table, then what a user should know before waiting."""
+    # Here, since it imports PyTorch: `chitransfer status` does without.
+    from chitransfer.training.tasks import resolve_positive_label
+
     lines = [_describe_rows("Stage 1, computed χ", dataset.stage1, dataset)]
     temperatures = len(np.unique(dataset.stage1.temperature.round(2)))
     if temperatures == 1:

@@ -19,7 +19,8 @@ from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError
 from chitransfer.interrupts import COMPUTING
-from chitransfer.search.objective import RungResult, RungTask, TrialRunner
+from chitransfer.search.objective import RungResult, RungTask
+from chitransfer.search.runner import TrialRunner
 from chitransfer.training.settings import resolve_device
 
 # Trials a pack on a GPU when the configuration leaves it open: Stage 1 of ten takes little longer than that of one, and

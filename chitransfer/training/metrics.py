@@ -6,18 +6,6 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-CHI_METRICS = ("exp_mae", "exp_rmse", "exp_r2", "exp_spearman")
-SOLUBILITY_METRICS = (
-    "sol_f1",
-    "sol_recall",
-    "sol_precision",
-    "sol_balanced_accuracy",
-    "sol_mcc",
-    "sol_auc",
-    "sol_pr_auc",
-    "sol_brier",
-)
-
 
 def chi_metrics(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """MAE, RMSE, R² and Spearman's ρ of χ, both (n_rows,) in χ's own units; what needs two different values is NaN."""

@@ -1,6 +1,6 @@
 """Stage 1: encoder and χ head learn computed χ, with early stopping on polymers held out; resumable at any epoch.
 
-`Stage1Run` is driven rung by rung by `search.objective` and in one go by `training.pretrain`.
+`Stage1Run` is driven rung by rung by `search.runner` and in one go by `training.pretrain`.
 """
 
 from __future__ import annotations

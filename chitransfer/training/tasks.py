@@ -1,6 +1,6 @@
 """Stage 2's rows on a device and its settings: what every way of fine-tuning takes.
 
-Built by `search.objective`, `training.finetune` and `evidence`; trained on by `training.stage2`.
+Built by `search.runner`, `training.finetune` and `evidence`; trained on by `training.stage2`.
 """
 
 from __future__ import annotations

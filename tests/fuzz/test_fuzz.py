@@ -23,7 +23,8 @@ from chitransfer.config import Config, dump_config, load_config, parse_set_optio
 from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, DataError
 from chitransfer.model.checkpoint import Pretrained, TrainedModel
-from chitransfer.search.encoders import FILE_NAME, SavedEncoder, pack_encoders, pack_state, read_encoders, unpack_state
+from chitransfer.search.encoders import SavedEncoder, pack_encoders, pack_state, read_encoders, unpack_state
+from chitransfer.search.records import ENCODERS_FILE
 
 N_EXAMPLES = int(os.environ.get("CHITRANSFER_FUZZ_EXAMPLES", "150"))
 pytestmark = [pytest.mark.timeout(3600)]
@@ -307,7 +308,7 @@ def test_checkpoints(content: bytes, scratch: Path) -> None:
 @given(content=st.one_of(damaged(pack_encoders([ENCODER])), st.binary(max_size=120)))
 def test_encoders(content: bytes, scratch: Path) -> None:
     """What is changed is refused; a change that does not reach the content (a date in the archive) does no harm."""
-    (scratch / FILE_NAME).write_bytes(content)
+    (scratch / ENCODERS_FILE).write_bytes(content)
     with suppress(CheckpointError):
         (encoder,) = read_encoders(scratch)
         assert str(encoder) == str(ENCODER)
@@ -316,7 +317,7 @@ def test_encoders(content: bytes, scratch: Path) -> None:
 @fuzz
 @given(content=damaged(as_earlier_releases_wrote([vars(ENCODER)])))
 def test_encoders_of_earlier_releases(content: bytes, scratch: Path) -> None:
-    (scratch / FILE_NAME).write_bytes(content)
+    (scratch / ENCODERS_FILE).write_bytes(content)
     with suppress(CheckpointError):
         assert all(isinstance(encoder, SavedEncoder) for encoder in read_encoders(scratch))
 

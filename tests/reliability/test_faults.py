@@ -23,7 +23,8 @@ import chitransfer.files
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.driver import SearchDriver
 from chitransfer.search.encoders import unpack_state
-from chitransfer.search.objective import RungTask, TrialRunner
+from chitransfer.search.objective import RungTask
+from chitransfer.search.runner import TrialRunner
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.training.stage1 import Stage1Run
 

@@ -23,7 +23,8 @@ from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search import remote
 from chitransfer.search.clusters import LocalWorkers, gpu_directives, job_options, walltime_seconds
 from chitransfer.search.dask_workers import DaskWorkers
-from chitransfer.search.objective import RungTask, TrialRunner
+from chitransfer.search.objective import RungTask
+from chitransfer.search.runner import TrialRunner
 from chitransfer.search.workers import InProcessWorkers, make_workers
 from chitransfer.sections import ClusterSettings
 

@@ -14,10 +14,11 @@ import torch
 
 from chitransfer.config import load_config
 from chitransfer.errors import ConfigError
-from chitransfer.search import objective, pack_workers, workers
+from chitransfer.search import pack_workers, runner, workers
 from chitransfer.search.driver import give_up_overdue
-from chitransfer.search.objective import Cancelled, RungTask, TrialRunner
+from chitransfer.search.objective import RungTask
 from chitransfer.search.pack_workers import PackWorkers
+from chitransfer.search.runner import Cancelled, TrialRunner
 from chitransfer.training.stage1 import Stage1Run
 
 # Without dropout a packed run is the run alone, up to rounding.
@@ -160,7 +161,7 @@ def test_a_member_given_up_in_stage_2_leaves_the_others_alone(
     tiny: dict[str, object], tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch, is_frozen: bool
 ) -> None:
     packed = PackWorkers(load_config(None, {**tiny, "training.freeze_encoder_stage2": is_frozen}), tiny_dataset, 3)
-    cross_validate: Callable[..., Any] = objective.cross_validate
+    cross_validate: Callable[..., Any] = runner.cross_validate
     futures = [packed.submit(task) for task in tasks(2)]
     first = packed._jobs[futures[0]]
 
@@ -168,7 +169,7 @@ def test_a_member_given_up_in_stage_2_leaves_the_others_alone(
         first.give_up.set()
         return cross_validate(*words, **named)
 
-    monkeypatch.setattr(objective, "cross_validate", give_up_the_first)
+    monkeypatch.setattr(runner, "cross_validate", give_up_the_first)
     try:
         finish(packed, futures)
     finally:

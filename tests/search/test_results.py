@@ -13,8 +13,8 @@ from sklearn import metrics as sk
 
 from chitransfer.config import load_config
 from chitransfer.errors import TrainingError
-from chitransfer.search.objective import objective_terms, transfer_objective
-from chitransfer.search.results import COMPONENTS, beaten_by_trivial, trivial_objective
+from chitransfer.search.objective import COMPONENTS, objective_terms, transfer_objective
+from chitransfer.search.results import beaten_by_trivial, trivial_objective
 from chitransfer.search.summary import describe_data
 from chitransfer.sections import ObjectiveSettings
 

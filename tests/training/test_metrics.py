@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
+from chitransfer.search.objective import COMPONENTS
 from chitransfer.training.metrics import (
-    CHI_METRICS,
-    SOLUBILITY_METRICS,
     best_f1_threshold,
     chi_metrics,
     solubility_metrics,
@@ -20,7 +19,7 @@ from chitransfer.training.metrics import (
 def test_chi_by_hand() -> None:
     measured, predicted = np.array([0.0, 1.0, 2.0, 5.0]), np.array([0.5, 1.0, 1.0, 4.5])
     found = chi_metrics(measured, predicted)
-    assert tuple(found) == CHI_METRICS
+    assert tuple(found) == COMPONENTS[1:5]
     assert found["exp_mae"] == pytest.approx(0.5)
     assert found["exp_rmse"] == pytest.approx(np.sqrt((0.25 + 0 + 1 + 0.25) / 4))
     assert found["exp_r2"] == pytest.approx(1 - 1.5 / ((measured - 2.0) ** 2).sum())
@@ -41,7 +40,7 @@ def test_solubility_by_hand() -> None:
     called = np.array([1, 1, 0, 1, 0], dtype=bool)  # 2 true positives, 1 miss, 1 false alarm, 1 true negative
     probability = np.array([0.9, 0.6, 0.3, 0.7, 0.1])
     found = solubility_metrics(positive, probability, called)
-    assert tuple(found) == SOLUBILITY_METRICS
+    assert tuple(found) == COMPONENTS[5:]
     assert found["sol_recall"] == pytest.approx(2 / 3)
     assert found["sol_precision"] == pytest.approx(2 / 3)
     assert found["sol_f1"] == pytest.approx(2 / 3)
