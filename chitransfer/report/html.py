@@ -92,7 +92,7 @@ def report_contents(
         "chosen": chosen.number,
         "default": None if standing.default is None else standing.default.number,
         "trivial": history.trivial,
-        "summary": _summary(standing, chosen, config.search.select, found, insight),
+        "summary": _summary(folder, standing, chosen, config.search.select, found, insight),
         "scores": _score_table(chosen, standing.default, reference, history.trivial),
         "parameters": _parameter_table(chosen, standing.default, config),
         "trials": _trials(study),
@@ -115,6 +115,7 @@ def report_contents(
 
 
 def _summary(
+    folder: StudyFolder,
     standing: Standing,
     chosen: FrozenTrial,
     select: str,
@@ -126,6 +127,12 @@ def _summary(
     lines = [f"{states}; trial {chosen.number} is chosen, with objective {chosen.values[0]:.4f}"]
     if default is not None and default.number != chosen.number:
         lines[0] += f" against {default.values[0]:.4f} of the default configuration"
+    if folder.first_pass is not None:
+        study, number = folder.first_pass
+        lines.append(
+            f"second pass on the Stage 1 of trial {number} of {study.name}: the default configuration is here the "
+            "first pass's Stage 2 settings"
+        )
     lines += explain_recommended(standing, chosen, select)
     lines += [] if found is None else found.sentences
     lines += [] if insight is None else insight.sentences

@@ -13,8 +13,9 @@ import pytest
 
 from chitransfer.config import load_config
 from chitransfer.errors import CheckpointError, ConfigError, StudyError
+from chitransfer.report.html import report_contents
 from chitransfer.search.second_pass import FreshScores, run_second_pass
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study import StudyFolder, read_study
 from chitransfer.search.watch import make_console
 
 SPACE = {
@@ -132,6 +133,9 @@ def test_the_command_stops_and_goes_on(
     ):
         assert said in out
     assert StudyFolder(own).reference.is_file(), "a report needs it"
+    config = load_config(own / "config.yaml")
+    contents = report_contents(read_study(StudyFolder(own)), {}, StudyFolder(own), config, None, None)
+    assert f"second pass on the Stage 1 of trial 0 of {study.name}: the default" in contents["summary"][1]
 
 
 def _interrupt(*words: object) -> None:
