@@ -9,15 +9,17 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from chitransfer.data.assemble import Dataset
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.objective import RungResult
 from chitransfer.search.space import HALVED_BATCH_SIZE
+
+if TYPE_CHECKING:
+    from chitransfer.data.assemble import Dataset
 
 # Attribute of a trial: what all its rungs and runs computed, without the time the search was stopped in between.
 SECONDS_TOTAL = "seconds_total"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -24,10 +24,12 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config, override_config
-from chitransfer.data.assemble import Dataset
 from chitransfer.data.splits import count_held_out
 from chitransfer.sections import SearchSettings, SpaceParameter, parse_hidden_dims
 from chitransfer.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from chitransfer.data.assemble import Dataset
 
 # Attribute of a trial for whose own `training.batch_size_dft` memory ran out: the size it went on with.
 HALVED_BATCH_SIZE = "halved_batch_size_dft"

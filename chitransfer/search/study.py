@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import optuna
@@ -22,8 +22,6 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 
 from chitransfer.config import Config, load_config
-from chitransfer.data.assemble import Dataset
-from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import StudyError
 from chitransfer.search.contract import (
     VARIANTS,
@@ -41,6 +39,9 @@ from chitransfer.search.storage import (
 )
 from chitransfer.secrecy import mask_passwords
 from chitransfer.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from chitransfer.data.assemble import Dataset
 
 CONTRACT = "contract"
 SECOND_PASS = "second_pass_"
@@ -324,7 +325,8 @@ def read_searched_dataset(config: Config, progress: Callable[[str, int, int], No
     DataError
         As `training.settings.read_dataset`.
     """
-    # Here, since it imports PyTorch: who only reads a study does without.
+    # Here, since they import RDKit and PyTorch: who only reads a study does without.
+    from chitransfer.data.subsets import permute_labels
     from chitransfer.training.settings import read_dataset
 
     dataset = read_dataset(config, progress)

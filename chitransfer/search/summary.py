@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config
 from chitransfer.counts import say_count
-from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.search.lock import find_driver
 from chitransfer.search.results import (
     TITLES,
@@ -30,6 +29,7 @@ from chitransfer.search.watch import describe_components, format_seconds
 from chitransfer.sections import SearchSettings
 
 if TYPE_CHECKING:
+    from chitransfer.data.assemble import Dataset, Rows
     from chitransfer.search.driver import StopReason
 
 
