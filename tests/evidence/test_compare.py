@@ -1,4 +1,4 @@
-"""Nested comparison: no test polymer is ever seen, the tables follow from the predictions; kernel and verdict."""
+"""Nested comparison: no test polymer is ever seen, the tables follow from the predictions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,6 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import keep_rows, permute_labels, without_polymers
 from chitransfer.errors import StudyError
 from chitransfer.evidence import baselines, nested
-from chitransfer.evidence.baselines import (
-    BASELINES,
-    Prediction,
-    TaskData,
-    classify_by_chi,
-    correct_affinely,
-    gaussian_process,
-    tanimoto_kernel,
-)
 from chitransfer.evidence.compare import (
     ROWS,
     Plan,
@@ -37,7 +28,6 @@ from chitransfer.evidence.compare import (
     share_of_right_slopes,
 )
 from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold, search_inside
-from chitransfer.evidence.verdict import describe_gaps, reach_verdict
 from chitransfer.model.members import FittedMembers
 from chitransfer.search.study import StudyFolder
 from chitransfer.training import conformal
@@ -67,51 +57,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory, small_config: Config, tin
     folder = tmp_path_factory.mktemp("compare")
     run_comparison(small_config, tiny_dataset, folder, Plan(2, 1, PROTOCOLS), lambda line: None)
     return folder
-
-
-def test_kernel_is_the_tanimoto_formula(rng: np.random.Generator) -> None:
-    a, b = rng.integers(0, 4, (5, 9)), rng.integers(0, 4, (6, 9))
-    kernel = tanimoto_kernel(a, b)
-    for i, x in enumerate(a):
-        for j, y in enumerate(b):
-            assert kernel[i, j] == pytest.approx(np.minimum(x, y).sum() / np.maximum(x, y).sum())
-    assert np.linalg.eigvalsh(tanimoto_kernel(a, a)).min() > -1e-9
-
-
-def make_task(rng: np.random.Generator) -> TaskData:
-    counts = rng.integers(0, 3, (40, 20)).astype(float)
-    target = counts @ rng.normal(size=20)
-    training = np.arange(40) < 30
-    inverse = np.ones((40, 1))
-    return TaskData(np.hstack([counts, inverse]), counts, np.zeros((40, 0)), counts[:, :4], target, training)
-
-
-def test_gaussian_process_reads_training_rows_only(rng: np.random.Generator) -> None:
-    task = make_task(rng)
-    changed = np.where(task.training, task.target, 1e6)
-    other = TaskData(task.features, task.polymer_counts, task.solvent_counts, task.descriptors, changed, task.training)
-    assert np.array_equal(gaussian_process(task, 0).value, gaussian_process(other, 0).value)
-    error = np.abs(gaussian_process(task, 0).value - task.target)[~task.training].mean()
-    assert error < np.abs(task.target - task.target[task.training].mean())[~task.training].mean()
-
-
-def test_affine_correction_recovers_a_line(rng: np.random.Generator) -> None:
-    task = make_task(rng)
-    assert correct_affinely((task.target - 0.3) / 2.0, task).value == pytest.approx(task.target)
-
-
-@pytest.mark.parametrize("only", [0.0, 1.0])
-@pytest.mark.parametrize(
-    "predict",
-    [*(predict for _, predict in BASELINES.values() if predict), lambda task, _: classify_by_chi(task.target, task)],
-)
-def test_classifiers_call_everything_by_the_only_class_they_saw(
-    rng: np.random.Generator, predict: Callable[[TaskData, int], Prediction], only: float
-) -> None:
-    task = make_task(rng)
-    found = predict(replace(task, target=np.where(task.training, only, 1.0 - only)), 0)
-    assert np.array_equal(found.value, np.full(len(task.target), only))
-    assert np.array_equal(found.value >= found.threshold, np.full(len(task.target), bool(only)))
 
 
 def test_inner_data_hold_no_test_polymer(tiny_dataset: Any) -> None:
@@ -343,64 +288,6 @@ def test_a_constant_is_not_ranked(compared: Path) -> None:
     assert set(differences.loc[differences["row"] == "mean", "metric"]) == {
         "objective", "exp_mae", "sol_f1", "sol_recall"
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("transfer", "scratch", "expected"),
-    [
-        ((-0.1, -0.2, -0.05), (0.2, 0.1, 0.3), ("search helped", "Stage 1 helps")),
-        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("did not help beyond doubt", "makes no difference")),
-        ((0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), ("made things worse", "Stage 1 hurts")),
-    ],
-)
-def test_verdict_may_say_no(transfer: tuple[float, ...], scratch: tuple[float, ...], expected: tuple[str, str]) -> None:
-    lines = [("transfer_best", transfer), ("no_stage1", scratch)]
-    differences = pd.DataFrame([line_of_differences(row, "default", *values) for row, values in lines])
-    table = pd.DataFrame([{"protocol": "p", "row": "default", "title": ROWS["default"], "exp_mae": 0.3}])
-    gaps = pd.DataFrame({"protocol": ["p"], "fold": [0], "raw": [0.8], "corrected": [0.9], "truth": [0.95]})
-    text = "\n".join(reach_verdict(table, differences, gaps))
-    assert all(words in text for words in expected)
-
-
-def line_of_differences(row: str, against: str, difference: float, low: float, high: float) -> dict[str, object]:
-    """A line of differences.csv about the objective."""
-    where = {"protocol": "p", "row": row, "against": against, "metric": "objective"}
-    return {**where, "difference": difference, "low": low, "high": high}
-
-
-def test_verdict_names_what_a_row_is_compared_with() -> None:
-    differences = pd.DataFrame(
-        [
-            line_of_differences("default_full", "default", -0.2, -0.3, -0.1),
-            line_of_differences("transfer_full", "default_full", 0.01, -0.1, 0.1),
-            line_of_differences("transfer_best", "default", 0.0, 0.0, 0.0),
-        ]
-    )
-    table = pd.DataFrame(
-        [{"protocol": "p", "row": row, "title": ROWS[row], "exp_mae": 0.3} for row in ("default", "default_full")]
-    )
-    gaps = pd.DataFrame(columns=["protocol", "fold", "raw", "corrected", "truth"])
-    chosen, first, second = reach_verdict(table, differences, gaps)[:3]
-    assert chosen.startswith("p: the transfer-aware search chose the default configuration in every outer fold")
-    assert "against the default configuration -0.2000" in first
-    assert "against the default configuration, fine-tuned in full +0.0100" in second
-
-
-@pytest.mark.parametrize(
-    ("raw", "corrected", "expected"),
-    [
-        ([0.0, 0.1, 0.2, -0.1, 0.3], [0.01, 0.09, 0.21, -0.1, 0.28], "cannot be told apart from the raw best value"),
-        ([-0.3, -0.2, -0.25, -0.3, -0.2], [0.01, 0.0, 0.02, 0.0, 0.01], "is closer to the outer truth than"),
-        ([0.01, 0.0, 0.02, 0.0, 0.01], [0.3, 0.2, 0.25, 0.3, 0.2], "is farther from the outer truth than"),
-        ([-0.3], [0.0], "cannot be told apart"),
-    ],
-)
-def test_an_estimate_is_closer_only_beyond_doubt(raw: list[float], corrected: list[float], expected: str) -> None:
-    gaps = pd.DataFrame({"protocol": "p", "raw": raw, "corrected": corrected, "truth": 0.0})
-    (sentence,) = describe_gaps(gaps)
-    assert expected in sentence
-    assert f"mean absolute gap {np.mean(np.abs(corrected)):.4f} against {np.mean(np.abs(raw)):.4f}" in sentence
-    assert f"off by {np.mean(corrected):+.4f}, the raw best value by {np.mean(raw):+.4f}" in sentence
 
 
 def test_command_says_which_protocols_there_are(run_command: Callable[..., tuple[int, str, str]]) -> None:
