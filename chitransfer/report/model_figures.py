@@ -35,11 +35,13 @@ class Reliability:
     n_rows: np.ndarray
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """Wilson's 95 % interval of each share, which a share of 0 or 1 has as well; inside 0 … 1."""
-        z, n = 1.96, self.n_rows
-        centre = (self.observed + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z * np.sqrt(self.observed * (1 - self.observed) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-        return np.minimum(centre - half, self.observed).clip(0), np.maximum(centre + half, self.observed).clip(max=1)
+        """Lower and upper ends of Wilson's 95 % interval of each share, (n_bins,) each; a share of 0 has one, too."""
+        from scipy.stats import binomtest
+
+        counts = np.rint(self.observed * self.n_rows).astype(int)
+        tests = [binomtest(k, n) for k, n in zip(counts.tolist(), self.n_rows.tolist(), strict=True)]
+        ends = np.array([test.proportion_ci(0.95, method="wilson") for test in tests])
+        return ends[:, 0], ends[:, 1]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Runs of a trial numbered from here are re-evaluations: their seeds and folds are nobody's in the search.
 FIRST_FRESH = 1000
-# What a trial is scored by: the loss of Stage 1, χ, solubility. Of these the errors are better low, the others high.
+# What a trial is scored by: the loss of Stage 1, χ, solubility.
 COMPONENTS = (
     "stage1_mae",
     "exp_mae",
@@ -35,6 +35,7 @@ COMPONENTS = (
     "sol_pr_auc",
     "sol_brier",
 )
+# Those of the objective's parts that enter it as they are; the others enter as 1 − score.
 ERRORS = ("exp_mae", "exp_rmse", "stage1_mae")
 
 
