@@ -185,12 +185,13 @@ def _describe_recommended(
 def describe_side_by_side(columns: Sequence[tuple[str, Mapping[str, Any], float | None]]) -> list[str]:
     """A table of objective and components, a column for each (title, components, objective)."""
     width = max(len(title) for title in TITLES.values()) + 2
-    lines = [" " * width + "".join(f"{title:>20}" for title, _, _ in columns)]
+    column = max(20, 2 + max(len(title) for title, _, _ in columns))
+    lines = [" " * width + "".join(f"{title:>{column}}" for title, _, _ in columns)]
     rows = [("objective (lower is better)", [value for _, _, value in columns])]
     rows += [(TITLES[name], [components.get(name) for _, components, _ in columns]) for name in SHOWN]
     for title, values in rows:
         if any(value is not None for value in values):
-            cells = "".join(f"{'–' if value is None else f'{value:.4f}':>20}" for value in values)
+            cells = "".join(f"{'–' if value is None else f'{value:.4f}':>{column}}" for value in values)
             lines.append(f"{title:<{width}}{cells}")
     return lines
 

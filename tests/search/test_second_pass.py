@@ -127,7 +127,7 @@ def test_the_command_stops_and_goes_on(
     assert len(read(own)) == 3
     for said in (
         "nothing was left to do: 3 trials have ended, the total is 3; a larger total (--n-trials) adds trials",
-        "first pass (trial 0)   trivial predictor",
+        "  first pass (trial 0)",
         "best parameters: lr_finetune=",
         "that neither pass has seen",
     ):
