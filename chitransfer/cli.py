@@ -22,7 +22,7 @@ from chitransfer.commands.model import apply, finetune, predict, pretrain, scree
 from chitransfer.commands.rescore import rescore
 from chitransfer.commands.search import search, status
 from chitransfer.errors import ChitransferError, describe_os_error
-from chitransfer.interrupts import end_despite_threads, exit_on_termination, repeat_swallowed
+from chitransfer.interrupts import end_despite_threads, exit_on_termination, forget_caught_interrupt, repeat_swallowed
 from chitransfer.secrecy import mask_passwords
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -101,6 +101,7 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
             code = _end_on_mistake(error)
     code = code if isinstance(code, int) else 0
     end_despite_threads(code)
+    forget_caught_interrupt()
     raise SystemExit(code)
 
 

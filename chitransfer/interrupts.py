@@ -84,6 +84,15 @@ def repeat_swallowed() -> Iterator[None]:
         sys.unraisablehook = previous
 
 
+def forget_caught_interrupt() -> None:
+    """Let an interrupt that was caught have no say in how the process ends.
+
+    Python remembers a Ctrl-C that left an `exec` of source text, as a dataclass runs it, and under `python -m` it dies
+    of the signal in the end, whatever exit code was asked for. The next such text clears its memory.
+    """
+    exec("")
+
+
 def end_despite_threads(code: int) -> None:
     """Let the process end with an exit code although a thread that hangs may still be computing then.
 

@@ -72,6 +72,20 @@ def test_a_signal_that_python_swallows_is_heard_all_the_same(number: int, expect
         signal.signal(signal.SIGINT, before)
 
 
+def test_an_interrupt_in_generated_code_ends_python_m_with_the_exit_code(tmp_path: Path) -> None:
+    # Ctrl-C while a dataclass is being made: Python -m would die of the signal, though it was caught.
+    (tmp_path / "program.py").write_text(
+        "from chitransfer import cli\n"
+        "def search(*_, **__):\n"
+        "    exec('raise KeyboardInterrupt')\n"
+        "cli.app = search\n"
+        "cli.main([])\n",
+        encoding="utf-8",
+    )
+    ended = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
+
+
 def test_a_thread_that_hangs_does_not_decide_how_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     at_exit: list[Callable[[], None]] = []
     ended: list[int] = []
