@@ -86,6 +86,10 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
         code = stop.exit_code
     except SystemExit as stop:
         code = stop.code
+        if isinstance(code, str):
+            # What Python itself would do.
+            print(code, file=sys.stderr)
+            code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

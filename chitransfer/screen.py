@@ -20,6 +20,8 @@ from chitransfer.files import replace_atomically, write_csv
 RankBy = Literal["p_soluble", "chi"]
 INPUT_ROW = "input_row"
 SHOWN_REASONS = 10
+MOST_REASONS = 1000
+OTHER_REASONS = "for other reasons"
 LONGEST_SOLVENT = 16
 
 
@@ -118,7 +120,8 @@ def screen_candidates(
         frame = frame.assign(**{INPUT_ROW: range(n_rows + 1, n_rows + len(rows) + 1)})
         n_rows += len(rows)
         n_usable += int((frame["problem"] == "").sum())
-        reasons.update(frame.loc[frame["problem"] != "", "problem"] if n_usable == 0 else ())
+        if n_usable == 0:
+            _add_reasons(reasons, frame.loc[frame["problem"] != "", "problem"])
         kept = conditions.select(frame, rank_by)
         n_kept += len(kept)
         others = [name for name in header if name.lower() not in {column.lower() for column in frame.columns}]
@@ -138,6 +141,12 @@ def screen_candidates(
     ranked = best[first].reset_index(drop=True)
     ranked.insert(0, "rank", range(1, len(ranked) + 1))
     return Screening(ranked, n_rows, n_usable, n_kept)
+
+
+def _add_reasons(reasons: Counter[str], problems: pd.Series) -> None:
+    # A reason quotes its cell: there may be as many as rows.
+    for problem, count in problems.value_counts(sort=False).items():
+        reasons[str(problem) if problem in reasons or len(reasons) < MOST_REASONS else OTHER_REASONS] += int(count)
 
 
 def _describe_reasons(n_rows: int, reasons: Counter[str]) -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from chitransfer import __version__
+from chitransfer import __version__, cli
 from chitransfer.config import Config, override_config
 from chitransfer.data.compute import ADDED_COLUMNS
 from chitransfer.errors import ConfigError
@@ -216,6 +216,14 @@ class TestFlags:
         assert ended.returncode == 1
         assert ended.stderr == ""
 
+    def test_a_library_that_ends_the_program_with_words_is_heard(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(cli, "app", lambda *_, **__: sys.exit("no port is free"))
+        with pytest.raises(SystemExit, match=r"^1$"):
+            cli.main([])
+        assert capsys.readouterr().err == "no port is free\n"
+
     def test_letters_that_the_terminal_lacks_stop_nothing(self) -> None:
         ended = subprocess.run(
             [sys.executable, "-m", "chitransfer", "--help"],
@@ -243,7 +251,7 @@ class TestStatus:
         folder = StudyFolder(Path(shutil.copytree(finished_search.folder.path, tmp_path / "done")))
         config, out = override_config(finished_search.config, {"search.n_trials": 4}), io.StringIO()
         assert run_search(config, Console(file=out, width=300), resume=folder, draw=lambda *_: None) == 0
-        said = "nothing was left to do: 6 trials have ended, the total is 4; a larger total (--n-trials) adds trials"
+        said = "nothing was left to do: ended 6 trials, the total is 4; a larger total (--n-trials) adds trials"
         assert said in out.getvalue()
         environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
         before = json.loads((finished_search.folder.path / "environment.json").read_text(encoding="utf-8"))

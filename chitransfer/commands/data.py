@@ -105,7 +105,8 @@ def fetch(
     print(fetched.source.licence.strip())
     print(f"Please cite: {fetched.source.citation}")
     print(
-        f"{fetched.n_rows} rows, {fetched.n_polymers} polymers, {say_count(fetched.n_solvents, 'solvent')} from "
+        f"{say_count(fetched.n_rows, 'row')}, {say_count(fetched.n_polymers, 'polymer')}, "
+        f"{say_count(fetched.n_solvents, 'solvent')} from "
         f"{fetched.n_published} published rows; {say_count(len(fetched.applied), 'correction')} "
         f"({fetched.corrections}), {say_count(fetched.n_left_out, 'row')} left out ({fetched.left_out}), "
         f"{say_count(fetched.n_duplicates, 'repeat')} of earlier rows dropped"

@@ -78,6 +78,8 @@ def search(
         raise ConfigError("--trial names the encoder of a second pass; give --second-pass STUDY with it")
     folder = None if resume is None else locate_study(resume)
     if folder is not None and folder.first_pass is not None and second_pass is None:
+        if config is not None:
+            raise ConfigError(f"{folder.path}: a second pass goes on with its own configuration; leave out --config")
         (second_pass, trial), resume = folder.first_pass, None
     if second_pass is not None:
         from chitransfer.search.second_pass import run_second_pass

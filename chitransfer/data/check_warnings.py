@@ -26,9 +26,9 @@ NAMES = {"stage1": "Stage 1", "chi": "experimental chi", "solubility": "solubili
 
 def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
     """Warnings in plain words, the gravest first; each says what follows and what to do."""
+    yield from _why_a_search_stops(report, n_folds)
     for facts in report.tables:
-        yield from _about_table(facts, n_folds)
-    yield from _about_folds(report, n_folds)
+        yield from _about_table(facts, n_folds if report.n_measured >= n_folds else None)
     yield from _about_contradictions(report)
     yield from _about_stereo(report)
     yield from _about_temperatures(report)
@@ -39,21 +39,43 @@ def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
     yield from _about_agreement(report)
 
 
-def _about_table(facts: TableFacts, n_folds: int) -> Iterator[str]:
-    name = NAMES[facts.kind]
-    if facts.n_rejected:
-        shown = "; ".join(f"line {line}: {value}: {reason}" for line, value, reason in facts.rejected)
-        more = "; …" if facts.n_rejected > len(facts.rejected) else ""
+def _why_a_search_stops(report: CheckReport, n_folds: int) -> Iterator[str]:
+    for facts in report.tables:
+        if facts.n_rejected:
+            shown = "; ".join(f"line {line}: {value}: {reason}" for line, value, reason in facts.rejected)
+            more = "; …" if facts.n_rejected > len(facts.rejected) else ""
+            yield (
+                f"{NAMES[facts.kind]}: {say_count(facts.n_rejected, 'row')} cannot be used ({shown}{more}). A search "
+                "stops there, unless data.on_bad_rows or data.on_contradictory_labels tell it to leave such rows out."
+            )
+    n_rows = {facts.kind: facts.n_rows for facts in report.tables}
+    if n_rows.get("solubility") == 0:
         yield (
-            f"{name}: {say_count(facts.n_rejected, 'row')} cannot be used ({shown}{more}). A search stops there, "
-            "unless data.on_bad_rows or data.on_contradictory_labels tell it to leave such rows out."
+            "Solubility: no label is left, because every one is contradicted by another of its polymer and solvent. "
+            "Correct them, or set paths.solubility_csv to null to search on chi alone."
         )
+    if report.soluble_share in (0.0, 1.0):
+        yield (
+            f"Solubility: every label is {'soluble' if report.soluble_share else 'insoluble'}. A search needs both "
+            "classes and refuses to start: add polymers of the other one, or set paths.solubility_csv to null for chi "
+            "alone."
+        )
+    if report.n_measured < n_folds:
+        remedy = "Lower cv.n_cv_folds." if report.n_measured > 1 else "Add measured polymers."
+        yield (
+            f"Stage 2 has {say_count(report.n_measured, 'polymer')} in all, too few for {n_folds} folds: a search "
+            f"refuses to start. {remedy}"
+        )
+
+
+def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
+    name = NAMES[facts.kind]
     if facts.kind == "stage1" and facts.n_polymers < FEW_STAGE1_POLYMERS:
         yield (
             f"{name}: only {say_count(facts.n_polymers, 'polymer')}. Pretraining has little to teach; "
             "`chitransfer data build` makes thousands in minutes."
         )
-    if facts.kind != "stage1" and 0 < facts.n_polymers < FEW_PER_FOLD * n_folds:
+    if n_folds is not None and facts.kind != "stage1" and 0 < facts.n_polymers < FEW_PER_FOLD * n_folds:
         few = (
             f"fewer than {FEW_PER_FOLD} to score per fold"
             if facts.n_polymers >= n_folds
@@ -68,14 +90,6 @@ def _about_table(facts: TableFacts, n_folds: int) -> Iterator[str]:
         yield f"{name}: {share:.0%} of the rows are one polymer, {polymer}; its fold decides the score."
     if facts.n_duplicates:
         yield f"{name}: rows that repeat an earlier one exactly, {facts.n_duplicates}, count twice."
-
-
-def _about_folds(report: CheckReport, n_folds: int) -> Iterator[str]:
-    if report.n_measured < n_folds:
-        yield (
-            f"Stage 2 has {say_count(report.n_measured, 'polymer')} in all, too few for {n_folds} folds: a search "
-            "refuses to start. Lower cv.n_cv_folds."
-        )
 
 
 def _about_contradictions(report: CheckReport) -> Iterator[str]:
@@ -159,18 +173,7 @@ def _about_coverage(coverage: CoverageFacts) -> Iterator[str]:
 def _about_labels(report: CheckReport) -> Iterator[str]:
     share = report.soluble_share
     n_rows = next((facts.n_rows for facts in report.tables if facts.kind == "solubility"), None)
-    if n_rows == 0:
-        yield (
-            "Solubility: no label is left, because every one is contradicted by another of its polymer and solvent. "
-            "Correct them, or set paths.solubility_csv to null to search on chi alone."
-        )
-    if share is None or n_rows is None:
-        return
-    if share in (0.0, 1.0):
-        yield (
-            f"Solubility: every label is {'soluble' if share else 'insoluble'}. A search needs both classes and "
-            "refuses to start: add polymers of the other one, or set paths.solubility_csv to null for chi alone."
-        )
+    if share is None or n_rows is None or share in (0.0, 1.0):
         return
     smaller = min(share, 1 - share)
     if share > LOPSIDED_SHARE:

@@ -26,12 +26,13 @@ BUILTIN_TABLES = {
     "water_solubility": "water_solubility.csv",
 }
 # Headers that are easily written for an optional column, which would then be left out without a word; in small letters,
-# with a blank for every sign: "T [°C]" reads "t c", unlike the "Tc" of a critical point.
+# with a blank for every sign but that of degrees: "T [K]" reads "t k", unlike the "Tk" of a name, "°C" reads "deg c".
 _SCALE = "(celsius|centigrade|fahrenheit|kelvins?)"
 _DEGREES = f"({_SCALE}|deg(ree)?s?( ?({_SCALE}|[ckf]))?)"
 _UNIT = f"({_DEGREES}|[ckf])"
+_ALONE = f"(deg(ree)?s? ?({_SCALE}|[ckf])|{_SCALE})"
 _MEANT = {
-    "temp": re.compile(f"temp(erature)?s?( .*|{_UNIT})?|(t|theta)( in)?( {_UNIT})?|t(k|{_DEGREES})|(deg.* )?{_SCALE}"),
+    "temp": re.compile(f"temp(erature)?s?( .*|{_UNIT})?|(t|theta)( in)?( {_UNIT})?|t(k|{_DEGREES})|{_ALONE}"),
     "solvent": re.compile(".*solvent.*|(smiles )?solv( smiles)?"),
 }
 
@@ -169,7 +170,7 @@ def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> N
     """
     for column, pattern in _MEANT.items():
         for cell in header if column not in settled else []:
-            if pattern.fullmatch(re.sub("[^a-z0-9]+", " ", cell.lower()).strip()):
+            if pattern.fullmatch(re.sub("[^a-z0-9]+", " ", cell.lower().replace("°", " deg ")).strip()):
                 what = "kelvin (°C + 273.15)" if column == "temp" else "SMILES of solvents"
                 raise DataError(
                     f"{name}, line 1: there is no column {column}, but one called {cell}; call it {column} if it holds "

@@ -66,7 +66,9 @@ def _judge_difference(
     if line is None:
         return []
     against = titles[str(shown.loc[shown["row"] == row, "against"].iloc[0])]
-    if (shown.loc[shown["row"] == row, ["difference", "low", "high"]].fillna(0.0) == 0.0).all(axis=None):
+    if line == (0.0, 0.0, 0.0) and (
+        shown.loc[shown["row"] == row, ["difference", "low", "high"]].fillna(0.0) == 0.0
+    ).all(axis=None):
         return [f"{protocol}: {what} chose the {against} in every outer fold, so no score differs"]
     _, low, high = line if metric in LOWER_IS_BETTER else (-line[0], -line[2], -line[1])
     if high < 0:

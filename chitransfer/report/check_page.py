@@ -52,7 +52,7 @@ def describe_check(report: CheckReport) -> str:
         )
     lines += [f"  {contradiction}" for contradiction in report.contradictions[:SHOWN]]
     if len(report.contradictions) > SHOWN:
-        lines.append(f"  … and {len(report.contradictions) - SHOWN} more contradicted labels")
+        lines.append(f"  … and {say_count(len(report.contradictions) - SHOWN, 'more contradicted label')}")
     lines += ["", "Warnings" if report.warnings else "No warnings."]
     lines += [f"  {number}. {warning}" for number, warning in enumerate(report.warnings, start=1)]
     return "\n".join(lines) + "\n"

@@ -19,7 +19,13 @@ from optuna.trial import FrozenTrial, create_trial
 
 from chitransfer.counts import say_count
 from chitransfer.files import replace_atomically
-from chitransfer.search.results import read_recommended, read_standing, trivial_objective, with_one_value
+from chitransfer.search.results import (
+    has_lowest_objective,
+    read_recommended,
+    read_standing,
+    trivial_objective,
+    with_one_value,
+)
 from chitransfer.search.study import CONTRACT, StudyFolder
 from chitransfer.sections import ObjectiveSettings
 
@@ -158,8 +164,7 @@ def marked_trials(
 
     The recommended one is called the best where none of `trials` has a lower objective.
     """
-    is_lowest = recommended.values[0] <= min(trial.values[0] for trial in trials)
-    name = "best trial" if is_lowest else "recommended trial"
+    name = "best trial" if has_lowest_objective(recommended, trials) else "recommended trial"
     if default is None:
         return [(recommended, BEST, name)]
     if recommended.number == default.number:

@@ -28,6 +28,7 @@ from chitransfer.search.results import (
     write_results,
 )
 from chitransfer.search.study import StudyFolder, load_study_config
+from chitransfer.search.summary import describe_first_pass
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def finish_study(
     """
     config = load_study_config(folder, {})
     write_results(folder, study)
-    sentences = []
+    sentences = describe_first_pass(folder)
     try:
         found = examine_study(study, folder, config)
     except StudyError as error:
@@ -65,7 +66,8 @@ def finish_study(
         write_json(folder.path / "insight.json", asdict(insight))
         write_csv(folder.path / "insight.csv", insight.effects_frame())
         sentences += insight.sentences
-    else:
+    # The trials of a second pass share their Stage 1.
+    elif folder.first_pass is None:
         sentences.append(
             f"Key Insight: not measured (insight.json); it takes {SMALLEST_STUDY} complete trials whose losses differ"
         )

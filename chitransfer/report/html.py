@@ -41,6 +41,7 @@ from chitransfer.search.results import (
     trials_frame,
 )
 from chitransfer.search.study import StudyFolder
+from chitransfer.search.summary import describe_first_pass
 
 MOST_ROC_POINTS = 400
 logger = logging.getLogger(__name__)
@@ -127,12 +128,7 @@ def _summary(
     lines = [f"{states}; trial {chosen.number} is chosen, with objective {chosen.values[0]:.4f}"]
     if default is not None and default.number != chosen.number:
         lines[0] += f" against {default.values[0]:.4f} of the default configuration"
-    if folder.first_pass is not None:
-        study, number = folder.first_pass
-        lines.append(
-            f"second pass on the Stage 1 of trial {number} of {study.name}: the default configuration is here the "
-            "first pass's Stage 2 settings"
-        )
+    lines += describe_first_pass(folder)
     lines += explain_recommended(standing, chosen, select)
     lines += [] if found is None else found.sentences
     lines += [] if insight is None else insight.sentences

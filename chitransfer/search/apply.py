@@ -126,18 +126,21 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     study_config = load_study_config(folder, {})
     applied = read_complete_trial(folder, trial)
     chosen = to_overrides(applied.params, study_config.search.space, applied.user_attrs)
-    notes = _describe_choice(folder, applied, study_config) if trial is None else []
+    notes = []
+    if trial is None:
+        notes += explain_recommended(read_standing(read_study(folder)), applied, study_config.search.select)
     old_config = load_config(config_path, None, FULL_TRAINING)
-    epochs = chosen.pop(QUICK_EPOCHS, None)
+    overrides, for_finetune = chosen, {}
+    if folder.first_pass is not None:
+        for_finetune = {key: chosen.pop(key) for key in SHARED_KEYS if key in chosen}
+        overrides = {**_stage1_parameters(*folder.first_pass), **chosen}
+    # After the merge: either pass may have searched it.
+    epochs = overrides.pop(QUICK_EPOCHS, None)
     if epochs is not None:
         notes.append(
             f"{QUICK_EPOCHS}: {epochs} is the length of quick Stage 2 and was not written; full training runs "
             f"training.num_epochs_finetune, {old_config.training.num_epochs_finetune} epochs"
         )
-    overrides, for_finetune = chosen, {}
-    if folder.first_pass is not None:
-        for_finetune = {key: chosen.pop(key) for key in SHARED_KEYS if key in chosen}
-        overrides = {**_stage1_parameters(*folder.first_pass), **chosen}
     overrides |= {
         key: attrgetter(key)(study_config)
         for key in TABLE_KEYS
@@ -160,10 +163,6 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     ]
     notes += _other_differences(study_config, new_config, overrides)
     return Application(applied.number, text, difference, for_finetune, notes)
-
-
-def _describe_choice(folder: StudyFolder, applied: FrozenTrial, config: Config) -> list[str]:
-    return explain_recommended(read_standing(read_study(folder)), applied, config.search.select)
 
 
 def _stage1_parameters(first_pass: Path, number: int) -> dict[str, object]:

@@ -84,7 +84,7 @@ def prepare_forking() -> dict[str, str]:
         return {}
     method = {"distributed.worker.multiprocessing-method": "forkserver"}
     with dask.config.set(method):
-        context = get_mp_context()  # Dask's own choice of modules, which the next line extends
+        context = get_mp_context()  # sets Dask's own choice of modules, which the next line replaces
     # torch._dynamo: PyTorch's optimisers import it at their first use, in two seconds of a core.
     context.set_forkserver_preload(["distributed", "chitransfer.search.runner", "torch._dynamo"])
     return method

@@ -23,6 +23,7 @@ from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.objective import RungResult, RungTask
 from chitransfer.search.records import SECONDS_TOTAL, SavedRung, discard_states, load_rung, save_rung, trial_attributes
 from chitransfer.search.replicates import (
+    FAILED_RUNS,
     count_runs,
     deserves_another_run,
     load_replicates,
@@ -129,10 +130,11 @@ class SearchDriver:
         self._stop_requested = stop_requested
         self._active: dict[Future[RungResult], _ActiveTrial] = {}
         self._interrupted = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-        self._n_asked = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-        self._n_runs = self._n_asked
+        asked = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        self._n_asked = len(asked)
+        self._n_runs = sum(count_runs(trial) for trial in asked if trial.state.is_finished()) + len(self._interrupted)
         if config.search.replicates > 1:
-            self._n_runs += sum(len(load_replicates(folder.trial(number))) for number in range(self._n_asked))
+            self._n_runs += sum(len(load_replicates(folder.trial(number))) for number in self._interrupted)
         self._failures: list[str] = []
 
     def run(self) -> StopReason:
@@ -230,6 +232,7 @@ class SearchDriver:
         active.seconds_before += sum(result.seconds.values())
         if result.failure and active.runs:
             logger.warning("trial %d: a further run failed and is left out: %s", result.number, result.failure)
+            active.trial.set_user_attr(FAILED_RUNS, 1 + active.trial.user_attrs.get(FAILED_RUNS, 0))
             self._complete(active)
             return
         if result.failure:

@@ -17,6 +17,9 @@ from chitransfer.files import write_json
 from chitransfer.search.storage import explain_write_errors, find_lock_holder, lock_on_server
 from chitransfer.search.study import StudyFolder
 
+# `find_driver` takes the lock for a moment to see whether it is free.
+SECONDS_FOR_A_READER = 1.0
+
 
 @contextmanager
 def explain_unwritable(path: Path) -> Iterator[None]:
@@ -47,7 +50,7 @@ def drive_alone(folder: StudyFolder, what: str = "search is writing to this stud
     try:
         with explain_unwritable(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            lock.acquire(timeout=SECONDS_FOR_A_READER)
     except Timeout as error:
         who = _read_holder(holder)
         raise StudyError(f"{folder.path}: another {what} ({who}); stop it first") from error
@@ -76,9 +79,10 @@ def find_driver(folder: StudyFolder) -> str | None:
         try:
             with lock:
                 pass
-        # Timeout, or a folder that this user may only read.
-        except OSError:
+        except Timeout:
             return _read_holder(holder)
+        except OSError:
+            return f"{_read_holder(holder)}, unless it was killed; only who may write to the folder can tell"
     return find_lock_holder(folder.storage, folder.name)
 
 

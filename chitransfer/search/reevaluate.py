@@ -19,7 +19,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.search.driver import POLL_SECONDS, StopReason, StopRequested, give_up_overdue
 from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
 from chitransfer.search.records import load_rung, save_rung
-from chitransfer.search.replicates import count_runs, replicate_folder
+from chitransfer.search.replicates import replicate_folder, values_of_runs
 from chitransfer.search.results import computed_seconds, read_standing
 from chitransfer.search.space import to_overrides, trial_rungs
 from chitransfer.search.study import StudyFolder
@@ -139,7 +139,7 @@ def _ended_runs(
 
 def _seconds_of_a_run(complete: Sequence[FrozenTrial], workers: Workers, n_runs: int) -> float:
     """How long a run takes by the clock, from the time that complete trials computed."""
-    computed = [(computed_seconds(trial) or 0.0) / count_runs(trial) for trial in complete]
+    computed = [(computed_seconds(trial) or 0.0) / len(values_of_runs(trial)) for trial in complete]
     # What trials of a pack computed is their share of the clock's time already.
     n_at_once = 1 if isinstance(workers, InProcessWorkers) else min(workers.capacity, n_runs)
     return float(np.median(computed)) / n_at_once

@@ -20,6 +20,8 @@ from chitransfer.search.records import SavedRung, load_rung
 from chitransfer.search.space import HALVED_BATCH_SIZE
 
 REPLICATE_VALUES = "replicate_values"
+# How many further runs of a trial failed.
+FAILED_RUNS = "failed_runs"
 # A trial with less than this chance of beating the incumbent is not worth another run.
 WORTHWHILE_CHANCE = 0.3
 
@@ -149,8 +151,8 @@ def values_of_runs(trial: FrozenTrial) -> list[float]:
 
 
 def count_runs(trial: FrozenTrial) -> int:
-    """How many runs of the budget a trial that ended took."""
-    return len(trial.user_attrs.get(REPLICATE_VALUES, [0]))
+    """How many runs of the budget a trial that ended took, those that failed included."""
+    return len(trial.user_attrs.get(REPLICATE_VALUES, [0])) + int(trial.user_attrs.get(FAILED_RUNS, 0))
 
 
 def posterior_means(values: Mapping[int, Sequence[float]]) -> dict[int, float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -119,11 +119,16 @@ def read_recommended(folder: StudyFolder, standing: Standing) -> FrozenTrial:
     return next((trial for trial in standing.ranked if trial.number == number), standing.best)
 
 
+def has_lowest_objective(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether none of `trials` has a lower objective, so that the trial may be called the best."""
+    return bool(trial.values[0] <= min(other.values[0] for other in trials))
+
+
 def explain_recommended(standing: Standing, recommended: FrozenTrial, select: str) -> list[str]:
     """A line where the recommended trial is not the one with the lowest objective: why."""
-    lowest = min(standing.ranked, key=lambda trial: (trial.values[0], trial.number))
-    if recommended.number == lowest.number:
+    if has_lowest_objective(recommended, standing.ranked):
         return []
+    lowest = min(standing.ranked, key=lambda trial: (trial.values[0], trial.number))
     if standing.best is not None and recommended.number == standing.best.number:
         why = "it has the lowest posterior mean, in which a few runs count for less than many (search.replicates)"
     elif select != "best":
@@ -251,11 +256,13 @@ def trivial_objective(reference: Mapping[str, float], stage1_mae: float, weights
         return None
 
 
-def beaten_by_trivial(best: Mapping[str, Any], reference: Mapping[str, float], weights: ObjectiveSettings) -> list[str]:
+def beaten_by_trivial(
+    best: Mapping[str, Any], reference: Mapping[str, float], weights: ObjectiveSettings, name: str = "best"
+) -> list[str]:
     """Where the best trial is not better than the trivial predictor, a sentence each: the objective, then its parts.
 
-    `best` holds the trial's components. A score that the trivial predictor has in full, as the recall of calling
-    everything positive, cannot be bettered and says nothing.
+    `best` holds the trial's components, `name` says what to call it. A score that the trivial predictor has in full,
+    as the recall of calling everything positive, cannot be bettered and says nothing.
     """
     sentences = []
     shared = [name for name in weights.model_dump() if best.get(name) is not None and name in reference]
@@ -263,7 +270,7 @@ def beaten_by_trivial(best: Mapping[str, Any], reference: Mapping[str, float], w
     without = trivial_objective({name: reference[name] for name in shared}, best["stage1_mae"], weights)
     if shared and without is not None and own >= without:
         sentences.append(
-            f"the best trial does not beat the trivial predictor: objective {own:.4f} against {without:.4f}; weights "
+            f"the {name} trial does not beat the trivial predictor: objective {own:.4f} against {without:.4f}; weights "
             "on sol_auc, sol_balanced_accuracy or sol_mcc, or solubility.positive=insoluble, may say more"
         )
     for name, weight in weights.model_dump().items():

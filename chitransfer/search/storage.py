@@ -200,7 +200,9 @@ def _read_lock_holder(connection: sqlalchemy.Connection, key: int) -> str | None
     holder = connection.scalar(
         sqlalchemy.text(
             "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
-            "WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = :key LIMIT 1"
+            "WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = :key "
+            # A server tells of the locks of all its databases.
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1"
         ),
         {"key": key},
     )

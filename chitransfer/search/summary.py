@@ -19,6 +19,7 @@ from chitransfer.search.results import (
     beaten_by_trivial,
     describe_counts,
     explain_recommended,
+    has_lowest_objective,
     read_recommended,
     read_standing,
     trivial_objective,
@@ -55,6 +56,17 @@ class Names:
         if folder.first_pass is None:
             return cls()
         return cls("second pass", "first pass's Stage 2 settings", "first pass")
+
+
+def describe_first_pass(folder: StudyFolder) -> list[str]:
+    """Of a second pass, a line that says on what it stands; all that speaks of a default configuration needs it."""
+    if folder.first_pass is None:
+        return []
+    study, number = folder.first_pass
+    return [
+        f"second pass on the Stage 1 of trial {number} of {study.name}: the default configuration is here the first "
+        "pass's Stage 2 settings"
+    ]
 
 
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
@@ -130,7 +142,8 @@ def describe_outcome(
     if standing.ranked:
         recommended = read_recommended(folder, standing)
         lines += _describe_recommended(recommended, standing, config, reference, names)
-        warnings = beaten_by_trivial(recommended.user_attrs, reference, config.objective)
+        name = _name_recommended(recommended, standing)
+        warnings = beaten_by_trivial(recommended.user_attrs, reference, config.objective, name)
         lines += [f"WARNING: {sentence}" for sentence in warnings]
     else:
         lines.append("no trial is complete yet")
@@ -143,11 +156,11 @@ def describe_outcome(
 def describe_nothing_to_do(study: optuna.Study, config: Config) -> str:
     """Why a resumed search has done nothing, and how to have it go on."""
     standing = read_standing(study)
-    ended = f"{standing.n_ended} trials have ended"
+    ended = say_count(standing.n_ended, "trial")
     if config.search.replicates > 1:
-        ended = f"{standing.n_runs} runs of {standing.n_ended} trials have ended"
+        ended = f"{say_count(standing.n_runs, 'run')} of {ended}"
     total = f"the total is {config.search.n_trials}"
-    return f"nothing was left to do: {ended}, {total}; a larger total (--n-trials) adds trials"
+    return f"nothing was left to do: ended {ended}, {total}; a larger total (--n-trials) adds trials"
 
 
 def _describe_end(standing: Standing, config: Config, reason: StopReason, names: Names) -> str:
@@ -165,10 +178,9 @@ def _describe_recommended(
     recommended: FrozenTrial, standing: Standing, config: Config, reference: Mapping[str, float], names: Names
 ) -> list[str]:
     default = standing.default
-    is_lowest = not explain_recommended(standing, recommended, config.search.select)
-    title = f"{'best' if is_lowest else 'chosen'} (trial {recommended.number})"
+    name = _name_recommended(recommended, standing)
     columns: list[tuple[str, Mapping[str, Any], float | None]] = [
-        (title, recommended.user_attrs, recommended.values[0])
+        (f"{name} (trial {recommended.number})", recommended.user_attrs, recommended.values[0])
     ]
     if default is not None:
         columns.append((f"{names.column} (trial {default.number})", default.user_attrs, default.values[0]))
@@ -176,10 +188,14 @@ def _describe_recommended(
     columns.append(("trivial predictor", reference, trivial_objective(reference, stage1_mae, config.objective)))
     lines = ["", *describe_side_by_side(columns)]
     parameters = ", ".join(f"{name}={_short(value)}" for name, value in recommended.params.items())
-    lines += ["", f"best parameters: {parameters}"]
-    if default is not None and recommended.number == default.number and is_lowest:
+    lines += ["", f"{name} parameters: {parameters}"]
+    if default is not None and recommended.number == default.number and name == "best":
         lines.append(f"no trial did better than the {names.default}")
     return lines
+
+
+def _name_recommended(recommended: FrozenTrial, standing: Standing) -> str:
+    return "best" if has_lowest_objective(recommended, standing.ranked) else "chosen"
 
 
 def describe_side_by_side(columns: Sequence[tuple[str, Mapping[str, Any], float | None]]) -> list[str]:
@@ -207,11 +223,12 @@ def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSett
     driver, standing, names = find_driver(folder), read_standing(study), Names.of(folder)
     states = describe_counts(standing.counts, "interrupted" if driver is None else "running") or "none yet"
     n_counted = standing.n_runs
-    counted = f"{n_counted}{f' of {search.n_trials}' if search and n_counted <= search.n_trials else ''}"
-    if search is None or search.replicates == 1:
-        lines = [f"study {folder.name}: {counted} trials ended ({states})"]
-    else:
-        lines = [f"study {folder.name}: {counted} runs ended, of {standing.n_ended} trials ({states})"]
+    counts_runs = n_counted != standing.n_ended if search is None else search.replicates > 1
+    counted = say_count(n_counted, "run" if counts_runs else "trial")
+    if search and n_counted <= search.n_trials:
+        counted = f"{n_counted} of {say_count(search.n_trials, 'run' if counts_runs else 'trial')}"
+    of_trials = f", of {say_count(standing.n_ended, 'trial')}" if counts_runs else ""
+    lines = [f"study {folder.name}: {counted} ended{of_trials} ({states})"]
     if driver is not None:
         lines.append(f"a search is running ({driver})")
     elif standing.counts.get("RUNNING"):

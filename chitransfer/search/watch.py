@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from chitransfer.search.replicates import values_of_runs
+
 if TYPE_CHECKING:
     from chitransfer.search.results import Standing
     from chitransfer.sections import SearchSettings
@@ -112,7 +114,8 @@ class SearchDisplay:
             is_best = self._best is None or value < self._best.values[0]
             if is_best:
                 self._best = trial
-            note = f" (mean of {n_runs} runs)" if n_runs > 1 else ""
+            n_good = len(values_of_runs(trial))
+            note = f" (mean of {n_good} runs)" if n_good > 1 else ""
             note += f" ({self._default})" if trial.user_attrs.get("is_default") else ""
             what = f"objective {value:.4f}{' *best*' if is_best else ''}{note}; {describe_components(trial.user_attrs)}"
         elif trial.state == TrialState.PRUNED:

@@ -18,7 +18,7 @@ from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.config import Config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import CheckpointError, ChitransferError, DataError
+from chitransfer.errors import CheckpointError, DataError
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.calibration import ProbabilityCalibration
 from chitransfer.model.checkpoint import Pretrained, TrainedModel, check_recipe
@@ -120,16 +120,16 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     )
     settings = stage2_settings(config, config.training.num_epochs_finetune, is_full=True)
     folder = RunFolder.create(config.paths.results_dir, "multitask")
-    folder.write_start(config, dataset)
-    say(
-        f"Stage 2: {say_count(len(learned), 'polymer')} to learn from, "
-        f"{len(dataset.measured_polymers()) - len(learned)} kept for the test; "
-        f"{say_count(len(stage1.networks), 'network')} × {say_count(len(folds), 'repeat')} × "
-        f"{config.cv.n_cv_folds} folds, encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; "
-        f"results in {folder.path}"
-    )
     seed = derive_seed(config.seed, "full stage2")
     try:
+        folder.write_start(config, dataset)
+        say(
+            f"Stage 2: {say_count(len(learned), 'polymer')} to learn from, "
+            f"{len(dataset.measured_polymers()) - len(learned)} kept for the test; "
+            f"{say_count(len(stage1.networks), 'network')} × {say_count(len(folds), 'repeat')} × "
+            f"{config.cv.n_cv_folds} folds, encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; "
+            f"results in {folder.path}"
+        )
         ensemble = fit_ensemble(stage1.networks, data, dataset, folds, settings, seed, progress)
         model = calibrate(
             ensemble,
@@ -140,7 +140,8 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
             describe_provenance(config, dataset, pretrained=stage1.provenance),
         )
         model.save(folder.best_model)
-    except (*INTERRUPTS, ChitransferError, OSError) as error:
+    # Whatever ended it, memory that ran out included: what holds no model is of no use.
+    except BaseException as error:
         folder.discard()
         if isinstance(error, INTERRUPTS):
             say(f"interrupted; fine-tuning cannot be resumed: start it again ({folder.path} held no model and is gone)")

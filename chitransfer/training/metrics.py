@@ -42,7 +42,7 @@ def solubility_metrics(positive: np.ndarray, probability: np.ndarray, called: np
     Returns
     -------
     dict
-        The `SOLUBILITY_METRICS`; AUCs are NaN when only one class is present.
+        By metric's name; AUCs are NaN when only one class is present.
     """
     both = bool(positive.any() and not positive.all())
     return {

@@ -17,7 +17,7 @@ import torch
 
 from chitransfer.config import Config, load_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import CheckpointError, ChitransferError, TrainingError
+from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpoint, save_checkpoint
@@ -106,7 +106,7 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
     except (*INTERRUPTS, OSError):
         say(f"interrupted; go on with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
         raise
-    except ChitransferError:
+    except Exception:
         if resume is None and not folder.state.is_file():
             folder.discard()
         raise

@@ -27,6 +27,7 @@ def test_quoted_commas_quotes_and_line_breaks_are_read() -> None:
 
 KELVIN = ["temperature", "Temp_K", "T", "T (K)", "temp [K]", "T / K", "TK", "T_kelvin", "temps", "kelvin"]
 CELSIUS = ["T (°C)", "T [°C]", "T / °C", "t/°C", "T_C", "Tdeg", "TdegC", "T_celsius", "theta", "Temperature/C", "tempC"]
+CELSIUS += ["°C", "deg_C", "degrees Celsius", "T°C"]
 
 
 @pytest.mark.parametrize("cell", KELVIN + CELSIUS)

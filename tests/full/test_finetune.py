@@ -114,7 +114,7 @@ def test_labels_of_test_polymers_do_not_reach_the_model(trained: Any, tmp_path: 
         assert all(tensor.equal(right.parameters[name]) for name, tensor in left.parameters.items())
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingError, MemoryError])
 def test_what_ends_before_there_is_a_model_leaves_no_folder(
     trained: Any, tmp_path: Path, error: type[BaseException]
 ) -> None:

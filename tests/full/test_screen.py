@@ -122,6 +122,16 @@ def test_candidates_that_are_all_refused_end_with_their_reasons(
     assert not output.exists()
 
 
+def test_reasons_are_not_kept_for_every_row() -> None:
+    n_rows = 5000
+    problems = pd.DataFrame(
+        {"problem": [f"solvent {n}: unreadable" for n in range(n_rows)], "in_domain": False, "chi": 0.0}
+    )
+    rows = [["*CCO*"]] * n_rows
+    with pytest.raises(DataError, match=r"(?s)  4000 times: for other reasons\n.*  … and 991 other reasons$"):
+        screen_candidates(iter([(rows, problems)]), ["SMILES"], Conditions(), rank_by="chi", top=3)
+
+
 def test_bounds_that_nothing_can_fulfil_are_refused() -> None:
     with pytest.raises(ConfigError, match="--min-chi 2 lies above --max-chi 1"):
         Conditions(min_chi=2.0, max_chi=1.0)

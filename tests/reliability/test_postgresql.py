@@ -183,6 +183,8 @@ def test_a_second_driver_is_refused_even_from_another_folder(stored: dict[str, o
         with lock_on_server(address, f"{name}-other"):
             pass
         assert find_lock_holder(address, name) == f"host {socket.gethostname()[:24]}, pid {os.getpid()}"
+        elsewhere = address.removesuffix("postgres") + "template1"
+        assert find_lock_holder(elsewhere, name) is None, "another database of the server has a study of that name"
     assert find_lock_holder(address, name) is None
     with lock_on_server(address, name):
         pass

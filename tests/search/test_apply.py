@@ -224,6 +224,22 @@ def test_a_second_pass_is_applied_together_with_its_first(tmp_path: Path) -> Non
     assert not apply_trial(second, path, 0).for_finetune
 
 
+def test_the_length_of_quick_stage2_stays_out_whichever_pass_searched_it(tmp_path: Path) -> None:
+    config = load_config(None)
+    space = {**config.search.space, "stage2_epochs": config.second_pass.space["stage2_epochs"]}
+    config = override_config(config, {"search.space": {name: own.model_dump() for name, own in space.items()}})
+    longer = {**BEST, "stage2_epochs": 35}
+    folder = make_study(tmp_path / "study", config, longer, {**OTHER, "stage2_epochs": 20})
+    rate = {"lr_finetune": config.second_pass.space["lr_finetune"].model_dump()}
+    changes = {**to_overrides(longer, config.search.space), "search.space": rate}
+    second = make_study(
+        folder.second_pass(1).path, override_config(config, changes), {"lr_finetune": 2e-3}, {"lr_finetune": 1e-3}
+    )
+    application = apply_trial(second, None, None)
+    assert "training.stage2_epochs: 35 is the length of quick Stage 2 and was not written" in "".join(application.notes)
+    assert "stage2_epochs: 35" not in application.text
+
+
 def test_what_both_stages_read_is_known() -> None:
     """Each key that a second pass may tune, changed alone: those that would make another Stage 1."""
     config = load_config(None)

@@ -86,7 +86,7 @@ def test_all_that_speak_of_one_trial_mean_the_same(
         assert why in line
     outcome = "\n".join(describe_outcome(study, folder, config, {}, "finished"))
     assert f"chosen (trial {number})" in outcome
-    assert "best parameters: latent_dim={latent_dim}".format(**best["best_params"]) in outcome
+    assert "chosen parameters: latent_dim={latent_dim}".format(**best["best_params"]) in outcome
     assert shown[0]["chosen"] == number
     assert read_complete_trial(folder, None).number == number
     if select == "best":

@@ -20,6 +20,7 @@ from chitransfer.search.replicates import (
     posterior_of,
     run_values,
 )
+from chitransfer.search.results import read_standing
 
 
 def test_components_are_recovered(rng: np.random.Generator) -> None:
@@ -115,6 +116,19 @@ def test_search_spends_its_budget_on_runs_and_resumes_the_same(
     _, again = make_search({**overrides, "search.n_trials": 7}, resume=folder)
     assert sum(map(len, run_values(read_study(again)).values())) == 7
     assert run_values(read_study(again))[0] == runs[0]
+
+
+def test_a_further_run_that_failed_is_spent_too(made_up_search: Callable[..., Any]) -> None:
+    search = made_up_search(search__n_trials=7, search__replicates=3)
+    search.workers.failure = lambda task: "made up" if (task.number, task.replicate) == (0, 1) else ""
+    counted: list[int] = []
+    search.watcher.trial_ended = lambda trial, n_runs: counted.append(n_runs)
+    assert search.drive() == "finished"
+    n_trials = len(search.study.trials)
+    assert counted[0] == 2
+    assert sum(counted) == read_standing(search.study).n_runs == 7
+    assert search.drive() == "finished"
+    assert len(search.study.trials) == n_trials, "nothing is left of the budget"
 
 
 def test_the_best_by_posterior_mean_are_run_again_on_fresh_seeds() -> None:

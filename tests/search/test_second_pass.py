@@ -124,9 +124,14 @@ def test_the_command_stops_and_goes_on(
     code, out, _ = run_command("search", "--resume", own / "study.db")
     assert code == 0
     assert load_config(own / "config.yaml").objective.sol_f1 == 0.5
+    assert "--config" in run_command("search", "--resume", own, "--config", own / "config.yaml")[2]
+    code, report, _ = run_command("report", own)
+    assert code == 0
+    assert report.startswith(f"second pass on the Stage 1 of trial 0 of {study.name}: the default configuration is")
+    assert "Key Insight" not in report, "all its trials share one Stage 1"
     assert len(read(own)) == 3
     for said in (
-        "nothing was left to do: 3 trials have ended, the total is 3; a larger total (--n-trials) adds trials",
+        "nothing was left to do: ended 3 trials, the total is 3; a larger total (--n-trials) adds trials",
         "  first pass (trial 0)",
         "best parameters: lr_finetune=",
         "that neither pass has seen",
@@ -149,6 +154,7 @@ def _interrupt(*words: object) -> None:
         (["--devices", "cpu", "--study-name", "x", "--results-dir", "y"], "--results-dir, --devices, --study-name"),
         (["--set", "search.rungs=[1]", "--set", "cluster.memory=9GB"], "cluster.memory, search.rungs"),
         (["--set", "training.lr_pretrain=0.1"], "training.lr_pretrain"),
+        (["--set", "search.n_pretrain_seeds=2"], "search.n_pretrain_seeds"),
         (["--allow-extended-space"], "--allow-extended-space"),
     ],
 )

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from chitransfer.config import override_config
 from chitransfer.errors import DataError, StudyError
 from chitransfer.search import run
-from chitransfer.search.lock import drive_alone
+from chitransfer.search.lock import drive_alone, find_driver
 from chitransfer.search.storage import create_leaderboard, open_storage, sqlite_address
 from chitransfer.search.study import StudyFolder, locate_study, read_study
+from chitransfer.search.summary import describe_status
 from tests.conftest import Tables, tiny_overrides
 
 
@@ -94,7 +97,14 @@ class TestDamage:
         copied.config.unlink()
         code, out, err = run_command("status", copied.path)
         assert code == 0, err
-        assert "6 trials ended" in out
+        assert "6 trials ended (" in out
+
+    def test_runs_are_told_from_trials_without_it(self, made_up_search: Any) -> None:
+        search = made_up_search(search__n_trials=7, search__replicates=3)
+        search.drive()
+        n_trials = len(search.study.trials)
+        status = describe_status(search.study, search.folder, None)
+        assert status[0].startswith(f"study {search.folder.name}: 7 runs ended, of {n_trials} trials (")
 
 
 def leave_hot_journal(database: Path) -> None:
@@ -264,9 +274,29 @@ class TestLock:
         other.kill()
         other.join(30)
         assert (tmp_path / "driver.json").is_file()
+        assert find_driver(StudyFolder(tmp_path)) is None
         with drive_alone(StudyFolder(tmp_path)):
             assert str(os.getpid()) in (tmp_path / "driver.json").read_text()
         assert not (tmp_path / "driver.json").exists()
+
+    def test_who_may_only_read_is_not_told_that_a_dead_driver_runs(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(lock: FileLock) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        (tmp_path / "driver.json").write_text('{"host": "h", "pid": 1, "since": "then"}')
+        monkeypatch.setattr(FileLock, "_acquire", refuse)
+        assert (find_driver(StudyFolder(tmp_path)) or "").startswith("host h, pid 1, since then, unless it was killed")
+
+    def test_a_look_at_the_lock_keeps_no_search_from_starting(self, tmp_path: Path) -> None:
+        # As status holds it, a moment long.
+        looking = FileLock(tmp_path / "driver.lock", timeout=0, thread_local=False)
+        looking.acquire()
+        release = threading.Timer(0.2, looking.release)
+        release.start()
+        with drive_alone(StudyFolder(tmp_path)):
+            release.join()
 
     def test_an_error_before_the_study_leaves_no_folder(self, tmp_path: Path) -> None:
         folder = StudyFolder(tmp_path / "mistyped")
