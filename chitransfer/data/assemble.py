@@ -101,11 +101,15 @@ class Dataset:
     solubility: Rows | None
 
     def digest(self) -> str:
-        """SHA-256 over the contents of the tables and the feature recipe: what a study may not change under."""
+        """SHA-256 over the tables' contents, the polymers' names and the feature recipe: what training rests on."""
         tables = [rows.table for rows in (self.stage1, self.chi, self.solubility) if rows is not None]
         parts = [f"{table.kind}:{table.digest}:{len(table)}" for table in tables]
         parts += [f"stereo variants:{self.n_stereo_variants}"] if self.n_stereo_variants else []
-        return hashlib.sha256("\n".join([*parts, self.recipe.digest()]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([*parts, self.names_digest(), self.recipe.digest()]).encode()).hexdigest()
+
+    def names_digest(self) -> str:
+        """SHA-256 over the polymers' names, by which splits are drawn; another RDKit may name them otherwise."""
+        return hashlib.sha256("\n".join(self.polymers).encode()).hexdigest()
 
     def measured_polymers(self) -> np.ndarray:
         """Indices of the polymers with at least one Stage 2 row, sorted, (n_measured,) int64."""

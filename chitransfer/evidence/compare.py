@@ -25,7 +25,7 @@ from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum
 from chitransfer.evidence.verdict import reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
-from chitransfer.search.contract import VARIANTS
+from chitransfer.search.contract import NAMES, VARIANTS
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import transfer_objective
 from chitransfer.search.study import StudyFolder, make_contract
@@ -68,6 +68,7 @@ DATA = {
     "chi": "contents of the table of measured χ",
     "solubility": "contents of the solubility table",
     VARIANTS: "which polymers count as one",
+    NAMES: "the polymers' names, which are RDKit's",
 }
 
 
@@ -177,6 +178,8 @@ def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan,
         if "data" not in known:
             say("the release that began this comparison kept no checksums of its tables; they are taken to be the same")
         known = {"data": conditions["data"], **known}
+        # A comparison of an earlier release has no checksum of the names.
+        known["data"] = {NAMES: conditions["data"][NAMES], **known["data"]}
         same = load_config(folder / "config.yaml").model_dump(exclude={"paths": {"results_dir", "cache_dir"}})
         now = config.model_dump(exclude={"paths": {"results_dir", "cache_dir"}})
         differing = [key for key in now if now[key] != same.get(key)]

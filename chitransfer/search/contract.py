@@ -12,6 +12,8 @@ from chitransfer.config import Config
 
 # Of a contract's ``data``: how many polymers were made one with another that differs only in stereo.
 VARIANTS = "stereo_variants"
+# Of the same: a checksum of the polymers' names.
+NAMES = "names"
 
 
 def find_differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -44,6 +46,14 @@ def _differences(known: Any, now: Any, default: Any, prefix: str) -> Iterator[st
             "that made this study put such polymers into different folds, this one keeps them together, so old and new "
             "trials cannot be compared; go on with that release, or start a new study"
         )
+    elif known != now and prefix == f"data.{NAMES}":
+        # A study of an earlier release has no checksum of them.
+        if known is not None:
+            yield (
+                f"{prefix}: the polymers have other names than when the study began. If the tables are the same, that "
+                "is another version of RDKit (the study's environment.json has its own), and by other names the folds "
+                "are others; go on with that version, or start a new study"
+            )
     elif known != now:
         yield f"{prefix}: the study has {known!r}, now {now!r}"
 

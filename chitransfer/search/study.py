@@ -24,6 +24,7 @@ from optuna.study import StudyDirection
 from chitransfer.config import Config, load_config
 from chitransfer.errors import StudyError
 from chitransfer.search.contract import (
+    NAMES,
     VARIANTS,
     find_differences,
     find_space_refusals,
@@ -352,6 +353,7 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
             for rows in (dataset.stage1, dataset.chi, dataset.solubility)
             if rows is not None
         }
+        | {NAMES: dataset.names_digest()}
         # A study of a release that put them on both sides of a split cannot go on.
         | ({VARIANTS: dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
     }

@@ -61,6 +61,13 @@ def test_a_table_that_changed_is_refused(run: Any, tiny_dataset: Dataset, kind: 
     assert run(KNOWN) == [KNOWN]
 
 
+def test_polymers_of_other_names_are_refused(run: Any, tiny_dataset: Dataset) -> None:
+    run(KNOWN)
+    changed = replace(tiny_dataset, polymers=(*tiny_dataset.polymers[:-1], "as another RDKit has it"))
+    with pytest.raises(StudyError, match=r"other conditions \(the polymers' names, which are RDKit's\)"):
+        run(KNOWN, dataset=changed)
+
+
 def test_a_comparison_of_an_earlier_release_goes_on(run: Any, said: list[str], tmp_path: Path) -> None:
     """It kept no checksums; from now on there are some."""
     run(KNOWN)

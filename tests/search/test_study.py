@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import pytest
 from filelock import FileLock
 
 from chitransfer.config import override_config
+from chitransfer.data.assemble import Dataset
 from chitransfer.errors import DataError, StudyError
 from chitransfer.search import run
+from chitransfer.search.contract import find_differences
 from chitransfer.search.lock import drive_alone, find_driver
 from chitransfer.search.storage import create_leaderboard, open_storage, sqlite_address
-from chitransfer.search.study import StudyFolder, locate_study, read_study
+from chitransfer.search.study import StudyFolder, locate_study, make_contract, read_study
 from chitransfer.search.summary import describe_status
 from tests.conftest import Tables, tiny_overrides
 
@@ -194,6 +197,15 @@ class TestResuming:
         assert (copied.path / "all_trials.csv").read_bytes() == before
         assert copied.config.read_bytes() == kept
         assert len(read_study(copied).trials) == 6
+
+    def test_other_names_of_the_same_polymers_are_refused(self, finished_search: Any, tiny_dataset: Dataset) -> None:
+        known = make_contract(finished_search.config, tiny_dataset)
+        renamed = replace(tiny_dataset, polymers=(*tiny_dataset.polymers[:-1], "as another RDKit has it"))
+        now = make_contract(finished_search.config, renamed)
+        (difference,) = find_differences(known, now)
+        assert difference.startswith("data.names: the polymers have other names")
+        del known["data"]["names"]
+        assert not find_differences(known, now), "a study of an earlier release has no checksum of them"
 
     def test_changed_data_is_refused(
         self, finished_search: Any, copied: StudyFolder, make_search: Any, tmp_path: Path
