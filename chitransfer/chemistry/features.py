@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import rdkit
-from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from rdkit import rdBase
 from scipy import sparse
@@ -29,6 +28,7 @@ from chitransfer.chemistry.vectors import (
     polymer_vector,
     solvent_vector,
 )
+from chitransfer.chunks import call_each, split_in_chunks
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
 from chitransfer.interrupts import restore_interrupts
@@ -83,7 +83,7 @@ def featurise_polymers(
     DataError
         A SMILES is no repeat unit, or a descriptor of it is not finite; the message names it.
     """
-    parts = [list(smiles[start : start + CHUNK]) for start in range(0, len(smiles), CHUNK)]
+    parts = split_in_chunks(smiles, CHUNK)
     features = np.zeros((len(smiles), recipe.n_structure_features), dtype=np.float32)
     done = 0
     for part, packed in zip(parts, _featurise_parts(parts, recipe, polymer_vector, n_jobs), strict=True):
@@ -168,7 +168,7 @@ class FeatureCache:
         if recipe.representation == "periodic" and not are_identities:
             keys = self._identities(keys, n_jobs)
         distinct, index = np.unique(np.asarray(keys, dtype=object), return_inverse=True)
-        parts = [distinct[start : start + CHUNK].tolist() for start in range(0, len(distinct), CHUNK)]
+        parts = split_in_chunks(distinct.tolist(), CHUNK)
         found = {number: self._load(part, recipe) for number, part in enumerate(parts)}
         missing = [number for number, features in found.items() if features is None]
         done = len(distinct) - sum(len(parts[number]) for number in missing)
@@ -273,10 +273,8 @@ def end_idle_processes() -> None:
 def _featurise_parts(
     parts: list[list[str]], recipe: FeatureRecipe, make_vector: MakeVector, n_jobs: int
 ) -> Iterator[bytes]:
-    """Features of each part in order, as `_pack` packs them; one part alone is not worth a process."""
-    jobs = n_jobs if len(parts) > 1 else 1
-    tasks = (delayed(_featurise_packed)(part, recipe, make_vector) for part in parts)
-    yield from Parallel(n_jobs=jobs, return_as="generator")(tasks)
+    """Features of each part in order, as `_pack` packs them."""
+    return call_each(_featurise_packed, [(part, recipe, make_vector) for part in parts], n_jobs)
 
 
 def _featurise_packed(smiles: Sequence[str], recipe: FeatureRecipe, make_vector: MakeVector) -> bytes:

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rdkit
-from joblib import Parallel, delayed
 
 from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+from chitransfer.chunks import map_in_chunks
 from chitransfer.files import write_atomically
-from chitransfer.interrupts import restore_interrupts
 
 IDENTITY_VERSION = 2
 CHUNK = 500
@@ -60,7 +59,7 @@ def identify_polymers(
     path = None if cache_folder is None else cache_folder / f"identities-{fingerprint[:32]}.json.z"
     known = None if path is None else _load(path, len(distinct))
     if known is None:
-        known = _identify(distinct, n_jobs, progress)
+        known = map_in_chunks(_identify_chunk, distinct, CHUNK, n_jobs, progress)
         if path is not None and len(distinct) > CHUNK:
             packed = json.dumps([[found.key, found.reason] for found in known]).encode()
             try:
@@ -69,18 +68,6 @@ def identify_polymers(
                 logger.warning("%s: cannot be written (%s); identities will be worked out again next time", path, error)
     by_smiles = dict(zip(distinct, known, strict=True))
     return [by_smiles[text] for text in smiles]
-
-
-def _identify(distinct: Sequence[str], n_jobs: int, progress: Callable[[int, int], None] | None) -> list[Identified]:
-    chunks = [distinct[start : start + CHUNK] for start in range(0, len(distinct), CHUNK)]
-    found: list[Identified] = []
-    jobs = n_jobs if len(chunks) > 1 else 1
-    for part in Parallel(n_jobs=jobs, return_as="generator")(delayed(_identify_chunk)(chunk) for chunk in chunks):
-        restore_interrupts()
-        found.extend(part)
-        if progress is not None:
-            progress(len(found), len(distinct))
-    return found
 
 
 def _identify_chunk(smiles: Sequence[str]) -> list[Identified]:

@@ -20,7 +20,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from chitransfer import __version__
 from chitransfer.chemistry.enumerate import Reaction, list_reactions, read_monomers, run_reaction
@@ -32,10 +31,10 @@ from chitransfer.chemistry.unifac import (
     default_parameters,
     method_name,
 )
+from chitransfer.chunks import call_each
 from chitransfer.data.tables import COLDEST_K, HOTTEST_K, canonical_solvent
 from chitransfer.errors import DataError
 from chitransfer.files import replace_atomically, write_atomically, write_json
-from chitransfer.interrupts import restore_interrupts
 
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
 BUILD_VERSION = 1
@@ -196,12 +195,8 @@ def _units_in_order(
         chunks = [chunk for chunk in (list(islice(reactions, CHUNK)) for _ in range(wave)) if chunk]
         if not chunks:
             return
-        tasks = [
-            delayed(_expand_chunk)(chunk, parts / f"{inputs}-{place:06d}.json.z")
-            for place, chunk in enumerate(chunks, start=number)
-        ]
-        for lines in Parallel(n_jobs=n_jobs if len(tasks) > 1 else 1, return_as="generator")(tasks):
-            restore_interrupts()
+        paths = [parts / f"{inputs}-{place:06d}.json.z" for place in range(number, number + len(chunks))]
+        for lines in call_each(_expand_chunk, list(zip(chunks, paths, strict=True)), n_jobs):
             for line in lines:
                 yield None if line is None else _unit_from_line(line)
         number += len(chunks)

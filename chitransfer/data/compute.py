@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_groups, repeat_unit_groups
 from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fit_a_b, method_name
+from chitransfer.chunks import map_in_chunks
 from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, parse_csv, read_source, refuse_misnamed
 from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
-from chitransfer.interrupts import restore_interrupts
 
 ADDED_COLUMNS = ("chi_unifac", "A_unifac_K", "B_unifac", "method", "reason")
 CHUNK = 200
@@ -104,7 +103,7 @@ def compute_table(
     header, records = _read_records(input)
     rows = [_read_row(header, record) for record in records]
     polymers = sorted({row.polymer for row in rows if not row.reason})
-    chains = dict(zip(polymers, _fragment(polymers, n_jobs, progress), strict=True))
+    chains = dict(zip(polymers, map_in_chunks(_fragment_chunk, polymers, CHUNK, n_jobs, progress), strict=True))
     values, reasons = _values_of_rows(rows, chains, np.asarray(fit_temperatures, dtype=float))
     keep = [place for place, name in enumerate(header) if name not in ADDED_COLUMNS]
     text = io.StringIO()
@@ -150,20 +149,6 @@ def _read_row(header: list[str], record: list[str]) -> _Row:
     except ValueError as error:
         reason = reason or str(error)
     return _Row(polymer, solvent, kelvin, reason)
-
-
-def _fragment(
-    polymers: list[str], n_jobs: int, progress: Callable[[int, int], None] | None
-) -> list[tuple[Groups | None, str]]:
-    chunks = [polymers[start : start + CHUNK] for start in range(0, len(polymers), CHUNK)]
-    found: list[tuple[Groups | None, str]] = []
-    jobs = n_jobs if len(chunks) > 1 else 1
-    for part in Parallel(n_jobs=jobs, return_as="generator")(delayed(_fragment_chunk)(chunk) for chunk in chunks):
-        restore_interrupts()
-        found.extend(part)
-        if progress is not None:
-            progress(len(found), len(polymers))
-    return found
 
 
 def _fragment_chunk(polymers: list[str]) -> list[tuple[Groups | None, str]]:
