@@ -48,10 +48,10 @@ def compare(
         dataset,
         folder,
         Plan(n_outer=outer, n_seeds=seeds, protocols=chosen[protocol]),
-        lambda line: console.print(line, markup=False, highlight=False),
+        console.print,
     )
     for line in [*sentences, f"tables: {folder}"]:
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
 
 
 def report(

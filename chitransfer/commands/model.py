@@ -35,9 +35,7 @@ def pretrain(
     resolved = load_config(config, collect_overrides(flags, settings), FULL_TRAINING)
     console = make_console(quiet)
     with show_progress(console) as progress:
-        folder = run_pretraining(
-            resolved, lambda line: console.print(line, markup=False, highlight=False), progress, resume
-        )
+        folder = run_pretraining(resolved, console.print, progress, resume)
     draw_pretraining(folder.path)
 
 
@@ -66,7 +64,7 @@ def finetune(
         folder = run_finetuning(
             resolved,
             [pretrained, *(more or [])],
-            lambda line: console.print(line, markup=False, highlight=False),
+            console.print,
             progress,
         )
     draw_model(folder.path)
@@ -159,7 +157,6 @@ def predict(
     console.print(
         f"{output}: {say_count(n_rows, 'row')} in {seconds:.1f} s ({n_rows / seconds:.0f} a second), "
         f"{n_problems} without a prediction or with a remark (column problem)",
-        highlight=False,
     )
     return 0
 
@@ -217,5 +214,4 @@ def screen(
         f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, "
         f"{found.n_kept} within the conditions{repeated}; the best {len(found.best)} are in {output}"
         + (f", drawn in {picture}" if len(found.best) else ""),
-        highlight=False,
     )

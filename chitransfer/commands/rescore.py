@@ -37,15 +37,15 @@ def rescore(
     console = make_console(quiet)
     with show_progress(console) as progress:
         rescored = rescore_study(locate_study(study), overrides, progress=progress)
-    console.print(f"{say_count(len(rescored.trials), 'trial')} scored again without pretraining", highlight=False)
-    console.print("rank  trial  objective  before  rank before", highlight=False)
+    console.print(f"{say_count(len(rescored.trials), 'trial')} scored again without pretraining")
+    console.print("rank  trial  objective  before  rank before")
     for rank, row in enumerate(rescored.trials.head(10).itertuples(), start=1):
         line = f"{rank:4d}  {row.number:5d}  {row.value:9.4f}  {row.value_before:6.4f}  {row.rank_before:11d}"
-        console.print(line, highlight=False)
+        console.print(line)
     if len(rescored.trials) >= 3:
-        console.print(f"rank correlation with the scores before: {rescored.rank_correlation:.2f}", highlight=False)
+        console.print(f"rank correlation with the scores before: {rescored.rank_correlation:.2f}")
     for text in rescored.describe():
-        console.print(text, markup=False, highlight=False)
+        console.print(text)
     for number, reason in rescored.skipped.items():
-        console.print(f"trial {number} left out: {reason}", markup=False, highlight=False)
-    console.print(f"results in {rescored.folder}", markup=False, highlight=False)
+        console.print(f"trial {number} left out: {reason}")
+    console.print(f"results in {rescored.folder}")

@@ -112,7 +112,7 @@ def _search(
     allow_extended_space: bool,
     draw: Draw,
 ) -> int:
-    console.print(f"study {folder.name}", highlight=False)
+    console.print(f"study {folder.name}")
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     config = settle_pruner(config, dataset)
@@ -154,7 +154,7 @@ def _search(
 def say_and_log(console: Console, lines: Sequence[str]) -> None:
     """Print lines as they are, and write them into the log."""
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
         logger.info("%s", line)
 
 

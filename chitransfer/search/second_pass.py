@@ -214,7 +214,7 @@ def run_second_pass(
             "Stage 1 as it was (chem, model, the Stage 1 part of training, the computed table, seed); the release that "
             "made the study counts too, where polymers differ only in stereochemistry or memory ran out"
         )
-    console.print(f"second pass on trial {number} of {folder.name}: {own.path}", markup=False, highlight=False)
+    console.print(f"second pass on trial {number} of {folder.name}: {own.path}")
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in encoders]}
     with log_to(own.log), drive_alone(own):
         study = open_study(own, config, contract, is_new=not own.database.is_file())

@@ -133,7 +133,7 @@ class SearchDisplay:
         about = format_seconds(seconds)
         line = f"running {trials} again on fresh seeds and folds: {n_runs} runs, about {about}"
         logger.info("%s", line)
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line)
         self._n_runs, self._runs_started = n_runs, time.monotonic()
         self._bar = self._progress.add_task(f"about {about} left", what="runs again", total=n_runs)
 
@@ -149,11 +149,11 @@ class SearchDisplay:
         """Say what a resumed search still has to do."""
         line = f"{n_left} of {self._n_runs} runs on fresh seeds and folds are left; the resumed search does them"
         logger.info("%s", line)
-        self._console.print(line, markup=False, highlight=False)
+        self._console.print(line)
 
     def _say(self, line: str, done: int, total: int, left: str) -> None:
         logger.info("%s [%d/%d, %s left]", line, done, total, left)
-        self._console.print(f"[{done}/{total}] {line}; {left} left", markup=False, highlight=False)
+        self._console.print(f"[{done}/{total}] {line}; {left} left")
 
     def _time_left(self) -> str:
         pace = (time.monotonic() - self._started) / (self._n_done - self._n_before)
@@ -174,10 +174,10 @@ class _PlainProgress:
         began, done_before = self._began.setdefault(what, (now, done))
         if done == total and (total > 1000 or what in self._said) and what not in self._finished:
             self._finished.add(what)
-            self._console.print(f"{what}: {total} done", highlight=False)
+            self._console.print(f"{what}: {total} done")
         elif done > done_before and now - self._said.get(what, began) >= SECONDS_BETWEEN_LINES:
             left = format_seconds((now - began) / (done - done_before) * (total - done))
-            self._console.print(f"{what}: {done} of {total}, {left} left", highlight=False)
+            self._console.print(f"{what}: {done} of {total}, {left} left")
             self._said[what] = now
 
 
@@ -200,5 +200,5 @@ def show_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]
 
 
 def make_console(quiet: bool = False) -> Console:
-    """The console of a command; wide enough for whole lines when the output goes to a file."""
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else 200)
+    """The console of a command: prints lines as they are, whole ones where the output goes to a file."""
+    return Console(quiet=quiet, width=None if sys.stdout.isatty() else 200, markup=False, highlight=False)
