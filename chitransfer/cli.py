@@ -22,7 +22,13 @@ from chitransfer.commands.model import apply, finetune, predict, pretrain, scree
 from chitransfer.commands.rescore import rescore
 from chitransfer.commands.search import search, status
 from chitransfer.errors import ChitransferError, describe_os_error
-from chitransfer.interrupts import end_despite_threads, exit_on_termination, forget_caught_interrupt, repeat_swallowed
+from chitransfer.interrupts import (
+    TERMINATED,
+    end_despite_threads,
+    exit_on_termination,
+    forget_caught_interrupt,
+    repeat_swallowed,
+)
 from chitransfer.secrecy import mask_passwords
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -86,7 +92,9 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
         code = stop.exit_code
     except SystemExit as stop:
         code = stop.code
-        if isinstance(code, str):
+        if code == TERMINATED:
+            print("terminated", file=sys.stderr)
+        elif isinstance(code, str):
             # What Python itself would do.
             print(code, file=sys.stderr)
             code = 1

@@ -20,6 +20,7 @@ from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from chitransfer.counts import say_count
 from chitransfer.errors import ConfigError
+from chitransfer.patterns import WORDS
 from chitransfer.secrecy import mask_passwords, strip_password
 from chitransfer.sections import (
     ChemistrySettings,
@@ -269,6 +270,8 @@ def _describe(detail: Any, origins: _Origins) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{where}{dotted}: unknown key{_suggest(parts)}"
     message = str(detail["msg"]).removeprefix("Value error, ")
+    if detail["type"] == "string_pattern_mismatch":
+        message = f"should be {WORDS[detail['ctx']['pattern']]}"
     given = "nothing (null)" if detail["input"] is None else repr(detail["input"])
     value = "" if detail["type"] in {"missing", "value_error"} else f", got {given}"
     return f"{where}{dotted}: {message[:1].lower()}{message[1:]}{value}"

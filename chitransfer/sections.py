@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from chitransfer import patterns
+
 
 def parse_hidden_dims(value: object) -> object:
     """Turn the guide's ``"512_256"`` into ``[512, 256]``; anything else is left for validation to judge."""
@@ -39,9 +41,7 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 HiddenDims = Annotated[list[Count], BeforeValidator(parse_hidden_dims), Field(min_length=1)]
-# Of studies and comparisons: one folder, here.
-NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$"
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+Device = Annotated[str, Field(pattern=patterns.DEVICE)]
 
 
 class Section(BaseModel):
@@ -195,7 +195,7 @@ def check_space_key(key: str) -> str:
 class SpaceParameter(Section):
     """One searched hyperparameter: which key it sets and the values it may take."""
 
-    key: Annotated[str, Field(pattern=r"^(model|training)\.\w+$"), AfterValidator(check_space_key)]
+    key: Annotated[str, Field(pattern=patterns.SPACE_KEY), AfterValidator(check_space_key)]
     type: Literal["categorical", "int", "float", "log"]
     choices: list[bool | int | float | str] | None = None
     low: float | None = None
@@ -264,7 +264,7 @@ class SearchSettings(Section):
 
     n_trials: Count = 50
     timeout_hours: Positive = 48.0
-    study_name: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
+    study_name: Annotated[str, Field(pattern=patterns.NAME)] | None = None
     sampler: Literal["tpe", "random", "cmaes", "gp", "qmc", "nsga2"] = "tpe"
     n_startup_trials: Annotated[int, Field(ge=1)] = 10
     pruner: Literal["auto", "none", "median", "hyperband", "asha"] = "auto"
@@ -281,7 +281,7 @@ class SearchSettings(Section):
     workers: Count = 1
     pack: Count | Literal["auto"] = "auto"
     devices: list[Device] = []
-    scheduler: Annotated[str, Field(pattern=r"^((tcp|tls)://\S+|slurm|pbs|lsf|sge)$")] | None = None
+    scheduler: Annotated[str, Field(pattern=patterns.SCHEDULER)] | None = None
     storage: Annotated[str, AfterValidator(check_storage)] | None = None
     trial_timeout_minutes: Positive | None = None
     max_worker_deaths: Count = 3
@@ -367,9 +367,9 @@ class ClusterSettings(Section):
 
     queue: str | None = None
     account: str | None = None
-    walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,3}:\d{2}(:\d{2})?$")] = "04:00:00"
+    walltime: Annotated[str, Field(pattern=patterns.WALLTIME)] = "04:00:00"
     cores: Count = 4
-    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?[kMGT]i?B$")] = "8GB"
+    memory: Annotated[str, Field(pattern=patterns.MEMORY)] = "8GB"
     workers_per_job: Count = 1
     gpus_per_job: Annotated[int, Field(ge=0)] = 0
     directives: list[str] = []

@@ -151,7 +151,7 @@ class TestFlags:
             (["search", "--set", "seed"], "--set needs the form"),
             (["search", "--study_name", "../x"], "search.study_name"),
             (["status", "none"], "no study found"),
-            (["compare", "--name", "../../escaped"], "--name takes a folder's name"),
+            (["compare", "--name", "../../escaped"], "--name should be 1 to 100 letters, digits, _, . and -"),
             (["data", "check", "--figure", "check.xyz"], "--figure check.xyz: the name must end in .png or .svg"),
             (["data", "build", "--n", "5", "--output", "/dev/null/table.csv"], "/dev/null is a file"),
             (["data", "compute", "--input", "none.csv", "--output", "/"], "must end in .csv"),
@@ -216,13 +216,22 @@ class TestFlags:
         assert ended.returncode == 1
         assert ended.stderr == ""
 
-    def test_a_library_that_ends_the_program_with_words_is_heard(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize(
+        ("reason", "code", "said"),
+        [("no port is free", 1, "no port is free\n"), (143, 143, "terminated\n"), (0, 0, "")],
+    )
+    def test_what_ends_the_program_is_heard(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        reason: str | int,
+        code: int,
+        said: str,
     ) -> None:
-        monkeypatch.setattr(cli, "app", lambda *_, **__: sys.exit("no port is free"))
-        with pytest.raises(SystemExit, match=r"^1$"):
+        monkeypatch.setattr(cli, "app", lambda *_, **__: sys.exit(reason))
+        with pytest.raises(SystemExit, match=f"^{code}$"):
             cli.main([])
-        assert capsys.readouterr().err == "no port is free\n"
+        assert capsys.readouterr().err == said
 
     def test_letters_that_the_terminal_lacks_stop_nothing(self) -> None:
         ended = subprocess.run(

@@ -28,12 +28,12 @@ def compare(
     from chitransfer.errors import ConfigError
     from chitransfer.evidence.compare import Plan, run_comparison
     from chitransfer.evidence.nested import PROTOCOLS
+    from chitransfer.patterns import NAME, WORDS
     from chitransfer.search.watch import make_console, show_progress
-    from chitransfer.sections import NAME_PATTERN
     from chitransfer.training.settings import read_dataset
 
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigError(f"--name takes a folder's name of letters, digits, _, - and ., got {name!r}")
+    if not re.fullmatch(NAME, name):
+        raise ConfigError(f"--name should be {WORDS[NAME]}, got {name!r}")
     chosen = {"known": PROTOCOLS[:1], "new": PROTOCOLS[1:], "both": PROTOCOLS}
     if protocol not in chosen:
         raise ConfigError(f"--protocol must be known, new or both, got {protocol!r}")

@@ -22,7 +22,7 @@ from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import Estimate
 from chitransfer.evidence.nested import FULL_MODELS, PROTOCOLS, OuterFold, run_outer_fold
 from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum_by_polymer
-from chitransfer.evidence.verdict import reach_verdict
+from chitransfer.evidence.verdict import ROWS, reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.search.contract import NAMES, VARIANTS
@@ -35,22 +35,6 @@ from chitransfer.training.metrics import chi_metrics, solubility_metrics
 from chitransfer.training.settings import resolve_device
 from chitransfer.training.tasks import resolve_positive_label
 
-ROWS = {
-    "default": "default configuration",
-    "stage1_best": "best by Stage 1 loss alone",
-    "transfer_best": "best by the transfer objective",
-    "transfer_noise_aware": "best by the transfer objective, noise-aware",
-    "random_best": "random search, same budget",
-    "default_full": "default configuration, fine-tuned in full",
-    "transfer_full": "best by the transfer objective, fine-tuned in full",
-    "no_stage1": "no Stage 1 (same network from scratch)",
-    "random_forest": "random forest",
-    "ridge": "ridge (χ), ridge logistic (solubility)",
-    "gaussian_process": "Gaussian process, Tanimoto kernel",
-    "descriptor_logistic": "logistic regression on four descriptors",
-    "stage1_corrected": "Stage 1 prediction, affine-corrected",
-    "mean": "training mean",
-}
 # What a row is compared with where that is not the default configuration.
 AGAINST = {"transfer_full": "default_full"}
 # Constant within an outer fold. Pooled over folds its ranking is that of the training means, which are the lower the

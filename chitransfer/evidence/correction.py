@@ -119,6 +119,9 @@ def correct_for_selection(
     gain = None
     if default is not None:
         gain = Estimate.of(objective_outside[default, usable] - corrected, factor=factor)
+        if (choice == default).mean() > 0.025:
+            # So often there is no gain and no loss: shrinking towards the mean must not leave that out.
+            gain = Estimate(gain.value, min(gain.low, 0.0), max(gain.high, 0.0))
     return Correction(
         objective=Estimate.of(corrected, factor=factor),
         gain=gain,

@@ -20,8 +20,8 @@ from chitransfer.seeds import derive_seed
 
 SMALLEST_STUDY = 5
 N_DRAWS = 1000
-# |ρ| below this is no direction worth telling a user about.
-SMALLEST_EFFECT = 0.2
+# A rank correlation with a larger p value is chance as far as one can tell, and no direction.
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _describe(insight: Insight) -> list[str]:
         )
     for effect in insight.effects:
         opposed = effect.on_stage1 * effect.on_transfer < 0
-        if opposed and min(abs(effect.on_stage1), abs(effect.on_transfer)) >= SMALLEST_EFFECT:
+        if opposed and max(effect.p_stage1, effect.p_transfer) < SIGNIFICANT:
             helped, hurt = ("transfer", "Stage 1") if effect.on_transfer < 0 else ("Stage 1", "transfer")
             lines.append(
                 f"larger {effect.name} helps {helped} and hurts {hurt} "

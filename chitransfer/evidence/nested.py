@@ -23,6 +23,7 @@ from chitransfer.data.subsets import without_polymers
 from chitransfer.errors import StudyError
 from chitransfer.evidence.baselines import BASELINES, Prediction, TaskData, classify_by_chi, correct_affinely
 from chitransfer.evidence.overtuning import examine_study
+from chitransfer.evidence.verdict import ROWS
 from chitransfer.files import write_csv, write_json
 from chitransfer.model.network import TransferNetwork, chi_at, inverse_temperature
 from chitransfer.search.driver import SearchDriver, stop_in_time
@@ -138,10 +139,10 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
     for row, params in candidates.items():
         same = done.setdefault(repr(sorted(params.items())), row)
         tester.test_candidate(row, params, n_seeds, None if same == row else same)
-        say(f"{what}: {row.replace('_', ' ')} tested")
+        say(f"{what}: {ROWS[row]} tested")
     for row in FULL_MODELS:
         tester.test_full_model(row, candidates[FULL_MODELS[row]])
-        say(f"{what}: {row.replace('_', ' ')} tested")
+        say(f"{what}: {ROWS[row]} tested")
     tester.test_scratch(n_seeds)
     tester.test_baselines()
     say(f"{what}: baselines tested")

@@ -26,6 +26,8 @@ from chitransfer.search.study import StudyFolder
 from chitransfer.seeds import derive_seed
 from chitransfer.training.tasks import choose_positive_label
 
+# Of the standard deviation of a difference: with fewer degrees of freedom Student's t is above 3.
+ENOUGH_FREEDOM = 3
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc")
 
 
@@ -233,12 +235,21 @@ def describe_examination(found: Examination) -> list[str]:
 
 
 def _describe_gain(found: Examination, gain: Estimate) -> str:
-    sources = "polymers, seeds and folds" if found.noise["difference"]["deviation"] is not None else "polymers alone"
+    difference = found.noise["difference"]
+    sources = "polymers, seeds and folds" if difference["deviation"] is not None else "polymers alone"
     numbers = f"{gain.value:+.4f} ({gain.low:+.3f} to {gain.high:+.3f}, by the luck of {sources})"
+    remark = ""
+    if 0 < difference["freedom"] < ENOUGH_FREEDOM:
+        remark = (
+            "; the interval is wide because hardly anything ran on fresh seeds and folds (search.reevaluate_top, "
+            "search.reevaluate_seeds)"
+        )
     if found.best_trial == found.default_trial:
+        share = found.times_chosen.get(found.best_trial, 0.0)
         return (
             "the best trial is the default configuration: there is nothing to gain over it, and choosing the best of "
-            f"these trials on other polymers would have gained {numbers}"
+            f"these trials on other polymers, which takes it in {share:.0%} of the draws, would have gained {numbers}"
+            + remark
         )
     best, default = _fresh_pair(found)
     fresh_gain = None if best is None or default is None else default.value - best.value
@@ -252,7 +263,7 @@ def _describe_gain(found: Examination, gain: Estimate) -> str:
             verdict = "too close to tell: on fresh seeds and folds the best trial is better"
     else:
         verdict = "too close to tell on these data"
-    return f"corrected gain over the default configuration: {numbers}; {verdict}"
+    return f"corrected gain over the default configuration: {numbers}; {verdict}{remark}"
 
 
 def _fresh_pair(found: Examination) -> tuple[FreshScore | None, FreshScore | None]:
@@ -265,12 +276,14 @@ def _describe_fresh(found: Examination) -> str:
     best, default = _fresh_pair(found)
     counts = sorted({len(score.runs) for score in found.fresh})
     n_runs = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" run" if counts[-1] == 1 else " runs")
-    text = f"on fresh seeds and folds ({n_runs} each) trial {found.fresh[0].number} comes first"
+    read = []
     if best is not None:
-        text += f"; the best trial ({best.number}) reads {best.value:.4f} there"
-    if default is not None:
-        text += f", the default configuration {default.value:.4f}"
-    return text
+        also = ", which is the default configuration," if best is default else ""
+        read.append(f"the best trial ({best.number}){also} reads {best.value:.4f} there")
+    if default is not None and default is not best:
+        read.append(f"the default configuration {'' if read else 'reads '}{default.value:.4f}")
+    first = f"trial {found.fresh[0].number} comes first; " if len(found.fresh) > 1 else ""
+    return f"on fresh seeds and folds ({n_runs} each) {first}{', '.join(read)}"
 
 
 def describe_control(components: Mapping[str, Estimate]) -> str:

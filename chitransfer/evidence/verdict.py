@@ -1,6 +1,6 @@
 """A comparison in words, allowed to say that the search did not help or that Stage 1 hurts; and its tables as text.
 
-Called by `evidence.compare` and `chitransfer compare`.
+Called by `evidence.compare`, `evidence.nested` and `chitransfer compare`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,22 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+ROWS = {
+    "default": "default configuration",
+    "stage1_best": "best by Stage 1 loss alone",
+    "transfer_best": "best by the transfer objective",
+    "transfer_noise_aware": "best by the transfer objective, noise-aware",
+    "random_best": "random search, same budget",
+    "default_full": "default configuration, fine-tuned in full",
+    "transfer_full": "best by the transfer objective, fine-tuned in full",
+    "no_stage1": "no Stage 1 (same network from scratch)",
+    "random_forest": "random forest",
+    "ridge": "ridge (χ), ridge logistic (solubility)",
+    "gaussian_process": "Gaussian process, Tanimoto kernel",
+    "descriptor_logistic": "logistic regression on four descriptors",
+    "stage1_corrected": "Stage 1 prediction, affine-corrected",
+    "mean": "training mean",
+}
 NAMES = {
     "objective": "objective",
     "exp_mae": "χ MAE",

@@ -80,7 +80,9 @@ def finish_study(
 def _name_choice(study: optuna.Study, folder: StudyFolder, found: Examination) -> None:
     standing = read_standing(study)
     chosen = next(trial for trial in standing.ranked if trial.number == found.chosen_trial)
-    gain = found.corrected_gain
+    # What is corrected is the choice of the lowest objective; a trial chosen otherwise has no such value.
+    is_best = found.chosen_trial == found.best_trial
+    corrected, gain = (found.corrected, found.corrected_gain) if is_best else (None, None)
     fresh = {score.number: score.value for score in found.fresh}
     write_best_params(
         folder,
@@ -90,8 +92,8 @@ def _name_choice(study: optuna.Study, folder: StudyFolder, found: Examination) -
             "select": found.select,
             "raw_best_value": found.best_value,
             "raw_best_trial_number": found.best_trial,
-            "corrected_value": found.corrected.value,
-            "corrected_interval": [found.corrected.low, found.corrected.high],
+            "corrected_value": None if corrected is None else corrected.value,
+            "corrected_interval": None if corrected is None else [corrected.low, corrected.high],
             "corrected_gain_over_default": None if gain is None else gain.value,
             "corrected_gain_interval": None if gain is None else [gain.low, gain.high],
             "reevaluated_value": fresh.get(found.chosen_trial),

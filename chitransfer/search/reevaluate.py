@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config
+from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
 from chitransfer.search.driver import POLL_SECONDS, StopReason, StopRequested, give_up_overdue
 from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
@@ -24,7 +25,6 @@ from chitransfer.search.results import computed_seconds, read_standing
 from chitransfer.search.space import to_overrides, trial_rungs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.workers import InProcessWorkers, Workers
-from chitransfer.sections import SearchSettings
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,6 @@ def choose_trials(study: optuna.Study, top: int) -> list[int]:
     if standing.default is not None and standing.default.number not in numbers:
         numbers.append(standing.default.number)
     return numbers
-
-
-def expect_runs(search: SearchSettings) -> int:
-    """About how many runs the re-evaluation after a search will be; the default may be among the best already."""
-    n_trials = min(search.reevaluate_top, -(-search.n_trials // 4)) if search.n_trials > 1 else 0
-    return (n_trials + search.enqueue_default) * search.reevaluate_seeds if n_trials else 0
 
 
 class RunWatcher(Protocol):
@@ -98,7 +92,8 @@ def reevaluate_top(
     if tasks and watcher is not None:
         seconds = len(tasks) * _seconds_of_a_run(list(by_number.values()), workers, len(tasks))
         others = "the best trials" if standing.default is None else "the best trials and the default configuration"
-        watcher.runs_announced(f"{others} ({len({task.number for task in tasks})} trials)", len(tasks), seconds)
+        n_trials = len({task.number for task in tasks})
+        watcher.runs_announced(f"{others} ({say_count(n_trials, 'trial')})", len(tasks), seconds)
     running: dict[Future[RungResult], RungTask] = {}
     while tasks or running:
         while tasks and len(running) < workers.capacity:

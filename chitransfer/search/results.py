@@ -9,8 +9,10 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -24,7 +26,7 @@ from chitransfer.search.records import SECONDS_TOTAL
 from chitransfer.search.replicates import REPLICATE_VALUES, count_runs, posterior_means, values_of_runs
 from chitransfer.search.space import HALVED_BATCH_SIZE
 from chitransfer.search.study import StudyFolder
-from chitransfer.sections import ObjectiveSettings
+from chitransfer.sections import ObjectiveSettings, SearchSettings
 
 if TYPE_CHECKING:
     from chitransfer.training.crossval import Scores
@@ -141,6 +143,12 @@ def explain_recommended(standing: Standing, recommended: FrozenTrial, select: st
     ]
 
 
+def expect_runs(search: SearchSettings) -> int:
+    """About how many runs the re-evaluation after a search will be; the default may be among the best already."""
+    n_trials = min(search.reevaluate_top, -(-search.n_trials // 4)) if search.n_trials > 1 else 0
+    return (n_trials + search.enqueue_default) * search.reevaluate_seeds if n_trials else 0
+
+
 def describe_counts(counts: Mapping[str, int], running: str) -> str:
     """``5 complete, 1 pruned``; `running` says what a trial in that state is, as one interrupted with its search."""
     return ", ".join(
@@ -163,12 +171,16 @@ def pareto_numbers(study: optuna.Study) -> list[int]:
 
 
 def _pace(ended: list[FrozenTrial]) -> float | None:
-    # Between ends, not per trial: with several workers trials overlap. The last ten, so that breaks do not count.
-    ends = sorted(t.datetime_complete for t in ended if t.datetime_complete)[-11:]
-    if len(ends) < 2:
-        return ended[0].duration.total_seconds() if ended and ended[0].duration else None
-    gaps = sorted((later - earlier).total_seconds() for earlier, later in pairwise(ends))
-    return gaps[len(gaps) // 2]
+    # Between ends, since with several workers trials overlap; no more than was computed, since there may be a break.
+    last = sorted(ended, key=lambda trial: trial.datetime_complete or datetime.min)[-11:]
+    if len(last) == 1:
+        return computed_seconds(last[0])
+    seconds = []
+    for earlier, later in pairwise(last):
+        if earlier.datetime_complete and later.datetime_complete:
+            gap = (later.datetime_complete - earlier.datetime_complete).total_seconds()
+            seconds.append(min(gap, computed_seconds(later) or gap))
+    return median(seconds) if seconds else None
 
 
 def trials_frame(study: optuna.Study) -> pd.DataFrame:
@@ -270,8 +282,9 @@ def beaten_by_trivial(
     without = trivial_objective({name: reference[name] for name in shared}, best["stage1_mae"], weights)
     if shared and without is not None and own >= without:
         sentences.append(
-            f"the {name} trial does not beat the trivial predictor: objective {own:.4f} against {without:.4f}; weights "
-            "on sol_auc, sol_balanced_accuracy or sol_mcc, or solubility.positive=insoluble, may say more"
+            f"the {name} trial does not beat the trivial predictor: objective {own:.4f} against {without:.4f}; other "
+            "parts of the objective (sol_auc, sol_balanced_accuracy, sol_mcc) or the other solubility.positive may say "
+            "more"
         )
     for name, weight in weights.model_dump().items():
         mine, trivial = best.get(name), reference.get(name)

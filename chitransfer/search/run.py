@@ -23,8 +23,8 @@ from chitransfer.files import make_new_folder, write_atomically
 from chitransfer.provenance import write_provenance
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
 from chitransfer.search.lock import drive_alone, explain_unwritable
-from chitransfer.search.reevaluate import expect_runs, reevaluate_top
-from chitransfer.search.results import read_standing, write_reference, write_results
+from chitransfer.search.reevaluate import reevaluate_top
+from chitransfer.search.results import expect_runs, read_standing, write_reference, write_results
 from chitransfer.search.space import make_pruner, settle_pruner
 from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
 from chitransfer.search.study import (

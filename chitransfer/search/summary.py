@@ -18,6 +18,7 @@ from chitransfer.search.results import (
     Standing,
     beaten_by_trivial,
     describe_counts,
+    expect_runs,
     explain_recommended,
     has_lowest_objective,
     read_recommended,
@@ -144,7 +145,8 @@ def describe_outcome(
         lines += _describe_recommended(recommended, standing, config, reference, names)
         name = _name_recommended(recommended, standing)
         warnings = beaten_by_trivial(recommended.user_attrs, reference, config.objective, name)
-        lines += [f"WARNING: {sentence}" for sentence in warnings]
+        # Nothing can be learned from permuted labels: there it is as it should be.
+        lines += [f"WARNING: {sentence}" for sentence in warnings if config.search.control != "permute"]
     else:
         lines.append("no trial is complete yet")
     lines.append(f"results: {folder.path}")
@@ -235,8 +237,12 @@ def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSett
         lines.append(f"no search is running; resume with: {folder.resume_command}")
     if standing.seconds_per_trial is not None:
         pace = f"pace: {format_seconds(standing.seconds_per_trial)} a trial"
-        left = max(0, search.n_trials - standing.n_runs) / standing.n_runs * standing.n_ended if search else 0
-        lines.append(pace + (f", about {format_seconds(standing.seconds_per_trial * left)} left" if left else ""))
+        n_left = max(0, search.n_trials - standing.n_runs) if search else 0
+        if search and n_left:
+            runs = n_left + expect_runs(search)
+            seconds = standing.seconds_per_trial * runs / standing.n_runs * standing.n_ended
+            pace += f", about {format_seconds(seconds)} left"
+        lines.append(pace)
     for place, trial in enumerate(standing.ranked[:5], start=1):
         note = f" ({names.default})" if trial.user_attrs.get("is_default") else ""
         lines.append(

@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from chitransfer.counts import say_count
 from chitransfer.search.replicates import values_of_runs
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class SearchDisplay:
     def runs_announced(self, trials: str, n_runs: int, seconds: float) -> None:
         """Say that trials run again, and show a bar of their own."""
         about = format_seconds(seconds)
-        line = f"running {trials} again on fresh seeds and folds: {n_runs} runs, about {about}"
+        line = f"running {trials} again on fresh seeds and folds: {say_count(n_runs, 'run')}, about {about}"
         logger.info("%s", line)
         self._console.print(line)
         self._n_runs, self._runs_started = n_runs, time.monotonic()

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from chitransfer.config import Config, load_config
+from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.files import write_csv, write_json
@@ -110,7 +111,9 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
         if resume is None and not folder.state.is_file():
             folder.discard()
         raise
-    _write_results(config, dataset, data, folder, test, splits, done)
+    scores = _write_results(config, dataset, data, folder, test, splits, done)
+    if len(test):
+        say(f"computed χ of {say_count(len(test), 'test polymer')}: MAE {scores['test']['mae']:.4f}")
     folder.state.unlink(missing_ok=True)
     say(f"Stage 1 is done: {folder.best_model}")
     return folder
@@ -191,7 +194,7 @@ def _write_results(
     test: np.ndarray,
     splits: np.ndarray,
     done: list[_Done],
-) -> None:
+) -> dict[str, Any]:
     rows = dataset.stage1
     shape = network_shape(config, data.features.n_features)
     names = np.asarray(dataset.polymers, dtype=object)
@@ -200,6 +203,7 @@ def _write_results(
     provenance = describe_provenance(
         config, dataset, best_epochs=[one.best_epoch for one in done], validation_mae=[one.best_mae for one in done]
     )
+    scores: dict[str, Any] = {}
     history = pd.concat([pd.DataFrame(one.history).assign(network=k + 1) for k, one in enumerate(done)])
     write_csv(folder.path / "history.csv", history)
     for which, path in (("final", folder.final_model), ("best", folder.best_model)):
@@ -207,7 +211,8 @@ def _write_results(
         if which == "best":
             frame = _predict_rows(networks, data, dataset, splits)
             write_csv(folder.path / "predictions.csv", frame)
-            write_json(folder.metrics, _score(frame, rows.polymer, done))
+            scores = _score(frame, rows.polymer, done)
+            write_json(folder.metrics, scores)
         Pretrained(
             scales,
             networks,
@@ -215,6 +220,7 @@ def _write_results(
             tuple(names[test]),
             provenance,
         ).save(path)
+    return scores
 
 
 def _rebuild(network: TransferNetwork, weights: dict[str, torch.Tensor]) -> TransferNetwork:

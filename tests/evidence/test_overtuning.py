@@ -172,6 +172,14 @@ def test_correction_leaves_a_clear_winner_alone(rng: np.random.Generator) -> Non
     assert found.gain.low > 0.8
 
 
+def test_no_gain_is_inside_the_interval_where_the_default_is_mostly_chosen(rng: np.random.Generator) -> None:
+    trials = noise_trials(rng, 5, 40, np.array([1.0, 1.03, 1.03, 1.03, 1.03]))
+    found = correct_for_selection(trials, [0.0] * 5, CHI_ONLY, default=0)
+    assert 0.5 < found.chosen[0] < 1.0
+    assert found.gain is not None
+    assert found.gain.low < found.gain.value < 0.0 == found.gain.high
+
+
 @pytest.mark.parametrize(("winner", "widest"), [(0.0, 1.7), (1.0, 1.15)])
 def test_interval_is_as_wide_as_the_corrected_value_scatters(
     rng: np.random.Generator, winner: float, widest: float
@@ -350,6 +358,27 @@ def test_nothing_is_said_of_a_gain_over_the_best_trial_itself() -> None:
     assert sentence.startswith("the best trial is the default configuration")
     assert "-0.0500 (-0.080 to -0.020" in sentence
     assert "hurt" not in sentence
+
+
+def test_fresh_runs_of_the_default_alone_are_compared_with_nothing() -> None:
+    _, default = fresh_scores([0.8, 0.8], [0.9, 0.91])
+    (sentence,) = [
+        line for line in describe_examination(make_examination(Estimate(0, -1, 1), [default], 0)) if "fresh" in line
+    ]
+    assert sentence.endswith("(2 runs each) the default configuration reads 0.9050")
+    best = replace(default, number=1)
+    (sentence,) = [
+        line for line in describe_examination(make_examination(Estimate(0, -1, 1), [best], 1)) if "fresh" in line
+    ]
+    assert sentence.endswith("the best trial (1), which is the default configuration, reads 0.9050 there")
+
+
+def test_an_interval_by_hardly_any_fresh_runs_says_so() -> None:
+    few = make_examination(Estimate(0.05, -0.5, 0.6), fresh_scores([0.8, 0.82], [0.9, 0.91]))
+    assert "hardly anything ran on fresh seeds" in "\n".join(describe_examination(few))
+    more = [FreshScore(n, 0.8, [0.8, 0.82], {}, False) for n in (1, 2, 3)]
+    enough = make_examination(Estimate(0.05, -0.5, 0.6), [*more, FreshScore(0, 0.9, [0.9, 0.91], {}, True)])
+    assert "hardly anything" not in "\n".join(describe_examination(enough))
 
 
 def test_noise_of_a_difference_is_pooled_over_trials(rng: np.random.Generator) -> None:

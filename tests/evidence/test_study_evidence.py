@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,22 @@ def test_stage_1_loss_misleads_only_where_it_would_choose_another_trial() -> Non
     assert insight.stage1_choice == insight.transfer_choice == 0
     assert not insight.misleading
     assert len(insight.sentences) == 1
+
+
+@pytest.mark.parametrize(("order", "is_told"), [(range(8), True), ((2, 0, 5, 1, 7, 3, 4, 6), False)])
+def test_a_direction_is_told_only_where_it_is_hardly_chance(order: Sequence[int], is_told: bool) -> None:
+    study = optuna.create_study()
+    dropout = {"encoder_dropout": FloatDistribution(0.0, 1.0)}
+    for place, rank in enumerate(order):
+        params, attributes = {"encoder_dropout": rank / 10}, {"stage1_mae": 0.1 + 0.01 * place}
+        trial = create_trial(value=1.0 - 0.1 * place, params=params, distributions=dropout, user_attrs=attributes)
+        study.add_trial(trial)
+    insight = measure_insight(study, load_config(None))
+    assert insight is not None
+    (effect,) = insight.effects
+    assert effect.on_stage1 > 0.5 > -0.5 > effect.on_transfer
+    said = "larger encoder_dropout helps transfer and hurts Stage 1" in "\n".join(insight.sentences)
+    assert said == is_told
 
 
 def test_stereo_variants_count_as_one_polymer(finished: StudyFolder, tmp_path: Path) -> None:

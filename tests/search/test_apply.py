@@ -169,6 +169,12 @@ def test_trials_that_cannot_be_applied_are_named(study: StudyFolder, config_file
         apply_trial(study, tmp_path / "none.yaml", None)
 
 
+def test_a_permuted_control_is_not_applied(study: StudyFolder) -> None:
+    study.config.write_text(dump_config(load_config(study.config, {"search.control": "permute"})), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"dealt out to other polymers .* its parameters mean nothing"):
+        apply_trial(study, None, None)
+
+
 def test_other_differences_from_the_study_are_said(study: StudyFolder, config_file: Path) -> None:
     text = config_file.read_text(encoding="utf-8")
     config_file.write_text(text.replace("use_batchnorm: false", "use_batchnorm: true"), encoding="utf-8")

@@ -77,6 +77,7 @@ def test_all_that_speak_of_one_trial_mean_the_same(
     best = json.loads((folder.path / "best_params.json").read_text())
     number = best["best_trial_number"]
     assert number == by_value[1 if select == "best" else 2]
+    assert (best["corrected_value"] is None) == (select == "reevaluated"), "what is corrected is the choice of the best"
     why = "it has the lowest posterior mean" if select == "best" else "search.select is reevaluated"
     reason = f"trial {number} is recommended (best_params.json), not trial {by_value[0]} with the lowest objective"
     status = describe_status(study, folder, config.search)

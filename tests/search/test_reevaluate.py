@@ -14,8 +14,8 @@ from rich.console import Console
 from chitransfer.config import load_config
 from chitransfer.search import driver, watch
 from chitransfer.search.driver import stop_in_time
-from chitransfer.search.reevaluate import choose_trials, expect_runs, reevaluate_top
-from chitransfer.search.results import read_standing
+from chitransfer.search.reevaluate import choose_trials, reevaluate_top
+from chitransfer.search.results import expect_runs, read_standing
 from chitransfer.search.run import run_search
 from chitransfer.search.study import locate_study
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,10 @@ from sklearn import metrics as sk
 from chitransfer.config import load_config
 from chitransfer.errors import TrainingError
 from chitransfer.search.objective import COMPONENTS, objective_terms, transfer_objective
-from chitransfer.search.results import beaten_by_trivial, trivial_objective
-from chitransfer.search.summary import describe_data
-from chitransfer.sections import ObjectiveSettings
+from chitransfer.search.results import beaten_by_trivial, read_standing, trivial_objective
+from chitransfer.search.study import StudyFolder
+from chitransfer.search.summary import describe_data, describe_status
+from chitransfer.sections import ObjectiveSettings, SearchSettings
 
 GUIDE = {"exp_mae": 1.5, "sol_f1": 2.0, "sol_recall": 1.5, "stage1_mae": 0.1}
 
@@ -54,6 +58,29 @@ class TestObjective:
     def test_an_unweighted_component_may_be_nan(self) -> None:
         components = {**dict.fromkeys(GUIDE, 0.5), "sol_auc": float("nan")}
         assert np.isfinite(transfer_objective(components, ObjectiveSettings()))
+
+
+def study_that_ended(seconds: Sequence[float], computed: float) -> optuna.Study:
+    """Trials that ended at these seconds and computed so long each."""
+    study, began = optuna.create_study(), datetime(2026, 1, 1)
+    for end in seconds:
+        trial = optuna.trial.create_trial(value=1.0, user_attrs={"seconds_total": computed, "stage1_mae": 0.1})
+        trial.datetime_start, trial.datetime_complete = began, began + timedelta(seconds=end)
+        study.add_trial(trial)
+    return study
+
+
+class TestPace:
+    def test_breaks_do_not_count(self) -> None:
+        assert read_standing(study_that_ended([8, 3000, 3008, 9000], 8)).seconds_per_trial == 8
+
+    def test_trials_that_overlap_count_by_the_clock(self) -> None:
+        assert read_standing(study_that_ended([8, 10, 16, 18, 24], 8)).seconds_per_trial == 4
+
+    def test_time_left_counts_the_runs_on_fresh_seeds(self, tmp_path: Path) -> None:
+        search = SearchSettings(n_trials=7, reevaluate_top=1, reevaluate_seeds=2)
+        status = describe_status(study_that_ended([10, 20, 30], 10), StudyFolder(tmp_path), search)
+        assert "pace: 10 s a trial, about 80 s left" in status, "four trials, and two of them twice more"
 
 
 class TestTree:
