@@ -92,7 +92,9 @@ def test_interrupted_run_goes_on_to_the_same_weights(
         run_pretraining(config, said.append, interrupt)
     folder = Path(said[-1].split("--resume ")[1])
     assert (folder / "checkpoints" / "state.pt").is_file()
-    resumed = run_pretraining(load_config(None, {"training.device": "cpu"}), silent, silent, resume=folder)
+    resumed = run_pretraining(load_config(None, {"training.device": "cpu"}), said.append, silent, resume=folder)
+    test = json.loads(resumed.metrics.read_text())["test"]
+    assert f"computed χ of {test['n_polymers']} test polymers: MAE {test['mae']:.4f}" in said
     mine, theirs = Pretrained.load(resumed.best_model), Pretrained.load(whole.best_model)
     for left, right in zip(mine.networks, theirs.networks, strict=True):
         for name, tensor in left.state_dict().items():
