@@ -217,7 +217,7 @@ def _draw_ranking(positive: np.ndarray, probability: np.ndarray, name: str) -> F
         left.plot(false, true, color=TRIAL, lw=1.8)
         right.plot(recall, precision, color=TRIAL, lw=1.8)
         scores = (
-            f"\narea under it {roc_auc_score(positive, probability):.3f}",
+            f"\nROC-AUC {roc_auc_score(positive, probability):.3f}",
             f"\naverage precision {average_precision_score(positive, probability):.3f}",
         )
     plain_axes(left).plot([0, 1], [0, 1], color=TRIVIAL, lw=1, ls="--")
