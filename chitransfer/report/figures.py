@@ -27,6 +27,7 @@ from chitransfer.search.results import (
     with_one_value,
 )
 from chitransfer.search.study import CONTRACT, StudyFolder
+from chitransfer.search.summary import Names
 from chitransfer.sections import ObjectiveSettings
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 TRIAL, BEST, DEFAULT, TRIVIAL = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a"
 OBJECTIVE = "transfer objective (lower is better)"
+# The trials a figure points out, each with its colour and its name in the legend.
+Marked = list[tuple[FrozenTrial, str, str]]
 
 
 @dataclass(frozen=True)
@@ -158,9 +161,9 @@ def parameter_series(trials: Sequence[FrozenTrial], name: str) -> ParameterSerie
 
 
 def marked_trials(
-    trials: Sequence[FrozenTrial], recommended: FrozenTrial, default: FrozenTrial | None
-) -> list[tuple[FrozenTrial, str, str]]:
-    """The trials a figure points out, each with its colour and its name in the legend; one where they are the same.
+    trials: Sequence[FrozenTrial], recommended: FrozenTrial, default: FrozenTrial | None, names: Names
+) -> Marked:
+    """The recommended trial and the default; one where they are the same.
 
     The recommended one is called the best where none of `trials` has a lower objective.
     """
@@ -168,8 +171,8 @@ def marked_trials(
     if default is None:
         return [(recommended, BEST, name)]
     if recommended.number == default.number:
-        return [(recommended, BEST, f"{name}, the default configuration")]
-    return [(default, DEFAULT, "default configuration"), (recommended, BEST, name)]
+        return [(recommended, BEST, f"{name}, the {names.default}")]
+    return [(default, DEFAULT, names.default), (recommended, BEST, name)]
 
 
 def draw_study(study: optuna.Study, reference: Mapping[str, float], folder: StudyFolder) -> None:
@@ -183,11 +186,12 @@ def draw_study(study: optuna.Study, reference: Mapping[str, float], folder: Stud
     standing = read_standing(study)
     trials = sorted(standing.ranked, key=lambda trial: trial.number)
     recommended = read_recommended(folder, standing)
+    marked = marked_trials(trials, recommended, standing.default, Names.of(folder))
     drawings: dict[str, Callable[[], Figure]] = {
-        "optimization_history.png": lambda: _draw_history(history_series(study, reference, recommended)),
+        "optimization_history.png": lambda: _draw_history(history_series(study, reference, recommended), marked),
         "param_importances.png": lambda: _draw_importances(importance_series(study), len(trials)),
-        "parallel_coordinate.png": lambda: _draw_parallel(trials, recommended, standing.default),
-        "slice_plot.png": lambda: _draw_slices(trials, recommended, standing.default),
+        "parallel_coordinate.png": lambda: _draw_parallel(trials, marked),
+        "slice_plot.png": lambda: _draw_slices(trials, marked),
     }
     for name, draw in drawings.items():
         save_figure(draw(), folder.figures / name)
@@ -213,23 +217,32 @@ def plain_axes(axes: Axes) -> Axes:
     return axes
 
 
-def _draw_history(series: HistorySeries) -> Figure:
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend under the axes, where its marks cannot be taken for data."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+
+
+def _draw_history(series: HistorySeries, marked: Marked) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(8, 4.5)
+    figure = new_figure(8, 4.8)
     axes = plain_axes(figure.subplots())
-    axes.scatter(series.number, series.value, s=28, color=TRIAL, alpha=0.75, label="trial")
+    axes.plot(series.number, series.value, ls="", marker="o", ms=5.5, color=TRIAL, alpha=0.75, label="trial")
     axes.step(series.number, series.running_best, where="post", color=BEST, lw=2, label="best so far")
-    if series.default is not None:
-        number, value = series.default
-        axes.axhline(value, color=DEFAULT, lw=1.2, ls="--")
-        axes.scatter([number], [value], marker="D", s=70, color=DEFAULT, edgecolor="k", zorder=4)
-        axes.scatter([], [], marker="D", s=50, color=DEFAULT, edgecolor="k", label=f"default configuration {value:.3f}")
+    for special, color, label in marked:
+        value = special.values[0]
+        is_default = series.default is not None and special.number == series.default[0]
+        if is_default:
+            axes.axhline(value, color=color, lw=1.2, ls="--")
+        # The entry in the legend has the line, too.
+        style: dict[str, Any] = {"color": color, "lw": 1.2, "ls": "--" if is_default else "", "marker": "D", "ms": 8}
+        axes.plot([special.number], [value], **style, mec="k", zorder=4, label=f"{label} {value:.3f}")
     if series.trivial is not None:
         axes.axhline(series.trivial, color=TRIVIAL, lw=1.2, ls=":", label=f"trivial predictor {series.trivial:.3f}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="trial", ylabel=OBJECTIVE, title="Optimization history")
-    axes.legend(frameon=False, fontsize=9)
+    legend_below(figure, axes)
     return figure
 
 
@@ -251,7 +264,7 @@ def _draw_importances(importances: Mapping[str, float], n_trials: int) -> Figure
     return figure
 
 
-def _draw_parallel(trials: list[FrozenTrial], recommended: FrozenTrial, default: FrozenTrial | None) -> Figure:
+def _draw_parallel(trials: list[FrozenTrial], marked: Marked) -> Figure:
     series = [parameter_series(trials, name) for name in searched_parameters(trials)]
     values = np.array([trial.values[0] for trial in trials])
     columns = [_to_unit(values, float(values.min()), float(values.max()))]
@@ -265,7 +278,7 @@ def _draw_parallel(trials: list[FrozenTrial], recommended: FrozenTrial, default:
         # The end of the colour map is yellow, which is hardly seen on white.
         shade = colormaps["viridis"](0.65 * float(line[0]))
         axes.plot(range(len(columns)), line, color=shade, lw=1.0, alpha=0.55)
-        for special, color, label in marked_trials(trials, recommended, default):
+        for special, color, label in marked:
             if trial.number == special.number:
                 axes.plot(range(len(columns)), line, color=color, lw=2.8, zorder=5, label=label)
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "boxstyle": "square,pad=0.15"}
@@ -287,7 +300,7 @@ def _draw_parallel(trials: list[FrozenTrial], recommended: FrozenTrial, default:
     return figure
 
 
-def _draw_slices(trials: list[FrozenTrial], recommended: FrozenTrial, default: FrozenTrial | None) -> Figure:
+def _draw_slices(trials: list[FrozenTrial], marked: Marked) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     names = searched_parameters(trials)
@@ -305,28 +318,33 @@ def _draw_slices(trials: list[FrozenTrial], recommended: FrozenTrial, default: F
         series = parameter_series(trials, name)
         # One scale of colours, also where a panel lacks the oldest trials.
         dots = axes.scatter(series.position, values, c=numbers, vmin=numbers.min(), vmax=numbers.max(), **dot_style)
-        for special, color, label in marked_trials(trials, recommended, default):
+        for special, color, label in marked:
             at = numbers == special.number
             axes.scatter(series.position[at], values[at], marker="D", s=70, color=color, edgecolor="k", label=label)
         if series.is_log:
-            # Matplotlib would label the minor ticks of less than a decade, one over the other.
             axes.set_xscale("log")
-            axes.set_xticks(series.ticks, series.labels)
-            axes.minorticks_off()
-        elif isinstance(covering_distribution(trials, name), CategoricalDistribution):
-            axes.set_xticks(series.ticks, series.labels)
-            # The outer labels are wide and would touch those of the next panel.
-            axes.margins(x=0.2)
-        axes.set_xlabel(name)
+        # The outer names of choices are wide and would touch those of the next panel.
+        is_choice = isinstance(covering_distribution(trials, name), CategoricalDistribution)
+        axes.set(xlabel=name, xlim=_whole_range(series, 0.2 if is_choice else 0.06))
+        axes.set_xticks(series.ticks, series.labels)
+        # Matplotlib would label the minor ticks of less than a decade, one over the other.
+        axes.minorticks_off()
     for axes in grid[::n_columns]:
         axes.set_ylabel("objective")
     for axes in grid[len(names) :]:
         axes.set_visible(False)
     figure.colorbar(dots, ax=grid.tolist(), label="trial", shrink=0.8, ticks=MaxNLocator(integer=True))
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    legend_below(figure, grid[0])
     figure.suptitle("Objective against each hyperparameter")
     return figure
+
+
+def _whole_range(series: ParameterSeries, margin: float) -> tuple[float, float]:
+    """Ends of an axis that shows all that was searched, tried or not; `margin` in shares of the range."""
+    ticks = np.log(series.ticks) if series.is_log else np.array(series.ticks)
+    room = margin * (float(np.ptp(ticks)) or 1.0)
+    low, high = float(ticks.min()) - room, float(ticks.max()) + room
+    return (float(np.exp(low)), float(np.exp(high))) if series.is_log else (low, high)
 
 
 def _to_unit(values: np.ndarray, low: float, high: float) -> np.ndarray:

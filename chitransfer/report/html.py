@@ -29,6 +29,7 @@ from chitransfer.evidence.overtuning import Examination, positive_label
 from chitransfer.evidence.verdict import LOWER_IS_BETTER, NAMES
 from chitransfer.files import plain_numbers, write_atomically
 from chitransfer.report.figures import history_series, importance_series, parameter_series, searched_parameters
+from chitransfer.report.insight_figures import TRANSFER
 from chitransfer.search.results import (
     COMPONENTS,
     TITLES,
@@ -40,8 +41,9 @@ from chitransfer.search.results import (
     read_standing,
     trials_frame,
 )
+from chitransfer.search.second_pass import FreshScores
 from chitransfer.search.study import StudyFolder
-from chitransfer.search.summary import describe_first_pass
+from chitransfer.search.summary import Names, describe_first_pass
 
 MOST_ROC_POINTS = 400
 logger = logging.getLogger(__name__)
@@ -87,13 +89,16 @@ def report_contents(
     trials = sorted(standing.ranked, key=lambda trial: trial.number)
     chosen = read_recommended(folder, standing)
     history = history_series(study, reference, chosen)
+    names = Names.of(folder)
     return {
         "name": folder.name,
+        "subtitle": _subtitle(folder),
+        "names": asdict(names),
         "counts": standing.counts,
         "chosen": chosen.number,
         "default": None if standing.default is None else standing.default.number,
         "trivial": history.trivial,
-        "summary": _summary(folder, standing, chosen, config.search.select, found, insight),
+        "summary": _summary(folder, standing, chosen, config.search.select, found, insight, names),
         "scores": _score_table(chosen, standing.default, reference, history.trivial),
         "parameters": _parameter_table(chosen, standing.default, config),
         "trials": _trials(study),
@@ -104,6 +109,8 @@ def report_contents(
         "guard": None if found is None else {**found.to_dict(), "posterior": None},
         "insight": None if insight is None else asdict(insight),
         "comparison": None if comparison is None else read_comparison(comparison),
+        "stage1_weight": config.objective.stage1_mae,
+        "transfer_title": TRANSFER,
         "objectives": config.search.objectives,
         "pareto": pareto_numbers(study),
         "environment": describe_origin(folder),
@@ -115,6 +122,13 @@ def report_contents(
     }
 
 
+def _subtitle(folder: StudyFolder) -> str:
+    if folder.first_pass is None:
+        return "Stage 1 hyperparameters judged by how well they transfer to Stage 2"
+    study, number = folder.first_pass
+    return f"Second pass: Stage 2 settings tuned on the Stage 1 of trial {number} of {study.name}"
+
+
 def _summary(
     folder: StudyFolder,
     standing: Standing,
@@ -122,17 +136,32 @@ def _summary(
     select: str,
     found: Examination | None,
     insight: Insight | None,
+    names: Names,
 ) -> list[str]:
     default = standing.default
     states = describe_counts(standing.counts, "unfinished")
     lines = [f"{states}; trial {chosen.number} is chosen, with objective {chosen.values[0]:.4f}"]
     if default is not None and default.number != chosen.number:
-        lines[0] += f" against {default.values[0]:.4f} of the default configuration"
+        lines[0] += f" against {default.values[0]:.4f} of the {names.default}"
     lines += describe_first_pass(folder)
     lines += explain_recommended(standing, chosen, select)
     lines += [] if found is None else found.sentences
     lines += [] if insight is None else insight.sentences
-    return lines
+    return lines + describe_fresh_folds(folder)
+
+
+def describe_fresh_folds(folder: StudyFolder) -> list[str]:
+    """A second pass's last word, as its end printed it; nothing where it left none."""
+    path = folder.path / "fresh_folds.json"
+    if not path.is_file():
+        return []
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        fresh = FreshScores(np.array(values["first"], dtype=float), np.array(values["second"], dtype=float))
+        return [fresh.describe()]
+    except (ValueError, KeyError, TypeError):
+        logger.warning("%s is damaged; the report does without", path)
+        return []
 
 
 def _score_table(
@@ -141,26 +170,38 @@ def _score_table(
     rows = [
         {
             "title": "transfer objective",
-            "lower": True,
             "chosen": chosen.values[0],
             "default": None if default is None else default.values[0],
             "trivial": trivial,
+            "verdict": None,
         }
     ]
     for name in COMPONENTS:
         value = chosen.user_attrs.get(name)
         if value is not None:
+            spread = chosen.user_attrs.get(f"{name}_std")
+            usual = None if default is None or default.number == chosen.number else default.user_attrs.get(name)
+            is_lower_better = name in LOWER_IS_BETTER or name == "stage1_mae"
             rows.append(
                 {
                     "title": TITLES.get(name, NAMES.get(name, name)),
-                    "lower": name in LOWER_IS_BETTER or name == "stage1_mae",
                     "chosen": value,
-                    "spread": chosen.user_attrs.get(f"{name}_std"),
+                    "spread": spread,
                     "default": None if default is None else default.user_attrs.get(name),
                     "trivial": reference.get(name),
+                    "verdict": None if usual is None else _judge(value - usual, spread, is_lower_better),
                 }
             )
     return rows
+
+
+def _judge(difference: float, spread: float | None, is_lower_better: bool) -> str | None:
+    """What a score is beside the default's; ``None`` where no spread says how large a difference is by chance."""
+    if spread is None:
+        return None
+    if abs(difference) <= spread:
+        return "about the same"
+    return "better" if (difference < 0) == is_lower_better else "worse"
 
 
 def _parameter_table(chosen: FrozenTrial, default: FrozenTrial | None, config: Config) -> list[dict[str, Any]]:

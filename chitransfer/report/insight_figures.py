@@ -5,40 +5,61 @@ Called by `report.finish`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import optuna
 
 from chitransfer.evidence.insight import Insight
-from chitransfer.report.figures import BEST, TRIAL, marked_trials, new_figure, plain_axes, save_figure
+from chitransfer.report.figures import BEST, TRIAL, legend_below, marked_trials, new_figure, plain_axes, save_figure
 from chitransfer.search.results import TITLES, pareto_numbers, read_recommended, read_standing
 from chitransfer.search.study import CONTRACT, StudyFolder
+from chitransfer.search.summary import Names
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRANSFER = "objective without its Stage 1 term (lower is better)"
 
 
 def draw_insight(study: optuna.Study, insight: Insight | None, folder: StudyFolder) -> None:
-    """Write ``stage1_vs_transfer.png``, and ``pareto_front.png`` for a study with several objectives."""
-    _draw_scatter(study, insight, folder)
+    """Write ``stage1_vs_transfer.png`` of a first pass, and ``pareto_front.png`` where there are several objectives."""
+    # The trials of a second pass share their Stage 1.
+    if folder.first_pass is None:
+        save_figure(_draw_scatter(study, insight, folder), folder.figures / "stage1_vs_transfer.png")
     names = study.user_attrs.get(CONTRACT, {}).get("search", {}).get("objectives") or []
     if names:
         _draw_pareto(study, names, folder)
 
 
-def _draw_scatter(study: optuna.Study, insight: Insight | None, folder: StudyFolder) -> None:
+def transfer_series(study: optuna.Study) -> tuple[np.ndarray, np.ndarray]:
+    """Stage 1 MAE and the objective without its Stage 1 term, which would correlate with itself; as in `Insight`.
+
+    One value a complete trial each, the best first.
+    """
+    trials = read_standing(study).ranked
+    weight = float(study.user_attrs[CONTRACT]["objective"]["stage1_mae"])
+    stage1 = np.array([float(trial.user_attrs["stage1_mae"]) for trial in trials])
+    return stage1, np.array([trial.values[0] for trial in trials]) - weight * stage1
+
+
+def _draw_scatter(study: optuna.Study, insight: Insight | None, folder: StudyFolder) -> Figure:
     standing = read_standing(study)
-    stage1 = np.array([float(trial.user_attrs["stage1_mae"]) for trial in standing.ranked])
-    value = np.array([trial.values[0] for trial in standing.ranked])
-    figure = new_figure(6.5, 5)
+    stage1, transfer = transfer_series(study)
+    numbers = np.array([trial.number for trial in standing.ranked])
+    figure = new_figure(6.5, 5.3)
     axes = plain_axes(figure.subplots())
-    axes.scatter(stage1, value, s=28, color=TRIAL, alpha=0.75, label="trial")
+    axes.scatter(stage1, transfer, s=28, color=TRIAL, alpha=0.75, label="trial")
     recommended = read_recommended(folder, standing)
-    for special, color, label in marked_trials(standing.ranked, recommended, standing.default):
-        at = float(special.user_attrs["stage1_mae"])
-        axes.scatter([at], special.values[:1], marker="D", s=70, color=color, ec="k", label=label)
+    for special, color, label in marked_trials(standing.ranked, recommended, standing.default, Names.of(folder)):
+        at = numbers == special.number
+        axes.scatter(stage1[at], transfer[at], marker="D", s=70, color=color, ec="k", label=label)
     title = "Stage 1 loss against transfer"
     if insight is not None:
         title += f"\nrank correlation {insight.correlation:+.2f} [{insight.low:+.2f}, {insight.high:+.2f}]"
-    axes.set(xlabel=TITLES["stage1_mae"], ylabel="transfer objective (lower is better)", title=title)
-    axes.legend(frameon=False, fontsize=9)
-    save_figure(figure, folder.figures / "stage1_vs_transfer.png")
+    axes.set(xlabel=TITLES["stage1_mae"], ylabel=TRANSFER, title=title)
+    legend_below(figure, axes)
+    return figure
 
 
 def _draw_pareto(study: optuna.Study, names: list[str], folder: StudyFolder) -> None:
@@ -59,6 +80,6 @@ def _draw_pareto(study: optuna.Study, names: list[str], folder: StudyFolder) -> 
                 label=label,
             )
         axes.set(xlabel=TITLES[a], ylabel=TITLES[b])
-        axes.legend(frameon=False, fontsize=9)
+    legend_below(figure, axes)
     figure.suptitle("Pareto front")
     save_figure(figure, folder.figures / "pareto_front.png")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from chitransfer.counts import say_count
 from chitransfer.report.figures import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, plain_axes, save_figure
@@ -210,15 +210,20 @@ def _draw_one_curve(axes: Axes, curve: TemperatureCurve) -> None:
 def _draw_ranking(positive: np.ndarray, probability: np.ndarray, name: str) -> Figure:
     figure = new_figure(9, 4.2)
     left, right = figure.subplots(1, 2)
+    scores = ("", "")
     if positive.any() and not positive.all():
         false, true, _ = roc_curve(positive, probability)
         precision, recall, _ = precision_recall_curve(positive, probability)
         left.plot(false, true, color=TRIAL, lw=1.8)
         right.plot(recall, precision, color=TRIAL, lw=1.8)
+        scores = (
+            f"\nROC-AUC {roc_auc_score(positive, probability):.3f}",
+            f"\naverage precision {average_precision_score(positive, probability):.3f}",
+        )
     plain_axes(left).plot([0, 1], [0, 1], color=TRIVIAL, lw=1, ls="--")
     plain_axes(right).axhline(positive.mean(), color=TRIVIAL, lw=1, ls="--")
-    left.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC ({name})")
-    right.set(xlabel="recall", ylabel="precision", title=f"precision–recall ({name})", ylim=(0, 1.02))
+    left.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC ({name}){scores[0]}")
+    right.set(xlabel="recall", ylabel="precision", title=f"precision–recall ({name}){scores[1]}", ylim=(0, 1.02))
     return figure
 
 

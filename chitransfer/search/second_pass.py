@@ -223,6 +223,8 @@ def run_second_pass(
         runner = functools.partial(EncoderRunner, encoders=encoders, number=number)
         workers = InProcessWorkers(config, dataset, make_runner=runner)
         names = Names.of(own)
+        # It speaks of the best trial so far, which may not stay the best.
+        (own.path / "fresh_folds.json").unlink(missing_ok=True)
         try:
             display = SearchDisplay(console, config.search, read_standing(study), default=names.default)
             with listen_for_stop() as stop, display:

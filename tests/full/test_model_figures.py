@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chitransfer.files import write_json
 from chitransfer.report import model_figures
@@ -65,10 +66,13 @@ def test_figures_say_what_they_show(trained: Any, tmp_path: Path, monkeypatch: p
     drawn: dict[str, Figure] = {}
     monkeypatch.setattr(model_figures, "save_figure", lambda figure, path: drawn.__setitem__(path.stem, figure))
     draw_model(trained.finetuning)
+    left_out = pd.read_csv(trained.finetuning / "predictions_solubility.csv").query("split == 'cross-validation'")
+    titles = [axes.get_title() for axes in drawn["roc_and_precision_recall"].axes]
+    for title, score in zip(titles, (roc_auc_score, average_precision_score), strict=True):
+        assert title.endswith(f" {score(left_out['positive'], left_out['p_cv']):.3f}")
     assert drawn["confusion_matrix"].axes[0].get_title() == "Rows of polymers left out"
-    n_rows = (pd.read_csv(trained.finetuning / "predictions_solubility.csv")["split"] == "cross-validation").sum()
     (explained,) = drawn["reliability"].axes[0].get_legend_handles_labels()[1]
-    assert explained == f"about {n_rows / 8:.0f} rows each,\nbars: 95 % interval of the share"
+    assert explained == f"about {len(left_out) / 8:.0f} rows each,\nbars: 95 % interval of the share"
     history = pd.read_csv(trained.pretraining / "history.csv")
     history[history["epoch"] <= 3].assign(train_loss=[0.5, 0.1, 0.05] * 2).to_csv(tmp_path / "history.csv", index=False)
     shutil.copy(trained.pretraining / "predictions.csv", tmp_path)

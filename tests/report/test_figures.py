@@ -9,10 +9,20 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial
+from scipy.stats import spearmanr
 
-from chitransfer.report import figures
-from chitransfer.report.figures import draw_study, history_series, importance_series, parameter_series
+from chitransfer.config import load_config
+from chitransfer.evidence.insight import measure_insight
+from chitransfer.report import figures, insight_figures
+from chitransfer.report.figures import (
+    draw_study,
+    history_series,
+    importance_series,
+    marked_trials,
+    parameter_series,
+)
 from chitransfer.search.study import CONTRACT, StudyFolder, read_study
+from chitransfer.search.summary import Names
 
 NAMES = ("optimization_history.png", "param_importances.png", "parallel_coordinate.png", "slice_plot.png")
 SPACE = {
@@ -69,6 +79,11 @@ def extended_study(n_trials: int) -> optuna.Study:
             )
         )
     return study
+
+
+def marked(trials: list[FrozenTrial], recommended: FrozenTrial, default: FrozenTrial) -> figures.Marked:
+    """What a figure of a first pass points out."""
+    return marked_trials(trials, recommended, default, Names())
 
 
 class TestSeries:
@@ -131,31 +146,41 @@ class TestSeries:
         rate, added = (parameter_series(trials, name) for name in ("rate", "added"))
         assert rate.ticks == pytest.approx([1e-5, 1e-3, 1e-1])
         np.testing.assert_array_equal(added.position, [np.nan] * 7 + [0.5] * 9)
-        figure = figures._draw_slices(trials, trials[-1], trials[0])
-        (axes,) = [axes for axes in figure.axes if axes.get_xlabel() == "added"]
-        assert axes.get_xlim()[0] < 0.5 < axes.get_xlim()[1]
+        figure = figures._draw_slices(trials, marked(trials, trials[-1], trials[0]))
         assert {panel.collections[0].get_clim() for panel in figure.axes if panel.get_xlabel()} == {(0, 17)}
-        figure = figures._draw_parallel(trials, trials[-1], trials[0])
+        figure = figures._draw_parallel(trials, marked(trials, trials[-1], trials[0]))
         assert [label.get_text() for label in figure.axes[0].get_xticklabels()][-1] == "added"
+
+    @pytest.mark.parametrize(
+        ("name", "low", "high"), [("rate", 1e-4, 1e-2), ("dropout", 0.0, 0.4), ("extra", 0, 2), ("fixed", 3, 3)]
+    )
+    def test_every_slice_shows_all_that_was_searched(self, name: str, low: float, high: float) -> None:
+        """One trial, so that next to nothing was tried: an axis of what was tried would show that alone."""
+        trials = [t for t in made_up_study(1).trials if t.values]
+        figure = figures._draw_slices(trials, marked(trials, trials[0], trials[0]))
+        (axes,) = [axes for axes in figure.axes if axes.get_xlabel() == name]
+        left, right = axes.get_xlim()
+        assert left < low <= high < right
+        assert axes.get_xticks()[[0, -1]] == pytest.approx([low, high])
 
     def test_choices_that_begin_with_zero_keep_their_names(self) -> None:
         """Positions 0, 1, 2 must not be shown as if they were the values."""
         trials = [t for t in made_up_study(9).trials if t.values]
-        figure = figures._draw_slices(trials, trials[0], trials[0])
+        figure = figures._draw_slices(trials, marked(trials, trials[0], trials[0]))
         (axes,) = [axes for axes in figure.axes if axes.get_xlabel() == "extra"]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "16", "64"]
 
     def test_a_log_axis_has_no_labels_of_minor_ticks(self) -> None:
         """Of less than a decade Matplotlib labels them all, one over the other."""
         trials = [t for t in made_up_study(9).trials if t.values]
-        figure = figures._draw_slices(trials, trials[0], trials[1])
+        figure = figures._draw_slices(trials, marked(trials, trials[0], trials[1]))
         (axes,) = [axes for axes in figure.axes if axes.get_xlabel() == "rate"]
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
         assert not axes.get_xticklabels(minor=True)
 
     def test_trials_are_counted_in_whole_numbers(self) -> None:
         trials = [t for t in made_up_study(4).trials if t.values]
-        figure = figures._draw_slices(trials, trials[0], trials[1])
+        figure = figures._draw_slices(trials, marked(trials, trials[0], trials[1]))
         (bar,) = [axes for axes in figure.axes if axes.get_ylabel() == "trial"]
         assert all(tick == round(tick) for tick in bar.get_yticks())
 
@@ -165,7 +190,7 @@ class TestSeries:
         best, other = sorted(trials, key=lambda trial: trial.values[0])[:2]
 
         def legend(recommended: FrozenTrial, default: FrozenTrial) -> list[str]:
-            figure = figures._draw_slices(trials, recommended, default)
+            figure = figures._draw_slices(trials, marked(trials, recommended, default))
             return [text.get_text() for text in figure.legends[0].get_texts()]
 
         assert legend(best, best) == ["best trial, the default configuration"]
@@ -215,7 +240,7 @@ class TestPictures:
 
     def test_tick_labels_of_parallel_coordinates_are_not_crossed_by_lines(self) -> None:
         trials = [t for t in made_up_study(30).trials if t.values]
-        figure = figures._draw_parallel(trials, trials[0], trials[0])
+        figure = figures._draw_parallel(trials, marked(trials, trials[0], trials[0]))
         (axes,) = figure.axes
         ticks = [text for text in axes.texts if text.get_text() in {"16", "0.001"}]
         assert len(ticks) == 2
@@ -227,19 +252,61 @@ class TestPictures:
         from matplotlib.colors import to_rgb
 
         trials = [t for t in made_up_study(30).trials if t.values]
-        figure = figures._draw_parallel(trials, trials[0], trials[0])
+        figure = figures._draw_parallel(trials, marked(trials, trials[0], trials[0]))
         for line in figure.axes[0].lines:
             channels = np.array(to_rgb(line.get_color()))
             linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
             # Contrast with white as in WCAG 2.1; yellow has 1.2.
             assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) > 2.0
 
-    def test_axes_are_labelled_and_the_default_is_marked(self) -> None:
+    def test_the_history_names_every_line_below_the_axes_and_marks_the_recommended_trial(self) -> None:
         study = made_up_study(12)
-        figure = figures._draw_history(history_series(study, {"exp_mae": 0.5}, study.best_trial))
+        trials = [t for t in study.trials if t.values]
+        first, best = trials[0], min(trials, key=lambda trial: trial.values[0])
+        series = history_series(study, {"exp_mae": 0.5}, best)
+        figure = figures._draw_history(series, marked(trials, best, first))
         (axes,) = figure.axes
         assert axes.get_xlabel() == "trial"
         assert "objective" in axes.get_ylabel()
-        labels = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert any(label.startswith("default configuration") for label in labels)
-        assert any(label.startswith("trivial predictor") for label in labels)
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == [
+            "trial",
+            "best so far",
+            f"default configuration {first.values[0]:.3f}",
+            f"best trial {best.values[0]:.3f}",
+            f"trivial predictor {series.trivial:.3f}",
+        ]
+        drawn, explained = (
+            {(line.get_color(), line.get_linestyle()) for line in lines if line.get_linestyle() != "None"}
+            for lines in (axes.lines, legend.get_lines())
+        )
+        assert drawn == explained
+        figure.canvas.draw()
+        assert legend.get_window_extent().y1 < axes.get_window_extent().y0
+        for text, trial in (("default", first), ("best trial", best)):
+            (mark,) = [line for line in axes.lines if str(line.get_label()).startswith(text)]
+            assert np.asarray(mark.get_xydata()).tolist() == [[trial.number, trial.values[0]]]
+
+
+def test_a_second_pass_calls_its_trial_0_the_first_passs_settings() -> None:
+    trials = [t for t in made_up_study(9).trials if t.values]
+    (_, _, name), _ = marked_trials(trials, trials[1], trials[0], Names("second pass", "first pass's settings", ""))
+    assert name == "first pass's settings"
+
+
+def test_stage1_is_plotted_against_what_it_is_correlated_with(tmp_path: Path) -> None:
+    """The objective without its Stage 1 term; with it, the order of these trials is another."""
+    study = optuna.create_study()
+    study.set_user_attr(CONTRACT, {"objective": {"stage1_mae": 2.0}})
+    stage1 = np.array([0.1, 0.5, 0.2, 0.4, 0.3])
+    transfer = np.array([1.3, 1.0, 1.2, 1.05, 1.1])
+    for a, b in zip(stage1.tolist(), transfer.tolist(), strict=True):
+        study.add_trial(optuna.trial.create_trial(value=b + 2.0 * a, user_attrs={"stage1_mae": a}))
+    insight = measure_insight(study, load_config(None, {"objective.stage1_mae": 2.0}))
+    assert insight is not None
+    figure = insight_figures._draw_scatter(study, insight, StudyFolder(tmp_path))
+    (axes,) = figure.axes
+    points = np.asarray(axes.collections[0].get_offsets())
+    np.testing.assert_allclose(points[points[:, 0].argsort()], np.column_stack([stage1, transfer])[stage1.argsort()])
+    assert f"rank correlation {spearmanr(*points.T).statistic:+.2f}" in axes.get_title()
+    assert "without its Stage 1 term" in axes.get_ylabel()

@@ -67,6 +67,15 @@ def test_started_again_it_goes_on(study: StudyFolder) -> None:
     pd.testing.assert_series_equal(second["value"][:4], first["value"], check_names=False)
 
 
+def test_a_comparison_of_fewer_trials_does_not_stay(study: StudyFolder) -> None:
+    """It is about the best trial of then; a report would take it for that of now."""
+    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 1})
+    kept = study.path / "second_pass_0000" / "fresh_folds.json"
+    kept.write_text('{"first": [2.0, 2.0], "second": [1.0, 1.0]}', encoding="utf-8")
+    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"search.timeout_hours": 1e-9})
+    assert not kept.exists()
+
+
 def test_what_cannot_go_on_leaves_its_configuration(study: StudyFolder) -> None:
     run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 1})
     config = study.path / "second_pass_0000" / "config.yaml"
