@@ -117,7 +117,7 @@ def predict(
     import time
 
     from chitransfer.errors import ConfigError
-    from chitransfer.files import check_writable
+    from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table, write_predictions
     from chitransfer.processors import count_processors
@@ -127,8 +127,9 @@ def predict(
         raise ConfigError("give either repeat units or --input TABLE.csv")
     if (input is None) != (output is None):
         raise ConfigError("--input and --output go together")
-    if output is not None:
+    if input is not None and output is not None:
         check_writable(output, "--output")
+        refuse_overwriting(output, "--output", {"--input": input, "--model": model})
     predictor = Predictor.load(model)
     console = make_console(quiet)
     if input is None or output is None:
@@ -182,7 +183,7 @@ def screen(
 ) -> None:
     """Rank candidate repeat units by P(soluble) or χ under conditions."""
     from chitransfer.errors import ConfigError
-    from chitransfer.files import check_writable
+    from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table
     from chitransfer.processors import count_processors
@@ -195,6 +196,8 @@ def screen(
     picture = picture or output.with_name(output.name.removesuffix(".gz")).with_suffix(".png")
     check_writable(output, "--output", (".csv", ".csv.gz"))
     check_writable(picture, "--picture", (".png",))
+    for option, path in (("--output", output), ("--picture", picture)):
+        refuse_overwriting(path, option, {"--input": input, "--model": model})
     predictor = Predictor.load(model)
     reader = TableReader.open(input)
     console = make_console(quiet)

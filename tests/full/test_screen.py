@@ -176,6 +176,26 @@ def test_names_are_refused_before_anything_is_predicted(
     assert [entry.name for entry in folder.iterdir()] == ["folder.csv"]
 
 
+@pytest.mark.parametrize(
+    ("option", "own"), [("--output", "--input"), ("--picture", "--input"), ("--picture", "--model")]
+)
+def test_neither_candidates_nor_model_are_overwritten(
+    run_command: RunCommand, tmp_path: Path, option: str, own: str
+) -> None:
+    ending = {"--output": "csv", "--picture": "png"}[option]
+    words = {"--model": tmp_path / "model.pt", "--input": tmp_path / "in.csv", "--output": tmp_path / "best.csv"}
+    words |= {own: tmp_path / f"own.{ending}"}
+    words[own].write_text("SMILES\n*CCO*\n")
+    link = tmp_path / f"link.{ending}"
+    link.symlink_to(words[own])
+    for path in (words[own], link):
+        words[option] = path
+        code, _, err = run_command("screen", *(word for pair in words.items() for word in pair))
+        assert code == 2
+        assert f"ERROR: {option} {path}: is the file of {own} {words[own]}, which would be overwritten" in err
+    assert words[own].read_text() == "SMILES\n*CCO*\n"
+
+
 WHERE = {"rank": 1, "chi": 0.25, "solvent": "O", "temperature_K": 298.15, "in_domain": True}
 
 
