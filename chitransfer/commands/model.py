@@ -101,6 +101,10 @@ def apply(
 
 ModelOption = Annotated[Path, typer.Option(help="best_model.pt of `chitransfer finetune`.")]
 JobsOption = Annotated[int, typer.Option(min=0, help="Processes for features; 0: one a core.")]
+# Lists, because of an option that is not one the last value would count without a word.
+SolventOption = Annotated[
+    list[str] | None, typer.Option(help="SMILES of the solvent. Default: the table's, else water, O.")
+]
 
 
 def predict(
@@ -108,8 +112,10 @@ def predict(
     smiles: Annotated[list[str] | None, typer.Argument(help="Repeat units, such as '*CCO*'.")] = None,
     input: Annotated[Path | None, typer.Option(help="A CSV table with a column SMILES[, solvent][, temp].")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the table with its predictions.")] = None,
-    temperature: Annotated[list[float] | None, typer.Option(help="Kelvin; repeatable. Default: 298.15.")] = None,
-    solvent: Annotated[str | None, typer.Option(help="SMILES of the solvent. Default: water, O.")] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Kelvin; repeatable. Default: the table's temp, else 298.15.")
+    ] = None,
+    solvent: SolventOption = None,
     n_jobs: JobsOption = 0,
     quiet: QuietOption = False,
 ) -> int:
@@ -123,6 +129,7 @@ def predict(
     from chitransfer.processors import count_processors
     from chitransfer.search.watch import make_console, show_progress
 
+    medium = _read_solvent(solvent)
     if bool(smiles) == (input is not None):
         raise ConfigError("give either repeat units or --input TABLE.csv")
     if (input is None) != (output is None):
@@ -134,7 +141,7 @@ def predict(
     console = make_console(quiet)
     if input is None or output is None:
         chosen = temperature[0] if temperature and len(temperature) == 1 else temperature
-        frame = predictor.predict(smiles or [], temperature=chosen or None, solvent=solvent or "O")
+        frame = predictor.predict(smiles or [], temperature=chosen or None, solvent=medium or "O")
         for row in frame.to_dict("records"):
             for name, value in row.items():
                 if value is not None and value == value and value != "":
@@ -148,8 +155,8 @@ def predict(
         predictions = predict_table(
             predictor,
             reader,
-            temperatures=temperature,
-            solvent=solvent,
+            temperatures=temperature or None,
+            solvent=medium,
             n_jobs=n_jobs or count_processors(),
             progress=progress,
         )
@@ -169,10 +176,10 @@ def screen(
     picture: Annotated[Path | None, typer.Option(help="The best structures as PNG. Default: beside the CSV.")] = None,
     rank_by: Annotated[str, typer.Option(help="p_soluble (highest first) or chi (lowest first).")] = "p_soluble",
     top: Annotated[int, typer.Option(min=1, help="Candidates to keep.")] = 100,
-    temperature: Annotated[float | None, typer.Option(help="Kelvin. Default: 298.15.")] = None,
-    solvent: Annotated[
-        str | None, typer.Option(help="SMILES of the solvent. Default: the table's, else water.")
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Kelvin; one. Default: the table's temp, else 298.15.")
     ] = None,
+    solvent: SolventOption = None,
     max_chi: Annotated[float | None, typer.Option(help="Highest χ.")] = None,
     min_chi: Annotated[float | None, typer.Option(help="Lowest χ.")] = None,
     certain: Annotated[bool, typer.Option(help="χ conditions hold for the whole 90 % interval.")] = False,
@@ -192,6 +199,8 @@ def screen(
 
     if rank_by != "p_soluble" and rank_by != "chi":
         raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")
+    medium = _read_solvent(solvent)
+    _refuse_repetition("--temperature", [f"{value:g}" for value in temperature or []])
     conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
     picture = picture or output.with_name(output.name.removesuffix(".gz")).with_suffix(".png")
     check_writable(output, "--output", (".csv", ".csv.gz"))
@@ -205,8 +214,8 @@ def screen(
         predictions = predict_table(
             predictor,
             reader,
-            temperatures=None if temperature is None else [temperature],
-            solvent=solvent,
+            temperatures=temperature or None,
+            solvent=medium,
             n_jobs=n_jobs or count_processors(),
             progress=progress,
         )
@@ -218,3 +227,22 @@ def screen(
         f"{found.n_kept} within the conditions{repeated}; the best {len(found.best)} are in {output}"
         + (f", drawn in {picture}" if len(found.best) else ""),
     )
+
+
+def _read_solvent(given: list[str] | None) -> str | None:
+    from chitransfer.errors import ConfigError
+
+    _refuse_repetition("--solvent", given or [])
+    if given and not given[0].strip():
+        raise ConfigError(f"--solvent {given[0]!r}: is empty; give a SMILES (water is O) or leave the option out")
+    return given[0] if given else None
+
+
+def _refuse_repetition(option: str, given: list[str]) -> None:
+    from chitransfer.errors import ConfigError
+
+    if len(given) > 1:
+        raise ConfigError(
+            f"{option} is given {len(given)} times ({', '.join(given)}), but one is taken; "
+            "give one and run the command again for the others"
+        )

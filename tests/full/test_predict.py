@@ -272,6 +272,25 @@ def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> 
     assert "--input" in err
 
 
+@pytest.mark.parametrize("command", ["predict", "screen"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([""], "--solvent '': is empty; give a SMILES (water is O) or leave the option out"),
+        ([" "], "--solvent ' ': is empty"),
+        (["O", "CCO"], "--solvent is given 2 times (O, CCO), but one is taken"),
+    ],
+)
+def test_a_solvent_is_one_and_not_empty(
+    run_command: RunCommand, tmp_path: Path, command: str, values: list[str], expected: str
+) -> None:
+    output = tmp_path / "out.csv"
+    words = [word for value in values for word in ("--solvent", value)]
+    code, _, err = run_command(command, "--model", "none.pt", "--input", "none.csv", "--output", output, *words)
+    assert code == 2
+    assert f"ERROR: {expected}" in err
+
+
 @pytest.mark.parametrize("own", ["--input", "--model"])
 def test_neither_the_table_nor_the_model_is_overwritten(run_command: RunCommand, tmp_path: Path, own: str) -> None:
     words = {"--model": tmp_path / "model.pt", "--input": tmp_path / "in.csv"}

@@ -176,6 +176,13 @@ def test_names_are_refused_before_anything_is_predicted(
     assert [entry.name for entry in folder.iterdir()] == ["folder.csv"]
 
 
+def test_a_ranking_is_at_one_temperature(run_command: RunCommand, tmp_path: Path) -> None:
+    words = ["--model", tmp_path / "none.pt", "--input", tmp_path / "none.csv", "--output", tmp_path / "best.csv"]
+    code, _, err = run_command("screen", *words, "--temperature", 300, "--temperature", 350.5)
+    assert code == 2
+    assert "ERROR: --temperature is given 2 times (300, 350.5), but one is taken; give one and" in err
+
+
 @pytest.mark.parametrize(
     ("option", "own"), [("--output", "--input"), ("--picture", "--input"), ("--picture", "--model")]
 )
