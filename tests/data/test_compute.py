@@ -80,6 +80,14 @@ def test_its_own_output_can_be_computed_again(pairs: Path, tmp_path: Path) -> No
     assert gzip.decompress((tmp_path / "out.csv.gz").read_bytes()) == (tmp_path / "again.csv").read_bytes()
 
 
+def test_the_temperature_of_predictions_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "best.csv"
+    path.write_text("rank,SMILES,solvent,temperature_K\n1,*CC(*)O,O,350\n", encoding="utf-8")
+    compute_table(path, tmp_path / "out.csv")
+    expected = chi_of_smiles("*CC(*)O", "O", [350.0])[0]
+    assert pd.read_csv(tmp_path / "out.csv").chi_unifac[0] == pytest.approx(expected, abs=5.1e-5)
+
+
 def test_a_table_is_not_overwritten_by_its_own_values(
     pairs: Path, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:

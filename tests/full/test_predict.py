@@ -7,6 +7,7 @@ import gzip
 import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,40 @@ def test_the_output_names_the_solvent_and_temperature_that_flags_set(predictor: 
     assert frame["chi"][0] == predictor.predict("*CCO*", temperature=350.0, solvent="CCO")["chi"][0]
     predict_file(predictor, path, output)
     assert pd.read_csv(output)["solvent_predicted"].tolist() == ["O", "O"]
+
+
+def test_a_table_of_predictions_can_be_predicted_again(predictor: Predictor, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.csv" for number in range(4)]
+    paths[0].write_text("SMILES,note\n*CCO*,a\n*CC(*)CO,b\n")
+    reader = TableReader.open(paths[0])
+    write_predictions(reader, predict_table(predictor, reader, temperatures=[350.0], solvent="CCO", n_jobs=1), paths[1])
+    for source, output in pairwise(paths[1:]):
+        assert predict_file(predictor, source, output) == (2, 0)
+    header = paths[3].read_text().splitlines()[0].split(",")
+    assert len(set(header)) == len(header)
+    frame = pd.read_csv(paths[3])
+    for name in ("solvent", "temperature_K", "chi", "chi_low", "p_soluble", "soluble", "in_domain"):
+        assert frame[name].equals(frame[f"{name}_predicted"])
+        assert frame[name].equals(frame[f"{name}_predicted_2"])
+    assert frame["temperature_K"].tolist() == [350.0, 350.0]
+    assert frame["solvent"].tolist() == ["CCO", "CCO"]
+
+
+def test_blank_rows_keep_their_place(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("\nid,SMILES,temp\n1,*CCO*,310\n,,\n , ,,\n\n4,*CC(*)CO,\n,,\n\n \n")
+    assert predict_file(predictor, path, output) == (5, 3)
+    frame = pd.read_csv(output, keep_default_na=False)
+    assert frame["problem"].tolist() == ["", "the row is empty", "the row is empty", "", "the row is empty"]
+    assert frame["id"].astype(str).str.strip().tolist() == ["1", "", "", "4", ""]
+    assert frame["chi"].astype(str).ne("").tolist() == [True, False, False, True, False]
+
+
+def test_an_empty_line_is_an_empty_cell_of_the_only_column(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text('SMILES\n*CCO*\n\n \n*CC(*)CO\n""\n\n\n')
+    assert predict_file(predictor, path, output) == (5, 3)
+    assert pd.read_csv(output, keep_default_na=False)["SMILES"].tolist() == ["*CCO*", "", "", "*CC(*)CO", ""]
 
 
 def test_crooked_tables_do_not_stop_the_run(predictor: Predictor, tmp_path: Path) -> None:

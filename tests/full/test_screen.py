@@ -12,7 +12,7 @@ from PIL import Image
 
 from chitransfer.errors import ConfigError, DataError
 from chitransfer.predict import Predictor
-from chitransfer.predict_table import TableReader, predict_table
+from chitransfer.predict_table import TableReader, predict_table, write_predictions
 from chitransfer.screen import (
     Conditions,
     Screening,
@@ -142,6 +142,35 @@ def test_numbers_of_the_candidates_pass_through(predictor: Predictor, tmp_path: 
     path.write_text("SMILES,logP\n*CCO*,-1.3\n")
     write_screening(screen(predictor, path, Conditions()), output, None)
     assert pd.read_csv(output)["logP"].tolist() == [-1.3]
+
+
+def test_a_ranking_can_be_ranked_and_predicted_again(predictor: Predictor, candidates: Path, tmp_path: Path) -> None:
+    path, first, second, again = (tmp_path / name for name in ("in.csv", "first.csv", "second.csv", "again.csv"))
+    table = pd.read_csv(candidates).assign(Temp=310.0, solvent="OCC", rank="by hand")
+    table.to_csv(path, index=False)
+    reader = TableReader.open(path)
+    parts = predict_table(predictor, reader, temperatures=[350.0], solvent=None, n_jobs=1)
+    write_screening(screen_candidates(parts, reader.header, Conditions(), rank_by="chi", top=5), first, None)
+    write_screening(screen(predictor, first, Conditions(), rank_by="chi"), second, None)
+    before, after = pd.read_csv(first), pd.read_csv(second)
+    assert "Temp" not in before
+    assert before["temperature_K"].tolist() == [350.0] * 5
+    assert before["solvent"].tolist() == ["CCO"] * 5
+    assert after["input_row"].tolist() == [1, 2, 3, 4, 5]
+    pd.testing.assert_frame_equal(after.drop(columns="input_row"), before.drop(columns="input_row"))
+    reader = TableReader.open(first)
+    write_predictions(reader, predict_table(predictor, reader, temperatures=None, solvent=None, n_jobs=1), again)
+    predicted = pd.read_csv(again)
+    for name in ("solvent", "temperature_K", "chi", "chi_high", "p_soluble"):
+        assert predicted[name].equals(predicted[f"{name}_predicted"])
+
+
+def test_blank_rows_are_candidates_without_a_prediction(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("name,SMILES\na,*CCO*\n,\nc,*CC(*)CO\n\n")
+    found = screen(predictor, path, Conditions())
+    assert (found.n_rows, found.n_usable, found.n_kept) == (3, 2, 2)
+    assert dict(zip(found.best["name"], found.best["input_row"], strict=True)) == {"a": 1, "c": 3}
 
 
 def test_a_misnamed_column_is_refused_with_file_and_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
