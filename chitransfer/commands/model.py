@@ -146,6 +146,8 @@ def predict(
             for name, value in row.items():
                 if value is not None and value == value and value != "":
                     text = f"{value:.4g}" if isinstance(value, float) and name != "temperature_K" else f"{value}"
+                    if name == "soluble":
+                        text += f"  ({predictor.label_rule}, the model's threshold)"
                     print(f"{name:>18}  {text}")
             print()
         return int((frame["problem"] != "").any())
@@ -164,7 +166,8 @@ def predict(
     seconds = time.monotonic() - started
     console.print(
         f"{output}: {say_count(n_rows, 'row')} in {seconds:.1f} s ({n_rows / seconds:.0f} a second), "
-        f"{n_problems} without a prediction or with a remark (column problem)",
+        f"{n_problems} without a prediction or with a remark (column problem)"
+        f"{_tell_label(predictor.label_rule)}",
     )
     return 0
 
@@ -225,8 +228,13 @@ def screen(
     console.print(
         f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, "
         f"{found.n_kept} within the conditions{repeated}; the best {len(found.best)} are in {output}"
-        + (f", drawn in {picture}" if len(found.best) else ""),
+        + (f", drawn in {picture}" if len(found.best) else "")
+        + _tell_label(predictor.label_rule),
     )
+
+
+def _tell_label(rule: str) -> str:
+    return f"; soluble is {rule}, the model's threshold" if rule else ""
 
 
 def _read_solvent(given: list[str] | None) -> str | None:

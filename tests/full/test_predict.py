@@ -286,6 +286,36 @@ def test_misnamed_columns_are_refused_unless_a_flag_settles_them(
     assert frame["problem"].tolist() == [""]
 
 
+@pytest.mark.parametrize(("positive_label", "word"), [(1, "or more"), (0, "above")])
+def test_the_label_rule_is_the_label(predictor: Predictor, positive_label: int, word: str) -> None:
+    smiles = [f"*CC(*){'C' * n}{end}" for n in range(1, 9) for end in ("", "O", "N")]
+    values = {name: getattr(predictor.model, name) for name in predictor.model.__dataclass_fields__}
+    values["threshold"] = round(float(predictor.predict(smiles)["p_soluble"].median()), 3)
+    other = Predictor(type(predictor.model)(**values | {"positive_label": positive_label}))
+    frame = other.predict(smiles)
+    limit = re.search(r"[0-9.]+(?= or more$|$)", other.label_rule)
+    assert limit is not None
+    assert word in other.label_rule
+    assert frame["soluble"].tolist() == (frame["p_soluble"] >= float(limit[0])).astype(int).tolist()
+    assert frame["soluble"].nunique() == 2
+    assert Predictor(type(predictor.model)(**values | {"probability": None})).label_rule == ""
+
+
+def test_the_threshold_stands_beside_the_label(
+    trained: Any, predictor: Predictor, run_command: RunCommand, tmp_path: Path
+) -> None:
+    rule = f"1 where p_soluble is {predictor.model.threshold:.4g} or more, the model's threshold"
+    _, out, _ = run_command("predict", "--model", trained.model, "*CC(*)CO")
+    label = predictor.predict("*CC(*)CO")["soluble"][0]
+    assert f"soluble  {label}  ({rule})\n" in out
+    path = tmp_path / "in.csv"
+    path.write_text("SMILES\n*CC(*)CO\n")
+    for command in ("predict", "screen"):
+        words = ["--model", trained.model, "--input", path, "--output", tmp_path / "out.csv", "--n-jobs", 1]
+        _, out, _ = run_command(command, *words)
+        assert f"; soluble is {rule}" in " ".join(out.split())
+
+
 def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
     code, out, _ = run_command(
         "predict", "--model", trained.model, "*CCO*", "--temperature", 298, "--temperature", 350, "--solvent", "O"
