@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,27 @@ def check_writable(path: Path, option: str, endings: tuple[str, ...] = ()) -> No
         raise ConfigError(f"{option} {path}: {folder} is a file, so nothing can lie below it; name another folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"{option} {path}: {folder} cannot be written; check permissions or name another folder")
+
+
+def refuse_overwriting(path: Path, option: str, sources: Mapping[str, Path]) -> None:
+    """Refuse a file to be written that is one of those to be read, also under another spelling or through a link.
+
+    Parameters
+    ----------
+    option, sources
+        What the user named it by, for the message; the files to be read, by their options.
+
+    Raises
+    ------
+    ConfigError
+        It is one of them.
+    """
+    for source_option, source in sources.items():
+        if path.exists() and source.exists() and path.samefile(source):
+            raise ConfigError(
+                f"{option} {path}: is the file of {source_option} {source}, which would be overwritten; "
+                "name another file"
+            )
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

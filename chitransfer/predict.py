@@ -71,6 +71,15 @@ class Predictor:
         """Read a model written by `chitransfer finetune`; raises CheckpointError when it cannot be used."""
         return cls(TrainedModel.load(Path(path)))
 
+    @property
+    def label_rule(self) -> str:
+        """Where ``soluble`` is 1, in words; empty for a model that gives no P(soluble)."""
+        if self.model.probability is None:
+            return ""
+        if self.model.positive_label == 0:
+            return f"1 where p_soluble is above {1.0 - self.model.threshold:.4g}"
+        return f"1 where p_soluble is {self.model.threshold:.4g} or more"
+
     def predict(
         self,
         smiles: str | Sequence[str],
@@ -98,7 +107,7 @@ class Predictor:
             A row an input, in order. ``temperature_K``, ``chi``, ``chi_low``, ``chi_high`` (90 % interval) for one
             temperature; ``chi_300K``, ``chi_300K_low``, ``chi_300K_high`` … for several. ``A_K`` and ``B`` of
             χ(T) = A/T + B; ``p_soluble`` with ``p_soluble_low``, ``p_soluble_high``, and the label ``soluble`` (1/0) at
-            the model's threshold; ``nearest_polymer``, ``similarity`` (0 … 1), ``in_domain``, for χ
+            the model's threshold (`label_rule`); ``nearest_polymer``, ``similarity`` (0 … 1), ``in_domain``, for χ
             ``chi_in_domain``, and, if not, ``domain_note``; ``problem`` says why a row has no prediction.
 
         Raises

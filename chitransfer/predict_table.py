@@ -8,10 +8,10 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import TextIO
 
@@ -20,10 +20,10 @@ import pandas as pd
 
 from chitransfer.counts import say_count
 from chitransfer.data.csv_text import (
-    PAIR_COLUMNS,
+    PREDICTED_AT,
     describe_csv_error,
     explain_read_errors,
-    find_columns,
+    find_pair_columns,
     refuse_misnamed,
 )
 from chitransfer.data.tables import COLDEST_K, HOTTEST_K, WATER
@@ -45,7 +45,8 @@ class TableReader:
     header
         Column names as written.
     smiles, solvent, temperature
-        Positions of the columns that matter; ``None`` where there is none.
+        Positions of the columns that matter; ``None`` where there is none. Without ``temp`` the temperature is
+        ``temperature_K``, which tables of predictions have.
     """
 
     path: Path
@@ -64,10 +65,10 @@ class TableReader:
             The file cannot be read, is empty, has no column SMILES, or has a column twice that matters.
         """
         with _open_text(path) as stream:
-            header = [cell.strip() for cell in next(_csv_rows(stream, path), [])]
+            header = [cell.strip() for cell in next(_table_rows(stream, path), [])]
         if not header:
             raise DataError(f"{path}: the file is empty; it needs a header line with a column SMILES")
-        places = find_columns(header, PAIR_COLUMNS, str(path))
+        places = find_pair_columns(header, str(path))
         return cls(path, header, places["SMILES"], places.get("solvent"), places.get("temp"))
 
     def count_rows(self) -> int:
@@ -76,9 +77,9 @@ class TableReader:
             return max(0, sum(1 for _ in stream) - 1)
 
     def chunks(self, n_rows: int) -> Iterator[list[list[str]]]:
-        """Lists of up to `n_rows` rows of cells; blank lines are left out."""
+        """Lists of up to `n_rows` rows of cells, blank ones too."""
         with _open_text(self.path) as stream:
-            rows = (row for row in _csv_rows(stream, self.path) if any(cell.strip() for cell in row))
+            rows = _table_rows(stream, self.path)
             next(rows, None)
             while chunk := list(islice(rows, n_rows)):
                 yield chunk
@@ -99,7 +100,8 @@ def predict_table(
     Parameters
     ----------
     temperatures
-        Kelvin, for every row; ``None`` takes the column ``temp`` where there is one, else the reference temperature.
+        Kelvin, for every row; ``None`` takes the column ``temp`` (else ``temperature_K``) where there is one, else the
+        reference temperature.
     solvent
         For every row; ``None`` takes the column ``solvent`` where there is one, else water.
 
@@ -119,8 +121,7 @@ def predict_table(
     done = 0
     for rows in reader.chunks(chunk_rows):
         width = len(reader.header)
-        named = f"where the header names {say_count(width, 'column')}"
-        odd = ["" if len(row) == width else f"{say_count(len(row), 'cell')} {named}" for row in rows]
+        unusable = [_explain_row(row, width) for row in rows]
         cells = [row if len(row) == width else [""] * width for row in rows]
         solvents = [solvent or WATER] * len(rows)
         if solvent is None and reader.solvent is not None:
@@ -132,9 +133,9 @@ def predict_table(
         frame = predictor.predict_rows(
             [row[reader.smiles].strip() for row in cells], solvents, table, names, n_jobs=n_jobs
         )
-        problem = [a or b or c for a, b, c in zip(odd, frame["problem"], reasons, strict=True)]
+        problem = [a or b or c for a, b, c in zip(unusable, frame["problem"], reasons, strict=True)]
         if table.shape[1] == 1:
-            frame.insert(2, "temperature_K", table[:, 0])
+            frame.insert(2, PREDICTED_AT, table[:, 0])
         frame["problem"] = problem
         done += len(rows)
         if progress is not None:
@@ -144,12 +145,23 @@ def predict_table(
         progress("predicting", total, total)
 
 
+def _explain_row(row: list[str], width: int) -> str:
+    if not any(cell.strip() for cell in row):
+        return "the row is empty"
+    return (
+        ""
+        if len(row) == width
+        else f"{say_count(len(row), 'cell')} where the header names {say_count(width, 'column')}"
+    )
+
+
 def _row_temperatures(reader: TableReader, cells: list[list[str]], T_ref: float) -> tuple[np.ndarray, list[str]]:
     """Each row's own temperature (n_rows, 1), NaN with a reason where it cannot be used; empty takes `T_ref`."""
     values = np.full((len(cells), 1), T_ref)
     reasons = [""] * len(cells)
     if reader.temperature is None:
         return values, reasons
+    name = reader.header[reader.temperature]
     for row, own in enumerate(cells):
         text = own[reader.temperature].strip()
         if not text:
@@ -159,7 +171,9 @@ def _row_temperatures(reader: TableReader, cells: list[list[str]], T_ref: float)
         except ValueError:
             values[row, 0] = np.nan
         if not COLDEST_K <= values[row, 0] <= HOTTEST_K:
-            reasons[row] = f"temp {text!r} is not a number of kelvin from {COLDEST_K:g} to {HOTTEST_K:g} (°C + 273.15)"
+            reasons[row] = (
+                f"{name} {text!r} is not a number of kelvin from {COLDEST_K:g} to {HOTTEST_K:g} (°C + 273.15)"
+            )
             values[row, 0] = np.nan
     return values, reasons
 
@@ -170,7 +184,8 @@ def write_predictions(
     """Write the table with its predictions beside it, atomically; the numbers of rows and of rows with a problem.
 
     A name in ``.gz`` is compressed. Every column of the input comes first, as it was. A prediction whose name is taken
-    already gets ``_predicted`` appended: beside a column ``solvent``, ``solvent_predicted`` is what they are for.
+    already gets ``_predicted`` appended: beside a column ``solvent``, ``solvent_predicted`` is what they are for. Where
+    that is taken as well, as in a table predicted before, it is ``_predicted_2``, and so on.
     """
     counts = [0, 0]
 
@@ -183,7 +198,7 @@ def write_predictions(
             for rows, frame in predictions:
                 frame = frame.drop(columns="SMILES")
                 if not header_written:
-                    own = [f"{name}_predicted" if name.lower() in taken else name for name in frame.columns]
+                    own = [_free_name(name, taken) for name in frame.columns]
                     writer.writerow([*reader.header, *own])
                     header_written = True
                 width = len(reader.header)
@@ -198,6 +213,11 @@ def write_predictions(
 
     replace_atomically(output, write)
     return counts[0], counts[1]
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    others = (f"{name}_predicted{again}" for again in chain([""], (f"_{number}" for number in count(2))))
+    return next(free for free in chain([name], others) if free.lower() not in taken)
 
 
 def _as_text(value: object) -> str:
@@ -219,6 +239,24 @@ def _open_text(path: Path) -> Iterator[TextIO]:
                 yield text
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; save the table as CSV in UTF-8") from error
+
+
+def _table_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:
+    """The header and every row below it; an empty line is none, unless it is an empty cell of the only column."""
+    rows = _csv_rows(stream, path)
+    header = next((row for row in rows if any(cell.strip() for cell in row)), None)
+    if header is None:
+        return
+    yield header
+    n_empty = 0
+    for row in rows:
+        if not row or (len(row) == 1 and row[0].isspace()):
+            n_empty += 1
+            continue
+        # Behind the last row there are none: only another row brings them back.
+        yield from ([""] for _ in range(n_empty if len(header) == 1 else 0))
+        n_empty = 0
+        yield row
 
 
 def _csv_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:

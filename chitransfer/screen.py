@@ -19,6 +19,7 @@ from chitransfer.files import replace_atomically, write_csv
 
 RankBy = Literal["p_soluble", "chi"]
 INPUT_ROW = "input_row"
+RANK = "rank"
 SHOWN_REASONS = 10
 MOST_REASONS = 1000
 OTHER_REASONS = "for other reasons"
@@ -101,7 +102,7 @@ def screen_candidates(
     predictions
         From `predict_table`, at one temperature.
     header
-        The input's columns; they come first in the result.
+        The input's columns; those that the result does not tell itself come last in it.
     rank_by
         ``p_soluble``: highest first; ``chi``: lowest first. The other breaks ties, then the order of the input. A
         polymer that is there several times with the same solvent is kept once, at its first row.
@@ -124,7 +125,9 @@ def screen_candidates(
             _add_reasons(reasons, frame.loc[frame["problem"] != "", "problem"])
         kept = conditions.select(frame, rank_by)
         n_kept += len(kept)
-        others = [name for name in header if name.lower() not in {column.lower() for column in frame.columns}]
+        # The temperature is told once, as the solvent is: beside another `temp` the best could not be predicted again.
+        told = {RANK, "temp", *(column.lower() for column in frame.columns)}
+        others = [name for name in header if name.lower() not in told]
         extra = pd.DataFrame(
             [[rows[place][header.index(name)] for name in others] for place in kept.index],
             columns=others,
@@ -139,7 +142,7 @@ def screen_candidates(
         raise DataError(_describe_reasons(n_rows, reasons))
     first = [INPUT_ROW, *(name for name in best.columns if name not in {INPUT_ROW, "problem"})]
     ranked = best[first].reset_index(drop=True)
-    ranked.insert(0, "rank", range(1, len(ranked) + 1))
+    ranked.insert(0, RANK, range(1, len(ranked) + 1))
     return Screening(ranked, n_rows, n_usable, n_kept)
 
 

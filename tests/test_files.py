@@ -16,7 +16,14 @@ import pandas as pd
 import pytest
 
 from chitransfer.errors import ConfigError, describe_os_error
-from chitransfer.files import check_writable, replace_atomically, write_atomically, write_csv, write_json
+from chitransfer.files import (
+    check_writable,
+    refuse_overwriting,
+    replace_atomically,
+    write_atomically,
+    write_csv,
+    write_json,
+)
 
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -84,6 +91,20 @@ def test_what_cannot_be_written_is_refused_beforehand(
 def test_what_can_be_written_is_not_made_beforehand(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "deeper" / "table.CSV", "--output", (".csv",))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spelling", ["in.csv", "folder/../in.csv", "symbolic.csv", "hard.csv"])
+def test_a_file_that_is_read_is_not_written(tmp_path: Path, spelling: str) -> None:
+    source, model = tmp_path / "in.csv", tmp_path / "model.pt"
+    source.write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "symbolic.csv").symlink_to(source)
+    (tmp_path / "hard.csv").hardlink_to(source)
+    with pytest.raises(
+        ConfigError, match=re.escape(f"--output {tmp_path / spelling}: is the file of --input {source}")
+    ):
+        refuse_overwriting(tmp_path / spelling, "--output", {"--model": model, "--input": source})
+    refuse_overwriting(tmp_path / "other.csv", "--output", {"--model": model, "--input": source})
 
 
 def test_results_can_be_read_by_others(tmp_path: Path) -> None:

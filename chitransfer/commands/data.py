@@ -24,11 +24,12 @@ def compute(
 ) -> None:
     """Add χ(T) from UNIFAC group contributions to a table; rows without groups keep their place and the reason."""
     from chitransfer.data.compute import compute_table
-    from chitransfer.files import check_writable
+    from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.processors import count_processors
     from chitransfer.search.watch import make_console, show_progress
 
     check_writable(output, "--output", (".csv", ".csv.gz"))
+    refuse_overwriting(output, "--output", {"--input": input_})
     with show_progress(make_console()) as progress:
         summary = compute_table(
             input_,

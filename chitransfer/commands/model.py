@@ -101,6 +101,10 @@ def apply(
 
 ModelOption = Annotated[Path, typer.Option(help="best_model.pt of `chitransfer finetune`.")]
 JobsOption = Annotated[int, typer.Option(min=0, help="Processes for features; 0: one a core.")]
+# Lists, because of an option that is not one the last value would count without a word.
+SolventOption = Annotated[
+    list[str] | None, typer.Option(help="SMILES of the solvent. Default: the table's, else water, O.")
+]
 
 
 def predict(
@@ -108,8 +112,10 @@ def predict(
     smiles: Annotated[list[str] | None, typer.Argument(help="Repeat units, such as '*CCO*'.")] = None,
     input: Annotated[Path | None, typer.Option(help="A CSV table with a column SMILES[, solvent][, temp].")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the table with its predictions.")] = None,
-    temperature: Annotated[list[float] | None, typer.Option(help="Kelvin; repeatable. Default: 298.15.")] = None,
-    solvent: Annotated[str | None, typer.Option(help="SMILES of the solvent. Default: water, O.")] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Kelvin; repeatable. Default: the table's temp, else 298.15.")
+    ] = None,
+    solvent: SolventOption = None,
     n_jobs: JobsOption = 0,
     quiet: QuietOption = False,
 ) -> int:
@@ -117,27 +123,31 @@ def predict(
     import time
 
     from chitransfer.errors import ConfigError
-    from chitransfer.files import check_writable
+    from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table, write_predictions
     from chitransfer.processors import count_processors
     from chitransfer.search.watch import make_console, show_progress
 
+    medium = _read_solvent(solvent)
     if bool(smiles) == (input is not None):
         raise ConfigError("give either repeat units or --input TABLE.csv")
     if (input is None) != (output is None):
         raise ConfigError("--input and --output go together")
-    if output is not None:
+    if input is not None and output is not None:
         check_writable(output, "--output")
+        refuse_overwriting(output, "--output", {"--input": input, "--model": model})
     predictor = Predictor.load(model)
     console = make_console(quiet)
     if input is None or output is None:
         chosen = temperature[0] if temperature and len(temperature) == 1 else temperature
-        frame = predictor.predict(smiles or [], temperature=chosen or None, solvent=solvent or "O")
+        frame = predictor.predict(smiles or [], temperature=chosen or None, solvent=medium or "O")
         for row in frame.to_dict("records"):
             for name, value in row.items():
                 if value is not None and value == value and value != "":
                     text = f"{value:.4g}" if isinstance(value, float) and name != "temperature_K" else f"{value}"
+                    if name == "soluble":
+                        text += f"  ({predictor.label_rule}, the model's threshold)"
                     print(f"{name:>18}  {text}")
             print()
         return int((frame["problem"] != "").any())
@@ -147,8 +157,8 @@ def predict(
         predictions = predict_table(
             predictor,
             reader,
-            temperatures=temperature,
-            solvent=solvent,
+            temperatures=temperature or None,
+            solvent=medium,
             n_jobs=n_jobs or count_processors(),
             progress=progress,
         )
@@ -156,7 +166,8 @@ def predict(
     seconds = time.monotonic() - started
     console.print(
         f"{output}: {say_count(n_rows, 'row')} in {seconds:.1f} s ({n_rows / seconds:.0f} a second), "
-        f"{n_problems} without a prediction or with a remark (column problem)",
+        f"{n_problems} without a prediction or with a remark (column problem)"
+        f"{_tell_label(predictor.label_rule)}",
     )
     return 0
 
@@ -168,10 +179,10 @@ def screen(
     picture: Annotated[Path | None, typer.Option(help="The best structures as PNG. Default: beside the CSV.")] = None,
     rank_by: Annotated[str, typer.Option(help="p_soluble (highest first) or chi (lowest first).")] = "p_soluble",
     top: Annotated[int, typer.Option(min=1, help="Candidates to keep.")] = 100,
-    temperature: Annotated[float | None, typer.Option(help="Kelvin. Default: 298.15.")] = None,
-    solvent: Annotated[
-        str | None, typer.Option(help="SMILES of the solvent. Default: the table's, else water.")
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Kelvin; one. Default: the table's temp, else 298.15.")
     ] = None,
+    solvent: SolventOption = None,
     max_chi: Annotated[float | None, typer.Option(help="Highest χ.")] = None,
     min_chi: Annotated[float | None, typer.Option(help="Lowest χ.")] = None,
     certain: Annotated[bool, typer.Option(help="χ conditions hold for the whole 90 % interval.")] = False,
@@ -182,7 +193,7 @@ def screen(
 ) -> None:
     """Rank candidate repeat units by P(soluble) or χ under conditions."""
     from chitransfer.errors import ConfigError
-    from chitransfer.files import check_writable
+    from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table
     from chitransfer.processors import count_processors
@@ -191,10 +202,14 @@ def screen(
 
     if rank_by != "p_soluble" and rank_by != "chi":
         raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")
+    medium = _read_solvent(solvent)
+    _refuse_repetition("--temperature", [f"{value:g}" for value in temperature or []])
     conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
     picture = picture or output.with_name(output.name.removesuffix(".gz")).with_suffix(".png")
     check_writable(output, "--output", (".csv", ".csv.gz"))
     check_writable(picture, "--picture", (".png",))
+    for option, path in (("--output", output), ("--picture", picture)):
+        refuse_overwriting(path, option, {"--input": input, "--model": model})
     predictor = Predictor.load(model)
     reader = TableReader.open(input)
     console = make_console(quiet)
@@ -202,8 +217,8 @@ def screen(
         predictions = predict_table(
             predictor,
             reader,
-            temperatures=None if temperature is None else [temperature],
-            solvent=solvent,
+            temperatures=temperature or None,
+            solvent=medium,
             n_jobs=n_jobs or count_processors(),
             progress=progress,
         )
@@ -213,5 +228,29 @@ def screen(
     console.print(
         f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, "
         f"{found.n_kept} within the conditions{repeated}; the best {len(found.best)} are in {output}"
-        + (f", drawn in {picture}" if len(found.best) else ""),
+        + (f", drawn in {picture}" if len(found.best) else "")
+        + _tell_label(predictor.label_rule),
     )
+
+
+def _tell_label(rule: str) -> str:
+    return f"; soluble is {rule}, the model's threshold" if rule else ""
+
+
+def _read_solvent(given: list[str] | None) -> str | None:
+    from chitransfer.errors import ConfigError
+
+    _refuse_repetition("--solvent", given or [])
+    if given and not given[0].strip():
+        raise ConfigError(f"--solvent {given[0]!r}: is empty; give a SMILES (water is O) or leave the option out")
+    return given[0] if given else None
+
+
+def _refuse_repetition(option: str, given: list[str]) -> None:
+    from chitransfer.errors import ConfigError
+
+    if len(given) > 1:
+        raise ConfigError(
+            f"{option} is given {len(given)} times ({', '.join(given)}), but one is taken; "
+            "give one and run the command again for the others"
+        )

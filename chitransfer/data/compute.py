@@ -19,7 +19,7 @@ import numpy as np
 from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_groups, repeat_unit_groups
 from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fit_a_b, method_name
 from chitransfer.chunks import map_in_chunks
-from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, parse_csv, read_source, refuse_misnamed
+from chitransfer.data.csv_text import find_pair_columns, parse_csv, read_source, refuse_misnamed
 from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
@@ -76,6 +76,8 @@ def compute_table(
 ) -> ComputeSummary:
     """Add `ADDED_COLUMNS` to a CSV with columns ``SMILES[, solvent][, temp]`` (any case, any order, others kept).
 
+    Without ``temp`` a column ``temperature_K``, as `chitransfer predict` and `screen` write it, is taken for it.
+
     ``chi_unifac`` is χ at the row's temperature (missing: 298.15 K) in the row's solvent (missing: water);
     ``A_unifac_K`` and ``B_unifac`` are those of χ = A/T + B fitted to UNIFAC at `fit_temperatures`; ``method`` names
     the model (docs/physics.md); ``reason`` says why a row has no value. Added columns that are there already are
@@ -100,8 +102,8 @@ def compute_table(
     started = time.perf_counter()
     if not output.name.endswith((".csv", ".csv.gz")):
         raise DataError(f"{output}: the table is a CSV; end its name with .csv or .csv.gz")
-    header, records = _read_records(input)
-    rows = [_read_row(header, record) for record in records]
+    header, positions, records = _read_records(input)
+    rows = [_read_row(positions, record) for record in records]
     polymers = sorted({row.polymer for row in rows if not row.reason})
     chains = dict(zip(polymers, map_in_chunks(_fragment_chunk, polymers, CHUNK, n_jobs, progress), strict=True))
     values, reasons = _values_of_rows(rows, chains, np.asarray(fit_temperatures, dtype=float))
@@ -125,16 +127,17 @@ def compute_table(
     )
 
 
-def _read_records(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read_records(path: Path) -> tuple[list[str], dict[str, int], list[list[str]]]:
     content, name = read_source(str(path))
     header, rows = parse_csv(content, name)
-    refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, name), name)
-    return header, [record for _, record in rows]
+    positions = find_pair_columns(header, name)
+    refuse_misnamed(header, positions, name)
+    return header, positions, [record for _, record in rows]
 
 
-def _read_row(header: list[str], record: list[str]) -> _Row:
-    cells = {name.lower(): cell.strip() for name, cell in zip(header, record, strict=True)}
-    polymer = cells["smiles"]
+def _read_row(positions: dict[str, int], record: list[str]) -> _Row:
+    cells = {name: record[position].strip() for name, position in positions.items()}
+    polymer = cells["SMILES"]
     kelvin, reason = DEFAULT_TEMPERATURE_K, ""
     try:
         if cells.get("temp"):

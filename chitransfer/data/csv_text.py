@@ -47,6 +47,8 @@ class Column:
 
 # Of a table of polymer–solvent pairs for `chitransfer data compute`, `predict` and `screen`.
 PAIR_COLUMNS = (Column("SMILES", True), Column("temp", False), Column("solvent", False))
+# What `chitransfer predict` and `screen` call the temperature they predict for.
+PREDICTED_AT = "temperature_K"
 
 
 def read_source(source: str) -> tuple[bytes, str]:
@@ -152,6 +154,16 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
             f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)} "
             f"(names may be in any case, in any order){_hint_at_separator(header)}"
         )
+    return positions
+
+
+def find_pair_columns(header: list[str], name: str) -> dict[str, int]:
+    """`find_columns` for `PAIR_COLUMNS`; chitransfer's own `PREDICTED_AT` is ``temp`` where there is no ``temp``."""
+    positions = find_columns(header, PAIR_COLUMNS, name)
+    if "temp" not in positions:
+        written = find_columns(header, [Column(PREDICTED_AT, False)], name)
+        if PREDICTED_AT in written:
+            positions["temp"] = written[PREDICTED_AT]
     return positions
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,26 @@ def test_its_own_output_can_be_computed_again(pairs: Path, tmp_path: Path) -> No
     compute_table(pairs, tmp_path / "out.csv.gz")
     compute_table(tmp_path / "out.csv.gz", tmp_path / "again.csv")
     assert gzip.decompress((tmp_path / "out.csv.gz").read_bytes()) == (tmp_path / "again.csv").read_bytes()
+
+
+def test_the_temperature_of_predictions_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "best.csv"
+    path.write_text("rank,SMILES,solvent,temperature_K\n1,*CC(*)O,O,350\n", encoding="utf-8")
+    compute_table(path, tmp_path / "out.csv")
+    expected = chi_of_smiles("*CC(*)O", "O", [350.0])[0]
+    assert pd.read_csv(tmp_path / "out.csv").chi_unifac[0] == pytest.approx(expected, abs=5.1e-5)
+
+
+def test_a_table_is_not_overwritten_by_its_own_values(
+    pairs: Path, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    link = tmp_path / "link.csv"
+    link.symlink_to(pairs)
+    for output in (pairs, link):
+        code, _, err = run_command("data", "compute", "--input", pairs, "--output", output)
+        assert code == 2
+        assert f"ERROR: --output {output}: is the file of --input {pairs}, which would be overwritten" in err
+    assert pairs.read_text(encoding="utf-8") == PAIRS
 
 
 def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

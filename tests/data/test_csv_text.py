@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, parse_csv, refuse_misnamed
+from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, find_pair_columns, parse_csv, refuse_misnamed
 from chitransfer.data.tables import canonical_solvent, read_solubility_table, read_stage1_table
 from chitransfer.errors import DataError
 
@@ -51,6 +51,13 @@ ORDINARY = ["template", "Tg", "Tm (K)", "T_g_K", "Tc", "T1", "title", "type", "t
 def test_other_columns_are_nobodys_business(cell: str) -> None:
     header = ["SMILES", cell]
     refuse_misnamed(header, find_columns(header, PAIR_COLUMNS, "table.csv"), "table.csv")
+
+
+def test_the_temperature_of_predictions_is_temp_where_there_is_none() -> None:
+    assert find_pair_columns(["SMILES", "Temperature_K"], "table.csv") == {"SMILES": 0, "temp": 1}
+    assert find_pair_columns(["temperature_K", "SMILES", "temp", "temperature_K"], "t.csv") == {"SMILES": 1, "temp": 2}
+    with pytest.raises(DataError, match="line 1: the column temperature_K is there 2 times"):
+        find_pair_columns(["SMILES", "temperature_K", "temperature_K"], "table.csv")
 
 
 def test_labels_may_stand_beside_a_temperature(tmp_path: Path) -> None:

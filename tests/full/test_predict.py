@@ -7,6 +7,7 @@ import gzip
 import math
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,40 @@ def test_the_output_names_the_solvent_and_temperature_that_flags_set(predictor: 
     assert pd.read_csv(output)["solvent_predicted"].tolist() == ["O", "O"]
 
 
+def test_a_table_of_predictions_can_be_predicted_again(predictor: Predictor, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.csv" for number in range(4)]
+    paths[0].write_text("SMILES,note\n*CCO*,a\n*CC(*)CO,b\n")
+    reader = TableReader.open(paths[0])
+    write_predictions(reader, predict_table(predictor, reader, temperatures=[350.0], solvent="CCO", n_jobs=1), paths[1])
+    for source, output in pairwise(paths[1:]):
+        assert predict_file(predictor, source, output) == (2, 0)
+    header = paths[3].read_text().splitlines()[0].split(",")
+    assert len(set(header)) == len(header)
+    frame = pd.read_csv(paths[3])
+    for name in ("solvent", "temperature_K", "chi", "chi_low", "p_soluble", "soluble", "in_domain"):
+        assert frame[name].equals(frame[f"{name}_predicted"])
+        assert frame[name].equals(frame[f"{name}_predicted_2"])
+    assert frame["temperature_K"].tolist() == [350.0, 350.0]
+    assert frame["solvent"].tolist() == ["CCO", "CCO"]
+
+
+def test_blank_rows_keep_their_place(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("\nid,SMILES,temp\n1,*CCO*,310\n,,\n , ,,\n\n4,*CC(*)CO,\n,,\n\n \n")
+    assert predict_file(predictor, path, output) == (5, 3)
+    frame = pd.read_csv(output, keep_default_na=False)
+    assert frame["problem"].tolist() == ["", "the row is empty", "the row is empty", "", "the row is empty"]
+    assert frame["id"].astype(str).str.strip().tolist() == ["1", "", "", "4", ""]
+    assert frame["chi"].astype(str).ne("").tolist() == [True, False, False, True, False]
+
+
+def test_an_empty_line_is_an_empty_cell_of_the_only_column(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text('SMILES\n*CCO*\n\n \n*CC(*)CO\n""\n\n\n')
+    assert predict_file(predictor, path, output) == (5, 3)
+    assert pd.read_csv(output, keep_default_na=False)["SMILES"].tolist() == ["*CCO*", "", "", "*CC(*)CO", ""]
+
+
 def test_crooked_tables_do_not_stop_the_run(predictor: Predictor, tmp_path: Path) -> None:
     path, output = tmp_path / "in.csv", tmp_path / "out.csv"
     path.write_text("SMILES,temp,note\n*CCO*,25,a\n*CCO*,310,b,c\n\n*CCO*,x,d\n*CCO*,320,e\n")
@@ -251,6 +286,36 @@ def test_misnamed_columns_are_refused_unless_a_flag_settles_them(
     assert frame["problem"].tolist() == [""]
 
 
+@pytest.mark.parametrize(("positive_label", "word"), [(1, "or more"), (0, "above")])
+def test_the_label_rule_is_the_label(predictor: Predictor, positive_label: int, word: str) -> None:
+    smiles = [f"*CC(*){'C' * n}{end}" for n in range(1, 9) for end in ("", "O", "N")]
+    values = {name: getattr(predictor.model, name) for name in predictor.model.__dataclass_fields__}
+    values["threshold"] = round(float(predictor.predict(smiles)["p_soluble"].median()), 3)
+    other = Predictor(type(predictor.model)(**values | {"positive_label": positive_label}))
+    frame = other.predict(smiles)
+    limit = re.search(r"[0-9.]+(?= or more$|$)", other.label_rule)
+    assert limit is not None
+    assert word in other.label_rule
+    assert frame["soluble"].tolist() == (frame["p_soluble"] >= float(limit[0])).astype(int).tolist()
+    assert frame["soluble"].nunique() == 2
+    assert Predictor(type(predictor.model)(**values | {"probability": None})).label_rule == ""
+
+
+def test_the_threshold_stands_beside_the_label(
+    trained: Any, predictor: Predictor, run_command: RunCommand, tmp_path: Path
+) -> None:
+    rule = f"1 where p_soluble is {predictor.model.threshold:.4g} or more, the model's threshold"
+    _, out, _ = run_command("predict", "--model", trained.model, "*CC(*)CO")
+    label = predictor.predict("*CC(*)CO")["soluble"][0]
+    assert f"soluble  {label}  ({rule})\n" in out
+    path = tmp_path / "in.csv"
+    path.write_text("SMILES\n*CC(*)CO\n")
+    for command in ("predict", "screen"):
+        words = ["--model", trained.model, "--input", path, "--output", tmp_path / "out.csv", "--n-jobs", 1]
+        _, out, _ = run_command(command, *words)
+        assert f"; soluble is {rule}" in " ".join(out.split())
+
+
 def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
     code, out, _ = run_command(
         "predict", "--model", trained.model, "*CCO*", "--temperature", 298, "--temperature", 350, "--solvent", "O"
@@ -270,6 +335,35 @@ def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> 
     code, _, err = run_command("predict", "--model", trained.model)
     assert code == 2
     assert "--input" in err
+
+
+@pytest.mark.parametrize("command", ["predict", "screen"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([""], "--solvent '': is empty; give a SMILES (water is O) or leave the option out"),
+        ([" "], "--solvent ' ': is empty"),
+        (["O", "CCO"], "--solvent is given 2 times (O, CCO), but one is taken"),
+    ],
+)
+def test_a_solvent_is_one_and_not_empty(
+    run_command: RunCommand, tmp_path: Path, command: str, values: list[str], expected: str
+) -> None:
+    output = tmp_path / "out.csv"
+    words = [word for value in values for word in ("--solvent", value)]
+    code, _, err = run_command(command, "--model", "none.pt", "--input", "none.csv", "--output", output, *words)
+    assert code == 2
+    assert f"ERROR: {expected}" in err
+
+
+@pytest.mark.parametrize("own", ["--input", "--model"])
+def test_neither_the_table_nor_the_model_is_overwritten(run_command: RunCommand, tmp_path: Path, own: str) -> None:
+    words = {"--model": tmp_path / "model.pt", "--input": tmp_path / "in.csv"}
+    words[own].write_text("SMILES\n*CCO*\n")
+    code, _, err = run_command("predict", *(word for pair in words.items() for word in pair), "--output", words[own])
+    assert code == 2
+    assert f"ERROR: --output {words[own]}: is the file of {own} {words[own]}, which would be overwritten" in err
+    assert words[own].read_text() == "SMILES\n*CCO*\n"
 
 
 def test_memory_stays_bounded(predictor: Predictor) -> None:

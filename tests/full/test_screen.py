@@ -12,7 +12,7 @@ from PIL import Image
 
 from chitransfer.errors import ConfigError, DataError
 from chitransfer.predict import Predictor
-from chitransfer.predict_table import TableReader, predict_table
+from chitransfer.predict_table import TableReader, predict_table, write_predictions
 from chitransfer.screen import (
     Conditions,
     Screening,
@@ -144,6 +144,35 @@ def test_numbers_of_the_candidates_pass_through(predictor: Predictor, tmp_path: 
     assert pd.read_csv(output)["logP"].tolist() == [-1.3]
 
 
+def test_a_ranking_can_be_ranked_and_predicted_again(predictor: Predictor, candidates: Path, tmp_path: Path) -> None:
+    path, first, second, again = (tmp_path / name for name in ("in.csv", "first.csv", "second.csv", "again.csv"))
+    table = pd.read_csv(candidates).assign(Temp=310.0, solvent="OCC", rank="by hand")
+    table.to_csv(path, index=False)
+    reader = TableReader.open(path)
+    parts = predict_table(predictor, reader, temperatures=[350.0], solvent=None, n_jobs=1)
+    write_screening(screen_candidates(parts, reader.header, Conditions(), rank_by="chi", top=5), first, None)
+    write_screening(screen(predictor, first, Conditions(), rank_by="chi"), second, None)
+    before, after = pd.read_csv(first), pd.read_csv(second)
+    assert "Temp" not in before
+    assert before["temperature_K"].tolist() == [350.0] * 5
+    assert before["solvent"].tolist() == ["CCO"] * 5
+    assert after["input_row"].tolist() == [1, 2, 3, 4, 5]
+    pd.testing.assert_frame_equal(after.drop(columns="input_row"), before.drop(columns="input_row"))
+    reader = TableReader.open(first)
+    write_predictions(reader, predict_table(predictor, reader, temperatures=None, solvent=None, n_jobs=1), again)
+    predicted = pd.read_csv(again)
+    for name in ("solvent", "temperature_K", "chi", "chi_high", "p_soluble"):
+        assert predicted[name].equals(predicted[f"{name}_predicted"])
+
+
+def test_blank_rows_are_candidates_without_a_prediction(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("name,SMILES\na,*CCO*\n,\nc,*CC(*)CO\n\n")
+    found = screen(predictor, path, Conditions())
+    assert (found.n_rows, found.n_usable, found.n_kept) == (3, 2, 2)
+    assert dict(zip(found.best["name"], found.best["input_row"], strict=True)) == {"a": 1, "c": 3}
+
+
 def test_a_misnamed_column_is_refused_with_file_and_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
     path, output = tmp_path / "in.csv", tmp_path / "best.csv"
     path.write_text("SMILES,Temperature (K)\n*CCO*,350\n")
@@ -174,6 +203,33 @@ def test_names_are_refused_before_anything_is_predicted(
     assert code == 2
     assert f"ERROR: {option} {folder / name}: {expected}" in err
     assert [entry.name for entry in folder.iterdir()] == ["folder.csv"]
+
+
+def test_a_ranking_is_at_one_temperature(run_command: RunCommand, tmp_path: Path) -> None:
+    words = ["--model", tmp_path / "none.pt", "--input", tmp_path / "none.csv", "--output", tmp_path / "best.csv"]
+    code, _, err = run_command("screen", *words, "--temperature", 300, "--temperature", 350.5)
+    assert code == 2
+    assert "ERROR: --temperature is given 2 times (300, 350.5), but one is taken; give one and" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "own"), [("--output", "--input"), ("--picture", "--input"), ("--picture", "--model")]
+)
+def test_neither_candidates_nor_model_are_overwritten(
+    run_command: RunCommand, tmp_path: Path, option: str, own: str
+) -> None:
+    ending = {"--output": "csv", "--picture": "png"}[option]
+    words = {"--model": tmp_path / "model.pt", "--input": tmp_path / "in.csv", "--output": tmp_path / "best.csv"}
+    words |= {own: tmp_path / f"own.{ending}"}
+    words[own].write_text("SMILES\n*CCO*\n")
+    link = tmp_path / f"link.{ending}"
+    link.symlink_to(words[own])
+    for path in (words[own], link):
+        words[option] = path
+        code, _, err = run_command("screen", *(word for pair in words.items() for word in pair))
+        assert code == 2
+        assert f"ERROR: {option} {path}: is the file of {own} {words[own]}, which would be overwritten" in err
+    assert words[own].read_text() == "SMILES\n*CCO*\n"
 
 
 WHERE = {"rank": 1, "chi": 0.25, "solvent": "O", "temperature_K": 298.15, "in_domain": True}
