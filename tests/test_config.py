@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 
 from chitransfer.config import Config, dump_config, load_config, override_config, parse_set_options
 from chitransfer.errors import ConfigError
-from chitransfer.patterns import WORDS
 from chitransfer.sections import UNREAD_KEYS, parse_hidden_dims
 from chitransfer.training.settings import network_shape, stage1_settings, stage2_settings
 
@@ -385,18 +383,3 @@ def load_config_text(text: str) -> Config:
         path = Path(folder) / "c.yaml"
         path.write_text(text, encoding="utf-8")
         return load_config(path)
-
-
-def patterns_in(schema: object) -> Iterator[str]:
-    """Every pattern of a JSON schema."""
-    values = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else []
-    for value in values:
-        yield from patterns_in(value)
-    if isinstance(schema, dict) and isinstance(schema.get("pattern"), str):
-        yield schema["pattern"]
-
-
-def test_every_pattern_has_words_for_its_error() -> None:
-    assert set(patterns_in(Config.model_json_schema())) == set(WORDS)
-    with pytest.raises(ConfigError, match=r"search.study_name: should be 1 to 100 letters, .* got 'my study'"):
-        load_config(None, {"search.study_name": "my study"})

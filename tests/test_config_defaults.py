@@ -1,14 +1,16 @@
-"""The configuration's defaults: the guide's numbers and space, and the shipped files."""
+"""The configuration's defaults: the guide's numbers and space, the shipped files, and words for every pattern."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
-from chitransfer.config import FULL_TRAINING, load_config
+from chitransfer.config import FULL_TRAINING, Config, load_config
+from chitransfer.errors import ConfigError
+from chitransfer.patterns import WORDS
 
 GUIDE_DEFAULTS = {
     "seed": 42,
@@ -91,3 +93,18 @@ class TestGuide:
             if f"{key}:" not in text and key != "study_name"
         ]
         assert missing == []
+
+
+def patterns_in(schema: object) -> Iterator[str]:
+    """Every pattern of a JSON schema."""
+    values = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else []
+    for value in values:
+        yield from patterns_in(value)
+    if isinstance(schema, dict) and isinstance(schema.get("pattern"), str):
+        yield schema["pattern"]
+
+
+def test_every_pattern_has_words_for_its_error() -> None:
+    assert set(patterns_in(Config.model_json_schema())) == set(WORDS)
+    with pytest.raises(ConfigError, match=r"search.study_name: should be 1 to 100 letters, .* got 'my study'"):
+        load_config(None, {"search.study_name": "my study"})

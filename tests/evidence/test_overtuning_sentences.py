@@ -1,0 +1,108 @@
+"""What the over-tuning guard says of its findings, in sentences."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from chitransfer.evidence.correction import Estimate
+from chitransfer.evidence.overtuning import (
+    DifferenceNoise,
+    Examination,
+    FreshScore,
+    _describe_fresh,
+    describe_examination,
+    measure_difference_noise,
+)
+
+
+def make_examination(gain: Estimate, fresh: list[FreshScore], default: int = 0) -> Examination:
+    """A guard's findings of which only the gain and the fresh runs are of interest; trial 1 is the best."""
+    one = Estimate(0.9, 0.8, 1.0)
+    noise = {"within": None, "difference": asdict(measure_difference_noise(fresh))}
+    return Examination(
+        1, "best", 1, 0.8, default, one, gain, {}, {}, {}, 1, [1], fresh, noise, 40, 20, 1000, "none"
+    )  # fmt: skip
+
+
+def fresh_scores(best: list[float], default: list[float]) -> list[FreshScore]:
+    """Trial 1 and the default configuration, trial 0, on fresh seeds and folds."""
+    return [
+        FreshScore(1, float(np.mean(best)), best, {}, False),
+        FreshScore(0, float(np.mean(default)), default, {}, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gain", "fresh", "expected"),
+    [
+        (Estimate(0.05, 0.02, 0.08), [], "polymers alone); the search helped"),
+        (Estimate(0.05, 0.02, 0.08), fresh_scores([0.8, 0.82], [0.9, 0.91]), "seeds and folds); the search helped"),
+        (Estimate(0.05, 0.02, 0.08), fresh_scores([0.9, 0.92], [0.9, 0.91]), "the default is as good"),
+        (Estimate(-0.05, -0.08, -0.02), fresh_scores([0.9, 0.92], [0.9, 0.91]), "take the default configuration"),
+        (Estimate(-0.05, -0.08, -0.02), fresh_scores([0.8, 0.82], [0.9, 0.91]), "the best trial is better"),
+        (Estimate(0.05, -0.02, 0.08), [], "too close to tell on these data"),
+    ],
+)
+def test_gain_is_not_called_one_where_fresh_runs_speak_against_it(
+    gain: Estimate, fresh: list[FreshScore], expected: str
+) -> None:
+    text = "\n".join(describe_examination(make_examination(gain, fresh)))
+    assert expected in text
+    assert text.count("the search helped") == ("the search helped" in expected)
+
+
+def test_nothing_is_said_of_a_gain_over_the_best_trial_itself() -> None:
+    found = make_examination(Estimate(-0.05, -0.08, -0.02), [], default=1)
+    (sentence,) = [line for line in describe_examination(found) if "gain" in line]
+    assert sentence.startswith("the best trial is the default configuration")
+    assert "-0.0500 (-0.080 to -0.020" in sentence
+    assert "hurt" not in sentence
+
+
+def test_fresh_runs_of_the_default_alone_are_compared_with_nothing() -> None:
+    _, default = fresh_scores([0.8, 0.8], [0.9, 0.91])
+    (sentence,) = [
+        line for line in describe_examination(make_examination(Estimate(0, -1, 1), [default], 0)) if "fresh" in line
+    ]
+    assert sentence.endswith("(2 runs each) the default configuration reads 0.9050")
+    best = replace(default, number=1)
+    (sentence,) = [
+        line for line in describe_examination(make_examination(Estimate(0, -1, 1), [best], 1)) if "fresh" in line
+    ]
+    assert sentence.endswith("the best trial (1), which is the default configuration, reads 0.9050 there")
+
+
+def test_an_interval_by_hardly_any_fresh_runs_says_so() -> None:
+    few = make_examination(Estimate(0.05, -0.5, 0.6), fresh_scores([0.8, 0.82], [0.9, 0.91]))
+    assert "hardly anything ran on fresh seeds" in "\n".join(describe_examination(few))
+    more = [FreshScore(n, 0.8, [0.8, 0.82], {}, False) for n in (1, 2, 3)]
+    enough = make_examination(Estimate(0.05, -0.5, 0.6), [*more, FreshScore(0, 0.9, [0.9, 0.91], {}, True)])
+    assert "hardly anything" not in "\n".join(describe_examination(enough))
+
+
+def test_noise_of_a_difference_is_pooled_over_trials(rng: np.random.Generator) -> None:
+    default = rng.normal(1.0, 0.1, 4)
+    runs = [default + level + rng.normal(0.0, 0.02, 4) for level in rng.normal(0.0, 0.2, 300)]
+    fresh = [FreshScore(n, 0.0, own.tolist(), {}, False) for n, own in enumerate(runs, start=1)]
+    stopped = FreshScore(999, 0.0, [5.0], {}, False)
+    found = measure_difference_noise([*fresh, stopped, FreshScore(0, 0.0, default.tolist(), {}, True)])
+    assert found.freedom == 300 * 3
+    assert found.deviation == pytest.approx(0.02, rel=0.1)
+    assert found.half_width == pytest.approx(1.96 * found.deviation, rel=0.01)
+    assert measure_difference_noise(fresh_scores([0.8], [0.9])) == DifferenceNoise(None, 0)
+    assert measure_difference_noise(fresh).half_width is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"), [((2, 2), "(2 runs each)"), ((1, 2), "(1 to 2 runs each)"), ((1,), "(1 run each)")]
+)
+def test_runs_on_fresh_seeds_are_counted_for_every_trial(counts: tuple[int, ...], said: str) -> None:
+    fresh = [
+        FreshScore(number=n, value=0.5, runs=[0.5] * count, components={}, is_default=False)
+        for n, count in enumerate(counts)
+    ]
+    assert said in _describe_fresh(SimpleNamespace(fresh=fresh, best_trial=0))  # type: ignore[arg-type]
