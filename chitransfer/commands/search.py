@@ -88,7 +88,8 @@ def search(
             raise ConfigError("--second-pass takes the study's own configuration; leave out --resume and --config")
         if allow_extended_space:
             raise ConfigError("--allow-extended-space speaks of a resumed search; leave it out with --second-pass")
-        return run_second_pass(locate_study(second_pass), make_console(quiet), trial=trial, overrides=overrides)
+        console = make_console(quiet)
+        return run_second_pass(locate_study(second_pass), console, trial=trial, overrides=overrides, draw=finish_study)
     if folder is not None and overrides.get("search.study_name", folder.name) != folder.name:
         raise ConfigError(f"--study-name names a new study; {folder.name}, which is resumed, keeps its name")
     if folder is not None and config is None:

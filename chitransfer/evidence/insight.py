@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 from chitransfer.config import Config
 from chitransfer.search.results import read_standing
+from chitransfer.sections import ObjectiveSettings
 from chitransfer.seeds import derive_seed
 
 SMALLEST_STUDY = 5
@@ -79,6 +80,11 @@ class Insight:
         )
 
 
+def without_stage1_term(value: np.ndarray, stage1_mae: np.ndarray, weights: ObjectiveSettings) -> np.ndarray:
+    """The objective without its Stage 1 term, which would correlate with itself, (n_trials,) as both arguments."""
+    return value - weights.stage1_mae * stage1_mae
+
+
 def measure_insight(study: optuna.Study, config: Config) -> Insight | None:
     """Measure it over the complete trials; ``None`` with fewer than five, or when a loss does not vary."""
     trials = sorted(read_standing(study).ranked, key=lambda trial: (trial.values[0], trial.number))
@@ -86,8 +92,7 @@ def measure_insight(study: optuna.Study, config: Config) -> Insight | None:
         return None
     stage1 = np.array([float(trial.user_attrs["stage1_mae"]) for trial in trials])
     value = np.array([trial.values[0] for trial in trials])
-    # Stage 1 MAE is a term of the objective itself; it must not correlate with itself.
-    transfer = value - config.objective.stage1_mae * stage1
+    transfer = without_stage1_term(value, stage1, config.objective)
     if np.ptp(stage1) == 0 or np.ptp(transfer) == 0:
         return None
     result = spearmanr(stage1, transfer)

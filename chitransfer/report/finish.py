@@ -18,7 +18,7 @@ from chitransfer.evidence.insight import SMALLEST_STUDY, measure_insight
 from chitransfer.evidence.overtuning import Examination, examine_study
 from chitransfer.files import write_csv, write_json
 from chitransfer.report.figures import draw_study
-from chitransfer.report.html import describe_fresh_folds, write_report
+from chitransfer.report.html import write_report
 from chitransfer.report.insight_figures import draw_insight
 from chitransfer.search.results import (
     explain_recommended,
@@ -27,6 +27,7 @@ from chitransfer.search.results import (
     write_best_params,
     write_results,
 )
+from chitransfer.search.second_pass import describe_fresh_folds
 from chitransfer.search.study import StudyFolder, load_study_config
 from chitransfer.search.summary import describe_first_pass
 
@@ -71,7 +72,7 @@ def finish_study(
         sentences.append(
             f"Key Insight: not measured (insight.json); it takes {SMALLEST_STUDY} complete trials whose losses differ"
         )
-    draw_insight(study, insight, folder)
+    draw_insight(study, insight, folder, config.objective)
     sentences += describe_fresh_folds(folder)
     path = write_report(study, reference, folder, config, found, insight, comparison)
     sentences.append(f"report: {path}")

@@ -23,7 +23,7 @@ from sklearn.metrics import roc_curve
 
 from chitransfer.config import Config
 from chitransfer.errors import StudyError
-from chitransfer.evidence.insight import Insight
+from chitransfer.evidence.insight import Insight, without_stage1_term
 from chitransfer.evidence.outcomes import read_repeats
 from chitransfer.evidence.overtuning import Examination, positive_label
 from chitransfer.evidence.verdict import LOWER_IS_BETTER, NAMES
@@ -41,9 +41,10 @@ from chitransfer.search.results import (
     read_standing,
     trials_frame,
 )
-from chitransfer.search.second_pass import FreshScores
+from chitransfer.search.second_pass import describe_fresh_folds
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.summary import Names, describe_first_pass
+from chitransfer.sections import ObjectiveSettings
 
 MOST_ROC_POINTS = 400
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def report_contents(
         "summary": _summary(folder, standing, chosen, config.search.select, found, insight, names),
         "scores": _score_table(chosen, standing.default, reference, history.trivial),
         "parameters": _parameter_table(chosen, standing.default, config),
-        "trials": _trials(study),
+        "trials": _trials(study, config.objective),
         "axes": [asdict(parameter_series(trials, name)) for name in searched_parameters(trials)],
         "importances": importances(study),
         "components": {name: TITLES.get(name, NAMES.get(name, name)) for name in COMPONENTS},
@@ -109,7 +110,6 @@ def report_contents(
         "guard": None if found is None else {**found.to_dict(), "posterior": None},
         "insight": None if insight is None else asdict(insight),
         "comparison": None if comparison is None else read_comparison(comparison),
-        "stage1_weight": config.objective.stage1_mae,
         "transfer_title": TRANSFER,
         "objectives": config.search.objectives,
         "pareto": pareto_numbers(study),
@@ -148,20 +148,6 @@ def _summary(
     lines += [] if found is None else found.sentences
     lines += [] if insight is None else insight.sentences
     return lines + describe_fresh_folds(folder)
-
-
-def describe_fresh_folds(folder: StudyFolder) -> list[str]:
-    """A second pass's last word, as its end printed it; nothing where it left none."""
-    path = folder.path / "fresh_folds.json"
-    if not path.is_file():
-        return []
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        fresh = FreshScores(np.array(values["first"], dtype=float), np.array(values["second"], dtype=float))
-        return [fresh.describe()]
-    except (ValueError, KeyError, TypeError):
-        logger.warning("%s is damaged; the report does without", path)
-        return []
 
 
 def _score_table(
@@ -214,8 +200,10 @@ def _parameter_table(chosen: FrozenTrial, default: FrozenTrial | None, config: C
     return rows
 
 
-def _trials(study: optuna.Study) -> list[dict[str, Any]]:
+def _trials(study: optuna.Study, weights: ObjectiveSettings) -> list[dict[str, Any]]:
     frame = trials_frame(study)
+    value, stage1 = (frame[name].to_numpy(dtype=float) for name in ("value", "stage1_mae"))
+    frame["transfer"] = without_stage1_term(value, stage1, weights)
     parameters = set(study.user_attrs.get("contract", {}).get("space", {}))
     rows = []
     for row in frame.to_dict("records"):
@@ -224,6 +212,7 @@ def _trials(study: optuna.Study) -> list[dict[str, Any]]:
                 "number": row["number"],
                 "state": row["state"],
                 "value": row["value"],
+                "transfer": row["transfer"],
                 "is_default": row["is_default"],
                 "params": {name: row[name] for name in row if name in parameters},
                 "components": {name: row[name] for name in COMPONENTS},

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import optuna
 
-from chitransfer.evidence.insight import Insight
+from chitransfer.evidence.insight import Insight, without_stage1_term
 from chitransfer.report.figures import BEST, TRIAL, legend_below, marked_trials, new_figure, plain_axes, save_figure
 from chitransfer.search.results import TITLES, pareto_numbers, read_recommended, read_standing
 from chitransfer.search.study import CONTRACT, StudyFolder
 from chitransfer.search.summary import Names
+from chitransfer.sections import ObjectiveSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,30 +23,22 @@ if TYPE_CHECKING:
 TRANSFER = "objective without its Stage 1 term (lower is better)"
 
 
-def draw_insight(study: optuna.Study, insight: Insight | None, folder: StudyFolder) -> None:
+def draw_insight(study: optuna.Study, insight: Insight | None, folder: StudyFolder, weights: ObjectiveSettings) -> None:
     """Write ``stage1_vs_transfer.png`` of a first pass, and ``pareto_front.png`` where there are several objectives."""
     # The trials of a second pass share their Stage 1.
     if folder.first_pass is None:
-        save_figure(_draw_scatter(study, insight, folder), folder.figures / "stage1_vs_transfer.png")
+        save_figure(_draw_scatter(study, insight, folder, weights), folder.figures / "stage1_vs_transfer.png")
     names = study.user_attrs.get(CONTRACT, {}).get("search", {}).get("objectives") or []
     if names:
         _draw_pareto(study, names, folder)
 
 
-def transfer_series(study: optuna.Study) -> tuple[np.ndarray, np.ndarray]:
-    """Stage 1 MAE and the objective without its Stage 1 term, which would correlate with itself; as in `Insight`.
-
-    One value a complete trial each, the best first.
-    """
-    trials = read_standing(study).ranked
-    weight = float(study.user_attrs[CONTRACT]["objective"]["stage1_mae"])
-    stage1 = np.array([float(trial.user_attrs["stage1_mae"]) for trial in trials])
-    return stage1, np.array([trial.values[0] for trial in trials]) - weight * stage1
-
-
-def _draw_scatter(study: optuna.Study, insight: Insight | None, folder: StudyFolder) -> Figure:
+def _draw_scatter(
+    study: optuna.Study, insight: Insight | None, folder: StudyFolder, weights: ObjectiveSettings
+) -> Figure:
     standing = read_standing(study)
-    stage1, transfer = transfer_series(study)
+    stage1 = np.array([float(trial.user_attrs["stage1_mae"]) for trial in standing.ranked])
+    transfer = without_stage1_term(np.array([trial.values[0] for trial in standing.ranked]), stage1, weights)
     numbers = np.array([trial.number for trial in standing.ranked])
     figure = new_figure(6.5, 5.3)
     axes = plain_axes(figure.subplots())

@@ -6,6 +6,8 @@ Called by `chitransfer search --second-pass`; a study of its own, in the first o
 from __future__ import annotations
 
 import functools
+import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from chitransfer.search.rescore import find_without_effect, score_encoders
 from chitransfer.search.results import read_standing
 from chitransfer.search.run import (
     EXIT_CODES,
+    Draw,
     drive,
     listen_for_stop,
     log_to,
@@ -55,6 +58,9 @@ from chitransfer.training.crossval import make_folds
 
 # Fold shuffles that neither pass has seen, for an honest last word.
 N_FRESH_SHUFFLES = 5
+logger = logging.getLogger(__name__)
+# Objectives on them.
+FRESH_FOLDS = "fresh_folds.json"
 # What is the same in every second pass.
 FIXED: dict[str, object] = {
     "search.pruner": "none",
@@ -134,6 +140,20 @@ class FreshScores:
         return line + f"the {'second' if gain.mean() > 0 else 'first'} pass's Stage 2 settings are the better choice"
 
 
+def describe_fresh_folds(folder: StudyFolder) -> list[str]:
+    """What the end of a second pass found on fresh fold shuffles, in a line; nothing where it left nothing to read."""
+    path = folder.path / FRESH_FOLDS
+    if not path.is_file():
+        return []
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        fresh = FreshScores(np.array(values["first"], dtype=float), np.array(values["second"], dtype=float))
+        return [fresh.describe()]
+    except (ValueError, KeyError, TypeError):
+        logger.warning("%s is damaged and left out", path)
+        return []
+
+
 def second_pass_config(config: Config, of_trial: Mapping[str, object]) -> Config:
     """The configuration of a second pass: the trial's own, with its space and budget and no rungs."""
     return override_config(
@@ -167,7 +187,12 @@ def refuse_without_effect(overrides: Mapping[str, object], space: Mapping[str, S
 
 
 def run_second_pass(
-    folder: StudyFolder, console: Console, *, trial: int | None = None, overrides: Mapping[str, object] | None = None
+    folder: StudyFolder,
+    console: Console,
+    *,
+    trial: int | None = None,
+    overrides: Mapping[str, object] | None = None,
+    draw: Draw,
 ) -> int:
     """Tune Stage 2 on one trial's encoders; started again, it goes on with what is there, under its own configuration.
 
@@ -180,6 +205,8 @@ def run_second_pass(
     overrides
         Dotted configuration keys, laid over the study's or, going on, the second pass's own; ``search.n_trials`` is
         its budget.
+    draw
+        As in `run_search`.
 
     Returns
     -------
@@ -224,7 +251,7 @@ def run_second_pass(
         workers = InProcessWorkers(config, dataset, make_runner=runner)
         names = Names.of(own)
         # It speaks of the best trial so far, which may not stay the best.
-        (own.path / "fresh_folds.json").unlink(missing_ok=True)
+        (own.path / FRESH_FOLDS).unlink(missing_ok=True)
         try:
             display = SearchDisplay(console, config.search, read_standing(study), default=names.default)
             with listen_for_stop() as stop, display:
@@ -238,13 +265,17 @@ def run_second_pass(
         say_and_log(console, describe_outcome(study, own, config, reference, reason))
         best = read_standing(study).best
         if reason == "finished" and best is not None and not best.user_attrs.get("is_default"):
+            say_and_log(
+                console, [f"scoring both passes' settings on {N_FRESH_SHUFFLES} fold shuffles that neither has seen"]
+            )
             try:
                 fresh = compare_on_fresh_folds(workers.runner, config, number, encoders, best.params)
             except INTERRUPTS:
                 say_and_log(console, [f"interrupted; go on with: {own.resume_command}"])
                 raise
-            write_json(own.path / "fresh_folds.json", {"first": fresh.first.tolist(), "second": fresh.second.tolist()})
-            say_and_log(console, [fresh.describe()])
+            write_json(own.path / FRESH_FOLDS, {"first": fresh.first.tolist(), "second": fresh.second.tolist()})
+        if best is not None:
+            say_and_log(console, draw(study, reference, own) or [])
     return EXIT_CODES[reason]
 
 

@@ -297,14 +297,14 @@ def test_a_second_pass_calls_its_trial_0_the_first_passs_settings() -> None:
 def test_stage1_is_plotted_against_what_it_is_correlated_with(tmp_path: Path) -> None:
     """The objective without its Stage 1 term; with it, the order of these trials is another."""
     study = optuna.create_study()
-    study.set_user_attr(CONTRACT, {"objective": {"stage1_mae": 2.0}})
     stage1 = np.array([0.1, 0.5, 0.2, 0.4, 0.3])
     transfer = np.array([1.3, 1.0, 1.2, 1.05, 1.1])
     for a, b in zip(stage1.tolist(), transfer.tolist(), strict=True):
         study.add_trial(optuna.trial.create_trial(value=b + 2.0 * a, user_attrs={"stage1_mae": a}))
-    insight = measure_insight(study, load_config(None, {"objective.stage1_mae": 2.0}))
+    config = load_config(None, {"objective.stage1_mae": 2.0})
+    insight = measure_insight(study, config)
     assert insight is not None
-    figure = insight_figures._draw_scatter(study, insight, StudyFolder(tmp_path))
+    figure = insight_figures._draw_scatter(study, insight, StudyFolder(tmp_path), config.objective)
     (axes,) = figure.axes
     points = np.asarray(axes.collections[0].get_offsets())
     np.testing.assert_allclose(points[points[:, 0].argsort()], np.column_stack([stage1, transfer])[stage1.argsort()])

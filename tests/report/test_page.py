@@ -91,10 +91,12 @@ def test_stage1_is_drawn_against_the_objective_without_its_term(finished_search:
     )
     page = finished_search.folder.path / "report.html"
     data = read_data(page.parent)
-    assert data["stage1_weight"] == finished_search.config.objective.stage1_mae
-    trials = [t for t in data["trials"] if t["state"] == "COMPLETE"]
-    points = ask_browser(page, tmp_path, script, {"stage1_weight": 50.0})
-    lowest = min(trials, key=lambda t: t["value"] - 50.0 * t["components"]["stage1_mae"])
+    trials, weight = data["trials"], finished_search.config.objective.stage1_mae
+    for trial in trials:
+        assert trial["transfer"] == pytest.approx(trial["value"] - weight * trial["components"]["stage1_mae"])
+        trial["transfer"] = trial["value"] - 50.0 * trial["components"]["stage1_mae"]
+    points = ask_browser(page, tmp_path, script, {"trials": trials})
+    lowest = min(trials, key=lambda t: t["transfer"])
     by_stage1 = sorted(t["components"]["stage1_mae"] for t in trials)
     down = max(points, key=lambda point: point[1])
     assert sorted(points).index(down) == by_stage1.index(lowest["components"]["stage1_mae"])

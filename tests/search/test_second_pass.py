@@ -40,9 +40,13 @@ def read(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / "all_trials.csv")
 
 
+def nothing(*words: object) -> None:
+    """Draw no figures."""
+
+
 def test_it_starts_from_the_first_pass_and_tunes_stage2_alone(study: StudyFolder) -> None:
     best = json.loads((study.path / "best_params.json").read_text())
-    assert run_second_pass(study, make_console(quiet=True)) == 0
+    assert run_second_pass(study, make_console(quiet=True), draw=nothing) == 0
     own = study.path / f"second_pass_{best['best_trial_number']:04d}"
     trials = read(own)
     assert (trials["state"] == "COMPLETE").all()
@@ -59,9 +63,9 @@ def test_it_starts_from_the_first_pass_and_tunes_stage2_alone(study: StudyFolder
 
 
 def test_started_again_it_goes_on(study: StudyFolder) -> None:
-    run_second_pass(study, make_console(quiet=True), trial=0)
+    run_second_pass(study, make_console(quiet=True), trial=0, draw=nothing)
     first = read(study.path / "second_pass_0000")
-    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 6})
+    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 6}, draw=nothing)
     second = read(study.path / "second_pass_0000")
     assert len(second) == 6
     pd.testing.assert_series_equal(second["value"][:4], first["value"], check_names=False)
@@ -69,32 +73,32 @@ def test_started_again_it_goes_on(study: StudyFolder) -> None:
 
 def test_a_comparison_of_fewer_trials_does_not_stay(study: StudyFolder) -> None:
     """It is about the best trial of then; a report would take it for that of now."""
-    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 1})
+    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 1}, draw=nothing)
     kept = study.path / "second_pass_0000" / "fresh_folds.json"
     kept.write_text('{"first": [2.0, 2.0], "second": [1.0, 1.0]}', encoding="utf-8")
-    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"search.timeout_hours": 1e-9})
+    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"search.timeout_hours": 1e-9}, draw=nothing)
     assert not kept.exists()
 
 
 def test_what_cannot_go_on_leaves_its_configuration(study: StudyFolder) -> None:
-    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 1})
+    run_second_pass(study, make_console(quiet=True), trial=0, overrides={"second_pass.n_trials": 1}, draw=nothing)
     config = study.path / "second_pass_0000" / "config.yaml"
     assert not (config.parent / "fresh_folds.json").exists(), "with itself the first pass need not be compared"
     before = config.read_bytes()
     with pytest.raises(StudyError, match="under other conditions"):
-        run_second_pass(study, make_console(quiet=True), trial=0, overrides={"objective.sol_f1": 9.0})
+        run_second_pass(study, make_console(quiet=True), trial=0, overrides={"objective.sol_f1": 9.0}, draw=nothing)
     assert config.read_bytes() == before
 
 
 def test_what_it_cannot_do_is_refused(study: StudyFolder) -> None:
     console = make_console(quiet=True)
     with pytest.raises(StudyError, match="no trial 9"):
-        run_second_pass(study, console, trial=9)
+        run_second_pass(study, console, trial=9, draw=nothing)
     with pytest.raises(StudyError, match="other conditions"):
-        run_second_pass(study, console, overrides={"training.lr_schedule_factor": 0.1})
+        run_second_pass(study, console, overrides={"training.lr_schedule_factor": 0.1}, draw=nothing)
     (study.trial(1) / "stage1.pt").unlink()
     with pytest.raises(CheckpointError, match="missing"):
-        run_second_pass(study, console, trial=1)
+        run_second_pass(study, console, trial=1, draw=nothing)
     with pytest.raises(ConfigError, match=r"second_pass\.space.*cannot tune training\.lr_pretrain"):
         load_config(None, {"second_pass.space.lr": {**SPACE["lr_finetune"], "key": "training.lr_pretrain"}})
 
@@ -133,11 +137,15 @@ def test_the_command_stops_and_goes_on(
     code, out, _ = run_command("search", "--resume", own / "study.db")
     assert code == 0
     assert load_config(own / "config.yaml").objective.sol_f1 == 0.5
-    assert "--config" in run_command("search", "--resume", own, "--config", own / "config.yaml")[2]
-    code, report, _ = run_command("report", own)
+    refused = run_command("search", "--resume", own, "--config", own / "config.yaml")[2]
+    assert "a second pass goes on with its own configuration; leave out --config" in refused
+    last_words = out[out.index("second pass on the Stage 1 of trial 0") :]
+    assert last_words.startswith(f"second pass on the Stage 1 of trial 0 of {study.name}: the default configuration is")
+    assert "Key Insight" not in last_words, "all its trials share one Stage 1"
+    assert (own / "report.html").is_file()
+    code, again, _ = run_command("report", own)
     assert code == 0
-    assert report.startswith(f"second pass on the Stage 1 of trial 0 of {study.name}: the default configuration is")
-    assert "Key Insight" not in report, "all its trials share one Stage 1"
+    assert again == last_words
     assert len(read(own)) == 3
     for said in (
         "nothing was left to do: ended 3 trials, the total is 3; a larger total (--n-trials) adds trials",
@@ -185,6 +193,6 @@ def test_flags_that_have_one_are_heeded(study: StudyFolder) -> None:
         "objective.sol_f1": 0.5,
     }
     console = make_console(quiet=True)
-    assert run_second_pass(study, console, trial=0, overrides={**heeded, "second_pass.n_trials": 1}) == 0
+    assert run_second_pass(study, console, trial=0, overrides={**heeded, "second_pass.n_trials": 1}, draw=nothing) == 0
     kept = load_config(study.path / "second_pass_0000" / "config.yaml")
     assert (kept.search.sampler, kept.search.timeout_hours, kept.objective.sol_f1) == ("random", 1.0, 0.5)
