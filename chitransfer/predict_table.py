@@ -20,6 +20,7 @@ import pandas as pd
 
 from chitransfer.counts import say_count
 from chitransfer.data.csv_text import (
+    BLANK_ROW,
     PREDICTED_AT,
     describe_csv_error,
     explain_read_errors,
@@ -147,7 +148,7 @@ def predict_table(
 
 def _explain_row(row: list[str], width: int) -> str:
     if not any(cell.strip() for cell in row):
-        return "the row is empty"
+        return BLANK_ROW
     return (
         ""
         if len(row) == width

@@ -19,7 +19,7 @@ import numpy as np
 from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_groups, repeat_unit_groups
 from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fit_a_b, method_name
 from chitransfer.chunks import map_in_chunks
-from chitransfer.data.csv_text import find_pair_columns, parse_csv, read_source, refuse_misnamed
+from chitransfer.data.csv_text import BLANK_ROW, find_pair_columns, parse_csv, read_source, refuse_misnamed
 from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
@@ -107,19 +107,18 @@ def compute_table(
     polymers = sorted({row.polymer for row in rows if not row.reason})
     chains = dict(zip(polymers, map_in_chunks(_fragment_chunk, polymers, CHUNK, n_jobs, progress), strict=True))
     values, reasons = _values_of_rows(rows, chains, np.asarray(fit_temperatures, dtype=float))
-    keep = [place for place, name in enumerate(header) if name not in ADDED_COLUMNS]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(header[place] for place in keep), *ADDED_COLUMNS])
+    writer.writerow([*header, *ADDED_COLUMNS])
     for record, value, reason in zip(records, values, reasons, strict=True):
-        writer.writerow([*(record[place] for place in keep), *value, reason])
+        writer.writerow([*record, *value, reason])
     content = text.getvalue().encode()
     write_atomically(output, gzip.compress(content, mtime=0) if output.name.endswith(".gz") else content)
     return ComputeSummary(
         output=output,
         n_rows=len(rows),
         n_values=sum(1 for reason in reasons if not reason),
-        n_polymers=len({row.polymer for row in rows}),
+        n_polymers=len({row.polymer for row in rows if row.polymer}),
         n_solvents=len({row.solvent for row in rows}),
         methods=dict(Counter(value[3] for value in values if value[3]).most_common()),
         reasons=dict(Counter(reason for reason in reasons if reason).most_common()),
@@ -128,16 +127,21 @@ def compute_table(
 
 
 def _read_records(path: Path) -> tuple[list[str], dict[str, int], list[list[str]]]:
+    """Header, places of the columns that matter, and rows, without the columns of an earlier computation."""
     content, name = read_source(str(path))
-    header, rows = parse_csv(content, name)
+    whole, rows = parse_csv(content, name, keep_blank=True)
+    keep = [place for place, cell in enumerate(whole) if cell not in ADDED_COLUMNS]
+    header = [whole[place] for place in keep]
     positions = find_pair_columns(header, name)
     refuse_misnamed(header, positions, name)
-    return header, positions, [record for _, record in rows]
+    return header, positions, [[record[place] for place in keep] for _, record in rows]
 
 
 def _read_row(positions: dict[str, int], record: list[str]) -> _Row:
     cells = {name: record[position].strip() for name, position in positions.items()}
     polymer = cells["SMILES"]
+    if not any(cell.strip() for cell in record):
+        return _Row(polymer, WATER, DEFAULT_TEMPERATURE_K, BLANK_ROW)
     kelvin, reason = DEFAULT_TEMPERATURE_K, ""
     try:
         if cells.get("temp"):

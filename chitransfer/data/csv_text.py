@@ -78,8 +78,17 @@ def explain_read_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
-def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+# Why a row of blank cells, as spreadsheets export them, has no result.
+BLANK_ROW = "the row is empty"
+
+
+def parse_csv(content: bytes, name: str, *, keep_blank: bool = False) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The header's cells, stripped, and every row that is not blank with its line; all rows are as wide as the header.
+
+    Parameters
+    ----------
+    keep_blank
+        Keep rows of several cells that are all blank, too.
 
     Raises
     ------
@@ -102,7 +111,8 @@ def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, lis
     try:
         for record in reader:
             line, last_line = last_line + 1, reader.line_num
-            if not any(cell.strip() for cell in record):
+            is_blank = not any(cell.strip() for cell in record)
+            if is_blank and not (keep_blank and header is not None and len(record) == len(header) > 1):
                 continue
             if header is None:
                 header = [cell.strip() for cell in record]

@@ -80,6 +80,18 @@ def test_its_own_output_can_be_computed_again(pairs: Path, tmp_path: Path) -> No
     assert gzip.decompress((tmp_path / "out.csv.gz").read_bytes()) == (tmp_path / "again.csv").read_bytes()
 
 
+def test_blank_rows_keep_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "export.csv"
+    path.write_text("SMILES,solvent\n*CC(*)O,O\n,\n*CC(*)O,O\n,\n\n", encoding="utf-8")
+    summary = compute_table(path, tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table.chi_unifac.notna().tolist() == [True, False, True, False]
+    assert table.reason[1] == table.reason[3] == "the row is empty"
+    assert (summary.n_rows, summary.n_polymers) == (4, 1)
+    compute_table(tmp_path / "out.csv", tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
+
+
 def test_the_temperature_of_predictions_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "best.csv"
     path.write_text("rank,SMILES,solvent,temperature_K\n1,*CC(*)O,O,350\n", encoding="utf-8")
