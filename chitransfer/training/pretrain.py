@@ -111,9 +111,10 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
         if resume is None and not folder.state.is_file():
             folder.discard()
         raise
-    scores = _write_results(config, dataset, data, folder, test, splits, done)
-    if len(test):
-        say(f"computed χ of {say_count(len(test), 'test polymer')}: MAE {scores['test']['mae']:.4f}")
+    tested = _write_results(config, dataset, data, folder, test, splits, done)["test"]
+    # The computed table need not have any of them.
+    if tested["n_polymers"]:
+        say(f"computed χ of {say_count(tested['n_polymers'], 'test polymer')}: MAE {tested['mae']:.4f}")
     folder.state.unlink(missing_ok=True)
     say(f"Stage 1 is done: {folder.best_model}")
     return folder

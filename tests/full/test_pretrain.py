@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from chitransfer.config import load_config, parse_set_options
+from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.model.checkpoint import Pretrained
 from chitransfer.training import pretrain
@@ -100,6 +101,28 @@ def test_interrupted_run_goes_on_to_the_same_weights(
         for name, tensor in left.state_dict().items():
             assert tensor.equal(right.state_dict()[name]), name
     assert resumed.metrics.read_text() == whole.metrics.read_text()
+
+
+@pytest.mark.parametrize("n_computed", [0, 1])
+def test_only_test_polymers_with_computed_chi_are_counted(
+    make_overrides: MakeOverrides, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, n_computed: int
+) -> None:
+    overrides = make_overrides() | {"training.num_epochs_pretrain": 1}
+    left_out = pd.read_csv(str(overrides["paths.exp_chi_csv"]))["SMILES"].unique()[:2]
+    computed = pd.read_csv(str(overrides["paths.dft_chi_csv"]))
+    computed[~computed["SMILES"].isin(left_out)].to_csv(tmp_path / "computed.csv", index=False)
+    overrides["paths.dft_chi_csv"] = str(tmp_path / "computed.csv")
+
+    def choose(dataset: Dataset, *words: object) -> np.ndarray:
+        computed = np.unique(dataset.stage1.polymer)
+        others = np.setdiff1d(np.arange(len(dataset.polymers)), computed)
+        assert len(others) == len(left_out)
+        return np.sort(np.concatenate([computed[:n_computed], others]))
+
+    monkeypatch.setattr(pretrain, "choose_test_polymers", choose)
+    said: list[str] = []
+    run_pretraining(load_config(None, overrides), said.append, silent)
+    assert [line[:30] for line in said if "test polymer" in line] == ["computed χ of 1 test polymer: "] * n_computed
 
 
 def test_finished_run_is_not_resumed(trained: Any) -> None:
