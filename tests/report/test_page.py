@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,20 @@ def test_stage1_is_drawn_against_the_objective_without_its_term(finished_search:
     down = max(points, key=lambda point: point[1])
     assert sorted(points).index(down) == by_stage1.index(lowest["components"]["stage1_mae"])
     assert min(trials, key=lambda t: t["value"]) != lowest
+
+
+@needs_browser
+def test_titles_of_many_axes_do_not_touch(finished_search: Any, tmp_path: Path) -> None:
+    page = finished_search.folder.path / "report.html"
+    axes = [{**axis, "name": f"solubility_dropout_{n}"} for n, axis in enumerate(read_data(page.parent)["axes"])]
+    script = (
+        "[...page.querySelectorAll('svg[aria-label^=\"Parallel\"] text.title')]"
+        ".map(e => e.getBoundingClientRect()).map(r => [r.left, r.right, r.top, r.bottom])"
+    )
+    boxes = ask_browser(page, tmp_path, script, {"axes": axes})
+    assert len(boxes) == 1 + len(axes) > 3
+    for one, other in combinations(boxes, 2):
+        assert one[1] < other[0] or other[1] < one[0] or one[3] <= other[2] or other[3] <= one[2]
 
 
 @pytest.mark.parametrize(
