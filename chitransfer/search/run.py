@@ -33,6 +33,7 @@ from chitransfer.search.study import (
     make_contract,
     new_study_name,
     read_searched_dataset,
+    refuse_taken_name,
     resume_study,
 )
 from chitransfer.search.summary import describe_budget, describe_data, describe_nothing_to_do, describe_outcome
@@ -171,10 +172,12 @@ def open_study(
     Raises
     ------
     StudyError
-        As `create_study` and `resume_study`; the configuration of a study that cannot go on stays as it was.
+        As `create_study` and `resume_study`; the configuration of a study that cannot go on, or whose name was to be
+        taken again, stays as it was.
     """
     pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
     if is_new:
+        refuse_taken_name(folder)
         # First the configuration: a study that exists can then always be resumed.
         write_atomically(folder.config, dump_config(config))
         return create_study(folder, contract, pruner)

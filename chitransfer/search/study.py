@@ -1,6 +1,6 @@
-"""The study on disk: creating, resuming with the contract checked, locking against a second driver, the leaderboard.
+"""The study in its database and its folder: names of its files, creating, resuming with the contract checked, reading.
 
-Called by `search.driver` (the only writer) and by readers such as `chitransfer status`.
+Called by `search.run`, and by readers such as `chitransfer status`; the lock against a second driver is `search.lock`'s.
 """
 
 from __future__ import annotations
@@ -222,6 +222,33 @@ def read_study(folder: StudyFolder) -> optuna.Study:
         return study
 
 
+def refuse_taken_name(folder: StudyFolder) -> None:
+    """Refuse the name of a study that the folder's database server has already; nothing is written.
+
+    Raises
+    ------
+    StudyError
+        It has one, or cannot be reached.
+    """
+    if folder.storage is None:
+        return
+    with explain_storage_errors(folder.place):
+        storage = open_storage(folder.storage)
+        try:
+            is_taken = folder.name in optuna.get_all_study_names(storage)
+        finally:
+            storage.engine.dispose()
+    if is_taken:
+        raise _taken_name(folder)
+
+
+def _taken_name(folder: StudyFolder) -> StudyError:
+    return StudyError(
+        f"{folder.place}: there is a study named {folder.name!r} already; choose another --study-name, or resume it "
+        "from its folder"
+    )
+
+
 def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optuna.pruners.BasePruner) -> optuna.Study:
     """Create the study, its contract and the leaderboard view; an interruption leaves no half-made study behind.
 
@@ -236,10 +263,7 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
             try:
                 study = _create_in(open_storage(folder.storage), folder.name, contract)
             except optuna.exceptions.DuplicatedStudyError as error:
-                raise StudyError(
-                    f"{folder.place}: there is a study named {folder.name!r} already; choose another --study-name, or "
-                    "resume it from its folder"
-                ) from error
+                raise _taken_name(folder) from error
         study.pruner = pruner
         return study
     for left_over in folder.path.glob(".creating-*"):

@@ -124,7 +124,9 @@ def test_a_study_on_a_server_is_searched_and_resumed(stored: dict[str, object]) 
     assert run(stored) == 0
     assert [t.state.name for t in trials_of(stored)] == ["COMPLETE"] * 3
     assert not (folder_of(stored) / "study.db").exists()
-    assert run(stored) == 2, "a second study of that name must be refused"
+    before = (folder_of(stored) / "config.yaml").read_bytes()
+    assert run({**stored, "seed": 7}) == 2, "a second study of that name must be refused"
+    assert (folder_of(stored) / "config.yaml").read_bytes() == before
     assert run({**stored, "search.n_trials": 5}, resume=True) == 0
     assert [t.number for t in trials_of(stored)] == list(range(5))
 

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from chitransfer.config import override_config
+from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import DataError, StudyError
 from chitransfer.search import run
@@ -252,6 +252,19 @@ class TestResuming:
     def test_a_name_that_is_taken(self, finished_search: Any, make_search: Any) -> None:
         with pytest.raises(StudyError, match=r"there is a study of that name; go on with it by --resume"):
             make_search(finished_search.config.model_dump())
+
+    def test_a_name_that_is_taken_on_a_server(self, shared_tiny_config: Config, tmp_path: Path) -> None:
+        folder = StudyFolder(tmp_path / "taken", f"sqlite:///{tmp_path / 'server.db'}")
+        contract = {"search": {}, "space": {}}
+        run.open_study(folder, shared_tiny_config, contract, is_new=True)
+        before = folder.config.read_bytes()
+        elsewhere = StudyFolder(tmp_path / "elsewhere" / "taken", folder.storage)
+        other = override_config(shared_tiny_config, {"seed": 7})
+        for again in (folder, elsewhere):
+            with pytest.raises(StudyError, match="there is a study named 'taken' already; choose another --study-name"):
+                run.open_study(again, other, contract, is_new=True)
+        assert folder.config.read_bytes() == before
+        assert not elsewhere.path.exists()
 
 
 def hold_lock(path: Path, ready: Any, let_go: Any) -> None:
