@@ -17,6 +17,6 @@ WORDS = {
     DEVICE: "auto, cpu, cuda or a numbered card such as cuda:0",
     SCHEDULER: "an address such as tcp://host:8786, or slurm, pbs, lsf or sge",
     SPACE_KEY: "a key of model or training, such as model.encoder_dropout",
-    WALLTIME: "hours:minutes:seconds, such as 04:00:00, with days before them as 2-00:00:00",
+    WALLTIME: "hours:minutes or hours:minutes:seconds, such as 04:00:00, with days before them as 2-00:00:00",
     MEMORY: "a number and its unit, such as 8GB",
 }

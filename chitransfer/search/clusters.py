@@ -149,15 +149,18 @@ class BatchWorkers:
         try:
             with dask.config.set(OUR_SCHEDULER):
                 self._cluster = getattr(jobqueue, JOB_CLASSES[system])(**job_options(system, settings))
-            # The first jobs are handed over at once and waited for, so that a refusal is heard.
-            self._cluster.sync(_hand_over, self._cluster, max(1, settings.minimum_jobs))
-            self._cluster.adapt(minimum_jobs=settings.minimum_jobs, maximum_jobs=settings.maximum_jobs)
+            try:
+                # The first jobs are handed over at once and waited for, so that a refusal is heard.
+                self._cluster.sync(_hand_over, self._cluster, max(1, settings.minimum_jobs))
+                self._cluster.adapt(minimum_jobs=settings.minimum_jobs, maximum_jobs=settings.maximum_jobs)
+            except BaseException:
+                # Dask asserts when it closes jobs that were never started; the scheduler is gone by then.
+                with suppress(AssertionError, OSError):
+                    self._cluster.close(timeout=20)
+                raise
         except (ValueError, TypeError) as error:
             raise ConfigError(f"cluster: {system} jobs cannot be made of these settings ({error})") from error
         except (OSError, RuntimeError) as error:
-            # Dask asserts when it closes jobs that were never started; the scheduler is gone by then.
-            with suppress(AssertionError):
-                self._cluster.close(timeout=20)
             raise StudyError(
                 f"search.scheduler: {system} does not take the job; correct the cluster section\n{error}"
             ) from error
@@ -180,7 +183,7 @@ def job_options(system: str, settings: ClusterSettings) -> dict[str, Any]:
     directives = [*gpu_directives(system, settings.gpus_per_job), *settings.directives]
     options: dict[str, Any] = {
         "queue": settings.queue,
-        "walltime": settings.walltime,
+        "walltime": format_walltime(system, settings.walltime),
         "cores": settings.cores,
         "memory": settings.memory,
         "processes": settings.workers_per_job,
@@ -200,9 +203,8 @@ def job_options(system: str, settings: ClusterSettings) -> dict[str, Any]:
     if settings.account is not None:
         options["project" if system in {"lsf", "sge"} else "account"] = settings.account
     if system == "lsf":
-        # LSF counts slots and takes walltime without seconds.
+        # LSF counts slots.
         options["ncpus"] = settings.cores
-        options["walltime"] = ":".join(settings.walltime.split(":")[:2])
     if system == "pbs" and settings.gpus_per_job:
         memory = settings.memory.replace(" ", "").replace("iB", "b").replace("B", "b").lower()
         options["resource_spec"] = f"select=1:ncpus={settings.cores}:mem={memory}:ngpus={settings.gpus_per_job}"
@@ -230,6 +232,21 @@ def walltime_seconds(walltime: str) -> int:
     days, _, clock = walltime.rpartition("-")
     hours, minutes, *seconds = (int(part) for part in clock.split(":"))
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + (seconds[0] if seconds else 0)
+
+
+def format_walltime(system: str, walltime: str) -> str:
+    """The same time as every batch system reads it: hours, minutes and seconds, for LSF without the last, rounded up.
+
+    Slurm would take ``04:00`` for minutes and seconds, and the others know no days.
+
+    >>> format_walltime("slurm", "04:00"), format_walltime("lsf", "2-00:00:30")
+    ('04:00:00', '48:01')
+    """
+    seconds = walltime_seconds(walltime)
+    if system == "lsf":
+        minutes = -(-seconds // 60)
+        return f"{minutes // 60:02d}:{minutes % 60:02d}"
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def free_dashboard_port() -> int:

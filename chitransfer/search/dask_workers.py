@@ -181,8 +181,12 @@ class DaskWorkers:
         except (OSError, ValueError, TimeoutError, CancelledError) as error:
             logger.debug("the study could not be taken off the scheduler: %s", error)
         finally:
-            self._client.close(timeout=5)
-            self._cluster.close()
+            try:
+                self._client.close(timeout=5)
+            except (OSError, TimeoutError, CancelledError) as error:
+                logger.debug("the connection to the scheduler could not be closed: %s", error)
+            finally:
+                self._cluster.close()
 
     # -----------------------------------------------------------------------------------------------------------------
 

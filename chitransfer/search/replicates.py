@@ -1,6 +1,6 @@
 """Noise-aware search: how noisy a trial is, which trials earn another run, and who is best after shrinkage.
 
-`search.driver` races trials with it, `search.results` ranks trials by it, `evidence.overtuning` says how noisy they are.
+`search.driver` races trials with it, `search.results` ranks trials by it, `evidence.overtuning` names their noise.
 """
 
 from __future__ import annotations

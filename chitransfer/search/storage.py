@@ -111,7 +111,8 @@ def describe_storage_error(place: str, error: BaseException) -> str:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    reason = mask_passwords(str(getattr(cause, "orig", None) or cause).strip().splitlines()[0])
+    cause = getattr(cause, "orig", None) or cause
+    reason = mask_passwords((str(cause).strip() or type(cause).__name__).splitlines()[0])
     if "disk is full" in reason or "No space" in reason:
         remedy = "the disk is full; make room"
     elif "readonly" in reason:

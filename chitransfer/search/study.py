@@ -1,6 +1,6 @@
 """The study in its database and its folder: names of its files, creating, resuming with the contract checked, reading.
 
-Called by `search.run`, and by readers such as `chitransfer status`; the lock against a second driver is `search.lock`'s.
+Called by `search.run` and by readers such as `chitransfer status`; `search.lock` keeps a second driver out.
 """
 
 from __future__ import annotations

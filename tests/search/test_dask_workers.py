@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -21,12 +22,11 @@ from distributed.scheduler import KilledWorker
 from chitransfer.config import load_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search import remote
-from chitransfer.search.clusters import LocalWorkers, gpu_directives, job_options, walltime_seconds
+from chitransfer.search.clusters import LocalWorkers
 from chitransfer.search.dask_workers import DaskWorkers
 from chitransfer.search.objective import RungTask
 from chitransfer.search.runner import TrialRunner
 from chitransfer.search.workers import InProcessWorkers, make_workers
-from chitransfer.sections import ClusterSettings
 
 SAME = ["number", "state", "value", "exp_mae", "sol_f1", "stage1_mae", "lr_pretrain", "latent_dim"]
 
@@ -192,6 +192,22 @@ def test_a_random_search_gives_the_same_trials_with_any_number_of_workers(
     pd.testing.assert_frame_equal(frames[0], frames[1])
 
 
+def test_a_connection_that_cannot_be_closed_leaves_no_cluster_behind() -> None:
+    closed: list[str] = []
+
+    class Client:
+        status = "closed"
+
+        def close(self, timeout: float) -> None:
+            raise TimeoutError
+
+    workers = object.__new__(DaskWorkers)
+    workers._closed, workers._flights = False, {}
+    workers._client, workers._cluster = Client(), SimpleNamespace(close=lambda: closed.append("cluster"))  # type: ignore[assignment]
+    workers.close()
+    assert closed == ["cluster"]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Choosing workers
 # ---------------------------------------------------------------------------------------------------------------------
@@ -295,72 +311,3 @@ def test_code_that_is_there_already_is_used(project_root: Path, tmp_path: Path) 
     digest, archive = remote.pack_package(project_root / "chitransfer")
     remote.install_package(digest, archive, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Jobs
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("00:10", 600), ("04:00:00", 14400), ("1-02:00:30", 93630), ("100:00:00", 360000)]
-)
-def test_walltimes(text: str, seconds: int) -> None:
-    assert walltime_seconds(text) == seconds
-
-
-@pytest.mark.parametrize(
-    ("system", "expected"),
-    [
-        (
-            "slurm",
-            ["#SBATCH -p gpu", "#SBATCH -A polymers", "#SBATCH -t 02:00:00", "--gres=gpu:2", "--constraint=a100"],
-        ),
-        ("pbs", ["#PBS -q gpu", "#PBS -A polymers", "select=1:ncpus=8:mem=16gb:ngpus=2", "#PBS -l walltime=02:00:00"]),
-        ("lsf", ["#BSUB -q gpu", '#BSUB -P "polymers"', "#BSUB -n 8", "-gpu num=2", "#BSUB -W 02:00"]),
-        ("sge", ["#$ -q gpu", "#$ -P polymers", "-l gpu=2", "h_rt=02:00:00"]),
-    ],
-)
-def test_job_scripts_say_what_the_configuration_says(system: str, expected: list[str]) -> None:
-    jobqueue = pytest.importorskip("dask_jobqueue")
-    settings = ClusterSettings(
-        queue="gpu",
-        account="polymers",
-        walltime="02:00:00",
-        cores=8,
-        memory="16GB",
-        workers_per_job=2,
-        gpus_per_job=2,
-        directives=["--constraint=a100"],
-        setup=["module load cuda"],
-        python="/opt/python",
-    )
-    options = job_options(system, settings)
-    job_class = {"slurm": "SLURMJob", "pbs": "PBSJob", "lsf": "LSFJob", "sge": "SGEJob"}[system]
-    module = __import__(f"dask_jobqueue.{system}", fromlist=[job_class])
-    options = {key: value for key, value in options.items() if key != "scheduler_options"}
-    script = getattr(module, job_class)(scheduler="tcp://10.0.0.1:8786", **options).job_script()
-    for text in [*expected, "module load cuda", "/opt/python -m distributed.cli.dask_worker", "--lifetime 7110s"]:
-        assert text in script, script
-    assert "--nworkers 2" in script
-    assert jobqueue is not None
-
-
-def test_no_gpus_are_asked_for_unless_wanted() -> None:
-    assert gpu_directives("slurm", 0) == []
-    assert "ngpus" not in str(job_options("pbs", ClusterSettings()))
-
-
-def test_more_least_than_largest_jobs_is_refused() -> None:
-    with pytest.raises(ConfigError, match="minimum_jobs must be at most maximum_jobs"):
-        load_config(None, {"cluster.minimum_jobs": 5, "cluster.maximum_jobs": 2})
-
-
-def test_a_batch_system_that_is_not_here_is_named(
-    tiny: dict[str, object], tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("dask_jobqueue")
-    monkeypatch.setenv("PATH", "")
-    config = load_config(None, {**tiny, "search.scheduler": "slurm"})
-    with pytest.raises(StudyError, match="slurm is not on this machine"):
-        make_workers(config, tiny_dataset, "key")

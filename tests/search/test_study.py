@@ -23,7 +23,7 @@ from chitransfer.errors import DataError, StudyError
 from chitransfer.search import run
 from chitransfer.search.contract import find_differences
 from chitransfer.search.lock import drive_alone, find_driver
-from chitransfer.search.storage import create_leaderboard, open_storage, sqlite_address
+from chitransfer.search.storage import create_leaderboard, describe_storage_error, open_storage, sqlite_address
 from chitransfer.search.study import StudyFolder, locate_study, make_contract, read_study
 from chitransfer.search.summary import describe_status
 from tests.conftest import Tables, tiny_overrides
@@ -265,6 +265,11 @@ class TestResuming:
                 run.open_study(again, other, contract, is_new=True)
         assert folder.config.read_bytes() == before
         assert not elsewhere.path.exists()
+
+
+def test_a_storage_error_without_words_is_called_by_its_type() -> None:
+    said = describe_storage_error("study.db", optuna.exceptions.StorageInternalError())
+    assert "the study's database cannot be used (StorageInternalError); check" in said
 
 
 def hold_lock(path: Path, ready: Any, let_go: Any) -> None:
