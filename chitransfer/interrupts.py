@@ -73,7 +73,7 @@ def repeat_swallowed() -> Iterator[None]:
             return
         number = signal.SIGINT if issubclass(unraisable.exc_type, KeyboardInterrupt) else signal.SIGTERM
         # A moment later and from another thread: raised here it would be lost again.
-        again = threading.Timer(SECONDS_BEFORE_REPEATING, os.kill, (os.getpid(), number))
+        again = threading.Timer(SECONDS_BEFORE_REPEATING, _send_again, (number,))
         again.daemon = True
         again.start()
 
@@ -82,6 +82,15 @@ def repeat_swallowed() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = previous
+
+
+def _send_again(number: int) -> None:
+    if sys.platform == "win32":
+        # There `os.kill` ends the process on the spot.
+        signal.raise_signal(number)
+    else:
+        # To the process, so that the main thread wakes of it.
+        os.kill(os.getpid(), number)
 
 
 def forget_caught_interrupt() -> None:

@@ -72,6 +72,25 @@ def test_a_signal_that_python_swallows_is_heard_all_the_same(number: int, expect
         signal.signal(signal.SIGINT, before)
 
 
+def test_on_windows_the_signal_is_raised_since_killing_would_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.delattr("os.kill")
+
+    class Swallowing:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with repeat_swallowed():
+            Swallowing()
+            with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - here it does not wake the main thread
+                for _ in range(2000):
+                    time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_interrupt_in_generated_code_ends_python_m_with_the_exit_code(tmp_path: Path) -> None:
     # Ctrl-C while a dataclass is being made: Python -m would die of the signal, though it was caught.
     (tmp_path / "program.py").write_text(

@@ -314,6 +314,7 @@ class SearchDriver:
         trial.set_user_attr("failure_reason", reason)
         trial.set_user_attr(SECONDS_TOTAL, round(active.seconds_before, 3))
         self.study.tell(trial, state=TrialState.FAIL)
+        discard_states(self.folder.trial(trial.number))
         logger.error("trial %d FAILED: %s", trial.number, reason)
         self._announce_end(trial.number)
         self._failures.append(reason)

@@ -336,8 +336,11 @@ class TestRungFiles:
         assert search.trials() == whole.trials()
 
     def test_a_finished_trial_leaves_no_state_and_whole_scores(self, made_up_search: Callable[..., Any]) -> None:
-        search = made_up_search(search__n_trials=1, search__rungs=[1, 2])
+        search = made_up_search(search__n_trials=2, search__rungs=[1, 2])
+        search.workers.failure = lambda task: "bad luck" if task.number == 1 and task.epoch == 2 else ""
         search.drive()
+        assert [trial.state.name for trial in search.study.trials] == ["COMPLETE", "FAIL"]
+        assert not list(search.folder.path.rglob("rung_*.pt"))
         folder: Path = search.folder.trial(0)
         scores = json.loads((folder / "scores.json").read_text())
         assert scores["value"] == search.study.trials[0].values[0]
