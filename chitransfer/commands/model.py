@@ -27,12 +27,19 @@ def pretrain(
 ) -> None:
     """Stage 1 in full: learn computed χ; leaves results/dft_pretrain_<time>/."""
     from chitransfer.config import FULL_TRAINING, load_config
+    from chitransfer.errors import ConfigError
     from chitransfer.report.model_figures import draw_pretraining
     from chitransfer.search.watch import make_console, show_progress
-    from chitransfer.training.pretrain import run_pretraining
+    from chitransfer.training.pretrain import load_run_config, run_pretraining
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
-    resolved = load_config(config, collect_overrides(flags, settings), FULL_TRAINING)
+    overrides = collect_overrides(flags, settings)
+    if resume is None:
+        resolved = load_config(config, overrides, FULL_TRAINING)
+    elif config is not None:
+        raise ConfigError(f"{resume}: an interrupted run goes on with its own configuration; leave out --config")
+    else:
+        resolved = load_run_config(resume, overrides)
     console = make_console(quiet)
     with show_progress(console) as progress:
         folder = run_pretraining(resolved, console.print, progress, resume)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from chitransfer.config import Config, load_config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import CheckpointError, TrainingError
+from chitransfer.errors import CheckpointError, ConfigError, TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpoint, save_checkpoint
@@ -30,6 +31,9 @@ from chitransfer.training.settings import network_shape, read_dataset, resolve_d
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
 
 SECONDS_BETWEEN_STATES = 30.0
+# What an interrupted run may go on with otherwise, and which of the other keys are flags.
+HEEDED = {"training.device", "training.num_threads"}
+FLAGS = {"seed": "--seed", "paths.results_dir": "--results-dir"}
 
 
 @dataclass(frozen=True)
@@ -61,25 +65,42 @@ def choose_test_polymers(dataset: Dataset, fraction: float, seed: int) -> np.nda
     return np.sort(chosen)
 
 
+def load_run_config(folder: Path, overrides: Mapping[str, object]) -> Config:
+    """The configuration an interrupted run began with, on another device or other threads where those are given.
+
+    Raises
+    ------
+    CheckpointError
+        It is no folder of a run.
+    ConfigError
+        Some of the overrides would have no effect; the message names them as flags where there is one.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise CheckpointError(f"{folder}: no config.yaml in it, so this is no folder of `chitransfer pretrain`")
+    useless = sorted(FLAGS.get(key, key) for key in overrides if key not in HEEDED)
+    if useless:
+        raise ConfigError(
+            f"{folder}: an interrupted run goes on with its own configuration; leave out {', '.join(useless)}. "
+            "--device alone may be another"
+        )
+    return load_config(folder / "config.yaml", overrides)
+
+
 def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path | None = None) -> RunFolder:
     """Train Stage 1 and write its folder.
 
     Parameters
     ----------
     config
-        Everything; ignored but for the device when resuming, where the folder's own configuration counts.
+        Everything; when resuming what `load_run_config` reads.
     resume
         A folder of an interrupted run.
 
     Raises
     ------
     ChitransferError
-        Configuration, tables or the state file cannot be used, or a loss became NaN.
+        Tables or the state file cannot be used, or a loss became NaN.
     """
-    if resume is not None:
-        if not (resume / "config.yaml").is_file():
-            raise CheckpointError(f"{resume}: no config.yaml in it, so this is no folder of `chitransfer pretrain`")
-        config = load_config(resume / "config.yaml", {"training.device": config.training.device})
     if config.training.num_threads > 0:
         torch.set_num_threads(config.training.num_threads)
     device = resolve_device(config.training.device)

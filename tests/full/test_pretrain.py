@@ -17,7 +17,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.model.checkpoint import Pretrained
 from chitransfer.training import pretrain
-from chitransfer.training.pretrain import choose_test_polymers, run_pretraining
+from chitransfer.training.pretrain import choose_test_polymers, load_run_config, run_pretraining
 from chitransfer.training.settings import read_dataset
 
 MakeOverrides = Callable[[], dict[str, object]]
@@ -93,7 +93,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(
         run_pretraining(config, said.append, interrupt)
     folder = Path(said[-1].split("--resume ")[1])
     assert (folder / "checkpoints" / "state.pt").is_file()
-    resumed = run_pretraining(load_config(None, {"training.device": "cpu"}), said.append, silent, resume=folder)
+    resumed = run_pretraining(load_run_config(folder, {}), said.append, silent, resume=folder)
     test = json.loads(resumed.metrics.read_text())["test"]
     assert f"computed χ of {test['n_polymers']} test polymers: MAE {test['mae']:.4f}" in said
     mine, theirs = Pretrained.load(resumed.best_model), Pretrained.load(whole.best_model)
@@ -143,13 +143,36 @@ def test_changed_table_is_not_resumed(make_overrides: MakeOverrides, monkeypatch
         run_pretraining(load_config(None, overrides), said.append, interrupt)
     table = Path(str(overrides["paths.dft_chi_csv"]))
     table.write_text(table.read_text().replace("*CC(*)CO,O,298.15", "*CC(*)CO,O,299.15"))
+    folder = Path(said[-1].split("--resume ")[1])
     with pytest.raises(TrainingError, match="tables or the features changed"):
-        run_pretraining(load_config(None, {}), silent, silent, resume=Path(said[-1].split("--resume ")[1]))
+        run_pretraining(load_run_config(folder, {}), silent, silent, resume=folder)
 
 
 def test_resuming_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no config\.yaml"):
-        run_pretraining(load_config(None, {}), silent, silent, resume=tmp_path)
+        load_run_config(tmp_path, {})
+
+
+def test_a_resumed_run_keeps_its_device_unless_another_is_given(trained: Any) -> None:
+    assert trained.config.training.device == "cpu"
+    assert load_run_config(trained.pretraining, {}) == trained.config
+    assert load_run_config(trained.pretraining, {"training.device": "auto"}).training.device == "auto"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--seed", 7, "--results-dir", "elsewhere", "--device", "cpu"], "leave out --results-dir, --seed."),
+        (["--set", "training.lr_pretrain=0.1", "--set", "training.num_threads=1"], "leave out training.lr_pretrain."),
+        (["--config", "configs/config.yaml"], "leave out --config"),
+    ],
+)
+def test_what_a_resumed_run_would_not_heed_is_refused(
+    trained: Any, run_command: Callable[..., tuple[int, str, str]], words: list[object], named: str
+) -> None:
+    code, _, error = run_command("pretrain", "--resume", trained.pretraining, *words)
+    assert code == 2
+    assert f"an interrupted run goes on with its own configuration; {named}" in " ".join(error.split())
 
 
 def test_test_polymers_are_a_share_and_depend_on_the_seed(trained: Any) -> None:
