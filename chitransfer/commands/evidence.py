@@ -28,6 +28,7 @@ def compare(
     from chitransfer.errors import ConfigError
     from chitransfer.evidence.compare import Plan, run_comparison
     from chitransfer.evidence.nested import PROTOCOLS
+    from chitransfer.evidence.unheeded import describe_without_effect, refuse_without_effect
     from chitransfer.patterns import NAME, WORDS
     from chitransfer.search.watch import make_console, show_progress
     from chitransfer.training.settings import read_dataset
@@ -38,8 +39,12 @@ def compare(
     if protocol not in chosen:
         raise ConfigError(f"--protocol must be known, new or both, got {protocol!r}")
     flags = {"search.n_trials": n_trials, "paths.results_dir": results_dir, "training.device": device, "seed": seed}
-    resolved = load_config(config, collect_overrides(flags, settings))
+    overrides = collect_overrides(flags, settings)
+    resolved = load_config(config, overrides)
+    refuse_without_effect(resolved, overrides)
     console = make_console()
+    for line in describe_without_effect(resolved):
+        console.print(line)
     with show_progress(console) as progress:
         dataset = read_dataset(resolved, progress)
     folder = (Path(resolved.paths.results_dir) / "compare" / name).resolve()

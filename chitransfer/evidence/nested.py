@@ -102,11 +102,17 @@ class _Quiet:
 
 
 def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Say, what: str) -> optuna.Study:
-    """Run (or go on with, or just open) a whole search on a dataset in memory."""
+    """Run (or go on with, or just open) a whole search on a dataset in memory.
+
+    Raises
+    ------
+    StudyError
+        As `open_study` and `SearchDriver.run`, or its time was over before a trial was complete.
+    """
     optuna.logging.disable_default_handler()
     config = settle_pruner(config, dataset)
     study = open_study(folder, config, make_contract(config, dataset), is_new=not folder.database.exists())
-    if (folder.path / "done.json").is_file():
+    if (folder.path / "done.json").is_file() and read_standing(study).best is not None:
         return study
     workers = InProcessWorkers(config, dataset)
     try:
@@ -117,6 +123,12 @@ def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Sa
             reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested)
     finally:
         workers.close()
+    if read_standing(study).best is None:
+        hours = f"{config.search.timeout_hours:g} h (search.timeout_hours)"
+        raise StudyError(
+            f"{what}: no trial was complete after {hours}. The same command goes on for as long again; where a trial "
+            "takes longer than that, start with more hours under another --name"
+        )
     write_results(folder, study)
     write_json(folder.path / "done.json", {"n_trials": len(study.get_trials(deepcopy=False)), "reason": reason})
     return study

@@ -105,3 +105,35 @@ def test_a_second_comparison_in_the_folder_is_refused(run: Any, tmp_path: Path) 
     ):
         run(KNOWN)
     assert run(KNOWN) == [KNOWN]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["search.control=permute"], "search.control: permute is for a search"),
+        (["search.workers=4", "cluster.cores=2"], "without effect in a comparison: cluster.cores, search.workers;"),
+        (["search.storage=postgresql://u@h/db"], "without effect in a comparison: search.storage;"),
+        (["training.n_networks=3"], "without effect in a comparison: training.n_networks;"),
+    ],
+)
+def test_what_a_comparison_would_not_heed_is_refused(run_command: Any, words: list[str], named: str) -> None:
+    code, _, error = run_command("compare", *(part for word in words for part in ("--set", word)))
+    assert code == 2
+    assert named in " ".join(error.split())
+
+
+def test_what_would_make_a_search_faster_is_named(
+    run_command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stop(*_: object) -> None:
+        raise StudyError("far enough")
+
+    monkeypatch.setattr("chitransfer.training.settings.read_dataset", stop)
+    path = tmp_path / "config.yaml"
+    path.write_text("search:\n  workers: 4\n  pack: 1\n", encoding="utf-8")
+    _, out, error = run_command("compare", "--config", path)
+    assert "without effect here: search.workers, search.pack; the searches of a comparison" in " ".join(out.split())
+    assert "far enough" in error
+    path.write_text("search:\n  control: permute\n", encoding="utf-8")
+    assert "set it to none" in run_command("compare", "--config", path)[2]
+    assert "without effect" not in run_command("compare")[1]

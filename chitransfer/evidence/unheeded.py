@@ -1,0 +1,48 @@
+"""What of a configuration a comparison does not heed: refused where a command asks for it, else said in a line.
+
+Called by `chitransfer compare` before it reads a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chitransfer.config import Config
+from chitransfer.errors import ConfigError
+
+# Where and how many at a time trials of a search run; those of a comparison run one by one in its own process.
+SPEED_KEYS = ("search.workers", "search.pack", "search.devices", "search.scheduler")
+UNREAD = {
+    *SPEED_KEYS, "search.storage", "search.study_name", "search.max_worker_deaths", "search.select",
+    "training.test_fraction", "training.n_networks",
+}  # fmt: skip
+UNREAD_SECTIONS = ("cluster.", "second_pass.")
+ALONE = "the searches of a comparison run one trial at a time in its own process, on training.device"
+
+
+def refuse_without_effect(config: Config, overrides: Iterable[str]) -> None:
+    """Refuse the control on permuted labels, and overrides that a comparison would not heed.
+
+    Raises
+    ------
+    ConfigError
+        There are some; the message names them.
+    """
+    if config.search.control != "none":
+        raise ConfigError(
+            f"search.control: {config.search.control} is for a search (`chitransfer search --control permute`); "
+            "a comparison takes the labels as they are, so set it to none"
+        )
+    useless = sorted(key for key in overrides if key in UNREAD or key.startswith(UNREAD_SECTIONS))
+    if useless:
+        raise ConfigError(
+            f"without effect in a comparison: {', '.join(useless)}; leave it out. {ALONE[:1].upper()}{ALONE[1:]}, "
+            "and its folder is named by --name"
+        )
+
+
+def describe_without_effect(config: Config) -> list[str]:
+    """One line about keys of a file that would make a search faster and a comparison not; none where there are none."""
+    values, usual = ({f"search.{name}": value for name, value in search} for search in (config.search, Config().search))
+    changed = [key for key in SPEED_KEYS if values[key] != usual[key]]
+    return [f"without effect here: {', '.join(changed)}; {ALONE}"] if changed else []
