@@ -1,6 +1,6 @@
 """The driver: the only process that touches the study. Asks Optuna, sends rungs to workers, reports, prunes, tells.
 
-`SearchDriver` is made by `search.run`, `search.second_pass` and `evidence.nested`; all it needs comes in as arguments.
+`SearchDriver` is made by `search.run` and `evidence.nested`; all it needs comes in as arguments.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from chitransfer.config import Config, dump_config, load_config, override_config
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, StudyError, TrainingError
@@ -157,6 +157,22 @@ def rescore_study(
         No complete trial kept a readable Stage 1 result.
     """
     config = load_study_config(folder, overrides)
+    _refuse_without_effect(overrides, config)
+    trials = [t for t in read_study(folder).get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    if not trials:
+        raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to score again")
+    dataset = read_searched_dataset(config)
+    runner = TrialRunner(config, dataset, n_threads=config.training.num_threads)
+    frame, errors = _score_trials(runner, folder, trials, progress)
+    target = folder.path / "rescored" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
+    _write(target, frame, config, folder, {t.number: t.params for t in trials})
+    trivial = score_trivial_predictor(dataset, runner.folds, runner.stage2_data.positive_label)
+    write_reference(target / "reference.json", trivial)
+    skipped = {number: str(error) for number, error in errors.items()}
+    return Rescored(target, frame, skipped, trivial.mean, config.objective)
+
+
+def _refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:
     # The control is part of the labels, so a change of it is told as one of Stage 1.
     useless = find_without_effect(
         overrides.keys() - {"search.control"},
@@ -170,11 +186,16 @@ def rescore_study(
             "the search gave it (search.space); folds (cv), objective, solubility, measured tables and Stage 2's part "
             "of training can be changed, of what was not searched"
         )
-    trials = [t for t in read_study(folder).get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-    if not trials:
-        raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to score again")
-    dataset = read_searched_dataset(config)
-    runner = TrialRunner(config, dataset, n_threads=config.training.num_threads)
+
+
+def _score_trials(
+    runner: TrialRunner,
+    folder: StudyFolder,
+    trials: Sequence[FrozenTrial],
+    progress: Callable[[str, int, int], None] | None,
+) -> tuple[pd.DataFrame, dict[int, ChitransferError]]:
+    """The table of `Rescored`, and why trials are not in it, by number; raises when it would be empty."""
+    config, dataset = runner.config, runner.dataset
     before = {t.number: with_one_value(t).values[0] for t in trials}
     order = sorted(before, key=lambda number: (before[number], number))
     rows: list[dict[str, Any]] = []
@@ -207,13 +228,7 @@ def rescore_study(
     if not rows:
         none_kept = CheckpointError(f"{folder.path}: no trial kept its Stage 1 result; {next(iter(errors.values()))}")
         raise next((one for one in errors.values() if not isinstance(one, CheckpointError)), none_kept)
-    frame = pd.DataFrame(rows).sort_values(["value", "number"], kind="stable", ignore_index=True)
-    target = folder.path / "rescored" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
-    _write(target, frame, config, folder, {t.number: t.params for t in trials})
-    trivial = score_trivial_predictor(dataset, runner.folds, runner.stage2_data.positive_label)
-    write_reference(target / "reference.json", trivial)
-    skipped = {number: str(error) for number, error in errors.items()}
-    return Rescored(target, frame, skipped, trivial.mean, config.objective)
+    return pd.DataFrame(rows).sort_values(["value", "number"], kind="stable", ignore_index=True), errors
 
 
 def _write(

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -127,14 +127,10 @@ def _search(
     reason: StopReason | None = None
     try:
         try:
-            display = SearchDisplay(console, config.search, read_standing(study), expect_runs(config.search))
-            with listen_for_stop() as stop, display:
-                stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
-                reason = drive(config, dataset, study, folder, workers, display, stop_requested)
-                if reason == "finished":
-                    reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested, display)
+            with closing(workers):
+                display = SearchDisplay(console, config.search, read_standing(study), expect_runs(config.search))
+                reason = drive_until_stopped(config, dataset, study, folder, workers, display)
         finally:
-            workers.close()
             write_what_there_is(folder, study)
         further = [] if read_standing(study).best is None else draw(study, reference, folder) or []
         lines = [*describe_outcome(study, folder, config, reference, reason), *further]
@@ -186,7 +182,19 @@ def open_study(
     return study
 
 
-def drive(
+def drive_until_stopped(
+    config: Config, dataset: Dataset, study: optuna.Study, folder: StudyFolder, workers: Workers, display: SearchDisplay
+) -> StopReason:
+    """Drive the study and run its top trials again, until that is done, the time is over or a signal comes."""
+    with listen_for_stop() as stop, display:
+        stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
+        reason = _drive(config, dataset, study, folder, workers, display, stop_requested)
+        if reason == "finished":
+            reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested, display)
+    return reason
+
+
+def _drive(
     config: Config,
     dataset: Dataset,
     study: optuna.Study,

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,11 @@ from rich.console import Console
 
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import ConfigError, StudyError
+from chitransfer.errors import ConfigError, StudyError, TrainingError
 from chitransfer.files import write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.provenance import write_provenance
 from chitransfer.search.apply import read_complete_trial
-from chitransfer.search.driver import stop_in_time
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
@@ -33,8 +33,7 @@ from chitransfer.search.results import read_standing
 from chitransfer.search.run import (
     EXIT_CODES,
     Draw,
-    drive,
-    listen_for_stop,
+    drive_until_stopped,
     log_to,
     open_study,
     say_and_log,
@@ -222,10 +221,37 @@ def run_second_pass(
     CheckpointError
         The trial kept no Stage 1 result.
     """
+    prepared = _prepare(folder, console, trial, overrides or {})
+    console.print(f"second pass on trial {prepared.number} of {folder.name}: {prepared.folder.path}")
+    with log_to(prepared.folder.log), drive_alone(prepared.folder):
+        return _tune(prepared, console, draw)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A second pass that can start or go on.
+
+    Attributes
+    ----------
+    folder
+        Its own.
+    number, encoders
+        The first pass's trial.
+    """
+
+    folder: StudyFolder
+    number: int
+    encoders: Sequence[SavedEncoder]
+    config: Config
+    dataset: Dataset
+
+
+def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides: Mapping[str, object]) -> _Prepared:
+    """Choose the trial, and refuse what could not work before anything is written."""
     chosen = read_complete_trial(folder, trial)
     number = chosen.number
     own = folder.second_pass(number)
-    changes = {BUDGET.get(key, key): value for key, value in (overrides or {}).items()}
+    changes = {BUDGET.get(key, key): value for key, value in overrides.items()}
     space = load_study_config(folder, {}).search.space
     refuse_without_effect(changes, space)
     encoders = read_encoders(folder.trial(number))
@@ -241,42 +267,50 @@ def run_second_pass(
             "Stage 1 as it was (chem, model, the Stage 1 part of training, the computed table, seed); the release that "
             "made the study counts too, where polymers differ only in stereochemistry or memory ran out"
         )
-    console.print(f"second pass on trial {number} of {folder.name}: {own.path}")
-    contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in encoders]}
-    with log_to(own.log), drive_alone(own):
-        study = open_study(own, config, contract, is_new=not own.database.is_file())
-        write_provenance(own.path, dataset)
-        reference = score_reference(own, config, dataset)
-        runner = functools.partial(EncoderRunner, encoders=encoders, number=number)
-        workers = InProcessWorkers(config, dataset, make_runner=runner)
-        names = Names.of(own)
-        # It speaks of the best trial so far, which may not stay the best.
-        (own.path / FRESH_FOLDS).unlink(missing_ok=True)
-        try:
-            display = SearchDisplay(console, config.search, read_standing(study), default=names.default)
-            with listen_for_stop() as stop, display:
-                stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
-                reason = drive(config, dataset, study, own, workers, display, stop_requested)
-        finally:
-            workers.close()
-            write_what_there_is(own, study)
-        if reason == "finished" and display.n_ended == 0:
-            say_and_log(console, [describe_nothing_to_do(study, config)])
-        say_and_log(console, describe_outcome(study, own, config, reference, reason))
-        best = read_standing(study).best
-        if reason == "finished" and best is not None and not best.user_attrs.get("is_default"):
-            say_and_log(
-                console, [f"scoring both passes' settings on {N_FRESH_SHUFFLES} fold shuffles that neither has seen"]
-            )
-            try:
-                fresh = compare_on_fresh_folds(workers.runner, config, number, encoders, best.params)
-            except INTERRUPTS:
-                say_and_log(console, [f"interrupted; go on with: {own.resume_command}"])
-                raise
-            write_json(own.path / FRESH_FOLDS, {"first": fresh.first.tolist(), "second": fresh.second.tolist()})
-        if best is not None:
-            say_and_log(console, draw(study, reference, own) or [])
+    return _Prepared(own, number, encoders, config, dataset)
+
+
+def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
+    """Drive the study, and say what came of it."""
+    own, config, dataset = prepared.folder, prepared.config, prepared.dataset
+    contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in prepared.encoders]}
+    study = open_study(own, config, contract, is_new=not own.database.is_file())
+    write_provenance(own.path, dataset)
+    reference = score_reference(own, config, dataset)
+    runner = functools.partial(EncoderRunner, encoders=prepared.encoders, number=prepared.number)
+    workers = InProcessWorkers(config, dataset, make_runner=runner)
+    # It speaks of the best trial so far, which may not stay the best.
+    (own.path / FRESH_FOLDS).unlink(missing_ok=True)
+    try:
+        with closing(workers):
+            display = SearchDisplay(console, config.search, read_standing(study), default=Names.of(own).default)
+            reason = drive_until_stopped(config, dataset, study, own, workers, display)
+    finally:
+        write_what_there_is(own, study)
+    if reason == "finished" and display.n_ended == 0:
+        say_and_log(console, [describe_nothing_to_do(study, config)])
+    say_and_log(console, describe_outcome(study, own, config, reference, reason))
+    best = read_standing(study).best
+    if reason == "finished" and best is not None and not best.user_attrs.get("is_default"):
+        _keep_fresh_scores(prepared, workers.runner, best.params, console)
+    if best is not None:
+        say_and_log(console, draw(study, reference, own) or [])
     return EXIT_CODES[reason]
+
+
+def _keep_fresh_scores(prepared: _Prepared, runner: TrialRunner, params: Mapping[str, Any], console: Console) -> None:
+    """Write how both passes fare on fresh folds; where that cannot be scored, warn and leave it out."""
+    own = prepared.folder
+    say_and_log(console, [f"scoring both passes' settings on {N_FRESH_SHUFFLES} fold shuffles that neither has seen"])
+    try:
+        fresh = compare_on_fresh_folds(runner, prepared.config, prepared.number, prepared.encoders, params)
+    except INTERRUPTS:
+        say_and_log(console, [f"interrupted; go on with: {own.resume_command}"])
+        raise
+    except TrainingError as error:
+        say_and_log(console, [f"WARNING: the two passes could not be compared on them: {error}"])
+    else:
+        write_json(own.path / FRESH_FOLDS, {"first": fresh.first.tolist(), "second": fresh.second.tolist()})
 
 
 def compare_on_fresh_folds(

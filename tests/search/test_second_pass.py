@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from chitransfer.config import load_config
-from chitransfer.errors import CheckpointError, ConfigError, StudyError
+from chitransfer.errors import CheckpointError, ConfigError, StudyError, TrainingError
 from chitransfer.report.html import report_contents
 from chitransfer.search.second_pass import FreshScores, run_second_pass
 from chitransfer.search.study import StudyFolder, read_study
@@ -162,6 +162,21 @@ def test_the_command_stops_and_goes_on(
 
 def _interrupt(*words: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_folds_that_cannot_be_scored_do_not_end_it(
+    study: StudyFolder, run_command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*words: object) -> None:
+        raise TrainingError("the loss became nan")
+
+    monkeypatch.setattr("chitransfer.search.second_pass.compare_on_fresh_folds", diverge)
+    code, out, _ = run_command("search", "--second-pass", study.path, "--trial", 0, "--n_trials", 3)
+    own = study.path / "second_pass_0000"
+    assert code == 0
+    assert "WARNING: the two passes could not be compared on them: the loss became nan" in " ".join(out.split())
+    assert (own / "report.html").is_file()
+    assert not (own / "fresh_folds.json").exists()
 
 
 @pytest.mark.parametrize(
