@@ -45,7 +45,7 @@ def configure(tables: str, seed: int) -> Config:
 
 
 def table_paths(tables: str) -> dict[str, object]:
-    """What names the tables in a configuration: nothing for ``builtin``, else those that `chitransfer data fetch` put there."""
+    """What names the tables in a configuration: nothing for ``builtin``, else those that were fetched there."""
     if tables == "builtin":
         return {}
     folder = Path(tables)
@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     recorder = commands.add_parser("record", help="train random configurations through every rung")
-    recorder.add_argument("tables", help="builtin, or the folder that `chitransfer data fetch` put the public tables into")
+    recorder.add_argument("tables", help="builtin, or the folder of the public tables")
     recorder.add_argument("out", type=Path)
     recorder.add_argument("--seeds", type=int, default=5)
     recorder.add_argument("--trials", type=int, default=24)

@@ -1,6 +1,6 @@
 """What each choice behind χ from UNIFAC is worth on measured tables; prints the figures of docs/physics.md.
 
-Run by hand: ``python benchmarks/unifac_choices.py --data data`` after `chitransfer data fetch` of ``mtl-chi`` and ``polysol-vinyl``.
+After `chitransfer data fetch` of ``mtl-chi`` and ``polysol-vinyl``: ``python -m benchmarks.unifac_choices``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -191,12 +191,10 @@ def foreign_models() -> dict[str, ForeignModel]:
 
 def tied_covers(data: Path) -> str:
     """How often several covers are equally good, and how far apart the χ they give in water are."""
-    polymers = sorted(
-        {s for name in ("mtl-chi", "polysol-vinyl") for s in pd.read_csv(data / f"{name}.csv").SMILES}
-    )
+    polymers = sorted({s for name in ("mtl-chi", "polysol-vinyl") for s in pd.read_csv(data / f"{name}.csv").SMILES})
     found: list[list[tuple[tuple[int, int], ...]]] = []
 
-    def remember(universe: list[int], candidates: set[Candidate]) -> list[list[int]]:
+    def remember(universe: Sequence[int], candidates: Collection[Candidate]) -> list[list[int]]:
         solutions = cheapest_covers(universe, candidates)
         found.append(sorted({tuple(sorted(Counter(solution).items())) for solution in solutions}))
         return solutions

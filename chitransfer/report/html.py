@@ -42,7 +42,7 @@ from chitransfer.search.results import (
     trials_frame,
 )
 from chitransfer.search.second_pass import describe_fresh_folds
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study import CONTRACT, StudyFolder
 from chitransfer.search.summary import Names, describe_first_pass
 from chitransfer.sections import ObjectiveSettings
 
@@ -204,7 +204,7 @@ def _trials(study: optuna.Study, weights: ObjectiveSettings) -> list[dict[str, A
     frame = trials_frame(study)
     value, stage1 = (frame[name].to_numpy(dtype=float) for name in ("value", "stage1_mae"))
     frame["transfer"] = without_stage1_term(value, stage1, weights)
-    parameters = set(study.user_attrs.get("contract", {}).get("space", {}))
+    parameters = set(study.user_attrs.get(CONTRACT, {}).get("space", {}))
     rows = []
     for row in frame.to_dict("records"):
         rows.append(
