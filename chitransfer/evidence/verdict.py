@@ -1,6 +1,6 @@
-"""A comparison in words, allowed to say that the search did not help or that Stage 1 hurts; and its tables as text.
+"""A comparison in words, allowed to say that the search did not help or that Stage 1 hurts; and what its rows are called.
 
-Called by `evidence.compare`, `evidence.nested` and `chitransfer compare`.
+Called by `evidence.compare`; `evidence.nested` and `report.html` take the names.
 """
 
 from __future__ import annotations

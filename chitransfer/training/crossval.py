@@ -1,6 +1,6 @@
 """Quick Stage 2: k-fold cross-validation over whole polymers, repeated, all members trained together; scores a trial.
 
-Called by `search.runner` and `evidence`; `score_predictions` also scores baselines on the same folds.
+Called by `search.runner`; folds and scores also by `search`, `training.finetune`, `training.trivial` and `evidence.nested`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ SECONDS_BETWEEN_STATES = 30.0
 
 @dataclass(frozen=True)
 class _Done:
-    """A network whose training is over: what `_train_network` leaves and the state file keeps."""
+    """A network whose training is over: what `_train_networks` leaves and the state file keeps."""
 
     best: dict[str, torch.Tensor]
     final: dict[str, torch.Tensor]
