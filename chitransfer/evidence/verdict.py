@@ -1,4 +1,4 @@
-"""A comparison in words, allowed to say that the search did not help or that Stage 1 hurts; and what its rows are called.
+"""A comparison in words, allowed to say that the search did not help or that Stage 1 hurts; and its rows' names.
 
 Called by `evidence.compare`; `evidence.nested` and `report.html` take the names.
 """
