@@ -79,17 +79,20 @@ def quick_stage2(n_rows: int) -> list[Timing]:
     data = make_stage1(2_000)
     stage2 = make_stage2(data)
     network = TransferNetwork(make_shape(data)).eval()
-    masks = [fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility)]
+    chi, solubility = (fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility))
 
     def loop() -> None:
         for member in range(N_FOLDS * N_REPEATS):
-            fit_members(network, stage2, *(mask[member : member + 1] for mask in masks), make_stage2_settings(), member)
+            own = slice(member, member + 1)
+            fit_members(network, stage2, chi[own], solubility[own], make_stage2_settings(), member)
 
     return compare(
         "Quick Stage 2, 15 members",
         {
             "a loop over folds": loop,
-            "chitransfer, all folds at once": lambda: fit_members(network, stage2, *masks, make_stage2_settings(), 0),
+            "chitransfer, all folds at once": lambda: fit_members(
+                network, stage2, chi, solubility, make_stage2_settings(), 0
+            ),
         },
         n_runs=5,
     )
@@ -100,19 +103,19 @@ def whole_network_stage2(n_rows: int) -> list[Timing]:
     data = make_stage1(2_000)
     stage2 = make_stage2(data, n_chi=1_000)
     network = TransferNetwork(make_shape(data)).eval()
-    masks = [fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility)]
+    chi, solubility = (fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility))
     settings = replace(make_stage2_settings(), freeze_encoder=False, n_epochs=4)
 
     def side_by_side() -> None:
         with patch("chitransfer.training.stage2.trains_one_by_one", lambda *_: False):
-            fit_members(network, stage2, *masks, settings, 0)
+            fit_members(network, stage2, chi, solubility, settings, 0)
 
     return compare(
         "Fine-tuning of 15 whole networks, 4 epochs",
         {
-            "plain PyTorch, a loop over members": lambda: plain_finetuning(network, stage2, *masks, settings),
+            "plain PyTorch, a loop over members": lambda: plain_finetuning(network, stage2, chi, solubility, settings),
             "stacked, side by side": side_by_side,
-            "chitransfer, one by one": lambda: fit_members(network, stage2, *masks, settings, 0),
+            "chitransfer, one by one": lambda: fit_members(network, stage2, chi, solubility, settings, 0),
         },
         n_runs=3,
     )
@@ -158,7 +161,7 @@ def whole_search(n_rows: int) -> list[Timing]:
     """Seconds of a search of 50 trials of 100 epochs, worked out from epochs of each encoder and a quick Stage 2."""
     data = make_stage1(n_rows)
     stage2 = make_stage2(data)
-    masks = [fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility)]
+    chi, solubility = (fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility))
     totals = {"conventional": np.zeros(2), "chitransfer": np.zeros(2)}
     for hidden in GUIDE_HIDDEN:
         timed = compare(
@@ -175,10 +178,11 @@ def whole_search(n_rows: int) -> list[Timing]:
 
     def loop() -> None:
         for member in range(N_FOLDS * N_REPEATS):
-            fit_members(network, stage2, *(mask[member : member + 1] for mask in masks), make_stage2_settings(), member)
+            own = slice(member, member + 1)
+            fit_members(network, stage2, chi[own], solubility[own], make_stage2_settings(), member)
 
     def together() -> None:
-        fit_members(network, stage2, *masks, make_stage2_settings(), 0)
+        fit_members(network, stage2, chi, solubility, make_stage2_settings(), 0)
 
     for t in compare("stage 2", {"conventional": loop, "chitransfer": together}, n_runs=1):
         totals[t.variant] += 50 * np.array([t.wall, t.cpu])
@@ -188,8 +192,10 @@ def whole_search(n_rows: int) -> list[Timing]:
             f"Search of 50 trials × 100 epochs, {n_rows} rows, no pruning, one process (extrapolated)",
             name,
             2,
-            *map(float, own),
-            *map(float, reference / own),
+            float(own[0]),
+            float(own[1]),
+            float(reference[0] / own[0]),
+            float(reference[1] / own[1]),
             f"{own[0] / 3600:.1f} h on the clock, {own[1] / 3600:.1f} CPU hours",
         )
         for name, own in totals.items()

@@ -47,9 +47,9 @@ def main() -> None:
     _print_epochs(data, arguments.sizes)
     _print_accuracy(data)
     stage2 = make_stage2(data)
-    masks = [fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility)]
+    chi, solubility = (fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility))
     network = TransferNetwork(make_shape(data)).to(device).eval()
-    seconds = _median(lambda: fit_members(network, stage2, *masks, make_stage2_settings(), 0), device)
+    seconds = _median(lambda: fit_members(network, stage2, chi, solubility, make_stage2_settings(), 0), device)
     print(f"quick Stage 2, {N_FOLDS * N_REPEATS} members × 20 epochs: {seconds:.3f} s", flush=True)
 
 

@@ -68,7 +68,7 @@ def read_outcome(folder: StudyFolder) -> Outcome:
 def main() -> None:
     """Run the searches, seed by seed, and print a line for each pair as soon as it is done."""
     parser = argparse.ArgumentParser(description="Noise-aware against plain search; see docs/evidence.md.")
-    parser.add_argument("tables", help="'builtin', or a folder of cosmo_rs_chi.csv and its companions")
+    parser.add_argument("tables", help="'builtin', or the folder of the public tables")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="a search of each kind for each")
     parser.add_argument("--runs", type=int, default=50, help="runs of each search (%(default)s)")

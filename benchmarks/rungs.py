@@ -34,7 +34,7 @@ POLICIES: dict[str, dict[str, object]] = {
 
 
 def configure(tables: str, seed: int) -> Config:
-    """The search's configuration on the built-in tables or on a folder of `cosmo_rs_chi.csv` and its companions."""
+    """The search's configuration on the built-in tables or on the public ones in a folder."""
     overrides: dict[str, object] = {
         "seed": seed,
         "search.sampler": "random",
@@ -45,14 +45,14 @@ def configure(tables: str, seed: int) -> Config:
 
 
 def table_paths(tables: str) -> dict[str, object]:
-    """What names the tables in a configuration: nothing for ``builtin``, else the files of a folder."""
+    """What names the tables in a configuration: nothing for ``builtin``, else those that were fetched there."""
     if tables == "builtin":
         return {}
     folder = Path(tables)
     return {
-        "paths.dft_chi_csv": str(folder / "cosmo_rs_chi.csv"),
-        "paths.exp_chi_csv": str(folder / "experiment_chi.csv"),
-        "paths.solubility_csv": str(folder / "solubility.csv"),
+        "paths.dft_chi_csv": str(folder / "mtl-cosmo-rs.csv"),
+        "paths.exp_chi_csv": str(folder / "mtl-chi.csv"),
+        "paths.solubility_csv": str(folder / "polysol-vinyl.csv"),
     }
 
 
@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     recorder = commands.add_parser("record", help="train random configurations through every rung")
-    recorder.add_argument("tables", help="builtin, or the folder of the real tables")
+    recorder.add_argument("tables", help="builtin, or the folder of the public tables")
     recorder.add_argument("out", type=Path)
     recorder.add_argument("--seeds", type=int, default=5)
     recorder.add_argument("--trials", type=int, default=24)

@@ -1,6 +1,6 @@
 """What each choice behind χ from UNIFAC is worth on measured tables; prints the figures of docs/physics.md.
 
-Run by hand: ``python benchmarks/unifac_choices.py --data ../shared/data``.
+After `chitransfer data fetch` of ``mtl-chi`` and ``polysol-vinyl``: ``python -m benchmarks.unifac_choices``.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,8 @@ Chi = Callable[[str, str, float, float, bool], float]
 
 def score(name: str, chi: Chi, phi: float, with_combinatorial: bool, data: Path) -> str:
     """One line: rows with a value, Spearman and MAE on measured χ, the water rows of both tables, dχ/dT."""
-    measured = pd.read_csv(data / "experiment_chi.csv")
-    soluble = pd.read_csv(data / "solubility.csv").query("solvent == 'O'")
+    measured = pd.read_csv(data / "mtl-chi.csv")
+    soluble = pd.read_csv(data / "polysol-vinyl.csv").query("solvent == 'O'")
     pairs = zip(measured.SMILES, measured.solvent, measured.temp, strict=True)
     found = np.array([chi(*pair, phi, with_combinatorial) for pair in pairs])
     known = np.isfinite(found) & (np.abs(found) < 50)
@@ -113,10 +113,11 @@ class ForeignModel:
 
     def _cover(self, smiles: str) -> np.ndarray | None:
         if "*" in smiles:
-            unit = Chem.MolFromSmiles(polymer_identity(smiles))
+            identity = polymer_identity(smiles)
+            unit = Chem.MolFromSmiles(identity)
             stars = [atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() == 0]
             universe = [atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() != 0]
-            molecule, position, shown = groups_module._oligomer_for_matching(unit, *stars)
+            molecule, position, shown = groups_module._oligomer_for_matching(identity, unit, *stars)
         else:
             molecule = Chem.MolFromSmiles(smiles)
             universe = list(range(molecule.GetNumAtoms()))
@@ -190,12 +191,10 @@ def foreign_models() -> dict[str, ForeignModel]:
 
 def tied_covers(data: Path) -> str:
     """How often several covers are equally good, and how far apart the χ they give in water are."""
-    polymers = sorted(
-        {s for name in ("experiment_chi", "solubility") for s in pd.read_csv(data / f"{name}.csv").SMILES}
-    )
+    polymers = sorted({s for name in ("mtl-chi", "polysol-vinyl") for s in pd.read_csv(data / f"{name}.csv").SMILES})
     found: list[list[tuple[tuple[int, int], ...]]] = []
 
-    def remember(universe: list[int], candidates: set[Candidate]) -> list[list[int]]:
+    def remember(universe: Sequence[int], candidates: Collection[Candidate]) -> list[list[int]]:
         solutions = cheapest_covers(universe, candidates)
         found.append(sorted({tuple(sorted(Counter(solution).items())) for solution in solutions}))
         return solutions
@@ -225,7 +224,7 @@ def tied_covers(data: Path) -> str:
 def main() -> None:
     """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
     data = parser.parse_args().data
     warnings.simplefilter("ignore")
     print("The package's groups")

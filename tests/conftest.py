@@ -246,9 +246,9 @@ def make_search(tmp_path: Path) -> Callable[..., tuple[int, Any]]:
 
     def search(overrides: Mapping[str, object], *, resume: Any = None, draw: Any = None) -> tuple[int, Any]:
         from chitransfer.config import load_config
+        from chitransfer.console import make_console
         from chitransfer.search.run import run_search
         from chitransfer.search.study import StudyFolder
-        from chitransfer.search.watch import make_console
 
         config = load_config(None, overrides)
         code = run_search(

@@ -31,6 +31,17 @@ def test_scores_are_those_of_the_training_means(tiny_dataset: Dataset, positive_
     assert scores.mean["sol_mcc"] == 0.0
 
 
+def test_it_ranks_nothing(tiny_dataset: Dataset) -> None:
+    """Its constants differ between folds only, and run against the fold's own values."""
+    assert tiny_dataset.solubility is not None
+    scores = score_trivial_predictor(tiny_dataset, make_folds(tiny_dataset, 3, 2, 5), 1)
+    for name, value in (("sol_auc", 0.5), ("sol_pr_auc", (tiny_dataset.solubility.value == 1).mean())):
+        assert scores.mean[name] == pytest.approx(value)
+        assert scores.std[name] == 0.0
+        assert scores.per_repeat[name] == pytest.approx([value] * 2)
+    assert np.isnan(scores.mean["exp_spearman"])
+
+
 def test_the_scored_fold_does_not_reach_its_own_mean(tiny_dataset: Dataset) -> None:
     """Leave-one-out means run against the row they leave out, so R² of such a predictor is below zero."""
     folds = make_folds(tiny_dataset, 10, 1, 0)

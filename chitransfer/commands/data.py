@@ -23,10 +23,10 @@ def compute(
     n_jobs: JobsOption = None,
 ) -> None:
     """Add χ(T) from UNIFAC group contributions to a table; rows without groups keep their place and the reason."""
+    from chitransfer.console import make_console, show_progress
     from chitransfer.data.compute import compute_table
     from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.processors import count_processors
-    from chitransfer.search.watch import make_console, show_progress
 
     check_writable(output, "--output", (".csv", ".csv.gz"))
     refuse_overwriting(output, "--output", {"--input": input_})
@@ -54,10 +54,10 @@ def build(
     n_jobs: JobsOption = None,
 ) -> None:
     """Make a Stage 1 table from nothing: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
+    from chitransfer.console import make_console, show_progress
     from chitransfer.data.build import DEFAULT_TEMPERATURES, build_table
     from chitransfer.files import check_writable
     from chitransfer.processors import count_processors
-    from chitransfer.search.watch import make_console, show_progress
 
     check_writable(output, "--output", (".csv", ".csv.gz"))
     with show_progress(make_console()) as progress:
@@ -88,9 +88,9 @@ def fetch(
     base_url: Annotated[str | None, typer.Option(help="A mirror: an http address or a folder.")] = None,
 ) -> None:
     """Fetch a public table, convert it with known errors corrected, and store its licence beside it."""
+    from chitransfer.console import make_console, show_progress
     from chitransfer.data.published import list_sources
     from chitransfer.data.sources import fetch_table
-    from chitransfer.search.watch import make_console, show_progress
 
     if name is None:
         for source in list_sources():
@@ -124,9 +124,9 @@ def check(
 ) -> None:
     """One page about the three tables before an hour is spent on them, ending with warnings in plain words."""
     from chitransfer.config import load_config, parse_set_options
+    from chitransfer.console import make_console, show_progress
     from chitransfer.files import check_writable, dump_json
     from chitransfer.report.check_page import describe_check, draw_check
-    from chitransfer.search.watch import make_console, show_progress
     from chitransfer.training.settings import check_configured_tables
 
     resolved = load_config(config, parse_set_options(settings or []))

@@ -25,12 +25,12 @@ def compare(
 ) -> None:
     """Show on polymers the search never saw whether the search, and Stage 1 itself, help."""
     from chitransfer.config import load_config
+    from chitransfer.console import make_console, show_progress
     from chitransfer.errors import ConfigError
     from chitransfer.evidence.compare import Plan, run_comparison
     from chitransfer.evidence.nested import PROTOCOLS
     from chitransfer.evidence.unheeded import describe_without_effect, refuse_without_effect
     from chitransfer.patterns import NAME, WORDS
-    from chitransfer.search.watch import make_console, show_progress
     from chitransfer.training.settings import read_dataset
 
     if not re.fullmatch(NAME, name):

@@ -27,9 +27,9 @@ def pretrain(
 ) -> None:
     """Stage 1 in full: learn computed χ; leaves results/dft_pretrain_<time>/."""
     from chitransfer.config import FULL_TRAINING, load_config
+    from chitransfer.console import make_console, show_progress
     from chitransfer.errors import ConfigError
     from chitransfer.report.model_figures import draw_pretraining
-    from chitransfer.search.watch import make_console, show_progress
     from chitransfer.training.pretrain import load_run_config, run_pretraining
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
@@ -60,8 +60,8 @@ def finetune(
 ) -> None:
     """Stage 2 in full: learn measured χ(T) and solubility; leaves results/multitask_<time>/."""
     from chitransfer.config import FULL_TRAINING, load_config
+    from chitransfer.console import make_console, show_progress
     from chitransfer.report.model_figures import draw_model
-    from chitransfer.search.watch import make_console, show_progress
     from chitransfer.training.finetune import run_finetuning
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
@@ -129,12 +129,12 @@ def predict(
     """Predict χ(T) and solubility for repeat units or a table of them."""
     import time
 
+    from chitransfer.console import make_console, show_progress
     from chitransfer.errors import ConfigError
     from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table, write_predictions
     from chitransfer.processors import count_processors
-    from chitransfer.search.watch import make_console, show_progress
 
     medium = _read_solvent(solvent)
     if bool(smiles) == (input is not None):
@@ -199,13 +199,13 @@ def screen(
     quiet: QuietOption = False,
 ) -> None:
     """Rank candidate repeat units by P(soluble) or χ under conditions."""
+    from chitransfer.console import make_console, show_progress
     from chitransfer.errors import ConfigError
     from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table
     from chitransfer.processors import count_processors
     from chitransfer.screen import Conditions, screen_candidates, write_screening
-    from chitransfer.search.watch import make_console, show_progress
 
     if rank_by != "p_soluble" and rank_by != "chi":
         raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")

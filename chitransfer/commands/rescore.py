@@ -21,9 +21,9 @@ def rescore(
     quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
 ) -> None:
     """Score a study's kept Stage 1 encoders under other folds, Stage 2 settings or objective weights."""
+    from chitransfer.console import make_console, show_progress
     from chitransfer.search.rescore import rescore_study
     from chitransfer.search.study import locate_study
-    from chitransfer.search.watch import make_console, show_progress
 
     overrides = collect_overrides(
         {

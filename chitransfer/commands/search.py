@@ -46,11 +46,11 @@ def search(
 ) -> int:
     """Search Stage 1 hyperparameters by their Stage 2 result."""
     from chitransfer.config import load_config
+    from chitransfer.console import make_console
     from chitransfer.errors import ConfigError
     from chitransfer.report.finish import finish_study
     from chitransfer.search.run import run_search
     from chitransfer.search.study import keep_storage, load_study_config, locate_study
-    from chitransfer.search.watch import make_console
 
     overrides = collect_overrides(
         {

@@ -1,6 +1,6 @@
 """Parts and shuffles of a dataset: some rows of its tables, or measured values dealt out again.
 
-Called by `search.study` (the permuted-label control) and by `evidence.compare` (outer folds).
+Called by `search.study` (the permuted-label control) and by `evidence.nested` (outer folds).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Predictors to beat: random forest, ridge, Tanimoto Gaussian process, logistic regression, mean, corrected physics.
 
-Called by `evidence.compare`; each is fitted on the training polymers' rows alone.
+Called by `evidence.nested`; each is fitted on the training polymers' rows alone.
 """
 
 from __future__ import annotations

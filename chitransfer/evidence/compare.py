@@ -17,6 +17,7 @@ import pandas as pd
 
 from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.config import Config, dump_config, load_config
+from chitransfer.console import format_seconds
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import Estimate
@@ -29,7 +30,6 @@ from chitransfer.search.contract import NAMES, VARIANTS
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import transfer_objective
 from chitransfer.search.study import StudyFolder, make_contract
-from chitransfer.search.watch import format_seconds
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
 from chitransfer.training.settings import resolve_device

@@ -26,8 +26,8 @@ from chitransfer.search.study import StudyFolder
 from chitransfer.seeds import derive_seed
 from chitransfer.training.tasks import choose_positive_label
 
-# Of the standard deviation of a difference: with fewer degrees of freedom Student's t is above 3.
-ENOUGH_FREEDOM = 3
+# Of the standard deviation of a difference: with fewer degrees of freedom Student's t is above 4.3.
+ENOUGH_FREEDOM = 2.0
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc")
 
 
@@ -52,11 +52,11 @@ class DifferenceNoise:
         Standard deviation of the difference of objectives in one run, pooled over trials; ``None`` until a trial and
         the default have run twice on the same fresh seeds and folds.
     freedom
-        Its degrees of freedom.
+        Its degrees of freedom, which need not be whole.
     """
 
     deviation: float | None
-    freedom: int
+    freedom: float
 
     @property
     def half_width(self) -> float | None:
@@ -200,23 +200,26 @@ def read_fresh_scores(trials: Sequence[FrozenTrial], folder: StudyFolder) -> lis
 
 
 def measure_difference_noise(fresh: Sequence[FreshScore]) -> DifferenceNoise:
-    """From fresh runs, whose folds are the same for all trials; a trial that lacks a run is left out."""
+    """From fresh runs, whose folds are the same for all trials; a trial that lacks a run is left out.
+
+    All differences of a run share the default's, so k trials of r runs have fewer than k (r − 1) degrees of freedom:
+    4 k (r − 1) / (k + 3), by Satterthwaite (Biometrics Bulletin 2, 1946, 110) where all runs scatter alike.
+    """
     default = next((score.runs for score in fresh if score.is_default), [])
     pairs = [score.runs for score in fresh if not score.is_default and len(score.runs) == len(default)]
-    freedom = len(pairs) * (len(default) - 1)
-    if freedom < 1:
-        return DifferenceNoise(None, 0)
+    if not pairs or len(default) < 2:
+        return DifferenceNoise(None, 0.0)
     differences = np.array(pairs) - np.array(default)  # (trial, run)
-    squares = float(((differences - differences.mean(axis=1, keepdims=True)) ** 2).sum())
-    return DifferenceNoise(float(np.sqrt(squares / freedom)), freedom)
+    variance = float(differences.var(axis=1, ddof=1).mean())
+    return DifferenceNoise(float(np.sqrt(variance)), 4.0 * len(pairs) * (len(default) - 1) / (len(pairs) + 3))
 
 
 def describe_examination(found: Examination) -> list[str]:
     """The guard's findings as sentences, the most important first."""
     lines = [
-        f"the best of {found.n_trials} trials reads {found.best_value:.4f}; corrected for the luck of choosing it, "
-        f"expect {found.corrected.value:.4f} (95 % interval {found.corrected.low:.3f} to {found.corrected.high:.3f} "
-        f"over {found.n_polymers} polymers)"
+        f"the best of {found.n_trials} trials reads {found.best_value:.4f}; corrected for the luck of choosing it "
+        f"on these polymers, expect {found.corrected.value:.4f} (95 % interval {found.corrected.low:.3f} to "
+        f"{found.corrected.high:.3f} over {found.n_polymers} polymers); the luck of its seed is not taken off"
     ]
     if found.corrected_gain is not None:
         lines.append(_describe_gain(found, found.corrected_gain))
@@ -292,18 +295,22 @@ def describe_control(components: Mapping[str, Estimate]) -> str:
     A leak is seen when the interval lies above chance, so one that is worth less than the interval's lower half width
     passes; the sentence says how much that is.
     """
-    shown, hidden, leaks, blind = [], [], False, True
+    shown, hidden, leaks, blind = [], [], False, []
     for name, title, chance in (("exp_r2", "χ R²", 0.0), ("sol_auc", "ROC-AUC", 0.5)):
         estimate = components.get(name)
         if estimate is not None:
             leaks |= estimate.low > chance
-            blind &= estimate.value - estimate.low >= 1.0 - chance
             shown.append(f"corrected {title} {estimate}")
-            hidden.append(f"{estimate.value - estimate.low:.2f} of {title}")
+            # No more than this is left between chance and a perfect score.
+            if estimate.value - estimate.low >= 1.0 - chance:
+                blind.append(title)
+            else:
+                hidden.append(f"{estimate.value - estimate.low:.2f} of {title}")
     if leaks:
         verdict = "ABOVE CHANCE: something leaks the labels; trust no result"
-    elif blind:
+    elif not hidden:
         verdict = "too few polymers to see any leak"
     else:
         verdict = f"no sign of a leak; one worth less than {' and '.join(hidden)} would not show"
+        verdict += "".join(f"; too few polymers to see any leak by {title}" for title in blind)
     return f"permuted-label control: {', '.join(shown)}: {verdict}"

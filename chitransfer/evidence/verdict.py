@@ -1,6 +1,6 @@
-"""A comparison in words, allowed to say that the search did not help or that Stage 1 hurts; and its tables as text.
+"""A comparison in words, allowed to say that the search did not help or that Stage 1 hurts; and its rows' names.
 
-Called by `evidence.compare`, `evidence.nested` and `chitransfer compare`.
+Called by `evidence.compare`; `evidence.nested` and `report.html` take the names.
 """
 
 from __future__ import annotations
@@ -65,7 +65,12 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
             sentences += _judge_difference(shown, row, metric, protocol, what, titles)
         sentences += _judge_scratch(shown, metric, protocol)
         sentences += _name_winners(own, protocol, titles)
-    return sentences + describe_gaps(gaps)
+    return [
+        *sentences,
+        *describe_gaps(gaps),
+        "intervals hold the luck of the polymers, not that of seeds and searches; a comparison with another --seed "
+        "shows how much that is",
+    ]
 
 
 def _line(shown: pd.DataFrame, row: str, metric: str) -> tuple[float, float, float] | None:

@@ -12,13 +12,13 @@ import numpy as np
 
 from chitransfer.counts import say_count
 from chitransfer.data.check import FAR, SHOWN, SIMILAR, CheckReport, TemperatureFacts
-from chitransfer.files import replace_atomically
+from chitransfer.report.drawing import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TITLES = {"stage1": "Stage 1 (computed chi)", "chi": "experimental chi", "solubility": "solubility"}
-COLOURS = {"stage1": "#7a7a7a", "chi": "#4c78a8", "solubility": "#f2a541"}
+COLOURS = {"stage1": TRIVIAL, "chi": TRIAL, "solubility": DEFAULT}
 
 
 def describe_check(report: CheckReport) -> str:
@@ -87,17 +87,13 @@ def draw_check(report: CheckReport, path: Path) -> None:
     path
         A file ending in ``.png``, ``.svg`` or ``.pdf``.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 7.5)
     panels = figure.subplots(2, 2)
     _draw_rows(panels[0, 0], report)
     _draw_similarity(panels[0, 1], report)
     _draw_agreement(panels[1, 0], report)
     _draw_labels(panels[1, 1], report)
-    replace_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
+    save_figure(figure, path)
 
 
 def _draw_rows(axes: Axes, report: CheckReport) -> None:
@@ -128,7 +124,7 @@ def _draw_similarity(axes: Axes, report: CheckReport) -> None:
             color=COLOURS[coverage.kind],
             label=f"{TITLES[coverage.kind]}, {say_count(coverage.n_polymers, 'polymer')}",
         )
-    axes.axvspan(0, FAR, color="#d1495b", alpha=0.1, label="nothing alike")
+    axes.axvspan(0, FAR, color=BEST, alpha=0.1, label="nothing alike")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("Tanimoto similarity to the nearest Stage 1 polymer")
@@ -148,7 +144,7 @@ def _draw_agreement(axes: Axes, report: CheckReport) -> None:
     axes.scatter(agreement.computed, agreement.measured, s=8, alpha=0.5, color=COLOURS["chi"])
     low, high = min(agreement.measured), max(agreement.measured)
     axes.plot([low, high], [low, high], color=COLOURS["stage1"], linewidth=1, label="equal")
-    axes.axhline(0.5, color="#d1495b", linewidth=0.8, linestyle=":", label="chi = 0.5")
+    axes.axhline(0.5, color=BEST, linewidth=0.8, linestyle=":", label="chi = 0.5")
     spearman = "" if agreement.spearman is None else f", Spearman {agreement.spearman:.2f}"
     axes.set_title(f"Stage 1 against measurement ({agreement.n_pairs:,} rows{spearman})", fontsize=10)
     axes.legend(fontsize=8)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from optuna.importance import BaseImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
 from chitransfer.counts import say_count
-from chitransfer.files import replace_atomically
+from chitransfer.report.drawing import BEST, DEFAULT, TRIAL, TRIVIAL, legend_below, new_figure, plain_axes, save_figure
 from chitransfer.search.results import (
     has_lowest_objective,
     read_recommended,
@@ -31,10 +30,8 @@ from chitransfer.search.summary import Names
 from chitransfer.sections import ObjectiveSettings
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRIAL, BEST, DEFAULT, TRIVIAL = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a"
 OBJECTIVE = "transfer objective (lower is better)"
 # The trials a figure points out, each with its colour and its name in the legend.
 Marked = list[tuple[FrozenTrial, str, str]]
@@ -195,32 +192,6 @@ def draw_study(study: optuna.Study, reference: Mapping[str, float], folder: Stud
     }
     for name, draw in drawings.items():
         save_figure(draw(), folder.figures / name)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG without a display, atomically."""
-    replace_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure that no window system knows of, with the project's look."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def plain_axes(axes: Axes) -> Axes:
-    """Take away the box, leave a light grid."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """A legend under the axes, where its marks cannot be taken for data."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
 
 def _draw_history(series: HistorySeries, marked: Marked) -> Figure:

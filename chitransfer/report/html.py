@@ -42,7 +42,7 @@ from chitransfer.search.results import (
     trials_frame,
 )
 from chitransfer.search.second_pass import describe_fresh_folds
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study import CONTRACT, StudyFolder
 from chitransfer.search.summary import Names, describe_first_pass
 from chitransfer.sections import ObjectiveSettings
 
@@ -159,35 +159,21 @@ def _score_table(
             "chosen": chosen.values[0],
             "default": None if default is None else default.values[0],
             "trivial": trivial,
-            "verdict": None,
         }
     ]
     for name in COMPONENTS:
         value = chosen.user_attrs.get(name)
         if value is not None:
-            spread = chosen.user_attrs.get(f"{name}_std")
-            usual = None if default is None or default.number == chosen.number else default.user_attrs.get(name)
-            is_lower_better = name in LOWER_IS_BETTER or name == "stage1_mae"
             rows.append(
                 {
                     "title": TITLES.get(name, NAMES.get(name, name)),
                     "chosen": value,
-                    "spread": spread,
+                    "spread": chosen.user_attrs.get(f"{name}_std"),
                     "default": None if default is None else default.user_attrs.get(name),
                     "trivial": reference.get(name),
-                    "verdict": None if usual is None else _judge(value - usual, spread, is_lower_better),
                 }
             )
     return rows
-
-
-def _judge(difference: float, spread: float | None, is_lower_better: bool) -> str | None:
-    """What a score is beside the default's; ``None`` where no spread says how large a difference is by chance."""
-    if spread is None:
-        return None
-    if abs(difference) <= spread:
-        return "about the same"
-    return "better" if (difference < 0) == is_lower_better else "worse"
 
 
 def _parameter_table(chosen: FrozenTrial, default: FrozenTrial | None, config: Config) -> list[dict[str, Any]]:
@@ -204,7 +190,7 @@ def _trials(study: optuna.Study, weights: ObjectiveSettings) -> list[dict[str, A
     frame = trials_frame(study)
     value, stage1 = (frame[name].to_numpy(dtype=float) for name in ("value", "stage1_mae"))
     frame["transfer"] = without_stage1_term(value, stage1, weights)
-    parameters = set(study.user_attrs.get("contract", {}).get("space", {}))
+    parameters = set(study.user_attrs.get(CONTRACT, {}).get("space", {}))
     rows = []
     for row in frame.to_dict("records"):
         rows.append(

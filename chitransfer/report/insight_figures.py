@@ -11,7 +11,8 @@ import numpy as np
 import optuna
 
 from chitransfer.evidence.insight import Insight, without_stage1_term
-from chitransfer.report.figures import BEST, TRIAL, legend_below, marked_trials, new_figure, plain_axes, save_figure
+from chitransfer.report.drawing import BEST, TRIAL, legend_below, new_figure, plain_axes, save_figure
+from chitransfer.report.figures import marked_trials
 from chitransfer.search.results import TITLES, pareto_numbers, read_recommended, read_standing
 from chitransfer.search.study import CONTRACT, StudyFolder
 from chitransfer.search.summary import Names

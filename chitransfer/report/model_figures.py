@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from chitransfer.counts import say_count
-from chitransfer.report.figures import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, plain_axes, save_figure
+from chitransfer.report.drawing import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, plain_axes, save_figure
 from chitransfer.training.model_report import CHI_FILE, CROSS_VALIDATION, SOLUBILITY_FILE
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from chitransfer.search.objective import COMPONENTS, ERRORS, transfer_objective
 from chitransfer.search.records import SECONDS_TOTAL
 from chitransfer.search.replicates import REPLICATE_VALUES, count_runs, posterior_means, values_of_runs
 from chitransfer.search.space import HALVED_BATCH_SIZE
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study import CONTRACT, StudyFolder
 from chitransfer.sections import ObjectiveSettings, SearchSettings
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _pace(ended: list[FrozenTrial]) -> float | None:
 
 def trials_frame(study: optuna.Study) -> pd.DataFrame:
     """One line a trial in order of number: state, objective, components, spread, parameters, seconds, failure."""
-    parameters = list(study.user_attrs.get("contract", {}).get("space", {}))
+    parameters = list(study.user_attrs.get(CONTRACT, {}).get("space", {}))
     rows = []
     pareto, posterior = pareto_numbers(study), read_standing(study).posterior
     for trial in map(with_one_value, study.get_trials(deepcopy=False)):

@@ -17,6 +17,7 @@ import optuna
 from rich.console import Console
 
 from chitransfer.config import Config, dump_config
+from chitransfer.console import show_progress
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ChitransferError, StudyError, describe_os_error
 from chitransfer.files import make_new_folder, write_atomically
@@ -37,7 +38,7 @@ from chitransfer.search.study import (
     resume_study,
 )
 from chitransfer.search.summary import describe_budget, describe_data, describe_nothing_to_do, describe_outcome
-from chitransfer.search.watch import SearchDisplay, show_progress
+from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
 from chitransfer.seeds import derive_seed

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from chitransfer.config import Config, override_config
+from chitransfer.console import show_progress
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError, StudyError, TrainingError
 from chitransfer.files import write_json
@@ -49,7 +50,7 @@ from chitransfer.search.study import (
     read_searched_dataset,
 )
 from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome
-from chitransfer.search.watch import SearchDisplay, show_progress
+from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import InProcessWorkers, check_workers
 from chitransfer.sections import SpaceParameter
 from chitransfer.seeds import derive_seed

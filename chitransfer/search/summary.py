@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config
+from chitransfer.console import format_seconds
 from chitransfer.counts import say_count
 from chitransfer.search.lock import find_driver
 from chitransfer.search.results import (
@@ -27,7 +28,7 @@ from chitransfer.search.results import (
 )
 from chitransfer.search.space import rung_epochs
 from chitransfer.search.study import StudyFolder
-from chitransfer.search.watch import describe_components, format_seconds
+from chitransfer.search.watch import describe_components
 from chitransfer.sections import SearchSettings
 
 if TYPE_CHECKING:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+from chitransfer.console import format_seconds
 from chitransfer.counts import say_count
 from chitransfer.search.replicates import values_of_runs
 
@@ -29,16 +21,7 @@ if TYPE_CHECKING:
     from chitransfer.search.results import Standing
     from chitransfer.sections import SearchSettings
 
-SECONDS_BETWEEN_LINES = 60.0
 logger = logging.getLogger(__name__)
-
-
-def format_seconds(seconds: float) -> str:
-    """``47 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def describe_components(attributes: dict[str, object]) -> str:
@@ -74,10 +57,12 @@ class SearchDisplay:
     ) -> None:
         self._n_total, self._n_done, self._n_before = search.n_trials, standing.n_runs, standing.n_runs
         self._best = min(standing.ranked, key=lambda trial: trial.values[0], default=None)
+        self._best_line = Text(overflow="ellipsis", no_wrap=True)
+        self._show_best()
         self._n_runs_after, self._default = n_runs_after, default
         self._n_runs_done = 0
         self._started = time.monotonic()
-        self._console = console
+        self._console, self._ending = console, ExitStack()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.fields[what]}"),
@@ -86,17 +71,18 @@ class SearchDisplay:
             TimeElapsedColumn(),
             TextColumn("{task.description}"),
             console=console,
-            disable=not console.is_terminal,
         )
+        self._panel = Live(Group(self._progress, self._best_line), console=console)
         what = "trials" if search.replicates == 1 else "runs"
         self._bar = self._progress.add_task("starting", what=what, total=self._n_total, completed=self._n_done)
 
     def __enter__(self) -> SearchDisplay:
-        self._progress.start()
+        if self._console.is_terminal:
+            self._ending.enter_context(self._panel)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._progress.stop()
+        self._ending.close()
 
     @property
     def n_ended(self) -> int:
@@ -115,6 +101,7 @@ class SearchDisplay:
             is_best = self._best is None or value < self._best.values[0]
             if is_best:
                 self._best = trial
+                self._show_best()
             n_good = len(values_of_runs(trial))
             note = f" (mean of {n_good} runs)" if n_good > 1 else ""
             note += f" ({self._default})" if trial.user_attrs.get("is_default") else ""
@@ -126,8 +113,7 @@ class SearchDisplay:
         left = self._time_left()
         line = f"trial {trial.number:>3}: {what}"
         self._say(line, self._n_done, self._n_total, left)
-        best = "" if self._best is None else f"best {self._best.values[0]:.4f} (trial {self._best.number}), "
-        self._progress.update(self._bar, completed=self._n_done, description=f"{best}{left} left")
+        self._progress.update(self._bar, completed=self._n_done, description=f"{left} left")
 
     def runs_announced(self, trials: str, n_runs: int, seconds: float) -> None:
         """Say that trials run again, and show a bar of their own."""
@@ -156,50 +142,11 @@ class SearchDisplay:
         logger.info("%s [%d/%d, %s left]", line, done, total, left)
         self._console.print(f"[{done}/{total}] {line}; {left} left")
 
+    def _show_best(self) -> None:
+        if self._best is not None:
+            about = f"{self._best.values[0]:.4f}; {describe_components(self._best.user_attrs)}"
+            self._best_line.plain = f"best so far, trial {self._best.number}: {about}"
+
     def _time_left(self) -> str:
         pace = (time.monotonic() - self._started) / (self._n_done - self._n_before)
         return format_seconds(pace * (max(0, self._n_total - self._n_done) + self._n_runs_after))
-
-
-class _PlainProgress:
-    """What a progress bar says, as lines a minute apart: for logs of cluster jobs."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._began: dict[str, tuple[float, int]] = {}
-        self._said: dict[str, float] = {}
-        self._finished: set[str] = set()
-
-    def update(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        began, done_before = self._began.setdefault(what, (now, done))
-        if done == total and (total > 1000 or what in self._said) and what not in self._finished:
-            self._finished.add(what)
-            self._console.print(f"{what}: {total} done")
-        elif done > done_before and now - self._said.get(what, began) >= SECONDS_BETWEEN_LINES:
-            left = format_seconds((now - began) / (done - done_before) * (total - done))
-            self._console.print(f"{what}: {done} of {total}, {left} left")
-            self._said[what] = now
-
-
-@contextmanager
-def show_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A ``(what, done, total)`` callback for all but trials: bars in a terminal, now and then a line elsewhere."""
-    if not console.is_terminal:
-        yield _PlainProgress(console).update
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total)
-
-        yield update
-
-
-def make_console(quiet: bool = False) -> Console:
-    """The console of a command: prints lines as they are, whole ones where the output goes to a file."""
-    return Console(quiet=quiet, width=None if sys.stdout.isatty() else 200, markup=False, highlight=False)

@@ -1,6 +1,6 @@
 """Quick Stage 2: k-fold cross-validation over whole polymers, repeated, all members trained together; scores a trial.
 
-Called by `search.runner` and `evidence`; `score_predictions` also scores baselines on the same folds.
+Called by `search.runner`; folds and scores by the rest of `search`, full training and `evidence.nested`, too.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ FLAGS = {"seed": "--seed", "paths.results_dir": "--results-dir"}
 
 @dataclass(frozen=True)
 class _Done:
-    """A network whose training is over: what `_train_network` leaves and the state file keeps."""
+    """A network whose training is over: what `_train_networks` leaves and the state file keeps."""
 
     best: dict[str, torch.Tensor]
     final: dict[str, torch.Tensor]

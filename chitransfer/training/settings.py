@@ -1,6 +1,6 @@
 """From the configuration to the plain parameters of the training code.
 
-Nothing below this file sees a `Config`; beside it `pretrain`, `finetune` and `run_folder` do.
+Nothing below this file sees a `Config`; beside it `pretrain`, `finetune`, `run_folder` and `handover` do.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Scored on the same folds as every trial, so that a search can say what its netwo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from chitransfer.data.assemble import Dataset
@@ -14,7 +16,9 @@ from chitransfer.training.crossval import OutOfFold, Scores, score_predictions
 def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label: int) -> Scores:
     """Score mean χ and the better of "all positive" and "none positive" on folds (n_repeats, n_polymers).
 
-    The mean and the share of positives come from each fold's training rows; "better" means the higher F1.
+    The mean and the share of positives come from each fold's training rows; "better" means the higher F1. It ranks
+    nothing: pooled over folds the means would, by being the lower the higher the fold's own values are, so ROC-AUC is
+    0.5, PR-AUC the share of positives, and Spearman's ρ is not defined.
     """
     n_folds = int(folds.max()) + 1
     fold_of_chi = folds[:, [] if dataset.chi is None else dataset.chi.polymer]
@@ -32,7 +36,17 @@ def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label:
         )
         for threshold in (0.0, 2.0)
     ]
-    return max(candidates, key=lambda scores: scores.mean.get("sol_f1", 0.0))
+    best = max(candidates, key=lambda scores: scores.mean.get("sol_f1", 0.0))
+    chance = {"exp_spearman": float("nan"), "sol_auc": 0.5}
+    if dataset.solubility is not None:
+        chance["sol_pr_auc"] = float((dataset.solubility.value == positive_label).mean())
+    ranked = {name: value for name, value in chance.items() if np.isfinite(best.mean.get(name, np.nan))}
+    return replace(
+        best,
+        mean={**best.mean, **ranked},
+        std={**best.std, **dict.fromkeys(ranked, 0.0)},
+        per_repeat={**best.per_repeat, **{name: [value] * len(folds) for name, value in ranked.items()}},
+    )
 
 
 def training_means(value: np.ndarray, fold_of_rows: np.ndarray) -> np.ndarray:

@@ -85,16 +85,28 @@ def test_an_interval_by_hardly_any_fresh_runs_says_so() -> None:
 
 
 def test_noise_of_a_difference_is_pooled_over_trials(rng: np.random.Generator) -> None:
-    default = rng.normal(1.0, 0.1, 4)
-    runs = [default + level + rng.normal(0.0, 0.02, 4) for level in rng.normal(0.0, 0.2, 300)]
+    folds = rng.normal(1.0, 0.1, 400)
+    default = folds + rng.normal(0.0, 0.02, 400)
+    runs = [folds + level + rng.normal(0.0, 0.02, 400) for level in rng.normal(0.0, 0.2, 3)]
     fresh = [FreshScore(n, 0.0, own.tolist(), {}, False) for n, own in enumerate(runs, start=1)]
     stopped = FreshScore(999, 0.0, [5.0], {}, False)
     found = measure_difference_noise([*fresh, stopped, FreshScore(0, 0.0, default.tolist(), {}, True)])
-    assert found.freedom == 300 * 3
-    assert found.deviation == pytest.approx(0.02, rel=0.1)
+    assert found.freedom == 2 * 399
+    assert found.deviation == pytest.approx(0.02 * np.sqrt(2), rel=0.1)
     assert found.half_width == pytest.approx(1.96 * found.deviation, rel=0.01)
     assert measure_difference_noise(fresh_scores([0.8], [0.9])) == DifferenceNoise(None, 0)
     assert measure_difference_noise(fresh).half_width is None
+
+
+def test_the_half_width_holds_although_all_differences_share_the_defaults_runs(rng: np.random.Generator) -> None:
+    held = []
+    for runs in rng.normal(0.0, 1.0, (8000, 6, 2)):
+        scores = [FreshScore(n, 0.0, list(own), {}, n == 0) for n, own in enumerate(runs)]
+        half_width = measure_difference_noise(scores).half_width
+        assert half_width is not None
+        held.append(abs(rng.normal(0.0, np.sqrt(2.0))) <= half_width)
+    # As if the five differences were independent it would be 0.932.
+    assert np.mean(held) > 0.942
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from chitransfer.search.study import StudyFolder, read_study
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, shared_tiny_config: Any) -> StudyFolder:
     """A search of eight trials with everything that follows one."""
+    from chitransfer.console import make_console
     from chitransfer.search.run import run_search
-    from chitransfer.search.watch import make_console
 
     folder = tmp_path_factory.mktemp("finished")
     changes = {"search.n_trials": 8, "search.study_name": "finished", "paths.results_dir": str(folder)}

@@ -29,10 +29,10 @@ def _search(overrides: dict[str, object], resume: Path | None, prepare: Callable
     if prepare is not None:
         prepare()
     from chitransfer.config import load_config
+    from chitransfer.console import make_console
     from chitransfer.errors import ChitransferError
     from chitransfer.search.run import run_search
     from chitransfer.search.study import keep_storage, locate_study
-    from chitransfer.search.watch import make_console
 
     config = load_config(None, overrides)
     folder = None if resume is None else keep_storage(locate_study(resume), config.search.storage)

@@ -14,12 +14,12 @@ import pytest
 from searching import comparable, read_trials
 
 from chitransfer.config import load_config
+from chitransfer.console import make_console
 from chitransfer.errors import StudyError
 from chitransfer.search.contract import find_differences, find_space_refusals
 from chitransfer.search.encoders import read_encoders
 from chitransfer.search.run import run_search
 from chitransfer.search.study import StudyFolder, load_study_config, locate_study
-from chitransfer.search.watch import make_console
 
 Search = Callable[..., tuple[int, Any]]
 STORED = Path(__file__).parent / "study_0_1"

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from chitransfer.files import write_json
-from chitransfer.report.html import _judge
 from chitransfer.search.study import StudyFolder
 
 BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -116,16 +115,6 @@ def test_titles_of_many_axes_do_not_touch(finished_search: Any, tmp_path: Path) 
     assert len(boxes) == 1 + len(axes) > 3
     for one, other in combinations(boxes, 2):
         assert one[1] < other[0] or other[1] < one[0] or one[3] <= other[2] or other[3] <= one[2]
-
-
-@pytest.mark.parametrize(
-    ("difference", "spread", "verdict"),
-    [(-0.0025, 0.0185, "about the same"), (-0.03, 0.0185, "better"), (0.03, 0.0185, "worse"), (-0.03, None, None)],
-)
-def test_better_is_said_beyond_the_spread_alone(difference: float, spread: float | None, verdict: str | None) -> None:
-    assert _judge(difference, spread, is_lower_better=True) == verdict
-    opposite = {"better": "worse", "worse": "better"}
-    assert _judge(difference, spread, is_lower_better=False) == opposite.get(str(verdict), verdict)
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from chitransfer.config import Config
+from chitransfer.console import make_console
 from chitransfer.search.apply import apply_trial
 from chitransfer.search.memory import peak_process_memory_mb
 from chitransfer.search.objective import RungTask
 from chitransfer.search.rescore import rescore_study
 from chitransfer.search.runner import TrialRunner
 from chitransfer.search.second_pass import run_second_pass
-from chitransfer.search.watch import make_console
 from chitransfer.training.stage1 import Stage1Run
 
 

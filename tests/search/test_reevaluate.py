@@ -159,8 +159,12 @@ def test_the_bar_in_a_terminal() -> None:
     console = Console(file=out, width=120, force_terminal=True)
     display = watch.SearchDisplay(console, load_config(None).search, read_standing(optuna.create_study()))
     with display:
+        trial = optuna.trial.create_trial(value=0.5, user_attrs={"exp_mae": 0.3, "sol_f1": 0.8, "stage1_mae": 0.1})
+        trial.number = 7
+        display.trial_ended(trial, 1)
         display.runs_announced("the best trials (2 trials)", 3, 30.0)
         display.run_ended(1, "objective 0.5000")
+    assert "best so far, trial 7: 0.5000; exp MAE 0.300, F1 0.800, Stage 1 MAE 0.100" in out.getvalue()
     assert "runs again" in out.getvalue()
     assert "1/3" in out.getvalue()
 

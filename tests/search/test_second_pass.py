@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 from chitransfer.config import load_config
+from chitransfer.console import make_console
 from chitransfer.errors import CheckpointError, ConfigError, StudyError, TrainingError
 from chitransfer.report.html import report_contents
 from chitransfer.search.second_pass import FreshScores, run_second_pass
 from chitransfer.search.study import StudyFolder, read_study
-from chitransfer.search.watch import make_console
 
 SPACE = {
     "lr_finetune": {"key": "training.lr_finetune", "type": "log", "low": 1e-3, "high": 1e-1},

@@ -1,0 +1,64 @@
+"""What all commands print with: the console, progress, and seconds as people say them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def make_console(quiet: bool = False) -> Console:
+    """The console of a command: prints lines as they are and whole, so that a command in them can be copied."""
+    return Console(quiet=quiet, soft_wrap=True, markup=False, highlight=False)
+
+
+def format_seconds(seconds: float) -> str:
+    """``47 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A ``(what, done, total)`` callback for all but trials: bars in a terminal, now and then a line elsewhere."""
+    if not console.is_terminal:
+        yield _PlainProgress(console).update
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield update
+
+
+class _PlainProgress:
+    """What a progress bar says, as lines a minute apart: for logs of cluster jobs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began: dict[str, tuple[float, int]] = {}
+        self._said: dict[str, float] = {}
+        self._finished: set[str] = set()
+
+    def update(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began, done_before = self._began.setdefault(what, (now, done))
+        if done == total and (total > 1000 or what in self._said) and what not in self._finished:
+            self._finished.add(what)
+            self._console.print(f"{what}: {total} done")
+        elif done > done_before and now - self._said.get(what, began) >= SECONDS_BETWEEN_LINES:
+            left = format_seconds((now - began) / (done - done_before) * (total - done))
+            self._console.print(f"{what}: {done} of {total}, {left} left")
+            self._said[what] = now

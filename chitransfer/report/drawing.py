@@ -1,0 +1,43 @@
+"""The look that all figures share: colours, axes, legends, and how a figure is written.
+
+Used by `report.figures`, `report.insight_figures`, `report.model_figures` and `report.check_page`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chitransfer.files import replace_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRIAL, BEST, DEFAULT, TRIVIAL = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a"
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure without a display, atomically, in the format that the path ends in."""
+    replace_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that no window system knows of; width and height in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain_axes(axes: Axes) -> Axes:
+    """Take away the box, leave a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend under the axes, where its marks cannot be taken for data."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)

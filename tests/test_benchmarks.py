@@ -1,0 +1,43 @@
+"""The benchmarks still run, and compare what they say they do."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.cases import run_case
+from benchmarks.measure import as_markdown, write_results
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_case_is_timed_side_by_side(tmp_path: Path) -> None:
+    n_threads = torch.get_num_threads()
+    try:
+        timings = run_case("stage1", 400, 1)
+    finally:
+        torch.set_num_threads(n_threads)
+    reference, *others = timings
+    assert "chitransfer" in [timing.variant for timing in others]
+    assert all(timing.wall > 0 and timing.cpu > 0 for timing in timings)
+    assert reference.ratio_wall == 1
+    assert all(timing.ratio_wall == pytest.approx(reference.wall / timing.wall) for timing in others)
+    path = write_results(tmp_path, timings, 1)
+    assert json.loads(path.read_text(encoding="utf-8"))
+    table = as_markdown(path)
+    assert all(timing.variant in table for timing in timings)
+
+
+@pytest.mark.parametrize("name", ["gpu", "noise_aware", "rungs", "search_quality", "unifac_choices"])
+def test_what_documents_name_can_be_started(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 0
+    assert "usage" in capsys.readouterr().out
