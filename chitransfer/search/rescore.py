@@ -101,6 +101,7 @@ def score_encoders(
     number: int,
     encoders: Sequence[SavedEncoder],
     folds: np.ndarray | None = None,
+    first: int = 0,
 ) -> NetworkScores:
     """Score a trial's encoders by quick Stage 2.
 
@@ -110,8 +111,8 @@ def score_encoders(
         Holds tables, features and folds.
     config
         The trial's configuration.
-    number
-        Of the trial; fixes Stage 2's random choices as in the search.
+    number, first
+        Of the trial, and of its first pretraining; fix Stage 2's random choices, by default as in the search.
     folds
         From `make_folds`; default: the runner's.
 
@@ -124,7 +125,7 @@ def score_encoders(
     """
     n_features = runner.stage1_data.features.n_features
     networks = [encoder.build(config, n_features).to(runner.device) for encoder in encoders]
-    return runner.score_networks(config, number, networks, encoders, runner.folds if folds is None else folds)
+    return runner.score_networks(config, number, networks, encoders, runner.folds if folds is None else folds, first)
 
 
 def rescore_study(

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from scipy.stats import t as student
 
 from chitransfer.config import Config, override_config
 from chitransfer.console import show_progress
@@ -28,7 +29,7 @@ from chitransfer.search.apply import read_complete_trial
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
-from chitransfer.search.objective import RungResult, RungTask
+from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
 from chitransfer.search.rescore import find_without_effect, score_encoders
 from chitransfer.search.results import read_standing
 from chitransfer.search.run import (
@@ -120,24 +121,27 @@ class EncoderRunner(TrialRunner):
 
 @dataclass(frozen=True)
 class FreshScores:
-    """Objectives of both passes' settings on fold shuffles that neither was chosen on, (n_shuffles,) each."""
+    """Objectives of both passes' settings on fold shuffles and Stage 2 seeds that chose neither, (n_shuffles,) each."""
 
     first: np.ndarray
     second: np.ndarray
 
     def describe(self) -> str:
-        """One line: what the second pass gained where it could not have been lucky.
+        """One line: what the second pass gained where folds and seeds could not have been lucky.
 
-        A gain within two standard errors of its mean is no difference.
+        Where the 95 % interval of the mean gain (Student's t) holds 0 there is no difference. The polymers are those
+        that both passes were chosen on.
         """
         gain = self.first - self.second
+        half_width = float(student.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)))
         line = (
-            f"on {len(gain)} fold shuffles that neither pass has seen: first pass {self.first.mean():.4f}, second pass "
-            f"{self.second.mean():.4f}, gain {gain.mean():.4f} ± {gain.std():.4f}; "
+            f"on {len(gain)} fold shuffles and seeds that neither pass has seen: first pass {self.first.mean():.4f}, "
+            f"second pass {self.second.mean():.4f}, gain {gain.mean():.4f} ± {half_width:.4f} (95 %); "
         )
-        if abs(gain.mean()) <= 2.0 * gain.std(ddof=1) / np.sqrt(len(gain)):
+        if abs(gain.mean()) <= half_width:
             return line + "no difference was found between the two passes' Stage 2 settings"
-        return line + f"the {'second' if gain.mean() > 0 else 'first'} pass's Stage 2 settings are the better choice"
+        better = "second" if gain.mean() > 0 else "first"
+        return line + f"the {better} pass's Stage 2 settings are the better choice on these polymers"
 
 
 def describe_fresh_folds(folder: StudyFolder) -> list[str]:
@@ -302,7 +306,9 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
 def _keep_fresh_scores(prepared: _Prepared, runner: TrialRunner, params: Mapping[str, Any], console: Console) -> None:
     """Write how both passes fare on fresh folds; where that cannot be scored, warn and leave it out."""
     own = prepared.folder
-    say_and_log(console, [f"scoring both passes' settings on {N_FRESH_SHUFFLES} fold shuffles that neither has seen"])
+    say_and_log(
+        console, [f"scoring both passes' settings on {N_FRESH_SHUFFLES} fold shuffles and seeds that neither has seen"]
+    )
     try:
         fresh = compare_on_fresh_folds(runner, prepared.config, prepared.number, prepared.encoders, params)
     except INTERRUPTS:
@@ -327,6 +333,7 @@ def compare_on_fresh_folds(
     for shuffle in range(N_FRESH_SHUFFLES):
         seed = derive_seed(config.seed, "second pass folds", number, shuffle)
         folds = make_folds(runner.dataset, config.cv.n_cv_folds, 1, seed)
-        first.append(score_encoders(runner, config, number, encoders, folds).value)
-        second.append(score_encoders(runner, best, number, encoders, folds).value)
+        pretraining = (FIRST_FRESH + shuffle) * len(encoders)
+        first.append(score_encoders(runner, config, number, encoders, folds, pretraining).value)
+        second.append(score_encoders(runner, best, number, encoders, folds, pretraining).value)
     return FreshScores(np.array(first), np.array(second))

@@ -134,7 +134,7 @@ def test_a_second_pass_says_what_it_is_and_what_it_gained(
     (second_pass.figures / "stage1_vs_transfer.png").unlink()
     code, out, err = run_command("report", second_pass.path)
     assert code == 0, err
-    said = "on 5 fold shuffles that neither pass has seen: first pass 1.2000, second pass 1.1000, gain 0.1000"
+    said = "on 5 fold shuffles and seeds that neither pass has seen: first pass 1.2000, second pass 1.1000, gain 0.1000"
     data = read_data(second_pass.path)
     assert said in out
     assert any(line.startswith(said) for line in data["summary"])

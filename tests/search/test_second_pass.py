@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from chitransfer.config import load_config
+from chitransfer.config import Config, load_config
 from chitransfer.console import make_console
+from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, ConfigError, StudyError, TrainingError
 from chitransfer.report.html import report_contents
+from chitransfer.search import second_pass
+from chitransfer.search.objective import FIRST_FRESH
 from chitransfer.search.second_pass import FreshScores, run_second_pass
 from chitransfer.search.study import StudyFolder, read_study
 
@@ -106,8 +110,9 @@ def test_what_it_cannot_do_is_refused(study: StudyFolder) -> None:
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [
-        ([-0.3, -0.1, -0.2], "the first pass's Stage 2 settings are the better choice"),
-        ([0.3, 0.1, 0.2], "the second pass's Stage 2 settings are the better choice"),
+        ([-0.22, -0.18, -0.2], "the first pass's Stage 2 settings are the better choice on these polymers"),
+        ([0.22, 0.18, 0.2], "the second pass's Stage 2 settings are the better choice on these polymers"),
+        ([0.3, 0.1, 0.2], "no difference was found between the two passes' Stage 2 settings"),
         ([0.3, -0.1, 0.0], "no difference was found between the two passes' Stage 2 settings"),
         ([0.0, 0.0, 0.0], "no difference was found between the two passes' Stage 2 settings"),
     ],
@@ -115,7 +120,25 @@ def test_what_it_cannot_do_is_refused(study: StudyFolder) -> None:
 def test_a_second_pass_that_was_lucky_is_called_so(gains: list[float], verdict: str) -> None:
     first = np.array([1.0, 1.5, 1.2])
     line = FreshScores(first, first - np.array(gains)).describe()
-    assert f"gain {np.mean(gains):.4f} ± {np.std(gains):.4f}; {verdict}" in line
+    half_width = 4.302653 * np.std(gains, ddof=1) / np.sqrt(3)  # Student's t of two degrees of freedom.
+    assert f"gain {np.mean(gains):.4f} ± {half_width:.4f} (95 %); {verdict}" in line
+
+
+def test_fresh_folds_come_with_seeds_that_tuned_neither_pass(
+    shared_tiny_config: Config, tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bytes]] = []
+
+    def score(runner: Any, config: Config, number: int, encoders: Any, folds: np.ndarray, first: int) -> Any:
+        seen.append((first, folds.tobytes()))
+        return SimpleNamespace(value=1.0)
+
+    monkeypatch.setattr(second_pass, "score_encoders", score)
+    second_pass.compare_on_fresh_folds(SimpleNamespace(dataset=tiny_dataset), shared_tiny_config, 3, [1, 2], {})  # type: ignore[arg-type]
+    assert seen[::2] == seen[1::2], "both passes are scored alike"
+    for what in zip(*seen[::2], strict=True):
+        assert len(set(what)) == 5
+    assert min(first for first, _ in seen) >= FIRST_FRESH * 2
 
 
 def test_the_command_stops_and_goes_on(
