@@ -53,12 +53,14 @@ STAGE1_KEYS = (
     ),
 )
 # What says which rows a trial learned from, and was scored on.
+# Where the tables are and how they are read.
 TABLE_KEYS = (
     "paths.dft_chi_csv",
     "paths.exp_chi_csv",
     "paths.solubility_csv",
     "data.on_bad_rows",
     "data.on_contradictory_labels",
+    "solubility.positive",
 )
 # Keys that a second pass may tune and that Stage 1 reads too: one file has room for one value.
 SHARED_KEYS = ("model.encoder_dropout", "model.chi_head_dropout", "training.grad_clip_norm")

@@ -198,7 +198,8 @@ def test_training_values_of_stage_1_that_differ_are_said(tmp_path: Path) -> None
 
 def test_a_second_pass_is_applied_together_with_its_first(tmp_path: Path) -> None:
     """Stage 1 as the first pass has it, Stage 2 as the second has, on its tables; what both read, by command."""
-    config = load_config(None, {"paths.dft_chi_csv": "mine.csv", "paths.solubility_csv": None})
+    own = {"paths.dft_chi_csv": "mine.csv", "paths.solubility_csv": None, "solubility.positive": "insoluble"}
+    config = load_config(None, own)
     folder = make_study(tmp_path / "study", config)
     space = load_config(None).second_pass.space
     names = ("lr_finetune", "freeze_encoder", "stage2_epochs", "chi_head_dropout", "solubility_head_dropout")
@@ -213,8 +214,7 @@ def test_a_second_pass_is_applied_together_with_its_first(tmp_path: Path) -> Non
     written = load_config(path, None, FULL_TRAINING)
     expected = {
         **to_overrides(BEST, config.search.space),
-        "paths.dft_chi_csv": "mine.csv",
-        "paths.solubility_csv": None,
+        **own,
         "training.lr_finetune": 2e-3,
         "training.freeze_encoder_stage2": False,
         "model.solubility_head_dropout": 0.05,
