@@ -32,7 +32,8 @@ from chitransfer.chemistry.unifac import (
     method_name,
 )
 from chitransfer.chunks import call_each
-from chitransfer.data.tables import COLDEST_K, HOTTEST_K, canonical_solvent
+from chitransfer.data.tables import canonical_solvent
+from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
 from chitransfer.files import replace_atomically, write_atomically, write_json
 
@@ -244,7 +245,7 @@ def _write_rows(
 ) -> dict[str, int]:
     chains = [unit.groups for unit in units if unit.groups is not None]
     methods: Counter[str] = Counter()
-    written_temperatures = [f"{value:.10g}" for value in temperatures]
+    written_temperatures = [name_temperature(value) for value in temperatures]
 
     def write(path: Path) -> None:
         # No time and no file name in the gzip header: the same table is the same bytes.
@@ -318,12 +319,7 @@ def _write_provenance(
 
 
 def _checked_temperatures(temperatures: Sequence[float]) -> np.ndarray:
-    kelvin = np.asarray(temperatures, dtype=float)
-    wrong = [float(value) for value in kelvin if not COLDEST_K <= value <= HOTTEST_K]
-    if kelvin.size == 0 or wrong:
-        raise DataError(
-            f"temperatures must be {COLDEST_K:g} to {HOTTEST_K:g} K (°C + 273.15), at least one, got {wrong or 'none'}"
-        )
+    kelvin = check_temperatures(temperatures)
     if len(set(kelvin.tolist())) < kelvin.size:
         raise DataError(f"temperatures must differ from each other, got {kelvin.tolist()}")
     return kelvin

@@ -19,7 +19,8 @@ from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.chemistry.similarity import tanimoto
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
 from chitransfer.data.assemble import Progress, named_progress
-from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, SHOWN_ROWS, Table
+from chitransfer.data.tables import SHOWN_ROWS, Table
+from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 
 SAME_TEMPERATURE_K = 0.05
 ENOUGH_SPAN_K = 20.0

@@ -20,7 +20,8 @@ from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_gr
 from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fit_a_b, method_name
 from chitransfer.chunks import map_in_chunks
 from chitransfer.data.csv_text import BLANK_ROW, find_pair_columns, parse_csv, read_source, refuse_misnamed
-from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent
+from chitransfer.data.tables import WATER, canonical_solvent
+from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
 
@@ -145,11 +146,9 @@ def _read_row(positions: dict[str, int], record: list[str]) -> _Row:
     kelvin, reason = DEFAULT_TEMPERATURE_K, ""
     try:
         if cells.get("temp"):
-            kelvin = float(cells["temp"])
-        if not COLDEST_K <= kelvin <= HOTTEST_K:
-            reason = f"temp must be {COLDEST_K:g} to {HOTTEST_K:g} K (°C + 273.15)"
-    except ValueError:
-        reason = "temp is not a number"
+            kelvin = read_kelvin(cells["temp"])
+    except ValueError as error:
+        reason = str(error)
     solvent = cells.get("solvent") or WATER
     try:
         solvent = canonical_solvent(solvent)
