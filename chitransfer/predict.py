@@ -16,7 +16,8 @@ from torch import Tensor
 
 from chitransfer.chemistry.features import featurise_polymers, featurise_solvents
 from chitransfer.chemistry.identities import identify_polymers
-from chitransfer.data.tables import COLDEST_K, HOTTEST_K, WATER, canonical_solvent
+from chitransfer.data.tables import WATER, canonical_solvent
+from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
 from chitransfer.model.checkpoint import TrainedModel
 from chitransfer.model.network import chi_at, inverse_temperature, inverse_temperature_line
@@ -126,7 +127,7 @@ class Predictor:
         several = np.ndim(temperature) > 0
         chosen = check_temperatures(np.atleast_1d(temperature))
         table = np.tile(chosen, (len(texts), 1))
-        names = [f"chi_{value:g}K" for value in chosen] if several else ["chi"]
+        names = [f"chi_{name_temperature(value)}K" for value in chosen] if several else ["chi"]
         frame = self.predict_rows(texts, solvents, table, names, n_jobs=n_jobs)
         if not several:
             frame.insert(2, "temperature_K", chosen[0])
@@ -316,24 +317,6 @@ class Predictor:
             **{name: pd.array(values, dtype="boolean") for name, values in inside.items()},
             "domain_note": notes,
         }
-
-
-def check_temperatures(temperatures: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Temperatures in kelvin as an array (n,).
-
-    Raises
-    ------
-    DataError
-        None is given, or one lies outside 150 … 1000 K.
-    """
-    if len(temperatures) == 0:
-        raise DataError("give at least one temperature, in kelvin")
-    values = np.array(temperatures, dtype=np.float64)
-    for value in values:
-        if not COLDEST_K <= value <= HOTTEST_K:
-            hint = "; it looks like °C: add 273.15" if value < COLDEST_K else ""
-            raise DataError(f"temperatures must be in kelvin, {COLDEST_K:g} to {HOTTEST_K:g}, got {value:g}{hint}")
-    return values
 
 
 def _remember(

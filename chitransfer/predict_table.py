@@ -27,10 +27,11 @@ from chitransfer.data.csv_text import (
     find_pair_columns,
     refuse_misnamed,
 )
-from chitransfer.data.tables import COLDEST_K, HOTTEST_K, WATER
+from chitransfer.data.tables import WATER
+from chitransfer.data.temperatures import check_temperatures, name_temperature, read_kelvin
 from chitransfer.errors import DataError
 from chitransfer.files import replace_atomically
-from chitransfer.predict import Predictor, check_temperatures
+from chitransfer.predict import Predictor
 
 CHUNK_ROWS = 4000
 # A cell longer than this is no SMILES and no note; without a limit one missing quote swallows the file.
@@ -117,7 +118,7 @@ def predict_table(
     settled = [name for name in columns if given[name] is not None or columns[name] is not None]
     refuse_misnamed(reader.header, settled, str(reader.path))
     chosen = None if temperatures is None else check_temperatures(temperatures)
-    names = ["chi"] if chosen is None or len(chosen) == 1 else [f"chi_{value:g}K" for value in chosen]
+    names = ["chi"] if chosen is None or len(chosen) == 1 else [f"chi_{name_temperature(value)}K" for value in chosen]
     total = reader.count_rows() if progress is not None else 0
     done = 0
     for rows in reader.chunks(chunk_rows):
@@ -168,14 +169,9 @@ def _row_temperatures(reader: TableReader, cells: list[list[str]], T_ref: float)
         if not text:
             continue
         try:
-            values[row, 0] = float(text)
-        except ValueError:
-            values[row, 0] = np.nan
-        if not COLDEST_K <= values[row, 0] <= HOTTEST_K:
-            reasons[row] = (
-                f"{name} {text!r} is not a number of kelvin from {COLDEST_K:g} to {HOTTEST_K:g} (°C + 273.15)"
-            )
-            values[row, 0] = np.nan
+            values[row, 0] = read_kelvin(text, f"{name} {text!r}")
+        except ValueError as error:
+            values[row, 0], reasons[row] = np.nan, str(error)
     return values, reasons
 
 

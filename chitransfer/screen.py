@@ -5,6 +5,7 @@ Called by `chitransfer screen`.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ SHOWN_REASONS = 10
 MOST_REASONS = 1000
 OTHER_REASONS = "for other reasons"
 LONGEST_SOLVENT = 16
+N_PICTURES = 24
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def screen_candidates(
     predictions
         From `predict_table`, at one temperature.
     header
-        The input's columns; those that the result does not tell itself come last in it.
+        The input's columns; those that the result does not tell itself come last in it. Of several of one name the
+        later ones get ``_2``, ``_3`` … appended.
     rank_by
         ``p_soluble``: highest first; ``chi``: lowest first. The other breaks ties, then the order of the input. A
         polymer that is there several times with the same solvent is kept once, at its first row.
@@ -116,6 +119,7 @@ def screen_candidates(
     best: pd.DataFrame | None = None
     reasons: Counter[str] = Counter()
     n_rows = n_usable = n_kept = 0
+    names = _distinct_names(header)
     for rows, frame in predictions:
         _check_columns(frame, conditions, rank_by)
         frame = frame.assign(**{INPUT_ROW: range(n_rows + 1, n_rows + len(rows) + 1)})
@@ -127,10 +131,10 @@ def screen_candidates(
         n_kept += len(kept)
         # The temperature is told once, as the solvent is: beside another `temp` the best could not be predicted again.
         told = {RANK, "temp", *(column.lower() for column in frame.columns)}
-        others = [name for name in header if name.lower() not in told]
+        others = [place for place, name in enumerate(header) if name.lower() not in told]
         extra = pd.DataFrame(
-            [[rows[place][header.index(name)] for name in others] for place in kept.index],
-            columns=others,
+            [[rows[row][place] for place in others] for row in kept.index],
+            columns=[names[place] for place in others],
             index=kept.index,
             dtype=object,
         )
@@ -144,6 +148,15 @@ def screen_candidates(
     ranked = best[first].reset_index(drop=True)
     ranked.insert(0, RANK, range(1, len(ranked) + 1))
     return Screening(ranked, n_rows, n_usable, n_kept)
+
+
+def _distinct_names(header: list[str]) -> list[str]:
+    names: list[str] = []
+    for place, name in enumerate(header):
+        others = (f"{name}_{number}" for number in itertools.count(2))
+        is_taken = name in header[:place]
+        names.append(next(one for one in others if one not in (*header, *names)) if is_taken else name)
+    return names
 
 
 def _add_reasons(reasons: Counter[str], problems: pd.Series) -> None:
@@ -178,11 +191,11 @@ def _best_of(frame: pd.DataFrame, rank_by: RankBy, top: int) -> pd.DataFrame:
     return ranked.drop_duplicates(same).head(top)
 
 
-def write_screening(screening: Screening, output: Path, picture: Path | None, n_pictures: int = 24) -> None:
-    """Write the ranking as CSV and, if asked for, the best structures as a PNG."""
+def write_screening(screening: Screening, output: Path, picture: Path | None) -> None:
+    """Write the ranking as CSV and, if asked for, the best `N_PICTURES` structures as a PNG."""
     write_csv(output, screening.best)
     if picture is not None and len(screening.best):
-        draw_structures(screening.best.head(n_pictures), picture)
+        draw_structures(screening.best.head(N_PICTURES), picture)
 
 
 def draw_structures(best: pd.DataFrame, path: Path) -> None:

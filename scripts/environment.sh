@@ -34,6 +34,9 @@ for name, extras in wanted:
 ' "$2" 2>/dev/null
 }
 
+# has_pip PYTHON: whether pip is there. Where making the environment was interrupted, ensurepip adds it.
+has_pip() { "$1" -m pip --version || "$1" -m ensurepip; } >/dev/null 2>&1
+
 # prepare_environment EXTRA: EXTRA like "" or "dev", of pyproject.toml. "dev" has all there is.
 prepare_environment() {
     local extra=$1 own="$ROOT/.venv" sum stamp
@@ -47,13 +50,14 @@ prepare_environment() {
     PYTHON="$own/bin/python"
     sum=$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum | cut -d' ' -f1)
     stamp="$own/.installed-$extra-$sum"
-    if [ -e "$stamp" ] || [ -e "$own/.installed-dev-$sum" ]; then
+    # Of a Python that was upgraded or taken away only a link that leads nowhere is left.
+    if [ -x "$PYTHON" ] && { [ -e "$stamp" ] || [ -e "$own/.installed-dev-$sum" ]; }; then
         say "using $own"
         return
     fi
-    if [ ! -x "$PYTHON" ]; then
+    if [ ! -x "$PYTHON" ] || ! has_pip "$PYTHON"; then
         say "making a virtual environment in $own"
-        "$(find_python)" -m venv "$own"
+        "$(find_python)" -m venv --clear "$own"
     fi
     say "installing the pinned packages (a few minutes the first time)"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" \

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
@@ -100,6 +101,74 @@ def test_an_environment_that_lacks_a_requirement_has_not_the_package(project_roo
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requirement}\n")
     assert has_package(environment, "", project_root)
+
+
+STUB = """#!/bin/sh
+# Stands for a Python: makes environments with a Python that has pip, and installs nothing.
+echo "$(basename "$(dirname "$(dirname "$0")")") $*" >>"$STUB_LOG"
+case "$*" in *venv*) mkdir -p "$4/bin" && rm -f "$4/bin/python" && cp "$0" "$4/bin/python" ;; esac
+"""
+
+
+@pytest.fixture
+def prepare(project_root: Path, tmp_path: Path) -> Callable[[], str]:
+    """Calls `prepare_environment` in a checkout without packages; what it said, and what it had a Python do."""
+    root = tmp_path / "checkout"
+    (tmp_path / "stub" / "bin").mkdir(parents=True)
+    root.mkdir()
+    for name in ("pyproject.toml", "constraints.txt"):
+        (root / name).write_text("")
+    stub = tmp_path / "stub" / "bin" / "python3"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment |= {"PATH": f"{stub.parent}:{os.environ['PATH']}", "STUB_LOG": str(tmp_path / "log"), "ROOT": str(root)}
+
+    def call() -> str:
+        (tmp_path / "log").write_text("")
+        words = f'set -euo pipefail; source "{project_root}/scripts/environment.sh"; prepare_environment ""'
+        done = subprocess.run(
+            ["bash", "-c", words], env=environment, timeout=60, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + (tmp_path / "log").read_text()
+
+    return call
+
+
+def test_an_environment_is_made_once(prepare: Callable[[], str]) -> None:
+    first = prepare()
+    assert "making a virtual environment" in first
+    assert ".venv -m pip install" in first
+    second = prepare()
+    assert "[chitransfer] using" in second
+    assert "-m" not in second
+
+
+def test_an_environment_whose_python_is_gone_is_made_again(prepare: Callable[[], str], tmp_path: Path) -> None:
+    prepare()
+    python = tmp_path / "checkout" / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to(tmp_path / "python3.9")
+    again = prepare()
+    assert "making a virtual environment" in again
+    assert "stub -m venv --clear" in again
+    assert ".venv -m pip install" in again
+
+
+@pytest.mark.parametrize("has_ensurepip", [False, True])
+def test_an_environment_without_pip_gets_it_or_is_made_again(
+    prepare: Callable[[], str], tmp_path: Path, has_ensurepip: bool
+) -> None:
+    """An interruption, or Debian's python3 without python3-venv, leaves such a one."""
+    python = tmp_path / "checkout" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    refused = '*"pip --version"*' if has_ensurepip else "*pip*"
+    python.write_text(STUB + f'case "$*" in {refused}) exit 1 ;; esac\n')
+    python.chmod(0o755)
+    said = prepare()
+    assert ("stub -m venv --clear" in said) is not has_ensurepip
+    assert ".venv -m pip install" in said
 
 
 def test_the_launcher_runs_the_package_and_not_the_folder_it_is_called_in(project_root: Path, tmp_path: Path) -> None:

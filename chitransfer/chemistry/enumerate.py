@@ -5,7 +5,6 @@ Called by `data.build`; the list is `data/builtin/monomers.csv`.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdChemReactions
 
 from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
 from chitransfer.errors import DataError
 
 CARBON_MONOXIDE = "[C-]#[O+]"
@@ -75,6 +75,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("polysiloxane", (("silanediol",),), smarts="([OX2H:1]-[Si:2].[OX2H:3]-[Si:4])>>([*:5]-[Si:2].[Si:4]-[O:3]-*)"),
 )
+# Those that a monomer list may name; carbon monoxide is always there.
+FAMILIES = tuple(
+    sorted({name for rule in RULES for reactant in rule.families for name in reactant} - {"carbon_monoxide"})
+)
 # A single silicon carries both hydroxyls of the usual silanediol, which needs a pattern of its own.
 GEMINAL_SILANEDIOL = "[Si:2]([OX2H:1])[OX2H:3]>>*-[Si:2]-[O:3]-*"
 
@@ -97,19 +101,26 @@ class RepeatUnit:
 
 
 def read_monomers(path: Path | None = None) -> dict[str, list[str]]:
-    """Monomers by family from a CSV with columns ``family, SMILES``; ``None`` reads the project's own list."""
-    source = path or Path(__file__).parents[1] / "data" / "builtin" / "monomers.csv"
+    """Monomers by family from a CSV with columns ``family, SMILES``; ``None`` reads the project's own list.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, a column is missing, a family is none of `FAMILIES`, or a SMILES is no molecule.
+    """
+    content, name = read_source(str(path or Path(__file__).parents[1] / "data" / "builtin" / "monomers.csv"))
+    header, rows = parse_csv(content, name)
+    places = find_columns(header, [Column("family", True), Column("SMILES", True)], name)
     families: dict[str, list[str]] = {}
-    with source.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        if reader.fieldnames is None or not {"family", "SMILES"} <= set(reader.fieldnames):
-            raise DataError(f"{source}: a monomer list needs the columns family and SMILES, got {reader.fieldnames}")
-        for row in reader:
-            with rdBase.BlockLogs():
-                molecule = Chem.MolFromSmiles(row["SMILES"])
-            if molecule is None:
-                raise DataError(f"{source}, line {reader.line_num}: {row['SMILES']!r} is not a readable SMILES")
-            families.setdefault(row["family"], []).append(Chem.MolToSmiles(molecule))
+    for line, row in rows:
+        family, smiles = row[places["family"]].strip(), row[places["SMILES"]].strip()
+        if family not in FAMILIES:
+            raise DataError(f"{name}, line {line}: there is no monomer family {family!r}; known: {', '.join(FAMILIES)}")
+        with rdBase.BlockLogs():
+            molecule = Chem.MolFromSmiles(smiles)
+        if molecule is None or molecule.GetNumAtoms() == 0:
+            raise DataError(f"{name}, line {line}: {smiles!r} is not a readable SMILES; correct it or take the row out")
+        families.setdefault(family, []).append(Chem.MolToSmiles(molecule))
     return families
 
 
@@ -201,6 +212,7 @@ def _transformations(rule_index: int) -> tuple[Any, ...]:
 
 
 __all__: Sequence[str] = (
+    "FAMILIES",
     "RULES",
     "Reaction",
     "RepeatUnit",

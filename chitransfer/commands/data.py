@@ -51,15 +51,20 @@ def build(
     solvent: Annotated[list[str] | None, typer.Option(help="Solvent SMILES; repeatable. Default: water.")] = None,
     temperature: Annotated[list[float] | None, typer.Option(help="Kelvin; repeatable. Default: five.")] = None,
     seed: Annotated[int, typer.Option(help="Which of the possible polymers, and their order.")] = 0,
+    monomers: Annotated[
+        Path | None, typer.Option(help="CSV: family, SMILES. Default: the project's list of about 2,600.")
+    ] = None,
     n_jobs: JobsOption = None,
 ) -> None:
     """Make a Stage 1 table from nothing: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.build import DEFAULT_TEMPERATURES, build_table
-    from chitransfer.files import check_writable
+    from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.processors import count_processors
 
     check_writable(output, "--output", (".csv", ".csv.gz"))
+    if monomers is not None:
+        refuse_overwriting(output, "--output", {"--monomers": monomers})
     with show_progress(make_console()) as progress:
         summary = build_table(
             n,
@@ -69,6 +74,7 @@ def build(
             seed=seed,
             n_jobs=n_jobs or count_processors(),
             progress=lambda done, total: progress("building polymers", done, total),
+            monomers=monomers,
         )
     print(f"{say_count(summary.n_polymers, 'polymer')}, {say_count(summary.n_rows, 'row')} in {summary.seconds:.0f} s")
     if summary.n_polymers < summary.n_requested:

@@ -147,8 +147,8 @@ def predict(
     predictor = Predictor.load(model)
     console = make_console(quiet)
     if input is None or output is None:
-        chosen = temperature[0] if temperature and len(temperature) == 1 else temperature
-        frame = predictor.predict(smiles or [], temperature=chosen or None, solvent=medium or "O")
+        chosen = temperature[0] if temperature and len(temperature) == 1 else temperature or None
+        frame = predictor.predict(smiles or [], temperature=chosen, solvent=medium or "O")
         for row in frame.to_dict("records"):
             for name, value in row.items():
                 if value is not None and value == value and value != "":
@@ -200,6 +200,7 @@ def screen(
 ) -> None:
     """Rank candidate repeat units by P(soluble) or χ under conditions."""
     from chitransfer.console import make_console, show_progress
+    from chitransfer.data.temperatures import name_temperature
     from chitransfer.errors import ConfigError
     from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
@@ -210,7 +211,7 @@ def screen(
     if rank_by != "p_soluble" and rank_by != "chi":
         raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")
     medium = _read_solvent(solvent)
-    _refuse_repetition("--temperature", [f"{value:g}" for value in temperature or []])
+    _refuse_repetition("--temperature", [name_temperature(value) for value in temperature or []])
     conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
     picture = picture or output.with_name(output.name.removesuffix(".gz")).with_suffix(".png")
     check_writable(output, "--output", (".csv", ".csv.gz"))

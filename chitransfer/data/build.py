@@ -14,7 +14,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,8 @@ from chitransfer.chemistry.unifac import (
     method_name,
 )
 from chitransfer.chunks import call_each
-from chitransfer.data.tables import COLDEST_K, HOTTEST_K, canonical_solvent
+from chitransfer.data.tables import canonical_solvent
+from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
 from chitransfer.files import replace_atomically, write_atomically, write_json
 
@@ -86,6 +87,33 @@ class _Unit:
     reason: str
 
 
+@dataclass
+class _Collection:
+    """Distinct units with groups, in order, and what became of the other reactions."""
+
+    units: list[_Unit] = field(default_factory=list)
+    n_reactions: int = 0
+    n_without_product: int = 0
+    n_duplicates: int = 0
+    without_groups: Counter[str] = field(default_factory=Counter)
+    _seen: set[str] = field(default_factory=set)
+
+    def add(self, found: _Unit | None) -> bool:
+        """Take in what a reaction gave; whether that is one more unit."""
+        self.n_reactions += 1
+        if found is None:
+            self.n_without_product += 1
+        elif found.identity in self._seen:
+            self.n_duplicates += 1
+        else:
+            self._seen.add(found.identity)
+            if found.groups is not None:
+                self.units.append(found)
+                return True
+            self.without_groups[found.reason] += 1
+        return False
+
+
 def build_table(
     n: int,
     output: Path,
@@ -135,50 +163,49 @@ def build_table(
     kelvin = _checked_temperatures(temperatures)
     solvent_names, solvent_groups = _checked_solvents(solvents)
     families = read_monomers(monomers)
-    inputs = _input_digest(families, seed)
     parts = output.with_name(output.name + ".parts")
-    units: list[_Unit] = []
-    seen: set[str] = set()
-    reasons: Counter[str] = Counter()
-    n_reactions = n_empty = n_duplicates = 0
-    for found in _units_in_order(list_reactions(families, seed), parts, inputs, n_jobs, lambda: n - len(units)):
-        if len(units) == n:
-            continue
-        n_reactions += 1
-        if found is None:
-            n_empty += 1
-        elif found.identity in seen:
-            n_duplicates += 1
-        else:
-            seen.add(found.identity)
-            if found.groups is None:
-                reasons[found.reason] += 1
-            else:
-                units.append(found)
-                if progress is not None and (len(units) % CHUNK == 0 or len(units) == n):
-                    progress(len(units), n)
-    if not units:
-        raise DataError("the monomer list gives no polymer with UNIFAC groups; check its families and SMILES")
-    if len(units) < n:
-        logger.warning("the monomer list gives %d distinct polymers, fewer than the %d asked for", len(units), n)
-    methods = _write_rows(output, units, solvent_names, solvent_groups, kelvin)
+    found = _collect_units(n, families, seed, parts, n_jobs, progress)
+    methods = _write_rows(output, found.units, solvent_names, solvent_groups, kelvin)
     summary = BuildSummary(
         output=output,
         provenance=_provenance_path(output),
-        n_polymers=len(units),
+        n_polymers=len(found.units),
         n_requested=n,
-        n_rows=len(units) * len(solvent_names) * len(kelvin),
-        n_reactions=n_reactions,
-        n_without_product=n_empty,
-        n_duplicates=n_duplicates,
-        polymer_classes=dict(Counter(unit.polymer_class for unit in units)),
+        n_rows=len(found.units) * len(solvent_names) * len(kelvin),
+        n_reactions=found.n_reactions,
+        n_without_product=found.n_without_product,
+        n_duplicates=found.n_duplicates,
+        polymer_classes=dict(Counter(unit.polymer_class for unit in found.units)),
         methods=methods,
-        without_groups=dict(reasons.most_common()),
+        without_groups=dict(found.without_groups.most_common()),
         seconds=time.perf_counter() - started,
     )
     _write_provenance(summary, solvent_names, solvent_groups, kelvin, seed, families)
     shutil.rmtree(parts, ignore_errors=True)
     return summary
+
+
+def _collect_units(
+    n: int,
+    families: dict[str, list[str]],
+    seed: int,
+    parts: Path,
+    n_jobs: int,
+    progress: Callable[[int, int], None] | None,
+) -> _Collection:
+    """The first `n` units, or as many as the monomers give; raises DataError when they give none."""
+    found = _Collection()
+    units, inputs = found.units, _input_digest(families, seed)
+    for unit in _units_in_order(list_reactions(families, seed), parts, inputs, n_jobs, lambda: n - len(units)):
+        # The last wave is worked out to its end, and kept as a whole.
+        is_one_more = len(units) < n and found.add(unit)
+        if is_one_more and progress is not None and (len(units) % CHUNK == 0 or len(units) == n):
+            progress(len(units), n)
+    if not units:
+        raise DataError("the monomer list gives no polymer with UNIFAC groups; check its families and SMILES")
+    if len(units) < n:
+        logger.warning("the monomer list gives %d distinct polymers, fewer than the %d asked for", len(units), n)
+    return found
 
 
 def _units_in_order(
@@ -244,7 +271,7 @@ def _write_rows(
 ) -> dict[str, int]:
     chains = [unit.groups for unit in units if unit.groups is not None]
     methods: Counter[str] = Counter()
-    written_temperatures = [f"{value:.10g}" for value in temperatures]
+    written_temperatures = [name_temperature(value) for value in temperatures]
 
     def write(path: Path) -> None:
         # No time and no file name in the gzip header: the same table is the same bytes.
@@ -318,12 +345,7 @@ def _write_provenance(
 
 
 def _checked_temperatures(temperatures: Sequence[float]) -> np.ndarray:
-    kelvin = np.asarray(temperatures, dtype=float)
-    wrong = [float(value) for value in kelvin if not COLDEST_K <= value <= HOTTEST_K]
-    if kelvin.size == 0 or wrong:
-        raise DataError(
-            f"temperatures must be {COLDEST_K:g} to {HOTTEST_K:g} K (°C + 273.15), at least one, got {wrong or 'none'}"
-        )
+    kelvin = check_temperatures(temperatures)
     if len(set(kelvin.tolist())) < kelvin.size:
         raise DataError(f"temperatures must differ from each other, got {kelvin.tolist()}")
     return kelvin

@@ -19,12 +19,12 @@ from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.chemistry.similarity import tanimoto
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
 from chitransfer.data.assemble import Progress, named_progress
-from chitransfer.data.tables import DEFAULT_TEMPERATURE_K, SHOWN_ROWS, Table
+from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_warnings
+from chitransfer.data.tables import SHOWN_ROWS, Table
+from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 
 SAME_TEMPERATURE_K = 0.05
-ENOUGH_SPAN_K = 20.0
 SIMILAR = 0.5
-FAR = 0.3
 SHOWN = 5
 
 
@@ -227,8 +227,6 @@ def check_tables(
         agreement=None if chi is None else _agreement(stage1.rows, chi.rows),
         stereo_variants=tuple(one for one, name in names.items() if one != name),
     )
-    from chitransfer.data.check_warnings import find_warnings
-
     return CheckReport(**{**report.__dict__, "warnings": tuple(find_warnings(report, n_folds))})
 
 

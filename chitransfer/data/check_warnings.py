@@ -1,6 +1,6 @@
 """From facts about the tables to sentences a user can act on.
 
-Called by `data.check`.
+Called by `data.check`; `report.check_page` shows what counts as far.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from chitransfer.counts import say_count
 if TYPE_CHECKING:
     from chitransfer.data.check import CheckReport, CoverageFacts, TableFacts
 
+ENOUGH_SPAN_K = 20.0
+FAR = 0.3
 FEW_STAGE1_POLYMERS = 500
 FEW_PER_FOLD = 3
 DOMINANT_SHARE = 0.3
@@ -101,8 +103,6 @@ def _about_contradictions(report: CheckReport) -> Iterator[str]:
 
 
 def _about_temperatures(report: CheckReport) -> Iterator[str]:
-    from chitransfer.data.check import ENOUGH_SPAN_K
-
     stage1, chi = report.stage1_temperatures, report.chi_temperatures
     if stage1.n_several == 0:
         yield (
@@ -147,8 +147,6 @@ def _about_stereo(report: CheckReport) -> Iterator[str]:
 
 
 def _about_coverage(coverage: CoverageFacts) -> Iterator[str]:
-    from chitransfer.data.check import FAR
-
     name = NAMES[coverage.kind]
     far = int((np.asarray(coverage.similarity) < FAR).sum())
     if far > 0.1 * coverage.n_polymers:

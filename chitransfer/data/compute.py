@@ -10,7 +10,7 @@ import gzip
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_gr
 from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fit_a_b, method_name
 from chitransfer.chunks import map_in_chunks
 from chitransfer.data.csv_text import BLANK_ROW, find_pair_columns, parse_csv, read_source, refuse_misnamed
-from chitransfer.data.tables import COLDEST_K, DEFAULT_TEMPERATURE_K, HOTTEST_K, WATER, canonical_solvent
+from chitransfer.data.tables import WATER, canonical_solvent
+from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
 
@@ -72,15 +73,14 @@ def compute_table(
     *,
     n_jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    fit_temperatures: Sequence[float] = DEFAULT_TEMPERATURES,
 ) -> ComputeSummary:
     """Add `ADDED_COLUMNS` to a CSV with columns ``SMILES[, solvent][, temp]`` (any case, any order, others kept).
 
     Without ``temp`` a column ``temperature_K``, as `chitransfer predict` and `screen` write it, is taken for it.
 
     ``chi_unifac`` is χ at the row's temperature (missing: 298.15 K) in the row's solvent (missing: water);
-    ``A_unifac_K`` and ``B_unifac`` are those of χ = A/T + B fitted to UNIFAC at `fit_temperatures`; ``method`` names
-    the model (docs/physics.md); ``reason`` says why a row has no value. Added columns that are there already are
+    ``A_unifac_K`` and ``B_unifac`` are those of χ = A/T + B fitted to UNIFAC at `DEFAULT_TEMPERATURES`; ``method``
+    names the model (docs/physics.md); ``reason`` says why a row has no value. Added columns that are there already are
     replaced.
 
     Parameters
@@ -91,8 +91,6 @@ def compute_table(
         Processes for fragmenting polymers.
     progress
         Called with (distinct polymers fragmented, their number).
-    fit_temperatures
-        Kelvin, at least two.
 
     Raises
     ------
@@ -106,7 +104,7 @@ def compute_table(
     rows = [_read_row(positions, record) for record in records]
     polymers = sorted({row.polymer for row in rows if not row.reason})
     chains = dict(zip(polymers, map_in_chunks(_fragment_chunk, polymers, CHUNK, n_jobs, progress), strict=True))
-    values, reasons = _values_of_rows(rows, chains, np.asarray(fit_temperatures, dtype=float))
+    values, reasons = _values_of_rows(rows, chains)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*header, *ADDED_COLUMNS])
@@ -145,11 +143,9 @@ def _read_row(positions: dict[str, int], record: list[str]) -> _Row:
     kelvin, reason = DEFAULT_TEMPERATURE_K, ""
     try:
         if cells.get("temp"):
-            kelvin = float(cells["temp"])
-        if not COLDEST_K <= kelvin <= HOTTEST_K:
-            reason = f"temp must be {COLDEST_K:g} to {HOTTEST_K:g} K (°C + 273.15)"
-    except ValueError:
-        reason = "temp is not a number"
+            kelvin = read_kelvin(cells["temp"])
+    except ValueError as error:
+        reason = str(error)
     solvent = cells.get("solvent") or WATER
     try:
         solvent = canonical_solvent(solvent)
@@ -170,7 +166,7 @@ def _groups_or_reason(fragment: Callable[[str], Groups], smiles: str) -> tuple[G
 
 
 def _values_of_rows(
-    rows: list[_Row], chains: dict[str, tuple[Groups | None, str]], fit_temperatures: np.ndarray
+    rows: list[_Row], chains: dict[str, tuple[Groups | None, str]]
 ) -> tuple[list[list[str]], list[str]]:
     """The first four added cells of every row, and its reason (empty when it has values)."""
     values = [[""] * 4 for _ in rows]
@@ -191,7 +187,7 @@ def _values_of_rows(
             else:
                 usable.append(place)
         if molecule is not None and usable:
-            _fill_solvent(rows, chains, molecule, usable, fit_temperatures, values)
+            _fill_solvent(rows, chains, molecule, usable, values)
     return values, reasons
 
 
@@ -200,13 +196,13 @@ def _fill_solvent(
     chains: dict[str, tuple[Groups | None, str]],
     molecule: Groups,
     places: list[int],
-    fit_temperatures: np.ndarray,
     values: list[list[str]],
 ) -> None:
     polymers = sorted({rows[place].polymer for place in places})
     groups = {polymer: found for polymer in polymers if (found := chains[polymer][0]) is not None}
-    fitted = chi_of_groups([groups[polymer] for polymer in polymers], [molecule], fit_temperatures)[:, 0]
-    A, B = fit_a_b(fit_temperatures, fitted)
+    kelvin_of_fit = np.asarray(DEFAULT_TEMPERATURES, dtype=float)
+    fitted = chi_of_groups([groups[polymer] for polymer in polymers], [molecule], kelvin_of_fit)[:, 0]
+    A, B = fit_a_b(kelvin_of_fit, fitted)
     line = {polymer: place for place, polymer in enumerate(polymers)}
     by_temperature: dict[float, list[int]] = {}
     for place in places:

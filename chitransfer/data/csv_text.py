@@ -1,6 +1,6 @@
 """CSV text to rows of cells with their line numbers; every fault of the text ends in one error that names the line.
 
-Called by `data.tables`, `data.compute` and `predict_table`.
+Called by `data.tables`, `data.temperatures`, `data.compute`, `chemistry.enumerate` and `predict_table`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
@@ -198,6 +199,22 @@ def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> N
                     f"{name}, line 1: there is no column {column}, but one called {cell}; call it {column} if it holds "
                     f"{what}, otherwise rename it or take it out"
                 )
+
+
+def read_number(text: str, what: str) -> float:
+    """The finite number that a cell holds, in plain ASCII; raises ValueError, which calls it `what`."""
+    if not text:
+        raise ValueError(f"{what} is missing")
+    try:
+        if "_" in text or not text.isascii():
+            raise ValueError
+        value = float(text)
+    except ValueError:
+        hint = " (use a point, not a comma)" if "," in text else ""
+        raise ValueError(f"{what} is not a number{hint}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{what} must be a finite number")
+    return value
 
 
 def _hint_at_separator(header: list[str]) -> str:

@@ -142,14 +142,14 @@ def _condense(nucleophile: str, name: str) -> Rule:
     return rule
 
 
-def _ring_opening(bond: str, *, ring: str = "", at_most: int = 1) -> Rule:
+def _ring_opening(bond: str, *, at_most: int = 1) -> Rule:
     """Cut the matched ring bond (the pattern's first two atoms) of a monomer with one such ring.
 
     `at_most` groups may sit in that ring (a cyclic diester has two); each cut must then give the same polymer.
     """
 
     def rule(molecule: Chem.Mol) -> list[str] | str | None:
-        found = [match for match in _matches(molecule, bond) if not ring or _matches(molecule, ring)]
+        found = _matches(molecule, bond)
         if not found:
             return None
         rings = [set(atoms) for atoms in molecule.GetRingInfo().AtomRings()]

@@ -1,12 +1,11 @@
 """Reading the three tables: computed χ, experimental χ, solubility; every row that cannot be used is named at once.
 
-`read_stage1_table`, `read_chi_table` and `read_solubility_table` are called by `data.assemble` and `data.check`.
+`read_stage1_table`, `read_chi_table` and `read_solubility_table` are called by `training.settings`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,12 +17,11 @@ from rdkit import Chem, rdBase
 
 from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.polymers import LONGEST_SMILES
-from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source, refuse_misnamed
+from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_number, read_source, refuse_misnamed
+from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
 from chitransfer.errors import DataError
 
 WATER = "O"
-DEFAULT_TEMPERATURE_K = 298.15
-COLDEST_K, HOTTEST_K = 150.0, 1000.0
 LARGEST_CHI = 1000.0
 SHOWN_ROWS = 20
 LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
@@ -201,34 +199,10 @@ def _read(
     )
 
 
-def _read_number(text: str, what: str) -> float:
-    if not text:
-        raise ValueError(f"{what} is missing")
-    try:
-        if "_" in text or not text.isascii():
-            raise ValueError
-        value = float(text)
-    except ValueError:
-        hint = " (use a point, not a comma)" if "," in text else ""
-        raise ValueError(f"{what} is not a number{hint}") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{what} must be a finite number")
-    return value
-
-
 def _read_chi(text: str) -> float:
-    value = _read_number(text, "chi")
+    value = read_number(text, "chi")
     if abs(value) > LARGEST_CHI:
         raise ValueError(f"|chi| is above {LARGEST_CHI:g}; chi is dimensionless and rarely leaves -5 to 20")
-    return value
-
-
-def _read_temperature(text: str) -> float:
-    value = _read_number(text, "temp")
-    if value < COLDEST_K:
-        raise ValueError(f"temp must be in kelvin; below {COLDEST_K:g} it looks like °C: add 273.15")
-    if value > HOTTEST_K:
-        raise ValueError(f"temp must be in kelvin and at most {HOTTEST_K:g}")
     return value
 
 
@@ -239,7 +213,7 @@ def _read_label(text: str) -> int:
     return label
 
 
-_READERS: dict[str, Callable[[str], object]] = {"chi": _read_chi, "temp": _read_temperature, "soluble": _read_label}
+_READERS: dict[str, Callable[[str], object]] = {"chi": _read_chi, "temp": read_kelvin, "soluble": _read_label}
 
 
 def _read_cell(column: Column, text: str) -> object:

@@ -43,6 +43,7 @@ CONSTANT = "mean"
 RANKINGS = ("exp_spearman", "sol_auc", "sol_pr_auc")
 # A predicted change of χ smaller than this share of χ is rounding.
 SMALLEST_CHANGE = 1e-9
+SMALLEST_RANGE_K = 10.0
 LOW_CHI = 1.5
 COMPARED = ("objective", "exp_mae", "sol_f1", "sol_recall", "sol_auc")
 N_DRAWS = 2000
@@ -244,8 +245,8 @@ def _score_solubility(frame: pd.DataFrame, label: int) -> dict[str, float]:
     )
 
 
-def share_of_right_slopes(frame: pd.DataFrame, smallest_range: float = 10.0) -> float:
-    """Share of polymer–solvent pairs measured over at least `smallest_range` kelvin whose dχ/dT has the right sign.
+def share_of_right_slopes(frame: pd.DataFrame) -> float:
+    """Share of polymer–solvent pairs measured over at least `SMALLEST_RANGE_K` whose dχ/dT has the right sign.
 
     Slopes are least-squares lines through the pair's own temperatures. A flat prediction counts as wrong; NaN when no
     pair has such a range, or every prediction is flat, as those of a constant predictor are.
@@ -253,7 +254,7 @@ def share_of_right_slopes(frame: pd.DataFrame, smallest_range: float = 10.0) -> 
     signs = []
     for _, own in frame.groupby(["polymer", "solvent"]):
         temperature = own["temp"].to_numpy(dtype=float)
-        if np.ptp(temperature) >= smallest_range:
+        if np.ptp(temperature) >= SMALLEST_RANGE_K:
             signs.append([_sign_of_slope(temperature, own[name].to_numpy(float)) for name in ("chi", "predicted_chi")])
     measured, predicted = np.array(signs).reshape(-1, 2).T
     if not measured.any() or not predicted.any():
@@ -283,7 +284,7 @@ def compare_to_default(
         seeds = {kind: [own for _, own in frame.groupby("seed")] for kind, frame in frames.items()}
         if not seeds:
             continue
-        sums = sum_by_polymer(polymers, seeds.get("chi", []), seeds.get("solubility", []), label, True)
+        sums = sum_by_polymer(polymers, seeds.get("chi", []), seeds.get("solubility", []), label)
         values[row] = sums.components(weights)
         if needed <= values[row].keys():
             values[row]["objective"] = objective_of_draws(values[row], 0.0, own_weights)

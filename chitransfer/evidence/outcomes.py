@@ -78,7 +78,7 @@ class PolymerSums:
     calls
         `CALL_SUMS` of each repeat, (n_repeats, 4, n_polymers); ``None`` without a solubility table.
     ranked
-        The solubility rows of each repeat in order of probability; ``None`` unless the AUC is asked for.
+        The solubility rows of each repeat in order of probability; ``None`` without a solubility table.
     """
 
     polymers: tuple[str, ...]
@@ -93,12 +93,11 @@ class PolymerSums:
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             found = {} if self.chi is None else _chi_components(np.moveaxis(self.chi @ weights.T, 1, 0))
-            if self.calls is not None:
+            if self.calls is not None and self.ranked is not None:
                 counts = np.moveaxis(self.calls @ weights.T, 1, 0)  # (sum, repeat, draw)
+                won = np.stack([rows.count_wins(weights) for rows in self.ranked])  # (repeat, draw)
                 found |= _call_components(counts)
-                if self.ranked is not None:
-                    won = np.stack([rows.count_wins(weights) for rows in self.ranked])  # (repeat, draw)
-                    found["sol_auc"] = won / ((counts[0] + counts[2]) * (counts[1] + counts[3]))
+                found["sol_auc"] = won / ((counts[0] + counts[2]) * (counts[1] + counts[3]))
         return {name: values.mean(axis=0) for name, values in found.items()}
 
 
@@ -150,7 +149,6 @@ def sum_by_polymer(
     chi: Sequence[pd.DataFrame],
     solubility: Sequence[pd.DataFrame],
     positive_label: int,
-    with_auc: bool,
 ) -> PolymerSums:
     """Sums of predictions given as frames, one a repeat.
 
@@ -179,7 +177,7 @@ def sum_by_polymer(
         tuple(place_of_name),
         np.stack([_sum_chi(frame, place, n) for frame in chi]) if chi else None,
         np.stack([_sum_calls(frame, place, n, positive_label) for frame in solubility]) if solubility else None,
-        tuple(_rank_rows(frame, place, positive_label) for frame in solubility) if solubility and with_auc else None,
+        tuple(_rank_rows(frame, place, positive_label) for frame in solubility) if solubility else None,
     )
 
 
@@ -215,9 +213,7 @@ def _rank_rows(frame: pd.DataFrame, place: Mapping[str, int], positive_label: in
     )
 
 
-def read_trial_sums(
-    folder: Path, polymers: Sequence[str], positive_label: int, with_auc: bool, n_replicates: int = 1
-) -> PolymerSums:
+def read_trial_sums(folder: Path, polymers: Sequence[str], positive_label: int, n_replicates: int = 1) -> PolymerSums:
     """Sums of a finished trial's out-of-fold files, all its runs together; `folder` is ``trials/NNNN``.
 
     Raises
@@ -231,7 +227,7 @@ def read_trial_sums(
             parts += read_repeats(replicate_folder(folder, replicate), kind)
     if not frames["chi"] and not frames["solubility"]:
         raise StudyError(f"{folder}: the out-of-fold predictions are missing; this trial cannot be corrected for luck")
-    return sum_by_polymer(polymers, frames["chi"], frames["solubility"], positive_label, with_auc)
+    return sum_by_polymer(polymers, frames["chi"], frames["solubility"], positive_label)
 
 
 def read_repeats(folder: Path, kind: str) -> list[pd.DataFrame]:

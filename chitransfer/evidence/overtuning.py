@@ -108,7 +108,7 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
     polymers = measured_polymers(folder.trial(trials[0].number))
     label = positive_label(folder, trials[0].number, config)
     sums = [
-        read_trial_sums(folder.trial(t.number), polymers, label, True, 1 + len(load_replicates(folder.trial(t.number))))
+        read_trial_sums(folder.trial(t.number), polymers, label, 1 + len(load_replicates(folder.trial(t.number))))
         for t in trials
     ]
     stage1_mae = [float(t.user_attrs["stage1_mae"]) for t in trials]

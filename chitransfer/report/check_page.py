@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chitransfer.counts import say_count
-from chitransfer.data.check import FAR, SHOWN, SIMILAR, CheckReport, TemperatureFacts
+from chitransfer.data.check import SHOWN, SIMILAR, CheckReport, TemperatureFacts
+from chitransfer.data.check_warnings import FAR
 from chitransfer.report.drawing import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, save_figure
 
 if TYPE_CHECKING:

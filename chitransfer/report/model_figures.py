@@ -66,8 +66,8 @@ def reliability_series(positive: np.ndarray, probability: np.ndarray, n_bins: in
     )
 
 
-def temperature_series(frame: pd.DataFrame, n_curves: int = N_CURVES) -> list[TemperatureCurve]:
-    """The pairs measured at most temperatures, a polymer at most once, from predictions_chi.csv."""
+def temperature_series(frame: pd.DataFrame) -> list[TemperatureCurve]:
+    """The `N_CURVES` pairs measured at most temperatures, a polymer at most once, from predictions_chi.csv."""
     pairs = (
         frame.groupby(["SMILES", "solvent"], sort=False)["temp"].nunique().sort_values(ascending=False, kind="stable")
     )
@@ -75,7 +75,7 @@ def temperature_series(frame: pd.DataFrame, n_curves: int = N_CURVES) -> list[Te
     shown: set[str] = set()
     for pair, n in pairs.items():
         smiles, solvent = map(str, pair)  # type: ignore[call-overload]
-        if smiles in shown or n < 2 or len(curves) == n_curves:
+        if smiles in shown or n < 2 or len(curves) == N_CURVES:
             continue
         shown.add(smiles)
         rows = frame[(frame["SMILES"] == smiles) & (frame["solvent"] == solvent)].sort_values("temp")

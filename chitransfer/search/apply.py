@@ -156,13 +156,11 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     # Validation first: a configuration that cannot be loaded must not be written.
     new_config = override_config(old_config, overrides)
     name = "the defaults" if config_path is None else str(config_path)
-    old = dump_config(old_config) if config_path is None else config_path.read_text(encoding="utf-8")
+    # As bytes, because reading text would hide which line ends the file has.
+    old = dump_config(old_config) if config_path is None else config_path.read_bytes().decode("utf-8")
     text = _edit_yaml(old, overrides, name)
-    difference = "".join(
-        difflib.unified_diff(
-            old.splitlines(keepends=True), text.splitlines(keepends=True), name, f"trial {applied.number}", n=1
-        )
-    )
+    before, after = (one.replace("\r\n", "\n").splitlines(keepends=True) for one in (old, text))
+    difference = "".join(difflib.unified_diff(before, after, name, f"trial {applied.number}", n=1))
     for_finetune = {key: value for key, value in for_finetune.items() if value != attrgetter(key)(new_config)}
     notes += [
         f"{key}: Stage 1 reads it too, so the second pass's {value} is in the command of finetune, not in the file"

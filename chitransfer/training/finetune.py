@@ -68,7 +68,7 @@ def locate_pretrained(patterns: Sequence[str]) -> tuple[Path, int]:
     Raises
     ------
     CheckpointError
-        A pattern matches nothing.
+        A pattern matches nothing, or is none.
     """
     found = {path for pattern in patterns for path in _matching_files(pattern)}
     return max(found, key=lambda one: (one.stat().st_mtime_ns, str(one))), len(found)
@@ -79,7 +79,12 @@ def _matching_files(pattern: str) -> list[Path]:
     if path.is_file():
         return [path]
     root, parts = (Path(path.anchor), path.parts[1:]) if path.is_absolute() else (Path(), path.parts)
-    found = [one for one in root.glob(str(Path(*parts))) if one.is_file()] if parts else []
+    try:
+        found = [one for one in root.glob(str(Path(*parts))) if one.is_file()] if parts else []
+    except ValueError as error:
+        raise CheckpointError(
+            f"{pattern}: not a pattern ({error}); ** stands for folders, as in 'results/**/best_model.pt'"
+        ) from error
     if not found:
         raise CheckpointError(
             f"{pattern}: no such checkpoint; run `chitransfer pretrain` first, then give "

@@ -19,6 +19,10 @@ from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.model.network import inverse_temperature
 from chitransfer.model.scalers import ChiScaler, FeatureScaler
 
+# A pair with more temperatures than this, and than so many times the mean, takes several places of a `PairTable`.
+MANY_TEMPERATURES = 16
+TIMES_THE_MEAN = 4
+
 
 class Pairs(Protocol):
     """Polymer–solvent pairs by index, (n,) int64 each."""
@@ -165,7 +169,8 @@ def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, devi
 class PairTable:
     """χ rows grouped by polymer–solvent pair; a pair's temperatures lie side by side, padded.
 
-    The encoder sees no temperature, so it runs once per pair however many temperatures the pair has.
+    The encoder sees no temperature, so it runs once per pair however many temperatures the pair has; but one pair with
+    hundreds must not pad all the others, and is there several times, with some of its rows each.
 
     Attributes
     ----------
@@ -194,14 +199,16 @@ def group_by_pair(rows: Rows, chosen: np.ndarray, scaler: ChiScaler, T_ref: floa
     order = np.argsort(pair, kind="stable")
     counts = np.bincount(pair, minlength=len(pairs))
     within = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    tau = np.zeros((len(pairs), int(counts.max())), dtype=np.float32)
+    width = min(int(counts.max()), max(MANY_TEMPERATURES, TIMES_THE_MEAN * -(-len(order) // len(pairs))))
+    n_places = -(-counts // width)
+    tau = np.zeros((int(n_places.sum()), width), dtype=np.float32)
     target, mask = np.zeros_like(tau), np.zeros_like(tau)
-    place = (pair[order], within)
+    place = ((np.cumsum(n_places) - n_places)[pair[order]] + within // width, within % width)
     temperature = torch.tensor(rows.temperature[chosen][order])
     tau[place] = inverse_temperature(temperature, T_ref).numpy()
     target[place] = scaler.transform(rows.value[chosen][order])
     mask[place] = 1.0
-    first = order[np.cumsum(counts) - counts]
+    first = order[within % width == 0]
     return PairTable(
         structure=torch.tensor(rows.structure[chosen][first], device=device),
         solvent=torch.tensor(rows.solvent[chosen][first], device=device),

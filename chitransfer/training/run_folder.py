@@ -73,11 +73,6 @@ class RunFolder:
         """Every metric."""
         return self.path / "metrics.json"
 
-    @property
-    def figures(self) -> Path:
-        """The PNGs."""
-        return self.path / "figures"
-
     def discard(self) -> None:
         """Take the folder away: what ended the run left nothing in it to use or to go on with."""
         shutil.rmtree(self.path, ignore_errors=True)

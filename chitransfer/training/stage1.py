@@ -390,11 +390,7 @@ def _predict_sparse(network: TransferNetwork, inputs: SparseInputs, *, is_bf16: 
     return torch.cat(parts)
 
 
-def stage1_mae(network: TransferNetwork, data: Stage1Data, pairs: PairTable) -> float:
-    """Mean absolute error of χ over the rows of `pairs`, in χ's own units."""
-    return _mae(predict_coefficients(network, data.features, pairs.structure, pairs.solvent), data, pairs)
-
-
 def _mae(coefficients: Tensor, data: Stage1Data, pairs: PairTable) -> float:
+    """Mean absolute error of χ over the rows of `pairs`, in χ's own units."""
     error = (chi_at(coefficients.unsqueeze(-2), pairs.tau) - pairs.target).abs() * pairs.mask
     return float(error.sum() / pairs.mask.sum()) * data.chi_scaler.scale

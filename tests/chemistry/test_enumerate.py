@@ -144,10 +144,18 @@ def test_monomers_are_canonical_and_without_repeats() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("name,SMILES\nx,C\n", "columns family and SMILES"), ("family,SMILES\nvinyl,C=C\nvinyl,C1C\n", "line 3")],
+    [
+        (b"name,SMILES\nx,C\n", r"line 1: missing column\(s\) family; found name, SMILES"),
+        (b"family,SMILES\nvinyl,C=C\nvinyl,C1C\n", "line 3: 'C1C' is not a readable SMILES"),
+        (b"family,SMILES\nvinyl,C=C\nvinyl,\n", "line 3: '' is not a readable SMILES"),
+        (b"family,SMILES\nvinyls,C=C\n", "line 2: there is no monomer family 'vinyls'; known: amino_acid, .*, vinyl"),
+        (b"family,SMILES\nvinyl,C=C\xe9\n", "line 2: not UTF-8 text"),
+        (b"family,SMILES\nvinyl,C=C,styrene\n", "line 2: 3 cells"),
+        (b"", "empty"),
+    ],
 )
-def test_a_broken_monomer_list_says_where(tmp_path: Path, text: str, words: str) -> None:
+def test_a_broken_monomer_list_says_where(tmp_path: Path, text: bytes, words: str) -> None:
     path = tmp_path / "monomers.csv"
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text)
     with pytest.raises(DataError, match=words):
         read_monomers(path)

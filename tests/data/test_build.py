@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from collections.abc import Callable
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from chitransfer.data import build
 from chitransfer.data.build import build_table
 from chitransfer.errors import DataError
 
+RunCommand = Callable[..., tuple[int, str, str]]
 MONOMERS = """family,SMILES
 vinyl,C=Cc1ccccc1
 vinyl,C=CC(=O)O
@@ -58,6 +60,25 @@ def test_the_table_holds_the_models_values(tmp_path: Path, monomers: Path) -> No
     for row in table.itertuples():
         assert polymer_identity(row.SMILES) == row.SMILES
         assert row.chi == pytest.approx(chi_of_smiles(row.SMILES, row.solvent, [row.temp])[0], abs=5.1e-5)
+
+
+def test_the_command_takes_a_monomer_list(tmp_path: Path, monomers: Path, run_command: RunCommand) -> None:
+    build_table(6, tmp_path / "expected.csv", monomers=monomers)
+    words = ["data", "build", "--n", 6, "--monomers", monomers, "--n-jobs", 1, "--output"]
+    code, out, err = run_command(*words, tmp_path / "table.csv")
+    assert code == 0, err
+    assert out.startswith("6 polymers, 30 rows")
+    assert (tmp_path / "table.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    code, _, err = run_command(*words, monomers)
+    assert code == 2
+    assert "is the file of --monomers" in err
+    monomers.write_bytes("family,SMILES\nvinyl,C=Cé\n".encode("latin-1"))
+    code, _, err = run_command(*words, tmp_path / "table.csv")
+    assert code == 2
+    assert "monomers.csv, line 2: not UTF-8 text" in err
+    code, _, err = run_command(*words[:5], tmp_path / "none.csv", "--output", tmp_path / "table.csv")
+    assert code == 2
+    assert "none.csv: there is no such file" in err
 
 
 def test_fewer_polymers_than_asked_for_is_said(

@@ -74,6 +74,15 @@ def test_reasons_are_given_in_words(pairs: Path, tmp_path: Path) -> None:
     assert reasons["phosphine solvent"].startswith("solvent: ")
 
 
+@pytest.mark.parametrize("number", ["3_00", "٣٠٠", "nan"])
+def test_temperatures_are_read_as_in_the_other_tables(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"SMILES,temp\n*CCO*,{number}\n", encoding="utf-8")
+    summary = compute_table(path, tmp_path / "out.csv")
+    assert summary.n_values == 0
+    assert next(iter(summary.reasons)).startswith("temp ")
+
+
 def test_its_own_output_can_be_computed_again(pairs: Path, tmp_path: Path) -> None:
     compute_table(pairs, tmp_path / "out.csv.gz")
     compute_table(tmp_path / "out.csv.gz", tmp_path / "again.csv")

@@ -45,7 +45,7 @@ def test_stereo_variants_are_drawn_as_one_polymer(rng: np.random.Generator) -> N
     found = {}
     for names in ((cis, trans), (flat, flat)):
         frames = [[frame.replace({"polymer": {"0": names[0], "1": names[1]}})] for frame in (chi, solubility)]
-        found[names] = sum_by_polymer([*dict.fromkeys(names), *others], *frames, 1, with_auc=True)
+        found[names] = sum_by_polymer([*dict.fromkeys(names), *others], *frames, 1)
     apart, together = found.values()
     assert apart.polymers == together.polymers == (flat, *others)
     weights = draw_polymers(11, 5, 1)
@@ -57,14 +57,14 @@ def test_stereo_variants_are_drawn_as_one_polymer(rng: np.random.Generator) -> N
 def test_a_damaged_name_of_a_polymer_is_said_to_be_damaged(rng: np.random.Generator) -> None:
     chi, _ = make_frames(rng)
     with pytest.raises(StudyError, match="damaged"):
-        sum_by_polymer(["*C/C=C", *map(str, range(12))], [chi], [], 1, with_auc=False)
+        sum_by_polymer(["*C/C=C", *map(str, range(12))], [chi], [], 1)
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_components_equal_scikit_learn_on_the_drawn_rows(rng: np.random.Generator, label: int) -> None:
     chi, solubility = make_frames(rng)
     polymers = [str(i) for i in range(12)]
-    sums = sum_by_polymer(polymers, [chi], [solubility], label, with_auc=True)
+    sums = sum_by_polymer(polymers, [chi], [solubility], label)
     weights = draw_polymers(12, 5, 1)
     found = sums.components(weights)
     for draw, counts in enumerate(weights):
@@ -98,7 +98,7 @@ def test_auc_keeps_rows_not_pairs_of_polymers(rng: np.random.Generator, monkeypa
             "called_positive": 1,
         }
     )
-    sums = sum_by_polymer([str(i) for i in range(n)], [], [frame, frame], 1, with_auc=True)
+    sums = sum_by_polymer([str(i) for i in range(n)], [], [frame, frame], 1)
     assert sums.calls is not None
     assert sums.ranked is not None
     kept = [sums.calls, *(array for rows in sums.ranked for array in vars(rows).values())]
@@ -116,7 +116,7 @@ def test_auc_keeps_rows_not_pairs_of_polymers(rng: np.random.Generator, monkeypa
 def test_repeats_are_pooled_first_and_averaged_then(rng: np.random.Generator) -> None:
     first, second = make_frames(rng)[0], make_frames(rng)[0]
     polymers = sorted({*first["polymer"], *second["polymer"]})
-    both = sum_by_polymer(polymers, [first, second], [], 1, False).components(np.ones((1, len(polymers))))
+    both = sum_by_polymer(polymers, [first, second], [], 1).components(np.ones((1, len(polymers))))
     each = [np.abs(frame["chi"] - frame["predicted_chi"]).mean() for frame in (first, second)]
     assert both["exp_mae"][0] == pytest.approx(np.mean(each))
 
@@ -207,7 +207,7 @@ def test_a_draw_of_equal_chi_does_not_decide_the_corrected_r2(rng: np.random.Gen
     chi.loc[:3, "chi"] = [2.0, 3.0, 4.0, 5.0]
     trials = [
         sum_by_polymer(
-            list(chi["polymer"]), [chi.assign(predicted_chi=chi["chi"] + 0.1 * rng.standard_normal(12))], [], 1, False
+            list(chi["polymer"]), [chi.assign(predicted_chi=chi["chi"] + 0.1 * rng.standard_normal(12))], [], 1
         )
         for _ in range(4)
     ]
@@ -278,7 +278,7 @@ def test_a_split_that_parts_rows_of_one_polymer_shows_on_permuted_labels(tiny_da
         predicted = cross_val_predict(KNeighborsRegressor(3, weights="distance"), features, rows.value, cv=parts)
         scores[name] = sk.r2_score(rows.value, predicted)
         frame = rows.table.rows.assign(predicted_chi=predicted)
-        sums = sum_by_polymer(polymers, [frame], [], 1, False)
+        sums = sum_by_polymer(polymers, [frame], [], 1)
         draws = sums.components(draw_polymers(len(polymers), 300, 0))["exp_r2"]
         verdicts[name] = describe_control({"exp_r2": Estimate.of(draws)})
     assert scores["leaky"] > 0.9

@@ -110,6 +110,26 @@ def test_several_temperatures_lie_on_one_line(predictor: Predictor) -> None:
         assert row[f"chi_{T:g}K_low"] < row[f"chi_{T:g}K"] < row[f"chi_{T:g}K_high"]
 
 
+def test_temperatures_close_together_are_columns_of_their_own(predictor: Predictor, tmp_path: Path) -> None:
+    close = [298.1501, 298.1502]
+    frame = predictor.predict("*CC(*)CCO", temperature=close)
+    assert [name for name in frame if name.endswith("1K") or name.endswith("2K")] == ["chi_298.1501K", "chi_298.1502K"]
+    path = tmp_path / "in.csv"
+    path.write_text("SMILES\n*CC(*)CCO\n")
+    reader = TableReader.open(path)
+    _, again = next(predict_table(predictor, reader, temperatures=close, solvent=None, n_jobs=1))
+    pd.testing.assert_frame_equal(again, frame)
+
+
+@pytest.mark.parametrize("number", ["3_00", "٣٠٠", "1e999", "nan"])
+def test_temperatures_are_read_as_in_the_other_tables(predictor: Predictor, tmp_path: Path, number: str) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text(f"SMILES,temp\n*CCO*,{number}\n", encoding="utf-8")
+    _, frame = next(predict_table(predictor, TableReader.open(path), temperatures=None, solvent=None, n_jobs=1))
+    assert frame["problem"][0].startswith(f"temp '{number}' ")
+    assert frame["temperature_K"].isna().all()
+
+
 @pytest.mark.parametrize("kind", [int, np.float32, np.int64, np.array])
 def test_one_temperature_may_be_any_number(predictor: Predictor, kind: Callable[[int], Any]) -> None:
     pd.testing.assert_frame_equal(
@@ -329,6 +349,9 @@ def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> 
     )
     assert code == 0
     assert "12 rows" in out
+    code, _, err = run_command("predict", "--model", trained.model, "*CCO*", "--temperature", 0)
+    assert code == 2
+    assert "got 0; it looks like °C: add 273.15" in err
     code, _, err = run_command("predict", "--model", tmp_path / "none.pt", "*CCO*")
     assert code == 2
     assert "no such model file" in err

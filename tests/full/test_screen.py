@@ -165,6 +165,18 @@ def test_a_ranking_can_be_ranked_and_predicted_again(predictor: Predictor, candi
         assert predicted[name].equals(predicted[f"{name}_predicted"])
 
 
+def test_columns_of_one_name_or_none_keep_their_own_values(predictor: Predictor, tmp_path: Path) -> None:
+    """As spreadsheets export them; the quick tests take warnings of pandas for errors."""
+    path, output = tmp_path / "in.csv", tmp_path / "best.csv"
+    path.write_text("note,SMILES,note,note_2,,\na,*CCO*,b,c,,e\n", encoding="utf-8")
+    write_screening(screen(predictor, path, Conditions()), output, tmp_path / "best.png")
+    header, row = (line.split(",") for line in output.read_text(encoding="utf-8").splitlines())
+    assert header[-5:] == ["note", "note_3", "note_2", "", "_2"]
+    assert row[-5:] == ["a", "b", "c", "", "e"]
+    again = screen(predictor, output, Conditions()).best
+    assert again["note_3"].tolist() == ["b"]
+
+
 def test_blank_rows_are_candidates_without_a_prediction(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "in.csv"
     path.write_text("name,SMILES\na,*CCO*\n,\nc,*CC(*)CO\n\n")

@@ -70,6 +70,15 @@ def config_file(project_root: Path, tmp_path: Path) -> Path:
     return path
 
 
+def test_a_file_keeps_its_line_ends(study: StudyFolder, config_file: Path) -> None:
+    plain = apply_trial(study, config_file, None)
+    config_file.write_bytes(config_file.read_bytes().replace(b"\n", b"\r\n"))
+    application = apply_trial(study, config_file, None)
+    assert application.difference == plain.difference
+    write_application(application, config_file)
+    assert config_file.read_bytes() == plain.text.replace("\n", "\r\n").encode()
+
+
 def test_only_the_searched_values_change(study: StudyFolder, config_file: Path) -> None:
     before = config_file.read_text(encoding="utf-8")
     application = apply_trial(study, config_file, None)

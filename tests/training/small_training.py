@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from chitransfer.model.network import NetworkShape
-from chitransfer.training.stage1 import Stage1Settings
+from chitransfer.model.network import NetworkShape, TransferNetwork
+from chitransfer.training.inputs import PairTable
+from chitransfer.training.stage1 import Stage1Data, Stage1Settings, predict_coefficients
 from chitransfer.training.tasks import Stage2Settings
 
 STAGE1 = Stage1Settings(
@@ -50,3 +51,10 @@ def small_shape(n_features: int, **changes: Any) -> NetworkShape:
         solubility_head_dropout=0.0,
     )
     return replace(plain, **changes)
+
+
+def stage1_mae(network: TransferNetwork, data: Stage1Data, pairs: PairTable) -> float:
+    """Mean absolute error of χ = a + b τ over the rows of `pairs`, in χ's own units."""
+    a, b = predict_coefficients(network, data.features, pairs.structure, pairs.solvent)[..., None].unbind(1)
+    error = (a + b * pairs.tau - pairs.target)[pairs.mask == 1]
+    return float(error.abs().mean()) * data.chi_scaler.scale

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from small_training import STAGE1
+from small_training import STAGE1, stage1_mae
 from torch import Tensor
 
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
@@ -20,7 +20,7 @@ from chitransfer.training.fast import KeepMasks, SparseStep, multiplies_in_bf16
 from chitransfer.training.flat import FlatAdamW, FlatParameters
 from chitransfer.training.inputs import FeatureRows, FeatureTable, PairTable
 from chitransfer.training.losses import chi_loss
-from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings, stage1_mae
+from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings
 
 N_STRUCTURES, N_BITS, N_DESCRIPTORS, N_SOLVENTS = 90, 64, 5, 7
 SETTINGS = replace(

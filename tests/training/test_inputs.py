@@ -1,15 +1,19 @@
-"""Features that are kept without their zeros and read as if they were dense."""
+"""Features that are kept without their zeros and read as if they were dense; χ rows side by side, pair by pair."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from chitransfer.model.scalers import FeatureScaler
-from chitransfer.training.inputs import FeatureRows, FeatureTable
+from chitransfer.data.assemble import Rows
+from chitransfer.data.tables import Table
+from chitransfer.model.network import inverse_temperature
+from chitransfer.model.scalers import ChiScaler, FeatureScaler
+from chitransfer.training.inputs import FeatureRows, FeatureTable, PairTable, group_by_pair
 
 
 def random_features(rng: np.random.Generator, n: int, width: int) -> np.ndarray:
@@ -51,3 +55,43 @@ def test_present_are_the_features_that_some_row_has(rng: np.random.Generator) ->
     index: Tensor = torch.tensor([0, 3, 3, 7])
     present = FeatureRows(stored, torch.device("cpu")).present(index)
     np.testing.assert_array_equal(present.numpy(), (dense[index.numpy()] != 0).any(axis=0))
+
+
+def chi_rows(rng: np.random.Generator, temperatures_a_pair: list[int]) -> Rows:
+    """Pairs with so many temperatures each, shuffled; the solvent alternates."""
+    pair = rng.permutation(np.repeat(np.arange(len(temperatures_a_pair)), temperatures_a_pair))
+    table = Table("chi", "made here", pd.DataFrame(), pd.DataFrame(), "", 0)
+    n = len(pair)
+    return Rows(pair // 2, pair % 2, pair // 2, rng.uniform(250.0, 400.0, n), rng.normal(size=n), table)
+
+
+def group(rows: Rows) -> PairTable:
+    chosen = np.ones(len(rows), dtype=bool)
+    return group_by_pair(rows, chosen, ChiScaler(0.0, 1.0), 298.15, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("temperatures_a_pair", "shape"),
+    [
+        ([3, 1, 16, 2], (4, 16)),  # few
+        ([20, 30, 25], (3, 30)),  # many, as all others have
+        ([1] * 600 + [301], (619, 16)),  # one pair with far more
+        ([10] * 50 + [100, 44], (53, 52)),
+    ],
+)
+def test_every_row_has_one_place_and_no_pair_pads_all_others(
+    rng: np.random.Generator, temperatures_a_pair: list[int], shape: tuple[int, int]
+) -> None:
+    rows = chi_rows(rng, temperatures_a_pair)
+    table = group(rows)
+    assert tuple(table.tau.shape) == shape
+    place, column = np.nonzero(table.mask.numpy())
+    tau = inverse_temperature(torch.tensor(rows.temperature), 298.15).float().numpy()
+    found = np.stack(
+        [table.structure[place], table.solvent[place], table.tau[place, column], table.target[place, column]]
+    )
+    wanted = np.stack([rows.structure, rows.solvent, tau, rows.value.astype(np.float32)])
+    np.testing.assert_array_equal(found[:, np.lexsort(found)], wanted[:, np.lexsort(wanted)])
+    if len(table) == len(temperatures_a_pair):  # In the order of the pairs, and of the rows within them.
+        order = np.argsort(rows.structure * 2 + rows.solvent, kind="stable")
+        np.testing.assert_array_equal(table.target.numpy()[place, column], rows.value[order].astype(np.float32))

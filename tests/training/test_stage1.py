@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from small_training import STAGE1, small_shape
+from small_training import STAGE1, small_shape, stage1_mae
 
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.errors import DataError, TrainingError
 from chitransfer.model.network import NetworkShape
 from chitransfer.search.encoders import pack_state, unpack_state
 from chitransfer.training import stage1 as stage1_module
-from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients, stage1_mae
+from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,51 @@
+"""Temperatures in kelvin: read from a cell, checked, and named.
+
+Called by `data.tables`, `data.compute`, `data.build`, `predict` and `predict_table`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from chitransfer.data.csv_text import read_number
+from chitransfer.errors import DataError
+
+DEFAULT_TEMPERATURE_K = 298.15
+COLDEST_K, HOTTEST_K = 150.0, 1000.0
+
+
+def read_kelvin(text: str, what: str = "temp") -> float:
+    """The temperature that a cell holds, 150 … 1000 K; raises ValueError, which calls it `what`, when it holds none."""
+    value = read_number(text, what)
+    if value < COLDEST_K:
+        raise ValueError(f"{what} must be in kelvin; below {COLDEST_K:g} it looks like °C: add 273.15")
+    if value > HOTTEST_K:
+        raise ValueError(f"{what} must be in kelvin and at most {HOTTEST_K:g}")
+    return value
+
+
+def check_temperatures(temperatures: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Temperatures in kelvin as an array (n,).
+
+    Raises
+    ------
+    DataError
+        None is given, or one lies outside 150 … 1000 K.
+    """
+    if len(temperatures) == 0:
+        raise DataError("give at least one temperature, in kelvin")
+    values = np.array(temperatures, dtype=np.float64)
+    for value in values:
+        if not COLDEST_K <= value <= HOTTEST_K:
+            hint = "; it looks like °C: add 273.15" if value < COLDEST_K else ""
+            raise DataError(
+                f"temperatures must be in kelvin, {COLDEST_K:g} to {HOTTEST_K:g} K, got {name_temperature(value)}{hint}"
+            )
+    return values
+
+
+def name_temperature(kelvin: float) -> str:
+    """A temperature as columns and messages call it, without the K: 298.15, 300; others differ in their names too."""
+    return f"{kelvin:.10g}"
