@@ -35,12 +35,18 @@ def dump_json(values: object) -> str:
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as CSV without its index; floats keep every digit needed to read them back unchanged.
 
-    Text that a spreadsheet would take for a formula, and that is no number, gets a leading apostrophe; a name in
-    ``.gz`` is compressed.
+    Text and names of columns are made safe for spreadsheets (`as_cell`); a path in ``.gz`` is compressed.
     """
     texts = frame.select_dtypes(include=["object", "string"]).columns
-    text = frame.assign(**{column: frame[column].map(_as_cell) for column in texts}).to_csv(index=False)
+    safe = frame.assign(**{column: frame[column].map(as_cell) for column in texts})
+    text = safe.to_csv(index=False, header=[str(as_cell(name)) for name in frame])
     write_atomically(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)
+
+
+def as_cell(value: object) -> object:
+    """A value for a CSV file: text that a spreadsheet would run as a formula, and is no number, gets an apostrophe."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(value)
+    return f"'{value}" if is_formula else value
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -156,11 +162,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _as_cell(value: object) -> object:
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(value)
-    return f"'{value}" if is_formula else value
 
 
 def _is_number(text: str) -> bool:

@@ -30,7 +30,7 @@ from chitransfer.data.csv_text import (
 from chitransfer.data.tables import WATER
 from chitransfer.data.temperatures import check_temperatures, name_temperature, read_kelvin
 from chitransfer.errors import DataError
-from chitransfer.files import replace_atomically
+from chitransfer.files import as_cell, replace_atomically
 from chitransfer.predict import Predictor
 
 CHUNK_ROWS = 4000
@@ -196,13 +196,13 @@ def write_predictions(
                 frame = frame.drop(columns="SMILES")
                 if not header_written:
                     own = [_free_name(name, taken) for name in frame.columns]
-                    writer.writerow([*reader.header, *own])
+                    writer.writerow(map(as_cell, [*reader.header, *own]))
                     header_written = True
                 width = len(reader.header)
                 for row, values in zip(rows, frame.itertuples(index=False, name=None), strict=True):
                     # A row with too many cells must not push the predictions out of their columns.
                     cells = (row + [""] * width)[:width]
-                    writer.writerow([*cells, *(_as_text(value) for value in values)])
+                    writer.writerow(map(as_cell, [*cells, *(_as_text(value) for value in values)]))
                 counts[0] += len(rows)
                 counts[1] += int((frame["problem"] != "").sum())
             if not header_written:

@@ -130,12 +130,14 @@ def test_floats_come_back_from_csv_to_the_last_digit(tmp_path: Path, rng: np.ran
 
 def test_no_cell_is_a_formula_and_the_frame_is_not_changed(tmp_path: Path) -> None:
     frame = pd.DataFrame({"SMILES": ["=HYPERLINK(1)", "*CC*", "@x", "-x", "+1+1"], "chi": [-1.0, 2.0, 3.0, 4.0, 5.0]})
+    frame["@SUM(A1)"] = "plain"
     before = frame.copy(deep=True)
     write_csv(tmp_path / "t.csv", frame)
     with (tmp_path / "t.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["SMILES"] for row in rows] == ["'=HYPERLINK(1)", "*CC*", "'@x", "'-x", "'+1+1"]
     assert float(rows[0]["chi"]) == -1.0
+    assert list(rows[0]) == ["SMILES", "chi", "'@SUM(A1)"]
     pd.testing.assert_frame_equal(frame, before)
 
 

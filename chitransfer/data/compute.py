@@ -23,7 +23,7 @@ from chitransfer.data.csv_text import BLANK_ROW, find_pair_columns, parse_csv, r
 from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
 from chitransfer.errors import DataError
-from chitransfer.files import write_atomically
+from chitransfer.files import as_cell, write_atomically
 
 ADDED_COLUMNS = ("chi_unifac", "A_unifac_K", "B_unifac", "method", "reason")
 CHUNK = 200
@@ -107,9 +107,9 @@ def compute_table(
     values, reasons = _values_of_rows(rows, chains)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*header, *ADDED_COLUMNS])
+    writer.writerow(map(as_cell, [*header, *ADDED_COLUMNS]))
     for record, value, reason in zip(records, values, reasons, strict=True):
-        writer.writerow([*record, *value, reason])
+        writer.writerow(map(as_cell, [*record, *value, reason]))
     content = text.getvalue().encode()
     write_atomically(output, gzip.compress(content, mtime=0) if output.name.endswith(".gz") else content)
     return ComputeSummary(

@@ -101,6 +101,15 @@ def test_blank_rows_keep_their_place(tmp_path: Path) -> None:
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
 
 
+def test_cells_that_are_passed_on_are_no_formulas(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("SMILES,solvent,=A1,note\n*CC(*)O,O,-1.5,@SUM(A1)\n", encoding="utf-8")
+    compute_table(path, tmp_path / "out.csv")
+    lines = (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("SMILES,solvent,'=A1,note,")
+    assert lines[1].startswith("*CC(*)O,O,-1.5,'@SUM(A1),")
+
+
 def test_the_temperature_of_predictions_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "best.csv"
     path.write_text("rank,SMILES,solvent,temperature_K\n1,*CC(*)O,O,350\n", encoding="utf-8")

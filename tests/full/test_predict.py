@@ -221,6 +221,15 @@ def test_blank_rows_keep_their_place(predictor: Predictor, tmp_path: Path) -> No
     assert frame["chi"].astype(str).ne("").tolist() == [True, False, False, True, False]
 
 
+def test_cells_that_are_passed_on_are_no_formulas(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("SMILES,=A1,note\n*CC(*)O,-1.5,@SUM(A1)\n", encoding="utf-8")
+    predict_file(predictor, path, output)
+    lines = output.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("SMILES,'=A1,note,")
+    assert lines[1].startswith("*CC(*)O,-1.5,'@SUM(A1),")
+
+
 def test_an_empty_line_is_an_empty_cell_of_the_only_column(predictor: Predictor, tmp_path: Path) -> None:
     path, output = tmp_path / "in.csv", tmp_path / "out.csv"
     path.write_text('SMILES\n*CCO*\n\n \n*CC(*)CO\n""\n\n\n')
