@@ -14,7 +14,6 @@ import numpy as np
 import optuna
 import pandas as pd
 import torch
-from optuna.trial import FrozenTrial
 from scipy.special import expit
 
 from chitransfer.config import Config, override_config
@@ -32,6 +31,7 @@ from chitransfer.search.results import read_standing, write_results
 from chitransfer.search.run import open_study
 from chitransfer.search.space import settle_pruner, to_overrides
 from chitransfer.search.study import StudyFolder, make_contract
+from chitransfer.search.watch import TrialCounter
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import choose_thresholds, make_folds
@@ -85,22 +85,6 @@ class OuterFold:
         return self.path / "predictions" / f"{row}_{kind}.csv"
 
 
-class _Quiet:
-    """A watcher that passes on how many trials ended."""
-
-    def __init__(self, say: Say, what: str, n_trials: int) -> None:
-        self._say, self._what, self._n_trials, self._n = say, what, n_trials, 0
-
-    def trial_started(self, number: int) -> None:
-        """Nothing to say."""
-
-    def trial_ended(self, trial: FrozenTrial, n_runs: int) -> None:
-        """Say so every tenth trial."""
-        self._n = trial.number + 1
-        if self._n % 10 == 0 or self._n == self._n_trials:
-            self._say(f"{self._what}: {self._n} of {self._n_trials} trials")
-
-
 def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Say, what: str) -> optuna.Study:
     """Run (or go on with, or just open) a whole search on a dataset in memory.
 
@@ -116,7 +100,7 @@ def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Sa
         return study
     workers = InProcessWorkers(config, dataset)
     try:
-        watcher = _Quiet(say, what, config.search.n_trials)
+        watcher = TrialCounter(say, what, config.search.n_trials)
         stop_requested = stop_in_time(lambda: None, config.search.timeout_hours)
         reason = SearchDriver(config, dataset, study, folder, workers, watcher, stop_requested).run()
         if reason == "finished":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -150,3 +151,22 @@ class SearchDisplay:
     def _time_left(self) -> str:
         pace = (time.monotonic() - self._started) / (self._n_done - self._n_before)
         return format_seconds(pace * (max(0, self._n_total - self._n_done) + self._n_runs_after))
+
+
+class TrialCounter:
+    """What watches a search inside other work: says every tenth trial how many have ended and how long one takes."""
+
+    def __init__(self, say: Callable[[str], None], what: str, n_trials: int) -> None:
+        self._say, self._what, self._n_trials, self._n_ended = say, what, n_trials, 0
+        self._started = time.monotonic()
+
+    def trial_started(self, number: int) -> None:
+        """Nothing to say."""
+
+    def trial_ended(self, trial: FrozenTrial, n_runs: int) -> None:
+        """Count it."""
+        self._n_ended += 1
+        n = trial.number + 1
+        if n % 10 == 0 or n == self._n_trials:
+            pace = format_seconds((time.monotonic() - self._started) / self._n_ended)
+            self._say(f"{self._what}: {n} of {self._n_trials} trials, {pace} each")

@@ -182,3 +182,17 @@ def test_the_bar_in_a_terminal() -> None:
 def test_how_many_runs_to_expect(changes: dict[str, object], n_runs: int) -> None:
     config = load_config(None, {f"search.{key}": value for key, value in changes.items()})
     assert expect_runs(config.search) == n_runs
+
+
+def test_a_search_inside_other_work_says_how_long_a_trial_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(watch.time, "monotonic", lambda: now)
+    said: list[str] = []
+    counter = watch.TrialCounter(said.append, "outer fold 1", 22)
+    # Eight trials of an earlier part of it; those of this part take 24 s each.
+    for number in range(8, 22):
+        now += 24.0
+        trial = optuna.trial.create_trial(value=1.0)
+        trial.number = number
+        counter.trial_ended(trial, 1)
+    assert said == [f"outer fold 1: {n} of 22 trials, 24 s each" for n in (10, 20, 22)]
