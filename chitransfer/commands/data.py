@@ -7,20 +7,19 @@ from typing import Annotated
 
 import typer
 
-from chitransfer.commands.options import ConfigOption, SetOption
+from chitransfer.commands.options import ConfigOption, JobsOption, SetOption
 from chitransfer.counts import say_count
 
 data = typer.Typer(
     help="Stage 1 tables from physics, public tables, and a check before training.", no_args_is_help=True
 )
-JobsOption = Annotated[int | None, typer.Option("--n-jobs", help="Processes; default: one per core.")]
 
 
 @data.command()
 def compute(
     input_: Annotated[Path, typer.Option("--input", help="CSV: SMILES[, solvent][, temp in K].")],
     output: Annotated[Path, typer.Option(help="The same table with chi_unifac, A_unifac_K, B_unifac, method, reason.")],
-    n_jobs: JobsOption = None,
+    n_jobs: JobsOption = 0,
 ) -> None:
     """Add χ(T) from UNIFAC group contributions to a table; rows without groups keep their place and the reason."""
     from chitransfer.console import make_console, show_progress
@@ -54,7 +53,7 @@ def build(
     monomers: Annotated[
         Path | None, typer.Option(help="CSV: family, SMILES. Default: the project's list of about 2,600.")
     ] = None,
-    n_jobs: JobsOption = None,
+    n_jobs: JobsOption = 0,
 ) -> None:
     """Make a Stage 1 table from nothing: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
     from chitransfer.console import make_console, show_progress

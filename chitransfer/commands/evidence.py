@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from chitransfer.commands.options import ConfigOption, SetOption, collect_overrides
+from chitransfer.commands.options import (
+    ConfigOption,
+    DeviceOption,
+    ResultsOption,
+    SeedOption,
+    SetOption,
+    collect_overrides,
+)
 
 
 def compare(
@@ -18,9 +25,9 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Stage 1 runs each chosen configuration is tested with.")] = 2,
     protocol: Annotated[str, typer.Option(help="known, new or both (chemistry).")] = "both",
     name: Annotated[str, typer.Option(help="Folder under results/compare; the same name goes on.")] = "compare",
-    results_dir: Annotated[str | None, typer.Option(help="Where results are kept.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
+    results_dir: ResultsOption = None,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
     settings: SetOption = None,
 ) -> None:
     """Show on polymers the search never saw whether the search, and Stage 1 itself, help."""

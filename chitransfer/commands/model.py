@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
-from chitransfer.commands.options import ConfigOption, SetOption, collect_overrides
+from chitransfer.commands.options import (
+    ConfigOption,
+    DeviceOption,
+    JobsOption,
+    QuietOption,
+    ResultsOption,
+    SeedOption,
+    SetOption,
+    collect_overrides,
+)
 from chitransfer.counts import say_count
-
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-SeedOption = Annotated[int | None, typer.Option(help="Fixes every random choice.")]
-ResultsOption = Annotated[str | None, typer.Option(help="Where results are kept.")]
-QuietOption = Annotated[bool, typer.Option(help="Print nothing but errors.")]
 
 
 def pretrain(
@@ -107,7 +111,6 @@ def apply(
 
 
 ModelOption = Annotated[Path, typer.Option(help="best_model.pt of `chitransfer finetune`.")]
-JobsOption = Annotated[int, typer.Option(min=0, help="Processes for features; 0: one a core.")]
 # Lists, because of an option that is not one the last value would count without a word.
 SolventOption = Annotated[
     list[str] | None, typer.Option(help="SMILES of the solvent. Default: the table's, else water, O.")

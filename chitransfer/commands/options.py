@@ -11,6 +11,14 @@ ConfigOption = Annotated[Path | None, typer.Option(help="YAML configuration; wit
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any configuration key; repeatable.")
 ]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+SeedOption = Annotated[int | None, typer.Option(help="Fixes every random choice.")]
+ResultsOption = Annotated[str | None, typer.Option(help="Where results are kept.")]
+QuietOption = Annotated[bool, typer.Option(help="Print nothing but errors.")]
+JobsOption = Annotated[int, typer.Option(min=0, help="Processes for structures; 0: one a core.")]
+FoldsOption = Annotated[int | None, typer.Option(help="Folds of quick Stage 2.")]
+RepeatsOption = Annotated[int | None, typer.Option(help="Shuffles of the folds.")]
+EpochsOption = Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.")]
 
 
 def collect_overrides(flags: dict[str, Any], settings: list[str] | None) -> dict[str, object]:

@@ -7,18 +7,26 @@ from typing import Annotated
 
 import typer
 
-from chitransfer.commands.options import SetOption, collect_overrides
+from chitransfer.commands.options import (
+    DeviceOption,
+    EpochsOption,
+    FoldsOption,
+    QuietOption,
+    RepeatsOption,
+    SetOption,
+    collect_overrides,
+)
 from chitransfer.counts import say_count
 
 
 def rescore(
     study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")],
-    n_cv_folds: Annotated[int | None, typer.Option(help="Folds of quick Stage 2.")] = None,
-    n_cv_repeats: Annotated[int | None, typer.Option(help="Shuffles of the folds.")] = None,
-    stage2_epochs: Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    n_cv_folds: FoldsOption = None,
+    n_cv_repeats: RepeatsOption = None,
+    stage2_epochs: EpochsOption = None,
+    device: DeviceOption = None,
     settings: SetOption = None,
-    quiet: Annotated[bool, typer.Option(help="Print nothing but errors.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Score a study's kept Stage 1 encoders under other folds, Stage 2 settings or objective weights."""
     from chitransfer.console import make_console, show_progress

@@ -7,23 +7,34 @@ from typing import Annotated
 
 import typer
 
-from chitransfer.commands.options import ConfigOption, SetOption, collect_overrides
+from chitransfer.commands.options import (
+    ConfigOption,
+    DeviceOption,
+    EpochsOption,
+    FoldsOption,
+    QuietOption,
+    RepeatsOption,
+    ResultsOption,
+    SeedOption,
+    SetOption,
+    collect_overrides,
+)
 
 
 def search(
     config: ConfigOption = None,
     n_trials: Annotated[int | None, typer.Option(help="Trials in all, those of a resumed study included.")] = None,
     timeout_hours: Annotated[float | None, typer.Option(help="Stop after this many hours.")] = None,
-    n_cv_folds: Annotated[int | None, typer.Option(help="Folds of quick Stage 2.")] = None,
-    n_cv_repeats: Annotated[int | None, typer.Option(help="Shuffles of the folds.")] = None,
-    stage2_epochs: Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.")] = None,
+    n_cv_folds: FoldsOption = None,
+    n_cv_repeats: RepeatsOption = None,
+    stage2_epochs: EpochsOption = None,
     study_name: Annotated[str | None, typer.Option(help="Default: transfer_aware_YYYYMMDD_HHMMSS.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with a study: its folder or its study.db.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random, cmaes, gp, qmc or nsga2.")] = None,
     pruner: Annotated[str | None, typer.Option(help="auto, none, median, hyperband or asha.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Study seed.")] = None,
-    results_dir: Annotated[str | None, typer.Option(help="Where studies are kept.")] = None,
+    device: DeviceOption = None,
+    seed: SeedOption = None,
+    results_dir: ResultsOption = None,
     workers: Annotated[int | None, typer.Option(help="Rungs at a time, a process each, on this machine.")] = None,
     devices: Annotated[str | None, typer.Option(help="One worker each: cuda:0,cuda:1,…")] = None,
     scheduler: Annotated[
@@ -42,7 +53,7 @@ def search(
     trial: Annotated[int | None, typer.Option(help="With --second-pass: another trial's encoder.")] = None,
     control: Annotated[str | None, typer.Option(help="permute: shuffle measured labels; must end at chance.")] = None,
     settings: SetOption = None,
-    quiet: Annotated[bool, typer.Option(help="Print nothing but errors; the log has everything.")] = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Search Stage 1 hyperparameters by their Stage 2 result."""
     from chitransfer.config import load_config
