@@ -22,7 +22,8 @@ SETTINGS = replace(STAGE1, weight_decay=1e-2, n_epochs=12, grad_clip_norm=0.3)
 
 
 # A GPU, where steps are recorded and replayed, is one more to be tested where there is one.
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+# On a machine with a card; `-m gpu` runs what needs it alone.
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(scope="module", params=DEVICES)
