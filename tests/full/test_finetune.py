@@ -254,6 +254,40 @@ def test_one_labelled_polymer_is_reported_without_a_calibrated_probability(train
     assert metrics["validation"]["brier"] == pytest.approx(brier_score_loss(frame["positive"], frame["p_cv"]))
 
 
+def test_the_domain_has_no_solvent_that_only_test_polymers_have(trained: Any, tmp_path: Path) -> None:
+    stage1 = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt")
+    # Of the test polymers each table gets a solvent of its own, of the others another one.
+    others = {"dft_chi_csv": ("CO", "CCCCO"), "exp_chi_csv": ("CCC", "CCCC"), "solubility_csv": ("CCCO", "CCCCC")}
+    values = trained.config.model_dump()
+    values["paths"]["results_dir"] = str(tmp_path / "results")
+    values["training"]["num_epochs_finetune"] = 1
+    for key, (tested, learned) in others.items():
+        frame = pd.read_csv(values["paths"][key])
+        is_test = frame["SMILES"].map(polymer_identity).isin(stage1.test_polymers)
+        extra = [frame[is_test].head(2).assign(solvent=tested), frame[~is_test].head(2).assign(solvent=learned)]
+        pd.concat([frame, *extra]).to_csv(tmp_path / f"{key}.csv", index=False)
+        values["paths"][key] = str(tmp_path / f"{key}.csv")
+    checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
+    folder = run_finetuning(type(trained.config).model_validate(values), [checkpoint], silent, silent)
+    met = TrainedModel.load(folder.best_model).domain.solvents
+    assert met == {"O", "CCO", *(learned for _, learned in others.values())}
+
+
+def test_measured_chi_of_one_polymer_vouches_for_it_alone(trained: Any, tmp_path: Path) -> None:
+    kept = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt").test_polymers
+
+    def choose(frame: pd.DataFrame) -> pd.DataFrame:
+        one = next(smiles for smiles in frame["SMILES"] if polymer_identity(smiles) not in kept)
+        return frame[frame["SMILES"] == one]
+
+    run, said = finetune_on(trained, tmp_path, "exp_chi_csv", choose)
+    assert "warning: `chi_in_domain` is true only for polymers of similarity 1" in said
+    one = pd.read_csv(run.path / "predictions_chi.csv")["SMILES"].iloc[0]
+    found = Predictor.load(run.best_model).predict([one, "*CC(*)CCCC"], temperature=[300.0], solvent="O")
+    assert found["chi_in_domain"].tolist() == [True, False]
+    assert "unlike every polymer with measured χ" in found["domain_note"].iloc[1]
+
+
 def test_config_file_of_the_project_is_valid(project_root: Path) -> None:
     config = load_config(project_root / "configs" / "config.yaml")
     assert config.training.num_epochs_finetune == 200
