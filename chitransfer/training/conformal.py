@@ -120,26 +120,21 @@ def fit_probability(
     return ProbabilityCalibration(coverage, slope, intercept, np.array(slopes), np.array(intercepts))
 
 
-def cross_fit_probability(logit: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Calibrated probabilities (n_rows,) of each fold's rows by a sigmoid fitted on the other folds.
+def cross_fit_calibration(logit: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probability and threshold of each row, (n_rows,) each, by sigmoid and best F1 of the other folds.
 
-    Where the other folds have no rows, or rows of one class alone, the networks' own probability stands.
+    A fold's own labels touch neither. Each fold has a sigmoid of its own, so probabilities rank rows within a fold; over
+    all folds logits do. Where the other folds have rows of one class alone, the networks' own probability stands; where
+    they have no rows, the threshold is 0.5, too.
     """
     probability: np.ndarray = expit(logit)
+    threshold = np.full(len(logit), 0.5)
     for scored in _folds_with_others(fold):
         others = positive[~scored]
-        if others.any() and not others.all():
-            a, b = _fit_platt(logit[~scored], others)
-            probability[scored] = expit(a * logit[scored] + b)
-    return probability
-
-
-def cross_fit_thresholds(probability: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """For each row (n_rows,) the best-F1 threshold of the other folds' rows."""
-    threshold = np.full(len(probability), 0.5)
-    for scored in _folds_with_others(fold):
-        threshold[scored] = best_f1_threshold(positive[~scored], probability[~scored])
-    return threshold
+        a, b = _fit_platt(logit[~scored], others) if others.any() and not others.all() else (1.0, 0.0)
+        probability[scored] = expit(a * logit[scored] + b)
+        threshold[scored] = best_f1_threshold(others, expit(a * logit[~scored] + b))
+    return probability, threshold
 
 
 def coverage_metrics(

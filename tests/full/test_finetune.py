@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import brier_score_loss, f1_score, mean_absolute_error, r2_score, recall_score, roc_auc_score
+from scipy.special import logit
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    mean_absolute_error,
+    r2_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import load_config, override_config
@@ -65,16 +74,25 @@ def test_chi_metrics_follow_from_the_predictions(either: Any) -> None:
 def test_solubility_metrics_follow_from_the_predictions(either: Any) -> None:
     frame = pd.read_csv(either.finetuning / "predictions_solubility.csv")
     metrics = json.loads((either.finetuning / "metrics.json").read_text())["solubility"]
-    for name, split, column in (("validation", "cross-validation", "p_cv"), ("test", "test", "p_model")):
+    for name, split, column, ranking in (
+        ("validation", "cross-validation", "p_cv", "logit_cv"),
+        ("test", "test", "p_model", "p_model"),
+    ):
         rows = frame[frame["split"] == split]
         assert metrics[name]["f1"] == pytest.approx(f1_score(rows["positive"], rows["called_positive"]))
         assert metrics[name]["recall"] == pytest.approx(recall_score(rows["positive"], rows["called_positive"]))
-        assert metrics[name]["auc"] == pytest.approx(roc_auc_score(rows["positive"], rows[column]))
+        assert metrics[name]["auc"] == pytest.approx(roc_auc_score(rows["positive"], rows[ranking]))
+        assert metrics[name]["pr_auc"] == pytest.approx(average_precision_score(rows["positive"], rows[ranking]))
         assert metrics[name]["brier"] == pytest.approx(brier_score_loss(rows["positive"], rows[column]))
         assert metrics["trivial_predictor"][name]["f1"] == pytest.approx(
             f1_score(rows["positive"], rows["SMILES"] != "")
         )
     assert (frame["p_low"] <= frame["p_high"]).all()
+    own = frame[frame["split"] == "cross-validation"]
+    # Both repeats have as many members.
+    assert np.allclose(own["logit_cv"], logit(own[["p_cv_1", "p_cv_2"]]).mean(axis=1))
+    for _, fold in own.sort_values("logit_cv").groupby("fold_1"):
+        assert fold["p_cv"].is_monotonic_increasing
 
 
 def test_every_column_is_documented(trained: Any, predictor: Predictor, project_root: Path) -> None:

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from chitransfer.training.conformal import (
     coverage_metrics,
+    cross_fit_calibration,
     cross_fit_coverage,
     cross_fit_half_widths,
-    cross_fit_probability,
-    cross_fit_thresholds,
     fit_chi_interval,
     fit_probability,
     polymer_weights,
@@ -152,17 +151,31 @@ def test_probabilities_stay_finite_when_classes_separate() -> None:
 def test_cross_fitting_of_probability_and_threshold() -> None:
     logit, positive, polymer = draw_labels(300, 4)
     fold = polymer % 4
-    probability = cross_fit_probability(logit, positive, fold)
-    spoiled = np.where(fold == 2, ~positive, positive)
-    assert np.array_equal(cross_fit_probability(logit, spoiled, fold)[fold == 2], probability[fold == 2])
-    threshold = cross_fit_thresholds(probability, positive, fold)
-    others = fold != 2
-    assert (threshold[fold == 2] == best_f1_threshold(positive[others], probability[others])).all()
+    probability, threshold = cross_fit_calibration(logit, positive, fold)
+    for one in range(4):
+        others, own = fold != one, fold == one
+        spoiled = np.where(own, ~positive, positive)
+        again = cross_fit_calibration(logit, spoiled, fold)
+        assert np.array_equal(again[0][own], probability[own])
+        assert np.array_equal(again[1][own], threshold[own])
+        calibration = fit_probability(logit[others], positive[others], polymer[others], seed=0)
+        assert np.allclose(probability[own], calibration.probability(logit[own]))
+        best = best_f1_threshold(positive[others], calibration.probability(logit[others]))
+        assert threshold[own] == pytest.approx(best)
 
 
 def test_without_other_folds_the_networks_own_probability_stands() -> None:
     logit, positive, _ = draw_labels(30, 4)
     fold = np.zeros(30, dtype=np.int64)
-    probability = cross_fit_probability(logit, positive, fold)
+    probability, threshold = cross_fit_calibration(logit, positive, fold)
     assert np.allclose(probability, 1 / (1 + np.exp(-logit)))
-    assert (cross_fit_thresholds(probability, positive, fold) == 0.5).all()
+    assert (threshold == 0.5).all()
+
+
+@pytest.mark.parametrize("label", [False, True])
+def test_other_folds_of_one_class_leave_the_networks_own_probability(label: bool) -> None:
+    logit, own = np.array([-1.0, 2.0, 0.5, -0.5]), np.array([False, False, True, True])
+    positive = np.where(own, [True, True, True, False], label)
+    probability, threshold = cross_fit_calibration(logit, positive, own.astype(int))
+    assert np.allclose(probability[own], 1 / (1 + np.exp(-logit[own])))
+    assert np.allclose(threshold[own], best_f1_threshold(positive[~own], 1 / (1 + np.exp(-logit[~own]))))
