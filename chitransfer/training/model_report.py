@@ -258,8 +258,9 @@ def _describe_chi(report: dict[str, Any]) -> list[str]:
     if "interval_validation" in report:
         inside = report["interval_validation"]
         lines.append(
-            f"{100 * inside['stated_coverage']:.0f} % interval: holds {inside['coverage_rows']:.1%} of the rows and "
-            f"{inside['coverage_polymers']:.1%} of the average polymer's, median width {inside['median_width']:.2f}"
+            f"{100 * inside['stated_coverage']:.0f} % interval (of the average polymer's rows): holds "
+            f"{inside['coverage_polymers']:.1%} of these and {inside['coverage_rows']:.1%} of all rows, "
+            f"median width {inside['median_width']:.2f}"
         )
     if report.get("stated_coverage", COVERAGE) < COVERAGE:
         stated = report["stated_coverage"]
