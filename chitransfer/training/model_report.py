@@ -33,6 +33,11 @@ CHI_FILE, SOLUBILITY_FILE = "predictions_chi.csv", "predictions_solubility.csv"
 CROSS_VALIDATION, TEST = "cross-validation", "test"
 CHI_SHOWN = {"mae": "MAE", "r2": "R²"}
 SOLUBILITY_SHOWN = {"f1": "F1", "recall": "recall", "precision": "precision", "auc": "AUC", "brier": "Brier"}
+SEARCHED_ON_TEST = (
+    "test polymers: neither stage learned from them; a search on the same tables scored its trials on them, so where "
+    "it chose these settings their errors may be a little too good; `chitransfer compare` measures on polymers no "
+    "search saw"
+)
 ALL_KEPT = "add measured polymers, or lower training.test_fraction and pretrain again"
 
 
@@ -59,6 +64,9 @@ def write_model_report(
         write_csv(folder.path / SOLUBILITY_FILE, frame)
         metrics["solubility"] = solubility_report(frame, dataset.solubility.polymer)
         said += _describe_solubility(metrics["solubility"], model.probability is not None)
+    if any(metrics[kind][TEST]["n_rows"] for kind in ("chi", "solubility") if kind in metrics):
+        metrics["note_on_test"] = SEARCHED_ON_TEST
+        said.append(SEARCHED_ON_TEST)
     write_json(folder.metrics, metrics)
     return said
 

@@ -210,6 +210,34 @@ def test_networks_that_are_handed_over_keep_what_stage_1_learned(trained: Any) -
             assert all(tensor.equal(new[name]) for name, tensor in old.items())
 
 
+@pytest.mark.parametrize("n_tested", [0, 1])
+def test_what_a_search_saw_of_test_polymers_is_said_where_there_are_any(
+    trained: Any, tmp_path: Path, n_tested: int
+) -> None:
+    kept = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt").test_polymers
+    values = trained.config.model_dump()
+    values["training"]["num_epochs_finetune"] = 1
+    values["paths"]["results_dir"] = str(tmp_path / "results")
+    for key in ("exp_chi_csv", "solubility_csv"):
+        frame = pd.read_csv(values["paths"][key])
+        is_test = frame["SMILES"].map(polymer_identity).isin(kept)
+        one = frame.loc[is_test, "SMILES"].iloc[0]
+        frame[~is_test | (frame["SMILES"] == one) & (n_tested > 0)].to_csv(tmp_path / f"{key}.csv", index=False)
+        values["paths"][key] = str(tmp_path / f"{key}.csv")
+    said: list[str] = []
+    checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
+    folder = run_finetuning(type(trained.config).model_validate(values), [checkpoint], said.append, silent)
+    notes = [
+        place for place, line in enumerate(said) if "a search on the same tables scored its trials on them" in line
+    ]
+    assert len(notes) == n_tested
+    scores = [place for place, line in enumerate(said) if " on test polymers (" in line]
+    assert len(scores) == 2 * n_tested
+    assert all(place < note for place in scores for note in notes)
+    noted = json.loads(folder.metrics.read_text()).get("note_on_test")
+    assert noted == (said[notes[0]] if notes else None)
+
+
 def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
     for key, missing in (("exp_chi_csv", "predictions_chi.csv"), ("solubility_csv", "predictions_solubility.csv")):
         values = trained.config.model_dump()
