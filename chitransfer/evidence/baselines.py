@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -19,6 +20,9 @@ from chitransfer.training.metrics import best_f1_threshold
 
 N_TREES = 200
 NOISE_SHARES = (0.03, 0.1, 0.3, 1.0)
+# At the ends ridge regression fits every row or is the training mean: beyond them nothing changes.
+PENALTIES = np.geomspace(1e-2, 1e8, 21)
+N_PENALTY_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class TaskData:
         Fingerprint counts for the Tanimoto kernel, (n_rows, n_bits); solvents have none when all rows are in water.
     descriptors
         Of the polymer, (n_rows, n_descriptors).
+    polymer
+        Which polymer a row is of, (n_rows,): what a choice within the training rows is made by.
     target
         χ, or 1 for the positive class, (n_rows,).
     training
@@ -43,6 +49,7 @@ class TaskData:
     polymer_counts: np.ndarray
     solvent_counts: np.ndarray
     descriptors: np.ndarray
+    polymer: np.ndarray
     target: np.ndarray
     training: np.ndarray
 
@@ -63,6 +70,7 @@ class TaskData:
             polymer_counts=polymer[:, :n_bits],
             solvent_counts=solvent[:, :n_bits],
             descriptors=polymer[:, n_bits:],
+            polymer=rows.polymer,
             target=target,
             training=training,
         )
@@ -101,10 +109,22 @@ def forest_solubility(data: TaskData, seed: int) -> Prediction:
 
 
 def ridge_chi(data: TaskData, seed: int) -> Prediction:
-    """Ridge regression on standardised features, its penalty by leave-one-out."""
-    model = make_pipeline(StandardScaler(), RidgeCV(alphas=np.geomspace(1.0, 1e5, 11)))
-    model.fit(data.features[data.training], data.target[data.training])
-    return Prediction(model.predict(data.features))
+    """Ridge regression on standardised features, its penalty by cross-validation over whole training polymers."""
+    train, polymer = data.training, data.polymer[data.training]
+    n_folds = min(N_PENALTY_FOLDS, len(np.unique(polymer)))
+    # What all rows learned from share gets no weight; that is most of a fingerprint.
+    varies = np.ptp(data.features[train], axis=0) > 0
+    if n_folds < 2 or not varies.any():
+        return predict_mean(data, seed)
+    features = data.features[:, varies].astype(np.float64)
+    model = GridSearchCV(
+        make_pipeline(StandardScaler(), Ridge()),
+        {"ridge__alpha": PENALTIES},
+        scoring="neg_mean_squared_error",
+        cv=GroupKFold(n_folds),
+    )
+    model.fit(features[train], data.target[train], groups=polymer)
+    return Prediction(model.predict(features))
 
 
 def ridge_solubility(data: TaskData, seed: int) -> Prediction:

@@ -22,7 +22,7 @@ class ChiInterval:
     Attributes
     ----------
     coverage
-        Share of measured values that should lie inside, for polymers like those of the tables.
+        Share of a polymer's measured values that should lie inside, on average over polymers like those of the tables.
     spread_weight
         0 makes every interval equally wide.
     """

@@ -26,7 +26,9 @@ class Neighbours:
         Fingerprint bits, (n_training, n_bits / 8) uint8.
     smallest_similarity
         Tanimoto similarity in 0 … 1 to the nearest training polymer, reached by 95 % of the polymers left out in
-        cross-validation: above it, the model's stated errors were measured on polymers at least as strange.
+        cross-validation: above it, the model's stated errors were measured on polymers at least as strange. 1, met only
+        by what has a training polymer's fingerprint, where nothing was measured: for one polymer, or polymers that were
+        in one fold in every repeat.
     """
 
     polymers: tuple[str, ...]
@@ -41,11 +43,13 @@ class Neighbours:
         reached = []
         for repeat in folds:
             apart = repeat[:, None] != repeat[None, :]
-            reached.append(np.where(apart, similarity, 0.0).max(axis=1))
+            # With all in one fold no member had a training polymer that could be near to one left out.
+            if apart.any():
+                reached.append(np.where(apart, similarity, 0.0).max(axis=1))
         return cls(
             polymers=tuple(polymers),
             packed=np.packbits(bits, axis=1),
-            smallest_similarity=float(np.quantile(np.concatenate(reached), 0.05)),
+            smallest_similarity=float(np.quantile(np.concatenate(reached), 0.05)) if reached else 1.0,
         )
 
     def nearest(self, fingerprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -131,7 +131,9 @@ def draw_model(folder: Path) -> None:
 def _draw_solubility(left_out: pd.DataFrame, name: str, figures: Path) -> None:
     positive = left_out["positive"].to_numpy() == 1
     probability, called = left_out["p_cv"].to_numpy(), left_out["called_positive"].to_numpy() == 1
-    save_figure(_draw_ranking(positive, probability, name), figures / "roc_and_precision_recall.png")
+    # Each fold's probabilities are on a scale of their own.
+    ranking = left_out["logit_cv"].to_numpy()
+    save_figure(_draw_ranking(positive, ranking, name), figures / "roc_and_precision_recall.png")
     save_figure(_draw_confusion(positive, called, name), figures / "confusion_matrix.png")
     save_figure(_draw_reliability(reliability_series(positive, probability), name), figures / "reliability.png")
 
@@ -207,18 +209,18 @@ def _draw_one_curve(axes: Axes, curve: TemperatureCurve) -> None:
     axes.set(xlabel="T / K", ylabel="χ")
 
 
-def _draw_ranking(positive: np.ndarray, probability: np.ndarray, name: str) -> Figure:
+def _draw_ranking(positive: np.ndarray, ranking: np.ndarray, name: str) -> Figure:
     figure = new_figure(9, 4.2)
     left, right = figure.subplots(1, 2)
     scores = ("", "")
     if positive.any() and not positive.all():
-        false, true, _ = roc_curve(positive, probability)
-        precision, recall, _ = precision_recall_curve(positive, probability)
+        false, true, _ = roc_curve(positive, ranking)
+        precision, recall, _ = precision_recall_curve(positive, ranking)
         left.plot(false, true, color=TRIAL, lw=1.8)
         right.plot(recall, precision, color=TRIAL, lw=1.8)
         scores = (
-            f"\nROC-AUC {roc_auc_score(positive, probability):.3f}",
-            f"\naverage precision {average_precision_score(positive, probability):.3f}",
+            f"\nROC-AUC {roc_auc_score(positive, ranking):.3f}",
+            f"\naverage precision {average_precision_score(positive, ranking):.3f}",
         )
     plain_axes(left).plot([0, 1], [0, 1], color=TRIVIAL, lw=1, ls="--")
     plain_axes(right).axhline(positive.mean(), color=TRIVIAL, lw=1, ls="--")

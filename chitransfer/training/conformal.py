@@ -22,13 +22,10 @@ STEEPEST = 10.0
 
 
 def polymer_weights(polymer: np.ndarray) -> np.ndarray:
-    """Weights (n_rows,) between rows and polymers: the root of one over the polymer's number of rows, summing to 1.
-
-    Counting rows lets one well-measured polymer fix the interval, counting polymers lets those with one row.
-    """
+    """Weights (n_rows,) by which all polymers count alike: 1 / (n_polymers · the polymer's number of rows)."""
     _, inverse, counts = np.unique(polymer, return_inverse=True, return_counts=True)
-    weights = 1.0 / np.sqrt(counts[inverse])
-    return weights / weights.sum()
+    weights: np.ndarray = 1.0 / (len(counts) * counts[inverse])
+    return weights
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:
@@ -45,9 +42,12 @@ def fit_chi_interval(
     """Conformal half-widths from out-of-fold residuals.
 
     The score is |residual| / (spread + offset) with offset the median spread, so that half of the width follows the
-    members' disagreement in a typical case. Its weighted quantile is taken at coverage · (1 + 1/n_polymers), as
-    split-conformal prediction has it for n exchangeable polymers (Lei et al., J. Am. Stat. Assoc. 113, 2018, 1094).
-    Where so few polymers promise less (`promised_coverage`), that is recorded.
+    members' disagreement in a typical case. Every polymer has a mass of 1/(n + 1), spread evenly over its rows, and
+    infinity has that of the new one; so the quantile of `polymer_weights` is taken at coverage · (1 + 1/n). For n
+    exchangeable polymers this promises `coverage` of a row drawn at random from a new polymer (Lee, Barber & Willett,
+    arXiv:2306.06342, 2023; Dunn, Wasserman & Ramdas, J. Am. Stat. Assoc. 118, 2023, 2491), hence of the average
+    polymer's rows, not of all rows together; and that as far as the members that left a polymer out err as the model
+    does on a new one. Where so few polymers promise less (`promised_coverage`), that is recorded.
 
     Parameters
     ----------
@@ -120,26 +120,21 @@ def fit_probability(
     return ProbabilityCalibration(coverage, slope, intercept, np.array(slopes), np.array(intercepts))
 
 
-def cross_fit_probability(logit: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Calibrated probabilities (n_rows,) of each fold's rows by a sigmoid fitted on the other folds.
+def cross_fit_calibration(logit: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probability and threshold of each row, (n_rows,) each, by sigmoid and best F1 of the other folds.
 
-    Where the other folds have no rows, or rows of one class alone, the networks' own probability stands.
+    A fold's own labels touch neither. Each fold has a sigmoid of its own, so probabilities rank rows within a fold, and
+    logits over all of them. Where the other folds have rows of one class alone, the networks' own probability stands;
+    where they have no rows, the threshold is 0.5, too.
     """
     probability: np.ndarray = expit(logit)
+    threshold = np.full(len(logit), 0.5)
     for scored in _folds_with_others(fold):
         others = positive[~scored]
-        if others.any() and not others.all():
-            a, b = _fit_platt(logit[~scored], others)
-            probability[scored] = expit(a * logit[scored] + b)
-    return probability
-
-
-def cross_fit_thresholds(probability: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """For each row (n_rows,) the best-F1 threshold of the other folds' rows."""
-    threshold = np.full(len(probability), 0.5)
-    for scored in _folds_with_others(fold):
-        threshold[scored] = best_f1_threshold(positive[~scored], probability[~scored])
-    return threshold
+        a, b = _fit_platt(logit[~scored], others) if others.any() and not others.all() else (1.0, 0.0)
+        probability[scored] = expit(a * logit[scored] + b)
+        threshold[scored] = best_f1_threshold(others, expit(a * logit[~scored] + b))
+    return probability, threshold
 
 
 def coverage_metrics(

@@ -153,6 +153,12 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         raise
     for line in write_model_report(folder, dataset, model, ensemble.chi, ensemble.A, ensemble.logits):
         say(line)
+    # Measured polymers of both kinds lie in all folds; those with χ need not.
+    if model.domain.chi is not None and model.domain.chi.smallest_similarity >= 1.0:
+        say(
+            "warning: `chi_in_domain` is true only for polymers of similarity 1 to one with measured χ: "
+            "cross-validation tells nothing of less similar ones"
+        )
     say(f"Stage 2 is done: {folder.best_model}")
     return folder
 
@@ -267,7 +273,7 @@ def calibrate(
         probability=probability,
         positive_label=positive_label,
         threshold=threshold,
-        domain=_fit_domain(dataset, ensemble.folds),
+        domain=_fit_domain(dataset, ensemble.folds, stage1.test_polymers),
         provenance=provenance,
     )
 
@@ -299,23 +305,25 @@ def _to_cpu(group: FittedMembers) -> FittedMembers:
     return FittedMembers(group.network.cpu(), parameters, group.frozen, columns)
 
 
-def _fit_domain(dataset: Dataset, folds: np.ndarray) -> ApplicabilityDomain:
+def _fit_domain(dataset: Dataset, folds: np.ndarray, test_polymers: tuple[str, ...]) -> ApplicabilityDomain:
     structure = np.zeros(len(dataset.polymers), dtype=np.int64)
     solvents: set[str] = set()
     temperatures = np.zeros(0)
-    for rows in (dataset.stage1, dataset.chi, dataset.solubility):
+    learned = folds[0] >= 0
+    in_stage1 = ~_are_kept(dataset, test_polymers)
+    for rows, met in ((dataset.stage1, in_stage1), (dataset.chi, learned), (dataset.solubility, learned)):
         if rows is not None:
             structure[rows.polymer] = rows.structure
-            solvents |= {dataset.solvents[one] for one in np.unique(rows.solvent)}
+            solvents |= {dataset.solvents[one] for one in np.unique(rows.solvent[met[rows.polymer]])}
     if dataset.chi is not None:
-        temperatures = dataset.chi.temperature[folds[0, dataset.chi.polymer] >= 0]
+        temperatures = dataset.chi.temperature[learned[dataset.chi.polymer]]
 
     def neighbours(polymers: np.ndarray) -> Neighbours:
         fingerprints = dataset.polymer_features[structure[polymers]][:, : dataset.recipe.fingerprint_bits].toarray()
         return Neighbours.fit([dataset.polymers[one] for one in polymers], fingerprints, folds[:, polymers])
 
-    learned = np.flatnonzero(folds[0] >= 0)
-    with_chi = np.zeros(0, dtype=np.int64) if dataset.chi is None else np.intersect1d(learned, dataset.chi.polymer)
+    measured = np.flatnonzero(learned)
+    with_chi = np.zeros(0, dtype=np.int64) if dataset.chi is None else np.intersect1d(measured, dataset.chi.polymer)
     return ApplicabilityDomain.fit(
-        neighbours(learned), neighbours(with_chi) if len(with_chi) else None, sorted(solvents), temperatures
+        neighbours(measured), neighbours(with_chi) if len(with_chi) else None, sorted(solvents), temperatures
     )

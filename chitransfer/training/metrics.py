@@ -27,7 +27,9 @@ def call_metrics(positive: np.ndarray, called: np.ndarray) -> dict[str, float]:
     return {"sol_f1": float(f1), "sol_recall": float(recall), "sol_precision": float(precision)}
 
 
-def solubility_metrics(positive: np.ndarray, probability: np.ndarray, called: np.ndarray) -> dict[str, float]:
+def solubility_metrics(
+    positive: np.ndarray, probability: np.ndarray, called: np.ndarray, ranking: np.ndarray | None = None
+) -> dict[str, float]:
     """Scores of a classifier for the positive class.
 
     Parameters
@@ -38,6 +40,8 @@ def solubility_metrics(positive: np.ndarray, probability: np.ndarray, called: np
         Predicted probability of the positive class, (n_rows,) in 0 … 1.
     called
         True where the row was called positive, (n_rows,) bool.
+    ranking
+        What AUCs rank rows by, (n_rows,), where probabilities are not on one scale; by default the probability.
 
     Returns
     -------
@@ -45,12 +49,13 @@ def solubility_metrics(positive: np.ndarray, probability: np.ndarray, called: np
         By metric's name; AUCs are NaN when only one class is present.
     """
     both = bool(positive.any() and not positive.all())
+    ranking = probability if ranking is None else ranking
     return {
         **call_metrics(positive, called),
         "sol_balanced_accuracy": float(sk.balanced_accuracy_score(positive, called)) if both else float("nan"),
         "sol_mcc": float(sk.matthews_corrcoef(positive, called)) if both else float("nan"),
-        "sol_auc": float(sk.roc_auc_score(positive, probability)) if both else float("nan"),
-        "sol_pr_auc": float(sk.average_precision_score(positive, probability)) if both else float("nan"),
+        "sol_auc": float(sk.roc_auc_score(positive, ranking)) if both else float("nan"),
+        "sol_pr_auc": float(sk.average_precision_score(positive, ranking)) if both else float("nan"),
         "sol_brier": float(np.mean((probability - positive) ** 2)),
     }
 

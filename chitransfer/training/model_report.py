@@ -19,10 +19,9 @@ from chitransfer.model.checkpoint import TrainedModel
 from chitransfer.training.conformal import (
     COVERAGE,
     coverage_metrics,
+    cross_fit_calibration,
     cross_fit_coverage,
     cross_fit_half_widths,
-    cross_fit_probability,
-    cross_fit_thresholds,
     promised_coverage,
 )
 from chitransfer.training.metrics import call_metrics, solubility_metrics
@@ -34,6 +33,11 @@ CHI_FILE, SOLUBILITY_FILE = "predictions_chi.csv", "predictions_solubility.csv"
 CROSS_VALIDATION, TEST = "cross-validation", "test"
 CHI_SHOWN = {"mae": "MAE", "r2": "R²"}
 SOLUBILITY_SHOWN = {"f1": "F1", "recall": "recall", "precision": "precision", "auc": "AUC", "brier": "Brier"}
+SEARCHED_ON_TEST = (
+    "test polymers: neither stage learned from them; a search on the same tables scored its trials on them, so where "
+    "it chose these settings their errors may be a little too good; `chitransfer compare` measures on polymers no "
+    "search saw"
+)
 ALL_KEPT = "add measured polymers, or lower training.test_fraction and pretrain again"
 
 
@@ -60,6 +64,9 @@ def write_model_report(
         write_csv(folder.path / SOLUBILITY_FILE, frame)
         metrics["solubility"] = solubility_report(frame, dataset.solubility.polymer)
         said += _describe_solubility(metrics["solubility"], model.probability is not None)
+    if any(metrics[kind][TEST]["n_rows"] for kind in ("chi", "solubility") if kind in metrics):
+        metrics["note_on_test"] = SEARCHED_ON_TEST
+        said.append(SEARCHED_ON_TEST)
     write_json(folder.metrics, metrics)
     return said
 
@@ -144,8 +151,9 @@ def _by_fold(fold: np.ndarray, chi: np.ndarray, predicted: np.ndarray) -> list[d
 def solubility_frame(rows: Rows, model: TrainedModel, logits: TaskPredictions) -> pd.DataFrame:
     """A line a solubility row; probabilities are of the positive class.
 
-    ``p_cv_N`` comes from members of repeat N that never saw the polymer, uncalibrated; ``p_cv`` from all repeats,
-    calibrated on the other folds, and ``called_positive`` by a threshold chosen on the other folds. ``p_train`` and
+    ``p_cv_N`` comes from members of repeat N that never saw the polymer, uncalibrated; ``logit_cv`` from all repeats;
+    ``p_cv`` is that calibrated on the other folds, ``called_positive`` its comparison with a threshold chosen on them
+    with the same sigmoid. Every fold has its sigmoid, so rows are ranked by ``logit_cv``, not ``p_cv``. ``p_train`` and
     ``p_model`` are calibrated as in the model; ``p_low``, ``p_high`` is the interval of the members that left the row
     out.
     """
@@ -160,13 +168,15 @@ def solubility_frame(rows: Rows, model: TrainedModel, logits: TaskPredictions) -
         columns[f"fold_{repeat}"] = logits.fold[repeat - 1]
         columns[f"p_cv_{repeat}"] = np.where(own, expit(values), np.nan)
     fold = logits.fold[0][own]
+    logit_cv = np.where(own, logits.left_out(), np.nan)
     p_cv, called = np.full(len(rows), np.nan), np.zeros(len(rows), dtype=bool)
-    p_cv[own] = cross_fit_probability(logits.left_out()[own], positive[own], fold)
-    called[own] = p_cv[own] >= cross_fit_thresholds(p_cv[own], positive[own], fold)
+    p_cv[own], threshold = cross_fit_calibration(logit_cv[own], positive[own], fold)
+    called[own] = p_cv[own] >= threshold
     p_model = _calibrated(calibration, logits.values.mean(axis=(0, 1)))
     called[~own] = p_model[~own] >= model.threshold
     low, high = _interval(calibration, logits)
     columns |= {
+        "logit_cv": logit_cv,
         "p_cv": p_cv,
         "called_positive": called.astype(int),
         "p_low": low,
@@ -197,7 +207,9 @@ def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any
     called = frame["called_positive"].to_numpy() == 1
     report: dict[str, Any] = {
         "n_polymers": {CROSS_VALIDATION: len(np.unique(polymer[own])), TEST: len(np.unique(polymer[~own]))},
-        "validation": _solubility_scores(positive[own], frame["p_cv"].to_numpy()[own], called[own]),
+        "validation": _solubility_scores(
+            positive[own], frame["p_cv"].to_numpy()[own], called[own], frame["logit_cv"].to_numpy()[own]
+        ),
         "validation_auc_by_repeat": [
             _solubility_scores(positive[own], frame[name].to_numpy()[own], called[own]).get("auc")
             for name in frame.columns
@@ -220,10 +232,12 @@ def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any
     return report
 
 
-def _solubility_scores(positive: np.ndarray, probability: np.ndarray, called: np.ndarray) -> dict[str, float]:
+def _solubility_scores(
+    positive: np.ndarray, probability: np.ndarray, called: np.ndarray, ranking: np.ndarray | None = None
+) -> dict[str, float]:
     if len(positive) == 0:
         return {"n_rows": 0}
-    named = solubility_metrics(positive, probability, called)
+    named = solubility_metrics(positive, probability, called, ranking)
     return {"n_rows": len(positive), **{name.removeprefix("sol_"): value for name, value in named.items()}}
 
 
@@ -252,8 +266,9 @@ def _describe_chi(report: dict[str, Any]) -> list[str]:
     if "interval_validation" in report:
         inside = report["interval_validation"]
         lines.append(
-            f"{100 * inside['stated_coverage']:.0f} % interval: holds {inside['coverage_rows']:.1%} of the rows and "
-            f"{inside['coverage_polymers']:.1%} of the average polymer's, median width {inside['median_width']:.2f}"
+            f"{100 * inside['stated_coverage']:.0f} % interval (of the average polymer's rows): holds "
+            f"{inside['coverage_polymers']:.1%} of these and {inside['coverage_rows']:.1%} of all rows, "
+            f"median width {inside['median_width']:.2f}"
         )
     if report.get("stated_coverage", COVERAGE) < COVERAGE:
         stated = report["stated_coverage"]

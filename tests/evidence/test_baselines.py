@@ -7,14 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from chitransfer.evidence.baselines import (
     BASELINES,
+    PENALTIES,
     Prediction,
     TaskData,
     classify_by_chi,
     correct_affinely,
     gaussian_process,
+    ridge_chi,
     tanimoto_kernel,
 )
 
@@ -33,16 +38,47 @@ def make_task(rng: np.random.Generator) -> TaskData:
     target = counts @ rng.normal(size=20)
     training = np.arange(40) < 30
     inverse = np.ones((40, 1))
-    return TaskData(np.hstack([counts, inverse]), counts, np.zeros((40, 0)), counts[:, :4], target, training)
+    features, polymer = np.hstack([counts, inverse]), np.arange(40) // 2
+    return TaskData(features, counts, np.zeros((40, 0)), counts[:, :4], polymer, target, training)
 
 
 def test_gaussian_process_reads_training_rows_only(rng: np.random.Generator) -> None:
     task = make_task(rng)
     changed = np.where(task.training, task.target, 1e6)
-    other = TaskData(task.features, task.polymer_counts, task.solvent_counts, task.descriptors, changed, task.training)
+    other = replace(task, target=changed)
     assert np.array_equal(gaussian_process(task, 0).value, gaussian_process(other, 0).value)
     error = np.abs(gaussian_process(task, 0).value - task.target)[~task.training].mean()
     assert error < np.abs(task.target - task.target[task.training].mean())[~task.training].mean()
+
+
+def test_ridge_reads_training_rows_only_and_finds_a_line(rng: np.random.Generator) -> None:
+    task = make_task(rng)
+    changed = np.where(task.training, task.target, 1e6)
+    assert np.array_equal(ridge_chi(task, 0).value, ridge_chi(replace(task, target=changed), 0).value)
+    error = np.abs(ridge_chi(task, 0).value - task.target)[~task.training].mean()
+    assert error < 0.2 * np.abs(task.target - task.target[task.training].mean())[~task.training].mean()
+
+
+def test_the_penalty_of_ridge_is_chosen_by_whole_polymers(rng: np.random.Generator) -> None:
+    # Features tell polymers apart and nothing else: rows of a known polymer are easy, new polymers are not.
+    polymer = np.repeat(np.arange(60), 10)
+    own, value = rng.normal(size=(60, 30))[polymer], rng.normal(size=60)[polymer]
+    features = own + 0.05 * rng.normal(size=(600, 30))
+    nothing = np.zeros((600, 0))
+    task = TaskData(features, nothing, nothing, nothing, polymer, value, polymer < 40)
+    test = ~task.training
+    spread = np.abs(ridge_chi(task, 0).value - value[task.training].mean())[test].mean()
+    by_rows = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES)).fit(features[~test], value[~test])
+    assert spread < 0.25 * np.abs(by_rows.predict(features[test]) - value[~test].mean()).mean()
+
+
+@pytest.mark.parametrize("polymer", [np.zeros(40, dtype=int), np.arange(40)])
+def test_ridge_without_anything_to_choose_by_is_the_mean(rng: np.random.Generator, polymer: np.ndarray) -> None:
+    task = make_task(rng)
+    # One polymer; or polymers that all look the same.
+    features = task.features if polymer[-1] == 0 else np.ones_like(task.features)
+    found = ridge_chi(replace(task, polymer=polymer, features=features), 0).value
+    assert found == pytest.approx(np.full(40, task.target[task.training].mean()))
 
 
 def test_affine_correction_recovers_a_line(rng: np.random.Generator) -> None:

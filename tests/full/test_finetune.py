@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import brier_score_loss, f1_score, mean_absolute_error, r2_score, recall_score, roc_auc_score
+from scipy.special import logit
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    mean_absolute_error,
+    r2_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import load_config, override_config
@@ -65,16 +74,25 @@ def test_chi_metrics_follow_from_the_predictions(either: Any) -> None:
 def test_solubility_metrics_follow_from_the_predictions(either: Any) -> None:
     frame = pd.read_csv(either.finetuning / "predictions_solubility.csv")
     metrics = json.loads((either.finetuning / "metrics.json").read_text())["solubility"]
-    for name, split, column in (("validation", "cross-validation", "p_cv"), ("test", "test", "p_model")):
+    for name, split, column, ranking in (
+        ("validation", "cross-validation", "p_cv", "logit_cv"),
+        ("test", "test", "p_model", "p_model"),
+    ):
         rows = frame[frame["split"] == split]
         assert metrics[name]["f1"] == pytest.approx(f1_score(rows["positive"], rows["called_positive"]))
         assert metrics[name]["recall"] == pytest.approx(recall_score(rows["positive"], rows["called_positive"]))
-        assert metrics[name]["auc"] == pytest.approx(roc_auc_score(rows["positive"], rows[column]))
+        assert metrics[name]["auc"] == pytest.approx(roc_auc_score(rows["positive"], rows[ranking]))
+        assert metrics[name]["pr_auc"] == pytest.approx(average_precision_score(rows["positive"], rows[ranking]))
         assert metrics[name]["brier"] == pytest.approx(brier_score_loss(rows["positive"], rows[column]))
         assert metrics["trivial_predictor"][name]["f1"] == pytest.approx(
             f1_score(rows["positive"], rows["SMILES"] != "")
         )
     assert (frame["p_low"] <= frame["p_high"]).all()
+    own = frame[frame["split"] == "cross-validation"]
+    # Both repeats have as many members.
+    assert np.allclose(own["logit_cv"], logit(own[["p_cv_1", "p_cv_2"]]).mean(axis=1))
+    for _, fold in own.sort_values("logit_cv").groupby("fold_1"):
+        assert fold["p_cv"].is_monotonic_increasing
 
 
 def test_every_column_is_documented(trained: Any, predictor: Predictor, project_root: Path) -> None:
@@ -195,6 +213,34 @@ def test_networks_that_are_handed_over_keep_what_stage_1_learned(trained: Any) -
             assert all(tensor.equal(new[name]) for name, tensor in old.items())
 
 
+@pytest.mark.parametrize("n_tested", [0, 1])
+def test_what_a_search_saw_of_test_polymers_is_said_where_there_are_any(
+    trained: Any, tmp_path: Path, n_tested: int
+) -> None:
+    kept = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt").test_polymers
+    values = trained.config.model_dump()
+    values["training"]["num_epochs_finetune"] = 1
+    values["paths"]["results_dir"] = str(tmp_path / "results")
+    for key in ("exp_chi_csv", "solubility_csv"):
+        frame = pd.read_csv(values["paths"][key])
+        is_test = frame["SMILES"].map(polymer_identity).isin(kept)
+        one = frame.loc[is_test, "SMILES"].iloc[0]
+        frame[~is_test | (frame["SMILES"] == one) & (n_tested > 0)].to_csv(tmp_path / f"{key}.csv", index=False)
+        values["paths"][key] = str(tmp_path / f"{key}.csv")
+    said: list[str] = []
+    checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
+    folder = run_finetuning(type(trained.config).model_validate(values), [checkpoint], said.append, silent)
+    notes = [
+        place for place, line in enumerate(said) if "a search on the same tables scored its trials on them" in line
+    ]
+    assert len(notes) == n_tested
+    scores = [place for place, line in enumerate(said) if " on test polymers (" in line]
+    assert len(scores) == 2 * n_tested
+    assert all(place < note for place in scores for note in notes)
+    noted = json.loads(folder.metrics.read_text()).get("note_on_test")
+    assert noted == (said[notes[0]] if notes else None)
+
+
 def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
     for key, missing in (("exp_chi_csv", "predictions_chi.csv"), ("solubility_csv", "predictions_solubility.csv")):
         values = trained.config.model_dump()
@@ -255,6 +301,40 @@ def test_one_labelled_polymer_is_reported_without_a_calibrated_probability(train
     assert frame["p_cv"].between(0, 1, inclusive="neither").all()
     metrics = json.loads(run.metrics.read_text())["solubility"]
     assert metrics["validation"]["brier"] == pytest.approx(brier_score_loss(frame["positive"], frame["p_cv"]))
+
+
+def test_the_domain_has_no_solvent_that_only_test_polymers_have(trained: Any, tmp_path: Path) -> None:
+    stage1 = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt")
+    # Of the test polymers each table gets a solvent of its own, of the others another one.
+    others = {"dft_chi_csv": ("CO", "CCCCO"), "exp_chi_csv": ("CCC", "CCCC"), "solubility_csv": ("CCCO", "CCCCC")}
+    values = trained.config.model_dump()
+    values["paths"]["results_dir"] = str(tmp_path / "results")
+    values["training"]["num_epochs_finetune"] = 1
+    for key, (tested, learned) in others.items():
+        frame = pd.read_csv(values["paths"][key])
+        is_test = frame["SMILES"].map(polymer_identity).isin(stage1.test_polymers)
+        extra = [frame[is_test].head(2).assign(solvent=tested), frame[~is_test].head(2).assign(solvent=learned)]
+        pd.concat([frame, *extra]).to_csv(tmp_path / f"{key}.csv", index=False)
+        values["paths"][key] = str(tmp_path / f"{key}.csv")
+    checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
+    folder = run_finetuning(type(trained.config).model_validate(values), [checkpoint], silent, silent)
+    met = TrainedModel.load(folder.best_model).domain.solvents
+    assert met == {"O", "CCO", *(learned for _, learned in others.values())}
+
+
+def test_measured_chi_of_one_polymer_vouches_for_it_alone(trained: Any, tmp_path: Path) -> None:
+    kept = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt").test_polymers
+
+    def choose(frame: pd.DataFrame) -> pd.DataFrame:
+        one = next(smiles for smiles in frame["SMILES"] if polymer_identity(smiles) not in kept)
+        return frame[frame["SMILES"] == one]
+
+    run, said = finetune_on(trained, tmp_path, "exp_chi_csv", choose)
+    assert "warning: `chi_in_domain` is true only for polymers of similarity 1" in said
+    one = pd.read_csv(run.path / "predictions_chi.csv")["SMILES"].iloc[0]
+    found = Predictor.load(run.best_model).predict([one, "*CC(*)CCCC"], temperature=[300.0], solvent="O")
+    assert found["chi_in_domain"].tolist() == [True, False]
+    assert "unlike every polymer with measured χ" in found["domain_note"].iloc[1]
 
 
 def test_config_file_of_the_project_is_valid(project_root: Path) -> None:

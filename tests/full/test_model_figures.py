@@ -69,7 +69,7 @@ def test_figures_say_what_they_show(trained: Any, tmp_path: Path, monkeypatch: p
     left_out = pd.read_csv(trained.finetuning / "predictions_solubility.csv").query("split == 'cross-validation'")
     titles = [axes.get_title() for axes in drawn["roc_and_precision_recall"].axes]
     for title, score in zip(titles, (roc_auc_score, average_precision_score), strict=True):
-        assert title.endswith(f" {score(left_out['positive'], left_out['p_cv']):.3f}")
+        assert title.endswith(f" {score(left_out['positive'], left_out['logit_cv']):.3f}")
     assert drawn["confusion_matrix"].axes[0].get_title() == "Rows of polymers left out"
     (explained,) = drawn["reliability"].axes[0].get_legend_handles_labels()[1]
     assert explained == f"about {len(left_out) / 8:.0f} rows each,\nbars: 95 % interval of the share"

@@ -54,6 +54,24 @@ def test_threshold_is_what_left_out_polymers_reach() -> None:
     assert np.mean(np.array(reached) >= measured.smallest_similarity - 1e-6) == pytest.approx(0.95, abs=0.02)
 
 
+@pytest.mark.parametrize("folds", [np.zeros((3, 1), int), np.full((2, 1), 4)])
+def test_one_polymer_vouches_for_itself_alone(folds: np.ndarray) -> None:
+    bits = np.array([[1, 1, 0, 0]])
+    chi = Neighbours.fit(["a"], bits, folds)
+    assert chi.smallest_similarity == 1.0
+    _, similarity = chi.nearest(np.array([[3, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]]))
+    assert (similarity >= chi.smallest_similarity).tolist() == [True, False, False]
+
+
+def test_repeats_with_all_polymers_in_one_fold_say_nothing() -> None:
+    bits = np.array([[1, 1, 1, 0], [1, 1, 0, 1], [1, 1, 1, 1]])
+    together, apart = np.array([[2, 2, 2]]), np.array([[0, 1, 1]])
+    assert Neighbours.fit(list("abc"), bits, together).smallest_similarity == 1.0
+    alone = Neighbours.fit(list("abc"), bits, apart).smallest_similarity
+    assert alone > 0.0
+    assert Neighbours.fit(list("abc"), bits, np.vstack([together, apart])).smallest_similarity == alone
+
+
 def test_a_model_of_a_release_without_chi_neighbours_can_be_read() -> None:
     measured = Neighbours.fit(["a", "b"], np.eye(2), np.array([[0, 1]]))
     kept = _as_read(ApplicabilityDomain.fit(measured, None, ["O"], np.zeros(0)).to_dict())

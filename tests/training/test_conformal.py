@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from chitransfer.training.conformal import (
     coverage_metrics,
+    cross_fit_calibration,
     cross_fit_coverage,
     cross_fit_half_widths,
-    cross_fit_probability,
-    cross_fit_thresholds,
     fit_chi_interval,
     fit_probability,
     polymer_weights,
@@ -94,10 +94,25 @@ def test_equal_weights_give_the_ordinary_quantile(values: list[float], level: fl
     )
 
 
-def test_weights_stand_between_rows_and_polymers() -> None:
+def test_polymers_weigh_alike() -> None:
     weights = polymer_weights(np.array([7, 7, 7, 7, 3]))
-    assert weights.sum() == pytest.approx(1.0)
-    assert weights[4] / weights[0] == pytest.approx(2.0)
+    assert weights == pytest.approx([0.125, 0.125, 0.125, 0.125, 0.5])
+
+
+def test_a_row_of_a_new_polymer_is_covered_as_promised_however_unequally_polymers_are_measured() -> None:
+    generator = np.random.default_rng(5)
+    n_polymers, inside = 19, []
+    for _ in range(3000):
+        # One polymer in five is measured a hundred times and is easy; the last is new.
+        often = generator.random(n_polymers + 1) < 0.2
+        polymer = np.repeat(np.arange(n_polymers + 1), np.where(often, 100, 1))
+        centre = generator.normal(size=n_polymers + 1)
+        residual = np.where(often, 0.3, 1.0)[polymer] * (centre[polymer] + 0.3 * generator.normal(size=len(polymer)))
+        known = polymer < n_polymers
+        interval = fit_chi_interval(residual[known], np.zeros(known.sum()), polymer[known])
+        inside.append(np.mean(np.abs(residual[~known]) <= interval.half_width(np.zeros(1))))
+    # Never less than promised; with n polymers at most about 1/(n + 1) more.
+    assert 0.89 <= np.mean(inside) <= 0.96
 
 
 def test_coverage_metrics_by_hand() -> None:
@@ -152,17 +167,31 @@ def test_probabilities_stay_finite_when_classes_separate() -> None:
 def test_cross_fitting_of_probability_and_threshold() -> None:
     logit, positive, polymer = draw_labels(300, 4)
     fold = polymer % 4
-    probability = cross_fit_probability(logit, positive, fold)
-    spoiled = np.where(fold == 2, ~positive, positive)
-    assert np.array_equal(cross_fit_probability(logit, spoiled, fold)[fold == 2], probability[fold == 2])
-    threshold = cross_fit_thresholds(probability, positive, fold)
-    others = fold != 2
-    assert (threshold[fold == 2] == best_f1_threshold(positive[others], probability[others])).all()
+    probability, threshold = cross_fit_calibration(logit, positive, fold)
+    for one in range(4):
+        others, own = fold != one, fold == one
+        spoiled = np.where(own, ~positive, positive)
+        again = cross_fit_calibration(logit, spoiled, fold)
+        assert np.array_equal(again[0][own], probability[own])
+        assert np.array_equal(again[1][own], threshold[own])
+        sigmoid = LogisticRegression(C=10.0).fit(logit[others, None], positive[others])
+        by_oracle = sigmoid.predict_proba(logit[:, None])[:, 1]
+        assert np.allclose(probability[own], by_oracle[own])
+        assert threshold[own] == pytest.approx(best_f1_threshold(positive[others], by_oracle[others]))
 
 
 def test_without_other_folds_the_networks_own_probability_stands() -> None:
     logit, positive, _ = draw_labels(30, 4)
     fold = np.zeros(30, dtype=np.int64)
-    probability = cross_fit_probability(logit, positive, fold)
+    probability, threshold = cross_fit_calibration(logit, positive, fold)
     assert np.allclose(probability, 1 / (1 + np.exp(-logit)))
-    assert (cross_fit_thresholds(probability, positive, fold) == 0.5).all()
+    assert (threshold == 0.5).all()
+
+
+@pytest.mark.parametrize("label", [False, True])
+def test_other_folds_of_one_class_leave_the_networks_own_probability(label: bool) -> None:
+    logit, own = np.array([-1.0, 2.0, 0.5, -0.5]), np.array([False, False, True, True])
+    positive = np.where(own, [True, True, True, False], label)
+    probability, threshold = cross_fit_calibration(logit, positive, own.astype(int))
+    assert np.allclose(probability[own], 1 / (1 + np.exp(-logit[own])))
+    assert np.allclose(threshold[own], best_f1_threshold(positive[~own], 1 / (1 + np.exp(-logit[~own]))))

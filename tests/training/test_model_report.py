@@ -1,0 +1,45 @@
+"""The tables of a fine-tuned model: what is said of a fold does not know the fold's labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+
+from chitransfer.data.assemble import Dataset
+from chitransfer.model.checkpoint import TrainedModel
+from chitransfer.training.model_report import solubility_frame, solubility_report
+from chitransfer.training.out_of_fold import TaskPredictions
+
+
+def test_a_folds_labels_change_neither_its_probabilities_nor_its_calls_nor_what_ranks(
+    tiny_dataset: Dataset, rng: np.random.Generator
+) -> None:
+    rows = tiny_dataset.solubility
+    assert rows is not None
+    fold = np.stack([tiny_dataset.fold_of_polymers(3, seed)[rows.polymer] for seed in (0, 1)])
+    logits = TaskPredictions(rng.normal(size=(2, 6, len(rows))) + rows.value, fold, rows.polymer)
+    model = cast(TrainedModel, SimpleNamespace(positive_label=1, probability=None, threshold=0.5))
+    frame = solubility_frame(rows, model, logits)
+    for one in range(3):
+        own = fold[0] == one
+        other = solubility_frame(replace(rows, value=np.where(own, 1 - rows.value, rows.value)), model, logits)
+        assert (other["positive"] == frame["positive"])[~own].all()
+        for column in ("p_cv", "called_positive", "logit_cv"):
+            assert np.array_equal(other[column][own], frame[column][own]), column
+
+
+def test_aucs_do_not_know_the_sigmoids_of_the_folds(tiny_dataset: Dataset, rng: np.random.Generator) -> None:
+    rows = tiny_dataset.solubility
+    assert rows is not None
+    fold = tiny_dataset.fold_of_polymers(3, 0)[None, rows.polymer]
+    logits = TaskPredictions(np.repeat(rows.value[None, None, :], 3, axis=1), fold, rows.polymer)
+    model = cast(TrainedModel, SimpleNamespace(positive_label=1, probability=None, threshold=0.5))
+    report = solubility_report(solubility_frame(rows, model, logits), rows.polymer)
+    assert report["validation"]["auc"] == report["validation"]["pr_auc"] == 1.0
+    # Logits that know nothing: of a fold with many positives the others' sigmoid has the lower probability.
+    flat = replace(logits, values=np.zeros((1, 3, len(rows))))
+    report = solubility_report(solubility_frame(rows, model, flat), rows.polymer)
+    assert report["validation"]["auc"] == 0.5
