@@ -110,6 +110,7 @@ def test_a_signal_while_the_database_server_is_away(
         raise optuna.exceptions.StorageInternalError("connection refused")
 
     monkeypatch.setattr("chitransfer.search.lock.lock_on_server", lambda *words: nullcontext())
+    monkeypatch.setattr("chitransfer.search.run.refuse_taken_name", lambda folder: None)
     monkeypatch.setattr(
         "chitransfer.search.run.create_study",
         lambda folder, contract, pruner: optuna.create_study(storage=storage, study_name=folder.name),
