@@ -6,11 +6,14 @@ Scored on the same folds as every trial, so that a search can say what its netwo
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.training.crossval import OutOfFold, Scores, score_predictions
+
+Score = TypeVar("Score")
 
 
 def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label: int) -> Scores:
@@ -18,7 +21,7 @@ def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label:
 
     The mean and the share of positives come from each fold's training rows; "better" means the higher F1. It ranks
     nothing: pooled over folds the means would, by being the lower the higher the fold's own values are, so ROC-AUC is
-    0.5, PR-AUC the share of positives, and Spearman's ρ is not defined.
+    0.5, PR-AUC the share of positives, and there is no Spearman's ρ.
     """
     n_folds = int(folds.max()) + 1
     fold_of_chi = folds[:, [] if dataset.chi is None else dataset.chi.polymer]
@@ -37,16 +40,19 @@ def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label:
         for threshold in (0.0, 2.0)
     ]
     best = max(candidates, key=lambda scores: scores.mean.get("sol_f1", 0.0))
-    chance = {"exp_spearman": float("nan"), "sol_auc": 0.5}
-    if dataset.solubility is not None:
-        chance["sol_pr_auc"] = float((dataset.solubility.value == positive_label).mean())
-    ranked = {name: value for name, value in chance.items() if np.isfinite(best.mean.get(name, np.nan))}
+    chance = {}
+    if dataset.solubility is not None and np.isfinite(best.mean["sol_auc"]):
+        chance = {"sol_auc": 0.5, "sol_pr_auc": float((dataset.solubility.value == positive_label).mean())}
     return replace(
         best,
-        mean={**best.mean, **ranked},
-        std={**best.std, **dict.fromkeys(ranked, 0.0)},
-        per_repeat={**best.per_repeat, **{name: [value] * len(folds) for name, value in ranked.items()}},
+        mean=_without_ranks(best.mean, chance),
+        std=_without_ranks(best.std, dict.fromkeys(chance, 0.0)),
+        per_repeat=_without_ranks(best.per_repeat, {name: [value] * len(folds) for name, value in chance.items()}),
     )
+
+
+def _without_ranks(scores: dict[str, Score], chance: dict[str, Score]) -> dict[str, Score]:
+    return {name: value for name, value in scores.items() if name != "exp_spearman"} | chance
 
 
 def training_means(value: np.ndarray, fold_of_rows: np.ndarray) -> np.ndarray:

@@ -1,9 +1,8 @@
-"""`chitransfer dashboard` serves the study, to this machine alone, until Ctrl-C."""
+"""`chitransfer dashboard` serves the study, to this machine alone."""
 
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -38,7 +37,7 @@ def test_it_serves_the_study_to_this_machine_alone(
             assert code == 2
             assert f"--port {port} is taken" in error
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()
         printed, _ = server.communicate(timeout=60)
     assert f"dashboard of {folder.name}: http://127.0.0.1:{port}/ (Ctrl-C ends it)" in printed
     assert "Traceback" not in printed
