@@ -97,8 +97,8 @@ def run_one_fold(config: Config, dataset: Dataset, folder: Path, test: np.ndarra
 def test_a_planted_leak_shows_as_a_gap(
     small_config: Config, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes: dict[str, object] = {"training.freeze_encoder_stage2": False, "training.lr_encoder": 0.01}
-    changes |= {"training.stage2_epochs": 150, "training.lr_finetune": 0.01, "search.n_trials": 2}
+    changes: dict[str, object] = {"training.freeze_encoder_stage2": False, "training.lr_encoder": 0.03}
+    changes |= {"training.stage2_epochs": 60, "training.lr_finetune": 0.03, "search.n_trials": 2}
     changes |= {"search.reevaluate_top": 0, "cv.n_cv_repeats": 1}
     config = override_config(small_config, changes)
     # Labels that nothing can predict, so that whoever predicts them has seen them.

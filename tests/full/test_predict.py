@@ -388,16 +388,6 @@ def test_a_solvent_is_one_and_not_empty(
     assert f"ERROR: {expected}" in err
 
 
-@pytest.mark.parametrize("own", ["--input", "--model"])
-def test_neither_the_table_nor_the_model_is_overwritten(run_command: RunCommand, tmp_path: Path, own: str) -> None:
-    words = {"--model": tmp_path / "model.pt", "--input": tmp_path / "in.csv"}
-    words[own].write_text("SMILES\n*CCO*\n")
-    code, _, err = run_command("predict", *(word for pair in words.items() for word in pair), "--output", words[own])
-    assert code == 2
-    assert f"ERROR: --output {words[own]}: is the file of {own} {words[own]}, which would be overwritten" in err
-    assert words[own].read_text() == "SMILES\n*CCO*\n"
-
-
 def test_memory_stays_bounded(predictor: Predictor) -> None:
     fresh = Predictor(predictor.model)
     for start in range(0, 9000, 3000):

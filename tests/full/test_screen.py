@@ -270,3 +270,13 @@ def test_one_long_candidate_leaves_the_others_their_size(tmp_path: Path) -> None
         draw_structures(pd.DataFrame(rows), tmp_path / "best.png")
         ink.append(Image.open(tmp_path / "best.png").crop((0, 0, 320, 260)).convert("L").tobytes())
     assert ink[0] == ink[1]
+
+
+@pytest.mark.parametrize("own", ["--input", "--model"])
+def test_predict_overwrites_neither_the_table_nor_the_model(run_command: RunCommand, tmp_path: Path, own: str) -> None:
+    words = {"--model": tmp_path / "model.pt", "--input": tmp_path / "in.csv"}
+    words[own].write_text("SMILES\n*CCO*\n")
+    code, _, err = run_command("predict", *(word for pair in words.items() for word in pair), "--output", words[own])
+    assert code == 2
+    assert f"ERROR: --output {words[own]}: is the file of {own} {words[own]}, which would be overwritten" in err
+    assert words[own].read_text() == "SMILES\n*CCO*\n"
