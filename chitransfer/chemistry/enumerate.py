@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,6 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdChemReactions
 
 from chitransfer.chemistry.polymers import PolymerError, polymer_identity
-from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
-from chitransfer.errors import DataError
 
 CARBON_MONOXIDE = "[C-]#[O+]"
 # Ways to map a rule onto its monomers that are looked at before the rule is taken not to apply.
@@ -98,30 +95,6 @@ class RepeatUnit:
     identity: str
     polymer_class: str
     monomers: tuple[str, ...]
-
-
-def read_monomers(path: Path | None = None) -> dict[str, list[str]]:
-    """Monomers by family from a CSV with columns ``family, SMILES``; ``None`` reads the project's own list.
-
-    Raises
-    ------
-    DataError
-        The file cannot be read, a column is missing, a family is none of `FAMILIES`, or a SMILES is no molecule.
-    """
-    content, name = read_source(str(path or Path(__file__).parents[1] / "data" / "builtin" / "monomers.csv"))
-    header, rows = parse_csv(content, name)
-    places = find_columns(header, [Column("family", True), Column("SMILES", True)], name)
-    families: dict[str, list[str]] = {}
-    for line, row in rows:
-        family, smiles = row[places["family"]].strip(), row[places["SMILES"]].strip()
-        if family not in FAMILIES:
-            raise DataError(f"{name}, line {line}: there is no monomer family {family!r}; known: {', '.join(FAMILIES)}")
-        with rdBase.BlockLogs():
-            molecule = Chem.MolFromSmiles(smiles)
-        if molecule is None or molecule.GetNumAtoms() == 0:
-            raise DataError(f"{name}, line {line}: {smiles!r} is not a readable SMILES; correct it or take the row out")
-        families.setdefault(family, []).append(Chem.MolToSmiles(molecule))
-    return families
 
 
 def list_reactions(families: dict[str, list[str]], seed: int) -> Iterator[Reaction]:
@@ -218,6 +191,5 @@ __all__: Sequence[str] = (
     "RepeatUnit",
     "Rule",
     "list_reactions",
-    "read_monomers",
     "run_reaction",
 )

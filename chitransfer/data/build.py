@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from chitransfer import __version__
-from chitransfer.chemistry.enumerate import Reaction, list_reactions, read_monomers, run_reaction
+from chitransfer.chemistry.enumerate import Reaction, list_reactions, run_reaction
 from chitransfer.chemistry.groups import FragmentationError, Groups, groups_of_identity, molecule_groups
 from chitransfer.chemistry.unifac import (
     DEFAULT_TEMPERATURES,
@@ -32,6 +32,7 @@ from chitransfer.chemistry.unifac import (
     method_name,
 )
 from chitransfer.chunks import call_each
+from chitransfer.data.monomers import read_monomers
 from chitransfer.data.tables import canonical_solvent
 from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError

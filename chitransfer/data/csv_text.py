@@ -1,6 +1,6 @@
 """CSV text to rows of cells with their line numbers; every fault of the text ends in one error that names the line.
 
-Called by `data.tables`, `data.temperatures`, `data.compute`, `chemistry.enumerate` and `predict_table`.
+Called by `data.tables`, `data.temperatures`, `data.compute`, `data.monomers` and `predict_table`.
 """
 
 from __future__ import annotations

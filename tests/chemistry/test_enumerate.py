@@ -13,10 +13,10 @@ from chitransfer.chemistry.enumerate import (
     RULES,
     Reaction,
     list_reactions,
-    read_monomers,
     run_reaction,
 )
 from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.data.monomers import read_monomers
 from chitransfer.errors import DataError
 
 SMALL = {
