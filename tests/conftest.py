@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,12 @@ settings.load_profile("untimed")
 ROOT = Path(__file__).resolve().parents[1]
 STEMS = ("C", "CC", "CCC", "CCCC", "CCCCC", "c1ccccc1")
 ENDS = ("", "O", "N", "C#N", "Cl", "OC")
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C where the tests were started in the background, which leaves it ignored: processes inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

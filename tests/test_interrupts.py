@@ -142,6 +142,7 @@ def interrupt(words: Sequence[str], until: str, number: int, folder: Path) -> tu
         process.wait(20)
     finally:
         process.kill()
+        process.wait()
     return process.returncode, path.read_text(encoding="utf-8")
 
 
