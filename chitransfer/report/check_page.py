@@ -13,13 +13,13 @@ import numpy as np
 from chitransfer.counts import say_count
 from chitransfer.data.check import SHOWN, SIMILAR, CheckReport, TemperatureFacts
 from chitransfer.data.check_warnings import FAR
-from chitransfer.report.drawing import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, save_figure
+from chitransfer.report.drawing import BLUE, GREY, ORANGE, RED, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TITLES = {"stage1": "Stage 1 (computed chi)", "chi": "experimental chi", "solubility": "solubility"}
-COLOURS = {"stage1": TRIVIAL, "chi": TRIAL, "solubility": DEFAULT}
+COLOURS = {"stage1": GREY, "chi": BLUE, "solubility": ORANGE}
 
 
 def describe_check(report: CheckReport) -> str:
@@ -125,7 +125,7 @@ def _draw_similarity(axes: Axes, report: CheckReport) -> None:
             color=COLOURS[coverage.kind],
             label=f"{TITLES[coverage.kind]}, {say_count(coverage.n_polymers, 'polymer')}",
         )
-    axes.axvspan(0, FAR, color=BEST, alpha=0.1, label="nothing alike")
+    axes.axvspan(0, FAR, color=RED, alpha=0.1, label="nothing alike")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("Tanimoto similarity to the nearest Stage 1 polymer")
@@ -145,7 +145,7 @@ def _draw_agreement(axes: Axes, report: CheckReport) -> None:
     axes.scatter(agreement.computed, agreement.measured, s=8, alpha=0.5, color=COLOURS["chi"])
     low, high = min(agreement.measured), max(agreement.measured)
     axes.plot([low, high], [low, high], color=COLOURS["stage1"], linewidth=1, label="equal")
-    axes.axhline(0.5, color=BEST, linewidth=0.8, linestyle=":", label="chi = 0.5")
+    axes.axhline(0.5, color=RED, linewidth=0.8, linestyle=":", label="chi = 0.5")
     spearman = "" if agreement.spearman is None else f", Spearman {agreement.spearman:.2f}"
     axes.set_title(f"Stage 1 against measurement ({agreement.n_pairs:,} rows{spearman})", fontsize=10)
     axes.legend(fontsize=8)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TRIAL, BEST, DEFAULT, TRIVIAL = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a"
+BLUE, RED, ORANGE, GREY = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a"
+# Of what a search is drawn with: its trials, the best, the default configuration and the trivial predictor.
+TRIAL, BEST, DEFAULT, TRIVIAL = BLUE, RED, ORANGE, GREY
 
 
 def save_figure(figure: Figure, path: Path) -> None:
