@@ -6,7 +6,7 @@ Called by `evidence.nested`; each is fitted on the training polymers' rows alone
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -22,7 +22,7 @@ N_TREES = 200
 NOISE_SHARES = (0.03, 0.1, 0.3, 1.0)
 # At the ends ridge regression fits every row or is the training mean: beyond them nothing changes.
 PENALTIES = np.geomspace(1e-2, 1e8, 21)
-N_PENALTY_FOLDS = 5
+N_POLYMER_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class TaskData:
         """Whether all rows to learn from are of one class, as where the only polymer of the other is tested."""
         return len(np.unique(self.target[self.training])) < 2
 
+    def polymer_folds(self) -> GroupKFold | None:
+        """Folds of whole training polymers to choose by; none where there is one polymer to learn from."""
+        n_folds = min(N_POLYMER_FOLDS, len(np.unique(self.polymer[self.training])))
+        return GroupKFold(n_folds) if n_folds > 1 else None
+
     @classmethod
     def build(cls, dataset: Dataset, rows: Rows, target: np.ndarray, training: np.ndarray) -> TaskData:
         """Lay out the rows of one table."""
@@ -78,7 +83,7 @@ class TaskData:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Values for every row, (n_rows,), and for a classifier the threshold chosen on training rows."""
+    """Values for every row, (n_rows,), and a classifier's threshold, chosen on training polymers left out in turn."""
 
     value: np.ndarray
     threshold: float = 0.5
@@ -97,57 +102,78 @@ def forest_chi(data: TaskData, seed: int) -> Prediction:
     return Prediction(model.predict(data.features))
 
 
-def forest_solubility(data: TaskData, seed: int) -> Prediction:
-    """Random forest on all features; threshold from its out-of-bag votes."""
+def _classify(probability: Callable[[TaskData], np.ndarray], data: TaskData) -> Prediction:
+    """A classifier's probabilities and the threshold with the best F1 on training polymers left out in turn.
+
+    Rows of one polymer are alike: a threshold chosen on rows whose polymer was learned from is one for known polymers.
+    """
     if data.has_one_class:
-        return predict_mean(data, seed)
-    model = RandomForestClassifier(N_TREES, oob_score=True, random_state=seed, n_jobs=1)
-    model.fit(data.features[data.training], data.target[data.training])
-    votes = np.nan_to_num(model.oob_decision_function_[:, 1], nan=0.5)
-    threshold = best_f1_threshold(data.target[data.training] > 0.5, votes)
-    return Prediction(model.predict_proba(data.features)[:, 1], threshold)
+        return predict_mean(data, 0)
+    rows = np.flatnonzero(data.training)
+    folds = data.polymer_folds()
+    if folds is None:
+        return Prediction(probability(data))
+    left_out = np.zeros(len(rows))
+    for _, held in folds.split(rows, groups=data.polymer[rows]):
+        learned = data.training.copy()
+        learned[rows[held]] = False
+        part = replace(data, training=learned)
+        values = predict_mean(part, 0).value if part.has_one_class else probability(part)
+        left_out[held] = values[rows[held]]
+    return Prediction(probability(data), best_f1_threshold(data.target[rows] > 0.5, left_out))
+
+
+def forest_solubility(data: TaskData, seed: int) -> Prediction:
+    """Random forest on all features."""
+
+    def probability(data: TaskData) -> np.ndarray:
+        model = RandomForestClassifier(N_TREES, random_state=seed, n_jobs=1)
+        model.fit(data.features[data.training], data.target[data.training])
+        return model.predict_proba(data.features)[:, 1]
+
+    return _classify(probability, data)
 
 
 def ridge_chi(data: TaskData, seed: int) -> Prediction:
     """Ridge regression on standardised features, its penalty by cross-validation over whole training polymers."""
-    train, polymer = data.training, data.polymer[data.training]
-    n_folds = min(N_PENALTY_FOLDS, len(np.unique(polymer)))
+    train, folds = data.training, data.polymer_folds()
     # What all rows learned from share gets no weight; that is most of a fingerprint.
     varies = np.ptp(data.features[train], axis=0) > 0
-    if n_folds < 2 or not varies.any():
+    if folds is None or not varies.any():
         return predict_mean(data, seed)
     features = data.features[:, varies].astype(np.float64)
     model = GridSearchCV(
         make_pipeline(StandardScaler(), Ridge()),
         {"ridge__alpha": PENALTIES},
         scoring="neg_mean_squared_error",
-        cv=GroupKFold(n_folds),
+        cv=folds,
     )
-    model.fit(features[train], data.target[train], groups=polymer)
+    model.fit(features[train], data.target[train], groups=data.polymer[train])
     return Prediction(model.predict(features))
 
 
 def ridge_solubility(data: TaskData, seed: int) -> Prediction:
     """Logistic regression with a ridge penalty on all standardised features."""
-    return _logistic(data.features, data, C=0.01)
+    return _classify(lambda data: _logistic(data.features, data, C=0.01), data)
 
 
 def descriptor_logistic(data: TaskData, seed: int) -> Prediction:
     """Logistic regression on the four polymer descriptors that follow the labels most closely on training rows."""
-    train, target = data.descriptors[data.training], data.target[data.training]
-    spread = train.std(axis=0)
-    centred = (train - train.mean(axis=0)) / np.where(spread > 1e-9, spread, np.inf)
-    strength = np.abs(centred.T @ (target - target.mean()))
-    return _logistic(data.descriptors[:, np.argsort(-strength, kind="stable")[:4]], data, C=1.0)
+
+    def probability(data: TaskData) -> np.ndarray:
+        train, target = data.descriptors[data.training], data.target[data.training]
+        spread = train.std(axis=0)
+        centred = (train - train.mean(axis=0)) / np.where(spread > 1e-9, spread, np.inf)
+        strength = np.abs(centred.T @ (target - target.mean()))
+        return _logistic(data.descriptors[:, np.argsort(-strength, kind="stable")[:4]], data, C=1.0)
+
+    return _classify(probability, data)
 
 
-def _logistic(features: np.ndarray, data: TaskData, C: float) -> Prediction:
-    if data.has_one_class:
-        return predict_mean(data, 0)
+def _logistic(features: np.ndarray, data: TaskData, C: float) -> np.ndarray:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
     model.fit(features[data.training], data.target[data.training])
-    probability = model.predict_proba(features)[:, 1]
-    return Prediction(probability, best_f1_threshold(data.target[data.training] > 0.5, probability[data.training]))
+    return model.predict_proba(features)[:, 1]
 
 
 def tanimoto_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -165,22 +191,21 @@ def tanimoto_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def gaussian_process(data: TaskData, seed: int) -> Prediction:
     """Gaussian process, kernel Tanimoto(polymer) · Tanimoto(solvent) · RBF(298.15/T); noise by marginal likelihood.
 
-    For labels it regresses 0 and 1, clipped; its threshold comes from leave-one-out predictions
-    (Rasmussen & Williams, eq. 5.12).
+    For labels it regresses 0 and 1, clipped.
     """
     kernel = _pair_kernel(data)
-    train, target = data.training, data.target[data.training]
-    mean, scale = float(target.mean()), max(float(target.std()), 1e-9)
-    y = (target - mean) / scale
-    own = kernel[np.ix_(train, train)]
-    noise = max(NOISE_SHARES, key=lambda share: _log_likelihood(own, y, share))
-    inverse = np.linalg.inv(own + noise * np.eye(len(y)))
-    weights = inverse @ y
-    value = mean + scale * (kernel[:, train] @ weights)
+
+    def value(data: TaskData) -> np.ndarray:
+        train, target = data.training, data.target[data.training]
+        mean, scale = float(target.mean()), max(float(target.std()), 1e-9)
+        y = (target - mean) / scale
+        own = kernel[np.ix_(train, train)]
+        noise = max(NOISE_SHARES, key=lambda share: _log_likelihood(own, y, share))
+        return mean + scale * (kernel[:, train] @ np.linalg.solve(own + noise * np.eye(len(y)), y))
+
     if not np.isin(data.target, (0.0, 1.0)).all():
-        return Prediction(value)
-    left_out = mean + scale * (y - weights / np.diag(inverse))
-    return Prediction(value.clip(0, 1), best_f1_threshold(target > 0.5, left_out.clip(0, 1)))
+        return Prediction(value(data))
+    return _classify(lambda data: value(data).clip(0, 1), data)
 
 
 def _pair_kernel(data: TaskData) -> np.ndarray:
@@ -212,7 +237,7 @@ def correct_affinely(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
 
 def classify_by_chi(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
     """Logistic regression on Stage 1's χ at the reference temperature alone."""
-    return _logistic(stage1_chi[:, None], data, C=1.0)
+    return _classify(lambda data: _logistic(stage1_chi[:, None], data, C=1.0), data)
 
 
 Baseline = Callable[[TaskData, int], Prediction]

@@ -86,11 +86,41 @@ def test_affine_correction_recovers_a_line(rng: np.random.Generator) -> None:
     assert correct_affinely((task.target - 0.3) / 2.0, task).value == pytest.approx(task.target)
 
 
+CLASSIFIERS = [
+    *(predict for _, predict in BASELINES.values() if predict),
+    lambda task, _: classify_by_chi(task.features[:, 0], task),
+]
+
+
+@pytest.mark.parametrize("predict", CLASSIFIERS)
+def test_classifiers_read_training_rows_only(
+    rng: np.random.Generator, predict: Callable[[TaskData, int], Prediction]
+) -> None:
+    task = make_task(rng)
+    label = (task.target > np.median(task.target)).astype(float)
+    found = predict(replace(task, target=label), 0)
+    other = predict(replace(task, target=np.where(task.training, label, 1.0 - label)), 0)
+    assert np.array_equal(found.value, other.value)
+    assert found.threshold == other.threshold
+
+
+@pytest.mark.parametrize("predict", [BASELINES[name][1] for name in ("random_forest", "ridge", "gaussian_process")])
+def test_thresholds_are_chosen_by_whole_polymers(
+    rng: np.random.Generator, predict: Callable[[TaskData, int], Prediction]
+) -> None:
+    # Features tell polymers apart and nothing else. By rows of known polymers a sharp cut looks best; of new polymers
+    # nothing is known, and calling them all positive is.
+    polymer = np.repeat(np.arange(60), 10)
+    label = (rng.permutation(60) < 36).astype(float)[polymer]
+    counts = np.abs(rng.normal(size=(60, 30)))[polymer]
+    features = np.hstack([counts + 0.01 * rng.normal(size=(600, 30)), np.ones((600, 1))])
+    task = TaskData(features, counts, np.zeros((600, 0)), counts[:, :4], polymer, label, polymer < 40)
+    found = predict(task, 0)
+    assert (found.value >= found.threshold)[~task.training].mean() > 0.9
+
+
 @pytest.mark.parametrize("only", [0.0, 1.0])
-@pytest.mark.parametrize(
-    "predict",
-    [*(predict for _, predict in BASELINES.values() if predict), lambda task, _: classify_by_chi(task.target, task)],
-)
+@pytest.mark.parametrize("predict", CLASSIFIERS)
 def test_classifiers_call_everything_by_the_only_class_they_saw(
     rng: np.random.Generator, predict: Callable[[TaskData, int], Prediction], only: float
 ) -> None:
