@@ -48,6 +48,9 @@ def build(
     n: Annotated[int, typer.Option(help="Polymers.")],
     output: Annotated[Path, typer.Option(help="The table: .csv or .csv.gz.")],
     solvent: Annotated[list[str] | None, typer.Option(help="Solvent SMILES; repeatable. Default: water.")] = None,
+    solvents_from: Annotated[
+        list[Path] | None, typer.Option(help="A table with a column solvent: all of its solvents; repeatable.")
+    ] = None,
     temperature: Annotated[list[float] | None, typer.Option(help="Kelvin; repeatable. Default: five.")] = None,
     seed: Annotated[int, typer.Option(help="Which of the possible polymers, and their order.")] = 0,
     monomers: Annotated[
@@ -58,17 +61,26 @@ def build(
     """Make a Stage 1 table from nothing: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.build import DEFAULT_TEMPERATURES, build_table
+    from chitransfer.data.solvents import read_solvents
     from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.processors import count_processors
 
     check_writable(output, "--output", (".csv", ".csv.gz"))
-    if monomers is not None:
-        refuse_overwriting(output, "--output", {"--monomers": monomers})
+    sources = [("--monomers", path) for path in [monomers] if path is not None]
+    sources += [("--solvents-from", path) for path in solvents_from or ()]
+    for option, path in sources:
+        refuse_overwriting(output, "--output", {option: path})
+    solvents = list(solvent or ())
+    for path in solvents_from or ():
+        found, without_groups = read_solvents(path)
+        solvents += found
+        for smiles, reason in without_groups.items():
+            print(f"WARNING: {path}: {smiles} is left out: {reason}")
     with show_progress(make_console()) as progress:
         summary = build_table(
             n,
             output,
-            solvents=solvent or ("O",),
+            solvents=solvents or ("O",),
             temperatures=temperature or DEFAULT_TEMPERATURES,
             seed=seed,
             n_jobs=n_jobs or count_processors(),

@@ -17,6 +17,7 @@ from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.chemistry.unifac import chi_of_smiles
 from chitransfer.data import build
 from chitransfer.data.build import build_table
+from chitransfer.data.solvents import read_solvents
 from chitransfer.errors import DataError
 
 RunCommand = Callable[..., tuple[int, str, str]]
@@ -79,6 +80,40 @@ def test_the_command_takes_a_monomer_list(tmp_path: Path, monomers: Path, run_co
     code, _, err = run_command(*words[:5], tmp_path / "none.csv", "--output", tmp_path / "table.csv")
     assert code == 2
     assert "none.csv: there is no such file" in err
+
+
+def test_the_command_takes_the_solvents_of_tables(tmp_path: Path, monomers: Path, run_command: RunCommand) -> None:
+    measured, labels, output = tmp_path / "measured.csv", tmp_path / "labels.csv", tmp_path / "table.csv"
+    # Ethanol in two spellings, water as an empty cell, and a solvent that UNIFAC has no groups for.
+    measured.write_text("SMILES,chi,Solvent\n*CC*,1,OCC\n*CC*,2,C(C)O\n*CC*,3,\n", encoding="utf-8")
+    labels.write_text("SMILES,soluble,solvent\n*CC*,1,ClP(Cl)Cl\n*CC*,1,c1ccccc1\n", encoding="utf-8")
+    words = ["data", "build", "--n", 3, "--monomers", monomers, "--n-jobs", 1, "--temperature", 300]
+    words += ["--solvent", "CO", "--solvents-from", measured, "--solvents-from", labels]
+    code, out, err = run_command(*words, "--output", output)
+    assert code == 0, err
+    assert f"WARNING: {labels}: ClP(Cl)Cl is left out: UNIFAC has no group with the element P" in out
+    build_table(
+        3, tmp_path / "expected.csv", solvents=["CO", "CCO", "O", "c1ccccc1"], temperatures=[300.0], monomers=monomers
+    )
+    assert output.read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    code, _, err = run_command(*words, "--output", labels)
+    assert code == 2
+    assert "is the file of --solvents-from" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("SMILES,solvent\n*CC*,CCO\n*CC*,C1CC\n", r"table\.csv, line 3: 'C1CC': the solvent is not a SMILES"),
+        ("SMILES\n*CC*\n", r"table\.csv, line 1: missing column\(s\) solvent"),
+        ("solvent\nP\n", r"table\.csv: UNIFAC has groups for none of its solvents"),
+    ],
+)
+def test_a_table_without_usable_solvents_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        read_solvents(path)
 
 
 def test_fewer_polymers_than_asked_for_is_said(

@@ -1,0 +1,51 @@
+"""The solvents a table names, for computing χ in them.
+
+Called by `chitransfer data build --solvents-from`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chitransfer.chemistry.groups import molecule_groups
+from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
+from chitransfer.data.tables import WATER, canonical_solvent
+from chitransfer.errors import DataError
+
+
+def read_solvents(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Distinct solvents of a CSV with a column ``solvent``, as canonical SMILES in their order; an empty cell is water.
+
+    Returns
+    -------
+    solvents, without_groups
+        Those that UNIFAC has groups for; and the others with the reason.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, has no such column, a cell is no solvent, or UNIFAC has groups for none.
+    """
+    content, name = read_source(str(path))
+    header, rows = parse_csv(content, name)
+    place = find_columns(header, [Column("solvent", True)], name)["solvent"]
+    groups: dict[str, str] = {}
+    for line, row in rows:
+        try:
+            solvent = canonical_solvent(row[place].strip() or WATER)
+        except ValueError as error:
+            raise DataError(f"{name}, line {line}: {row[place]!r}: {error}") from error
+        if solvent not in groups:
+            groups[solvent] = _why_no_groups(solvent)
+    solvents = [solvent for solvent, reason in groups.items() if not reason]
+    if not solvents:
+        raise DataError(f"{name}: UNIFAC has groups for none of its solvents; name some with --solvent")
+    return solvents, {solvent: reason for solvent, reason in groups.items() if reason}
+
+
+def _why_no_groups(solvent: str) -> str:
+    try:
+        molecule_groups(solvent)
+    except ValueError as error:
+        return str(error)
+    return ""
