@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pretended_card import pretended_card
 from small_training import STAGE1, small_shape
 
 from chitransfer.data.assemble import Dataset
@@ -21,16 +24,17 @@ from chitransfer.training.stage1 import Stage1Data, Stage1Run
 SETTINGS = replace(STAGE1, weight_decay=1e-2, n_epochs=12, grad_clip_norm=0.3)
 
 
-# A GPU, where steps are recorded and replayed, is one more to be tested where there is one.
-# On a machine with a card; `-m gpu` runs what needs it alone.
-DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
+# A GPU, where steps are recorded and replayed, is pretended, and one more where there is one: `-m gpu` runs that alone.
+PRETENDED = pytest.param("pretended", marks=pytest.mark.slow)
+DEVICES = ["cpu", PRETENDED, *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(scope="module", params=DEVICES)
-def data(tiny_dataset: Dataset, request: pytest.FixtureRequest) -> Stage1Data:
-    return Stage1Data.build(
-        tiny_dataset, validation_fraction=0.1, random_state=3, T_ref=298.15, device=torch.device(request.param)
-    )
+def data(tiny_dataset: Dataset, request: pytest.FixtureRequest) -> Iterator[Stage1Data]:
+    is_pretended = request.param == "pretended"
+    with pretended_card() if is_pretended else nullcontext():
+        device = torch.device("cuda" if is_pretended else request.param)
+        yield Stage1Data.build(tiny_dataset, validation_fraction=0.1, random_state=3, T_ref=298.15, device=device)
 
 
 def make_runs(data: Stage1Data, **changes: Any) -> list[Stage1Run]:
