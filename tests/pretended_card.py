@@ -25,6 +25,8 @@ aten = torch.ops.aten
 COPIES = {aten._to_copy.default, aten.copy_.default}
 # A card's tensor can be indexed by one of the host.
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+# What waits for the card.
+ASKING = {aten._local_scalar_dense.default, aten.nonzero.default}
 
 Call = tuple[Any, tuple[Any, ...], dict[str, Any], Any]
 _recording: list[Call] | None = None
@@ -86,6 +88,8 @@ class CardTensor(Tensor):
         on_host = [tuple(leaf.shape) for leaf in leaves if not isinstance(leaf, CardTensor) and leaf.dim() > 0]
         if on_host and func not in COPIES | INDEXED:
             raise RuntimeError(f"{func}: expected all tensors to be on the same device, but {on_host} are on the CPU")
+        if _recording is not None and (func in ASKING or any(not isinstance(leaf, CardTensor) for leaf in leaves)):
+            raise RuntimeError(f"{func}: operation not permitted when stream is capturing")
         bare_args, bare_kwargs = tree_map(lambda x: x.inner if isinstance(x, CardTensor) else x, (args, kwargs))
         result = func(*bare_args, **bare_kwargs)
         if _recording is not None:

@@ -59,6 +59,20 @@ def test_a_recorded_step_is_repeated_without_python(card: torch.device) -> None:
     assert results == [total + min(number + 1, n_calls) for number, total in enumerate(sums)]
 
 
+@pytest.mark.parametrize("place", ["card", "host"])
+def test_nothing_passes_between_card_and_host_while_a_step_is_recorded(card: torch.device, place: str) -> None:
+    values, of_host = torch.arange(3.0).to(card), torch.tensor([2, 0])
+
+    def step(change: torch.Tensor) -> torch.Tensor:
+        return change * float(values.sum()) if place == "card" else change + values[of_host].sum()
+
+    recorded, change = RecordedStep(card), torch.ones(3, device=card)
+    for _ in range(N_FREE_CALLS):
+        recorded.take(step, change)
+    with pytest.raises(RuntimeError, match="capturing"):
+        recorded.take(step, change)
+
+
 def settings_of(tiny: dict[str, Any], device: str, *more: str) -> list[object]:
     kept = {key: value for key, value in tiny.items() if key not in ("search.space", "training.device")}
     pairs = [f"{key}={json.dumps(value)}" for key, value in kept.items()]
