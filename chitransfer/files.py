@@ -179,7 +179,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _is_no_file(path: Path) -> bool:
-    """Whether there is something that is neither a file nor a folder, such as ``/dev/null``, which root could replace."""
+    """Whether something is there that is neither file nor folder, such as ``/dev/null``, which root could replace."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 

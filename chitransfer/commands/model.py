@@ -161,7 +161,7 @@ def predict(
                     print(f"{name:>18}  {text}")
             print()
         return int((frame["problem"] != "").any())
-    started = time.monotonic()
+    started = time.perf_counter()
     reader = TableReader.open(input)
     with show_progress(console) as progress:
         predictions = predict_table(
@@ -173,7 +173,7 @@ def predict(
             progress=progress,
         )
         n_rows, n_problems = write_predictions(reader, predictions, output)
-    seconds = time.monotonic() - started
+    seconds = time.perf_counter() - started
     console.print(
         f"{output}: {say_count(n_rows, 'row')} in {seconds:.1f} s ({n_rows / seconds:.0f} a second), "
         f"{n_problems} without a prediction or with a remark (column problem)"
