@@ -123,7 +123,8 @@ def predict(
     input: Annotated[Path | None, typer.Option(help="A CSV table with a column SMILES[, solvent][, temp].")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the table with its predictions.")] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="Kelvin; repeatable. Default: the table's temp, else 298.15.")
+        list[float] | None,
+        typer.Option(help="Kelvin; repeatable. Default: the table's temp, else the model's T_ref_K."),
     ] = None,
     solvent: SolventOption = None,
     n_jobs: JobsOption = 0,
@@ -190,7 +191,7 @@ def screen(
     rank_by: Annotated[str, typer.Option(help="p_soluble (highest first) or chi (lowest first).")] = "p_soluble",
     top: Annotated[int, typer.Option(min=1, help="Candidates to keep.")] = 100,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="Kelvin; one. Default: the table's temp, else 298.15.")
+        list[float] | None, typer.Option(help="Kelvin; one. Default: the table's temp, else the model's T_ref_K.")
     ] = None,
     solvent: SolventOption = None,
     max_chi: Annotated[float | None, typer.Option(help="Highest χ.")] = None,

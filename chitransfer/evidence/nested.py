@@ -130,7 +130,7 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
     inner = without_polymers(dataset, fold.test, from_stage1=new_chemistry)
     what = f"{fold.protocol}, outer fold {fold.number + 1}"
     # Each outer fold is a search of its own, so that its luck is its own.
-    own = override_config(config, {"seed": derive_seed(config.seed, "outer", fold.number) % 2**31})
+    own = override_config(config, {"seed": derive_seed(config.seed, "outer", fold.number)})
     study = search_inside(own, inner, fold.transfer_study, say, f"{what}, transfer search")
     random = override_config(own, {"search.sampler": "random", "search.reevaluate_top": 0})
     random_study = search_inside(random, inner, fold.random_study, say, f"{what}, random search")
