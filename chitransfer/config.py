@@ -189,7 +189,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the configuration file cannot be read ({error})") from error
     try:
-        values = _yaml().load(text)
+        values = _unshared(_yaml().load(text))
         lines = dict(_node_lines(_yaml().compose(text), ""))
     except UNREADABLE as error:
         raise ConfigError(f"{path}: not valid YAML ({_first_line(error)})") from error
@@ -198,6 +198,13 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a configuration is a list of `key: value` lines, got {type(values).__name__}")
     return values, lines
+
+
+def _unshared(value: Any) -> Any:
+    """The same without places that share an object by an alias: an override of one must not change the other."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _first_line(error: Exception) -> str:
