@@ -56,6 +56,8 @@ class Config(Section):
     cluster: ClusterSettings = ClusterSettings()
 
 
+# What reading a text as YAML raises: impossible dates and numbers, and lists in lists without end, are no YAMLErrors.
+UNREADABLE = (YAMLError, ValueError, RecursionError)
 # Full training's defaults where they are not a search's, by dotted path.
 FULL_TRAINING: Mapping[str, object] = {
     "training.n_networks": 3,
@@ -123,9 +125,20 @@ def parse_set_options(options: Sequence[str]) -> dict[str, object]:
             raise ConfigError(f"--set needs the form key.path=value, got {option!r}")
         try:
             overrides[dotted.strip()] = _yaml().load(text) if text.strip() else None
-        except YAMLError as error:
+        except UNREADABLE as error:
             raise ConfigError(f"--set {option}: the value is not valid YAML ({_first_line(error)})") from error
     return overrides
+
+
+def changed_keys(before: Config, after: Config) -> list[str]:
+    """Dotted keys whose values differ, in the order of the configuration; a search space counts as one value."""
+    old, new = before.model_dump(), after.model_dump()
+    return [
+        f"{section}.{key}" if isinstance(values, dict) else section
+        for section, values in old.items()
+        for key in (values if isinstance(values, dict) else [""])
+        if (values[key] != new[section][key] if isinstance(values, dict) else values != new[section])
+    ]
 
 
 def dump_config(config: Config) -> str:
@@ -176,15 +189,22 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the configuration file cannot be read ({error})") from error
     try:
-        values = _yaml().load(text)
+        values = _unshared(_yaml().load(text))
         lines = dict(_node_lines(_yaml().compose(text), ""))
-    except (YAMLError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path}: not valid YAML ({_first_line(error)})") from error
     if values is None:
         return {}, {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a configuration is a list of `key: value` lines, got {type(values).__name__}")
     return values, lines
+
+
+def _unshared(value: Any) -> Any:
+    """The same without places that share an object by an alias: an override of one must not change the other."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import math
@@ -15,6 +16,10 @@ from typing import Any
 import pandas as pd
 
 from chitransfer.errors import ConfigError
+
+# What systems say that do not write the entries of a folder to disk on demand, some network file systems among them.
+NO_FOLDER_SYNC = frozenset({errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP})
+NO_FILE = "is a device or a pipe, not a file that can be replaced"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -55,8 +60,10 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises
     ------
     OSError
-        It cannot be written; the error names `path`.
+        It cannot be written, or it is a device or a pipe, which a file would take the place of; the error names `path`.
     """
+    if _is_no_file(path):
+        raise OSError(errno.EINVAL, NO_FILE, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _replace(path, write)
@@ -101,12 +108,14 @@ def check_writable(path: Path, option: str, endings: tuple[str, ...] = ()) -> No
     Raises
     ------
     ConfigError
-        Its ending is another, it is a folder, or its folder cannot be made or written.
+        Its ending is another, it is a folder, a device or a pipe, or its folder cannot be made or written.
     """
     if endings and not path.name.lower().endswith(endings):
         raise ConfigError(f"{option} {path}: the name must end in {' or '.join(endings)}")
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder; name a file")
+    if _is_no_file(path):
+        raise ConfigError(f"{option} {path}: {NO_FILE}; name a file")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise ConfigError(f"{option} {path}: {folder} is a file, so nothing can lie below it; name another folder")
@@ -157,11 +166,21 @@ def _sync_folder(folder: Path) -> None:
     # Windows opens no folders, and keeps their entries by itself.
     if sys.platform == "win32":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # The file itself is whole and in its place.
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether something is there that is neither file nor folder, such as ``/dev/null``, which root could replace."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _is_number(text: str) -> bool:

@@ -96,7 +96,8 @@ class Predictor:
         smiles
             One repeat unit or several, with two ``*`` each.
         temperature
-            Kelvin, 150 … 1000; one or several, each for every polymer. Default: the model's reference, 298.15 K.
+            Kelvin, 150 … 1000; one or several, each for every polymer. Default: the model's ``T_ref_K``, 298.15 unless
+            its configuration said otherwise.
         solvent
             One SMILES for all, or one a polymer.
         n_jobs

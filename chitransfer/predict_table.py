@@ -180,9 +180,10 @@ def write_predictions(
 ) -> tuple[int, int]:
     """Write the table with its predictions beside it, atomically; the numbers of rows and of rows with a problem.
 
-    A name in ``.gz`` is compressed. Every column of the input comes first, as it was. A prediction whose name is taken
-    already gets ``_predicted`` appended: beside a column ``solvent``, ``solvent_predicted`` is what they are for. Where
-    that is taken as well, as in a table predicted before, it is ``_predicted_2``, and so on.
+    A name in ``.gz`` is compressed. Every column of the input comes first, as it was but for formulas (`as_cell`). A
+    prediction whose name is taken already gets ``_predicted`` appended: beside a column ``solvent``,
+    ``solvent_predicted`` is what they are for. Where that is taken as well, as in a table predicted before, it is
+    ``_predicted_2``, and so on.
     """
     counts = [0, 0]
 

@@ -206,6 +206,12 @@ def test_an_anchor_may_be_named_again(tmp_path: Path) -> None:
     assert load_config(path).objective.exp_mae == 300.0
 
 
+def test_an_override_changes_one_of_two_places_that_share_an_anchor(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("training: &a {}\nmodel: *a\n", encoding="utf-8")
+    assert load_config(path, {"model.encoder_dropout": 0.3}).model.encoder_dropout == 0.3
+
+
 class TestSetOptions:
     def test_values_are_yaml(self) -> None:
         options = ["a.b=1", "a.c=1.0e-3", "x=true", "y=null", "z=[1, 2]", "s=some text", "e=1e-3", "q='5'", "n="]
@@ -226,6 +232,11 @@ class TestSetOptions:
             "a": 2,
             "paths.dft_chi_csv": "x=y.csv",
         }
+
+    @pytest.mark.parametrize("value", ["2026-19-01", "!!int x", "[1, 2", "[" * 3000], ids=lambda value: value[:12])
+    def test_what_yaml_cannot_read_is_an_error_of_the_option(self, value: str) -> None:
+        with pytest.raises(ConfigError, match=r"--set search\.study_name=.*the value is not valid YAML"):
+            parse_set_options([f"search.study_name={value}"])
 
     @pytest.mark.parametrize("option", ["seed", "=3", " =3", ""])
     def test_form(self, option: str) -> None:

@@ -93,6 +93,17 @@ def test_what_can_be_written_is_not_made_beforehand(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=re.escape(f"--output {pipe}: is a device or a pipe")):
+        check_writable(pipe, "--output")
+    with pytest.raises(OSError, match="is a device or a pipe") as raised:
+        write_atomically(pipe, "x")
+    assert describe_os_error(raised.value).startswith(f"{pipe}: cannot be used (is a device or a pipe")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
 @pytest.mark.parametrize("spelling", ["in.csv", "folder/../in.csv", "symbolic.csv", "hard.csv"])
 def test_a_file_that_is_read_is_not_written(tmp_path: Path, spelling: str) -> None:
     source, model = tmp_path / "in.csv", tmp_path / "model.pt"
@@ -161,3 +172,21 @@ def test_no_folder_is_opened_on_windows(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("sys.platform", "win32")
     write_atomically(tmp_path / "b", "x")
     assert (tmp_path / "b").read_text() == "x"
+
+
+def test_a_file_system_that_syncs_no_folders_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, refusal = os.fsync, errno.EINVAL
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(refusal, os.strerror(refusal))
+        synced(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    write_atomically(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+    refusal = errno.EIO
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.EIO))):
+        write_atomically(tmp_path / "b", "x")

@@ -18,7 +18,7 @@ from rdkit import Chem, rdBase
 LONGEST_SMILES = 2000
 MOST_CUTS = 40
 LEFT, RIGHT = 1, 2
-STEREO_MARKS = "@/\\"
+STEREO_MARKS = frozenset("@/\\")
 TETRAHEDRAL = (
     Chem.ChiralType.CHI_UNSPECIFIED,
     Chem.ChiralType.CHI_TETRAHEDRAL_CW,
@@ -361,7 +361,7 @@ def _turn(block: str) -> str:
 
 
 def _join(blocks: Sequence[str]) -> str:
-    if not any(mark in block for block in blocks for mark in STEREO_MARKS):
+    if all(STEREO_MARKS.isdisjoint(block) for block in blocks):
         chain, ends = _link([_read_part(block) for block in blocks])
         for end in ends:
             chain.GetAtomWithIdx(end).SetIsotope(0)

@@ -11,10 +11,8 @@ from functools import lru_cache
 
 from rdkit import Chem
 
-from chitransfer.chemistry.polymers import parse_repeat_unit, polymer_identity
+from chitransfer.chemistry.polymers import STEREO_MARKS, parse_repeat_unit, polymer_identity
 from chitransfer.interrupts import restore_interrupts
-
-_STEREO_MARKS = frozenset("@/\\")
 
 
 @lru_cache(maxsize=50_000)
@@ -24,7 +22,7 @@ def without_stereo(identity: str) -> str:
     >>> without_stereo(polymer_identity("*C/C=C\\\\C*")) == polymer_identity("*CC=CC*")
     True
     """
-    if _STEREO_MARKS.isdisjoint(identity):
+    if STEREO_MARKS.isdisjoint(identity):
         return identity
     unit = parse_repeat_unit(identity)
     Chem.RemoveStereochemistry(unit)

@@ -123,7 +123,8 @@ def predict(
     input: Annotated[Path | None, typer.Option(help="A CSV table with a column SMILES[, solvent][, temp].")] = None,
     output: Annotated[Path | None, typer.Option(help="Where to write the table with its predictions.")] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="Kelvin; repeatable. Default: the table's temp, else 298.15.")
+        list[float] | None,
+        typer.Option(help="Kelvin; repeatable. Default: the table's temp, else the model's T_ref_K."),
     ] = None,
     solvent: SolventOption = None,
     n_jobs: JobsOption = 0,
@@ -161,7 +162,7 @@ def predict(
                     print(f"{name:>18}  {text}")
             print()
         return int((frame["problem"] != "").any())
-    started = time.monotonic()
+    started = time.perf_counter()
     reader = TableReader.open(input)
     with show_progress(console) as progress:
         predictions = predict_table(
@@ -173,7 +174,7 @@ def predict(
             progress=progress,
         )
         n_rows, n_problems = write_predictions(reader, predictions, output)
-    seconds = time.monotonic() - started
+    seconds = time.perf_counter() - started
     console.print(
         f"{output}: {say_count(n_rows, 'row')} in {seconds:.1f} s ({n_rows / seconds:.0f} a second), "
         f"{n_problems} without a prediction or with a remark (column problem)"
@@ -190,7 +191,7 @@ def screen(
     rank_by: Annotated[str, typer.Option(help="p_soluble (highest first) or chi (lowest first).")] = "p_soluble",
     top: Annotated[int, typer.Option(min=1, help="Candidates to keep.")] = 100,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="Kelvin; one. Default: the table's temp, else 298.15.")
+        list[float] | None, typer.Option(help="Kelvin; one. Default: the table's temp, else the model's T_ref_K.")
     ] = None,
     solvent: SolventOption = None,
     max_chi: Annotated[float | None, typer.Option(help="Highest χ.")] = None,

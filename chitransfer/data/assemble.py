@@ -33,6 +33,7 @@ from chitransfer.data.tables import (
     read_solubility_table,
     read_stage1_table,
 )
+from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 from chitransfer.errors import DataError
 
 Progress = Callable[[str, int, int], None]
@@ -242,11 +243,12 @@ def _index(
     for table, end in zip(tables, ends, strict=True):
         part = slice(end - len(table), end)
         is_label = table.kind == "solubility"
+        kelvin = DEFAULT_TEMPERATURE_K if is_label else table.rows["temp"].to_numpy(dtype=np.float64)
         rows[table.kind] = Rows(
             structure=structure[part],
             solvent=solvent[part],
             polymer=polymer[part],
-            temperature=np.full(len(table), 298.15) if is_label else table.rows["temp"].to_numpy(dtype=np.float64),
+            temperature=np.full(len(table), kelvin),
             value=table.rows["soluble" if is_label else "chi"].to_numpy(dtype=np.float64),
             table=table,
         )

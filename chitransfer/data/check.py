@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ def check_tables(
         agreement=None if chi is None else _agreement(stage1.rows, chi.rows),
         stereo_variants=tuple(one for one, name in names.items() if one != name),
     )
-    return CheckReport(**{**report.__dict__, "warnings": tuple(find_warnings(report, n_folds))})
+    return replace(report, warnings=tuple(find_warnings(report, n_folds)))
 
 
 def _table_facts(table: Table) -> TableFacts:

@@ -1,6 +1,6 @@
 """Reading the three tables: computed χ, experimental χ, solubility; every row that cannot be used is named at once.
 
-`read_stage1_table`, `read_chi_table` and `read_solubility_table` are called by `training.settings`.
+`read_stage1_table`, `read_chi_table` and `read_solubility_table` are called by `data.assemble` and `training.settings`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from chitransfer.chemistry.stereo import merge_stereo_variants
-from chitransfer.config import Config, dump_config, load_config
+from chitransfer.config import Config, changed_keys, dump_config, load_config
 from chitransfer.console import format_seconds
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import StudyError
@@ -29,6 +29,7 @@ from chitransfer.interrupts import INTERRUPTS
 from chitransfer.search.contract import NAMES, VARIANTS
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import transfer_objective
+from chitransfer.search.results import expect_runs
 from chitransfer.search.study import StudyFolder, make_contract
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
@@ -108,7 +109,8 @@ def _run(
     wanted = [fold for fold in outer if fold.protocol in plan.protocols]
     todo = [fold for fold in wanted if not fold.done.is_file()]
     if todo:
-        n_runs = 2 * config.search.n_trials + 2 * config.search.reevaluate_top + 6 * plan.n_seeds
+        # Two searches, one of which runs its best again, and then the default and four choices of theirs.
+        n_runs = 2 * config.search.n_trials + expect_runs(config.search) + 5 * plan.n_seeds
         say(
             f"{len(todo)} of {len(wanted)} outer folds to do, about {n_runs} Stage 1 runs and "
             f"{len(FULL_MODELS) * config.cv.n_cv_folds} full fine-tunings each; "
@@ -165,9 +167,8 @@ def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan,
         known = {"data": conditions["data"], **known}
         # A comparison of an earlier release has no checksum of the names.
         known["data"] = {NAMES: conditions["data"][NAMES], **known["data"]}
-        same = load_config(folder / "config.yaml").model_dump(exclude={"paths": {"results_dir", "cache_dir"}})
-        now = config.model_dump(exclude={"paths": {"results_dir", "cache_dir"}})
-        differing = [key for key in now if now[key] != same.get(key)]
+        changed = changed_keys(load_config(folder / "config.yaml"), config)
+        differing = [key for key in changed if key not in ("paths.results_dir", "paths.cache_dir")]
         differing += [
             f"{n} {known[n]}, now {conditions[n]}" for n in ("n_outer", "n_seeds") if known[n] != conditions[n]
         ]

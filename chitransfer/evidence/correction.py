@@ -87,8 +87,8 @@ def correct_for_selection(
     """Bootstrap bias corrected cross-validation over polymers (Tsamardinos et al. 2018, doi 10.1007/s10994-018-5714-4).
 
     Polymers are drawn with replacement; the trial with the lowest objective on the drawn ones is scored on those that
-    were not drawn; the mean over draws is the corrected value, for R² the median. Its interval: see
-    `out_of_bag_factor`.
+    were not drawn; the mean over draws is the corrected value, for R² and an objective that weighs it the median. Its
+    interval: see `out_of_bag_factor`.
 
     Parameters
     ----------
@@ -118,15 +118,19 @@ def correct_for_selection(
     factor = out_of_bag_factor(outside[usable])
     gain = None
     if default is not None:
-        gain = Estimate.of(objective_outside[default, usable] - corrected, factor=factor)
+        gain = _typical(objective_outside[default, usable] - corrected, factor, has_r2=weights.exp_r2 > 0)
         if (choice == default).mean() > 0.025:
             # So often there is no gain and no loss: shrinking towards the mean must not leave that out.
             gain = Estimate(gain.value, min(gain.low, 0.0), max(gain.high, 0.0))
     return Correction(
-        objective=Estimate.of(corrected, factor=factor),
+        objective=_typical(corrected, factor, has_r2=weights.exp_r2 > 0),
         gain=gain,
         components={
-            name: _typical(name, np.stack([parts[name] for parts in components])[:, usable][choice, draws], factor)
+            name: _typical(
+                np.stack([parts[name] for parts in components])[:, usable][choice, draws],
+                factor,
+                has_r2=name == "exp_r2",
+            )
             for name in components[0]
         },
         chosen=np.bincount(choice, minlength=len(sums)) / len(draws),
@@ -151,12 +155,10 @@ def out_of_bag_factor(outside: np.ndarray) -> float:
     return float(np.sqrt(share / (1.0 - share)))
 
 
-def _typical(name: str, draws: np.ndarray, factor: float) -> Estimate:
-    """The mean of the draws; of R² the median, because polymers that hardly differ in χ make it as low as you like."""
+def _typical(draws: np.ndarray, factor: float, *, has_r2: bool) -> Estimate:
+    """The mean of draws; with R² in them the median: polymers that hardly differ in χ make it as low as you like."""
     defined = draws[np.isfinite(draws)]
-    if name == "exp_r2" and len(defined):
-        return Estimate.of(draws, float(np.median(defined)), factor)
-    return Estimate.of(draws, factor=factor)
+    return Estimate.of(draws, float(np.median(defined)) if has_r2 and len(defined) else None, factor)
 
 
 def paired_standard_errors(

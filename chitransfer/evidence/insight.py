@@ -5,6 +5,7 @@ Called by `report.finish` for every search.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.stats import spearmanr
 
 from chitransfer.config import Config
 from chitransfer.search.results import read_standing
-from chitransfer.sections import ObjectiveSettings
+from chitransfer.sections import ObjectiveSettings, parse_hidden_dims
 from chitransfer.seeds import derive_seed
 
 SMALLEST_STUDY = 5
@@ -159,9 +160,8 @@ def _positions(values: list[object], distribution: object) -> np.ndarray | None:
 def _size(value: object) -> float | None:
     if isinstance(value, bool | int | float):
         return float(value)
-    if isinstance(value, str) and all(part.isdigit() for part in value.split("_")):
-        return float(np.prod([float(part) for part in value.split("_")]))
-    return None
+    widths = parse_hidden_dims(value)
+    return float(math.prod(widths)) if isinstance(widths, list) else None
 
 
 def _describe(insight: Insight) -> list[str]:

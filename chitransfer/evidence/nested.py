@@ -38,8 +38,14 @@ from chitransfer.training.crossval import choose_thresholds, make_folds
 from chitransfer.training.finetune import calibrate_solubility, fit_ensemble
 from chitransfer.training.inputs import PairTable, group_by_pair
 from chitransfer.training.packed import carry
-from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
-from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
+from chitransfer.training.settings import (
+    build_stage1_data,
+    network_shape,
+    resolve_device,
+    stage1_settings,
+    stage2_settings,
+)
+from chitransfer.training.stage1 import Stage1Run, predict_coefficients
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_positive_label
 
@@ -124,7 +130,7 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
     inner = without_polymers(dataset, fold.test, from_stage1=new_chemistry)
     what = f"{fold.protocol}, outer fold {fold.number + 1}"
     # Each outer fold is a search of its own, so that its luck is its own.
-    own = override_config(config, {"seed": derive_seed(config.seed, "outer", fold.number) % 2**31})
+    own = override_config(config, {"seed": derive_seed(config.seed, "outer", fold.number)})
     study = search_inside(own, inner, fold.transfer_study, say, f"{what}, transfer search")
     random = override_config(own, {"search.sampler": "random", "search.reevaluate_top": 0})
     random_study = search_inside(random, inner, fold.random_study, say, f"{what}, random search")
@@ -178,13 +184,8 @@ class _Tester:
     def __init__(self, config: Config, dataset: Dataset, fold: OuterFold, new_chemistry: bool) -> None:
         self.config, self.dataset, self.fold, self._new_chemistry = config, dataset, fold, new_chemistry
         self.label = resolve_positive_label(dataset.solubility, config.solubility.positive)
-        self.stage1 = Stage1Data.build(
-            dataset,
-            validation_fraction=config.training.validation_fraction,
-            random_state=derive_seed(config.seed, "stage1 validation"),
-            T_ref=config.T_ref_K,
-            device=resolve_device(config.training.device),
-            excluded_polymers=fold.test if new_chemistry else None,
+        self.stage1 = build_stage1_data(
+            config, dataset, resolve_device(config.training.device), fold.test if new_chemistry else None
         )
         self.stage2 = Stage2Data.build(
             dataset,

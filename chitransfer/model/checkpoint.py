@@ -103,8 +103,9 @@ class Pretrained:
 
     @classmethod
     def load(cls, path: Path) -> Pretrained:
-        """Read a checkpoint of Stage 1; raises CheckpointError as `load_checkpoint` does."""
+        """Read a checkpoint of Stage 1; raises CheckpointError as `TrainedModel.load` does."""
         content, provenance = load_checkpoint(path, PRETRAINED)
+        _refuse_other_features(path, content, provenance)
         try:
             shape = NetworkShape.from_dict(content["shape"])
             return cls(
@@ -175,12 +176,7 @@ class TrainedModel:
             As `load_checkpoint`; or its features are made by another version of the program, with the difference.
         """
         content, provenance = load_checkpoint(path, MODEL)
-        version = content.get("scales", {}).get("recipe", {}).get("version")
-        if version != FEATURE_VERSION:
-            raise CheckpointError(
-                f"{path}: its features are of version {version}, this chitransfer makes version {FEATURE_VERSION}; "
-                f"use chitransfer {provenance.get('versions', {}).get('chitransfer', 'of its time')}, or train it again"
-            )
+        _refuse_other_features(path, content, provenance)
         try:
             shape = NetworkShape.from_dict(content["shape"])
             if not content["groups"]:
@@ -236,6 +232,15 @@ def load_checkpoint(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, An
     """
     with open_file(path) as stream:
         return read_content(stream, path, kind, hint=HINTS.get(kind, ""))
+
+
+def _refuse_other_features(path: Path, content: dict[str, Any], provenance: dict[str, Any]) -> None:
+    version = content.get("scales", {}).get("recipe", {}).get("version")
+    if version != FEATURE_VERSION:
+        raise CheckpointError(
+            f"{path}: its features are of version {version}, this chitransfer makes version {FEATURE_VERSION}; "
+            f"use chitransfer {provenance.get('versions', {}).get('chitransfer', 'of its time')}, or train it again"
+        )
 
 
 def _network(shape: NetworkShape, state: dict[str, Tensor]) -> TransferNetwork:

@@ -105,7 +105,7 @@ def report_contents(
         "trials": _trials(study, config.objective),
         "axes": [asdict(parameter_series(trials, name)) for name in searched_parameters(trials)],
         "importances": importances(study),
-        "components": {name: TITLES.get(name, NAMES.get(name, name)) for name in COMPONENTS},
+        "components": {name: TITLES[name] for name in COMPONENTS},
         "out_of_fold": _out_of_fold(folder, chosen.number, config),
         "guard": None if found is None else {**found.to_dict(), "posterior": None},
         "insight": None if insight is None else asdict(insight),
@@ -166,7 +166,7 @@ def _score_table(
         if value is not None:
             rows.append(
                 {
-                    "title": TITLES.get(name, NAMES.get(name, name)),
+                    "title": TITLES[name],
                     "chosen": value,
                     "spread": chosen.user_attrs.get(f"{name}_std"),
                     "default": None if default is None else default.user_attrs.get(name),

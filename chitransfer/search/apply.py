@@ -53,7 +53,6 @@ STAGE1_KEYS = (
     ),
 )
 # What says which rows a trial learned from, and was scored on.
-# Where the tables are and how they are read.
 TABLE_KEYS = (
     "paths.dft_chi_csv",
     "paths.exp_chi_csv",

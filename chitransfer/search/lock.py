@@ -100,7 +100,7 @@ def _remove_if_empty(path: Path) -> None:
 
 def _read_holder(holder: Path) -> str:
     try:
-        values = json.loads(holder.read_text())
+        values = json.loads(holder.read_text(encoding="utf-8"))
         return f"host {values['host']}, pid {values['pid']}, since {values['since']}"
     except (OSError, ValueError, KeyError):
         return "host and pid unknown"

@@ -107,14 +107,15 @@ def posterior_of(values: Sequence[Sequence[float]], components: NoiseComponents)
 def deserves_another_run(own: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
     """Whether a configuration may still beat the best of the others (the incumbent).
 
-    The noise is pooled over all; as long as it is unknown, a first configuration runs again so that it becomes known.
+    The noise is pooled over all; as long as it is unknown, as before the first configuration has run twice or where its
+    second run failed, a configuration runs again so that it becomes known.
     """
     if not others:
         return True
     groups = [list(own), *others]
     components = estimate_components(groups)
     if components.within is None:
-        return False
+        return True
     posterior = posterior_of(groups, components)
     incumbent = 1 + int(np.argmin(posterior.mean[1:]))
     spread = float(np.hypot(posterior.std[0], posterior.std[incumbent]))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from chitransfer.config import Config, dump_config, load_config, override_config
+from chitransfer.config import Config, changed_keys, dump_config, load_config, override_config
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, StudyError, TrainingError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
@@ -252,7 +252,7 @@ def _write(
 
 
 def _refusal(folder: StudyFolder, number: int, config: Config) -> str:
-    changed = [key for key in _changed_keys(load_config(folder.config), config) if key not in PLACE_KEYS]
+    changed = [key for key in changed_keys(load_config(folder.config), config) if key not in PLACE_KEYS]
     what = ", ".join(changed) or (
         "the Stage 1 table or its features, the release that made the study, or, where it is this trial alone, a batch "
         "that such a release halved when memory ran out"
@@ -262,13 +262,3 @@ def _refusal(folder: StudyFolder, number: int, config: Config) -> str:
         f"under these (changed: {what}). Leave what concerns Stage 1 as it was (chem, model, the Stage 1 part of "
         "training, the computed table, seed), or start a new search"
     )
-
-
-def _changed_keys(before: Config, after: Config) -> list[str]:
-    old, new = before.model_dump(), after.model_dump()
-    return [
-        f"{section}.{key}" if isinstance(values, dict) else section
-        for section, values in old.items()
-        for key in (values if isinstance(values, dict) else [""])
-        if (values[key] != new[section][key] if isinstance(values, dict) else values != new[section])
-    ]

@@ -45,12 +45,15 @@ TITLES = {
     "exp_mae": "experimental χ MAE",
     "exp_rmse": "experimental χ RMSE",
     "exp_r2": "experimental χ R²",
+    "exp_spearman": "experimental χ Spearman ρ",
     "sol_f1": "solubility F1",
     "sol_recall": "solubility recall",
     "sol_precision": "solubility precision",
     "sol_balanced_accuracy": "solubility balanced accuracy",
     "sol_mcc": "solubility MCC",
     "sol_auc": "solubility ROC-AUC",
+    "sol_pr_auc": "solubility PR-AUC",
+    "sol_brier": "solubility Brier score",
 }
 
 

@@ -41,8 +41,7 @@ from chitransfer.search.summary import describe_budget, describe_data, describe_
 from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
-from chitransfer.seeds import derive_seed
-from chitransfer.training.crossval import make_folds
+from chitransfer.training.settings import make_study_folds
 from chitransfer.training.tasks import resolve_positive_label
 from chitransfer.training.trivial import score_trivial_predictor
 
@@ -253,7 +252,7 @@ def describe_workers(workers: Workers, config: Config) -> list[str]:
 
 def score_reference(folder: StudyFolder, config: Config, dataset: Dataset) -> dict[str, float]:
     """Score the trivial predictor on the study's folds, keep that in its folder, and return the means."""
-    folds = make_folds(dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"))
+    folds = make_study_folds(config, dataset)
     positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
     scores = score_trivial_predictor(dataset, folds, positive)
     write_reference(folder.reference, scores)

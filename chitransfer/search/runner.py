@@ -25,8 +25,15 @@ from chitransfer.search.objective import FIRST_FRESH, ReplicateResult, RungResul
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import cross_validate, make_folds
 from chitransfer.training.packed import carry
-from chitransfer.training.settings import network_shape, resolve_device, stage1_settings, stage2_settings
-from chitransfer.training.stage1 import Stage1Data, Stage1Run
+from chitransfer.training.settings import (
+    build_stage1_data,
+    make_study_folds,
+    network_shape,
+    resolve_device,
+    stage1_settings,
+    stage2_settings,
+)
+from chitransfer.training.stage1 import Stage1Run
 from chitransfer.training.tasks import Stage2Data, resolve_positive_label
 
 # Reasons a trial may fail without the study being at fault: a numerical blow-up, or memory.
@@ -73,16 +80,8 @@ class TrialRunner:
         self.config, self.dataset = config, dataset
         self.device = resolve_device(device or config.training.device)
         self.positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
-        self.folds = make_folds(
-            dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds")
-        )
-        self.stage1_data = Stage1Data.build(
-            dataset,
-            validation_fraction=config.training.validation_fraction,
-            random_state=derive_seed(config.seed, "stage1 validation"),
-            T_ref=config.T_ref_K,
-            device=self.device,
-        )
+        self.folds = make_study_folds(config, dataset)
+        self.stage1_data = build_stage1_data(config, dataset, self.device)
         self.stage2_data = Stage2Data.build(
             dataset,
             self.stage1_data.features,

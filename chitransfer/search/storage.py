@@ -26,6 +26,8 @@ from chitransfer.secrecy import mask_passwords
 # What a storage raises when the database is away, full or damaged, as against a mistake of ours.
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 CONNECT_SECONDS = 10
+# How long SQLite waits for others that write.
+SQLITE_SECONDS = 60.0
 DAMAGED = "the file is damaged; restore it from a copy (trials/*/scores.json still hold each trial's results)"
 # A study with several objectives keeps the transfer objective in an attribute (`results.OBJECTIVE`), as JSON text.
 LEADERBOARD = """
@@ -43,7 +45,7 @@ ORDER BY value, number
 
 
 def open_storage(address: str) -> RDBStorage:
-    """Optuna's storage at an address; SQLite waits up to a minute for other readers.
+    """Optuna's storage at an address; SQLite waits up to a minute for others that write.
 
     Raises
     ------
@@ -53,7 +55,7 @@ def open_storage(address: str) -> RDBStorage:
         The address cannot be understood.
     """
     if address.startswith("sqlite:"):
-        return RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+        return RDBStorage(address, engine_kwargs={"connect_args": {"timeout": SQLITE_SECONDS}})
     try:
         return RDBStorage(
             _psycopg(address),
@@ -117,6 +119,8 @@ def describe_storage_error(place: str, error: BaseException) -> str:
         remedy = "the disk is full; make room"
     elif "readonly" in reason:
         remedy = "the database or its folder cannot be written; check permissions"
+    elif "locked" in reason:
+        remedy = "another program is writing to it; wait for that one or close it"
     elif "malformed" in reason or "not a database" in reason:
         return f"{place}: the study's database cannot be used ({reason}); {DAMAGED}"
     else:

@@ -33,7 +33,9 @@ from chitransfer.search.contract import (
 from chitransfer.search.objective import ERRORS
 from chitransfer.search.storage import (
     DAMAGED,
+    SQLITE_SECONDS,
     create_leaderboard,
+    describe_storage_error,
     explain_storage_errors,
     open_storage,
     sqlite_address,
@@ -194,12 +196,16 @@ def read_study(folder: StudyFolder) -> optuna.Study:
     """
     name = folder.name
     if folder.storage is None:
+        # Not read-only: what a killed driver was writing must be rolled back first, and SQLite does so on opening.
+        address = f"file:{quote(str(folder.database))}?mode=rw"
         try:
-            # Not read-only: what a killed driver was writing must be rolled back first, and SQLite does so on opening.
-            with closing(sqlite3.connect(f"file:{quote(str(folder.database))}?mode=rw", uri=True)) as connection:
+            with closing(sqlite3.connect(address, timeout=SQLITE_SECONDS, uri=True)) as connection:
                 names = [name for (name,) in connection.execute("SELECT study_name FROM studies")]
                 (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.DatabaseError as error:
+            # Locked, or not to be opened: that says nothing about what is in it.
+            if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
+                raise StudyError(describe_storage_error(folder.place, error)) from error
             raise StudyError(
                 f"{folder.database}: not an Optuna study database ({error}). If it was one, {DAMAGED}"
             ) from error
@@ -223,13 +229,18 @@ def read_study(folder: StudyFolder) -> optuna.Study:
 
 
 def refuse_taken_name(folder: StudyFolder) -> None:
-    """Refuse the name of a study that the folder's database server has already; nothing is written.
+    """Refuse the name of a study that left trials in the folder, or is on its database server; nothing is written.
 
     Raises
     ------
     StudyError
-        It has one, or cannot be reached.
+        There is one, or the server cannot be reached.
     """
+    if (folder.path / "trials").exists():
+        raise StudyError(
+            f"{folder.path}: holds the trials of a study whose database is gone, which would be taken for those of the "
+            "new one; put the database back, take the folder away, or choose another --study-name"
+        )
     if folder.storage is None:
         return
     with explain_storage_errors(folder.place):

@@ -27,14 +27,14 @@ from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import TransferNetwork
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
-from chitransfer.training.crossval import make_folds, training_masks
+from chitransfer.training.crossval import training_masks
 from chitransfer.training.handover import hand_over
 from chitransfer.training.inputs import FeatureTable, group_by_pair
 from chitransfer.training.metrics import best_f1_threshold
 from chitransfer.training.model_report import write_model_report
 from chitransfer.training.out_of_fold import TaskPredictions, predict_chi, predict_logits
 from chitransfer.training.run_folder import Progress, RunFolder, Say, describe_provenance
-from chitransfer.training.settings import read_dataset, resolve_device, stage2_settings
+from chitransfer.training.settings import make_study_folds, read_dataset, resolve_device, stage2_settings
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_positive_label
 
@@ -120,9 +120,7 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     learned = learnable_polymers(dataset, stage1.test_polymers)
     positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
     data = place_rows(dataset, stage1, positive_label, device)
-    folds = make_folds(
-        dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"), learned
-    )
+    folds = make_study_folds(config, dataset, learned)
     settings = stage2_settings(config, config.training.num_epochs_finetune, is_full=True)
     folder = RunFolder.create(config.paths.results_dir, "multitask")
     seed = derive_seed(config.seed, "full stage2")

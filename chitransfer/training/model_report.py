@@ -253,8 +253,8 @@ def _describe_chi(report: dict[str, Any]) -> list[str]:
     if report["validation"]["n_rows"]:
         mean, pooled = report["validation_mean_of_repeats"], report["validation"]
         lines.append(
-            f"χ on polymers left out: MAE {mean['mae']:.3f}, R² {mean['r2']:.3f} (mean over repeats); "
-            f"MAE {pooled['mae']:.3f}, R² {pooled['r2']:.3f} (all members that left the polymer out)"
+            f"χ on polymers left out: {_shown(mean, CHI_SHOWN)} (mean over repeats); "
+            f"{_shown(pooled, CHI_SHOWN)} (all members that left the polymer out)"
         )
         trivial = _shown(report["trivial_predictor"]["validation"], CHI_SHOWN)
         lines.append(f"  trivial predictor (mean of the training folds): {trivial}")

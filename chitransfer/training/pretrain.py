@@ -27,7 +27,13 @@ from chitransfer.model.network import TransferNetwork, inverse_temperature_line
 from chitransfer.seeds import derive_seed
 from chitransfer.training.packed import carry
 from chitransfer.training.run_folder import Progress, RunFolder, Say, chi_scores, describe_provenance, describe_rows
-from chitransfer.training.settings import network_shape, read_dataset, resolve_device, stage1_settings
+from chitransfer.training.settings import (
+    build_stage1_data,
+    network_shape,
+    read_dataset,
+    resolve_device,
+    stage1_settings,
+)
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
 
 SECONDS_BETWEEN_STATES = 30.0
@@ -106,14 +112,7 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
     device = resolve_device(config.training.device)
     dataset = read_dataset(config, progress)
     test = choose_test_polymers(dataset, config.training.test_fraction, config.seed)
-    data = Stage1Data.build(
-        dataset,
-        validation_fraction=config.training.validation_fraction,
-        random_state=derive_seed(config.seed, "stage1 validation"),
-        T_ref=config.T_ref_K,
-        device=device,
-        excluded_polymers=test,
-    )
+    data = build_stage1_data(config, dataset, device, excluded_polymers=test)
     splits = _split_of_rows(dataset, data, test)
     folder = RunFolder.create(config.paths.results_dir, "dft_pretrain") if resume is None else RunFolder(resume)
     if resume is None:

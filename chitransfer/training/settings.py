@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from chitransfer.chemistry.features import default_cache_folder
@@ -18,7 +19,9 @@ from chitransfer.data.tables import read_chi_table, read_solubility_table, read_
 from chitransfer.errors import ConfigError
 from chitransfer.model.network import NetworkShape
 from chitransfer.processors import count_processors
-from chitransfer.training.stage1 import Stage1Settings
+from chitransfer.seeds import derive_seed
+from chitransfer.training.crossval import make_folds
+from chitransfer.training.stage1 import Stage1Data, Stage1Settings
 from chitransfer.training.tasks import Stage2Settings
 
 
@@ -56,6 +59,25 @@ def resolve_device(name: str) -> torch.device:
             "use cpu or auto"
         )
     return device
+
+
+def make_study_folds(config: Config, dataset: Dataset, among: np.ndarray | None = None) -> np.ndarray:
+    """The folds that all trials of a study share, and full training's, as `make_folds` gives them."""
+    return make_folds(dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"), among)
+
+
+def build_stage1_data(
+    config: Config, dataset: Dataset, device: torch.device, excluded_polymers: np.ndarray | None = None
+) -> Stage1Data:
+    """Stage 1's rows with the validation polymers that all runs of a configuration share; as `Stage1Data.build`."""
+    return Stage1Data.build(
+        dataset,
+        validation_fraction=config.training.validation_fraction,
+        random_state=derive_seed(config.seed, "stage1 validation"),
+        T_ref=config.T_ref_K,
+        device=device,
+        excluded_polymers=excluded_polymers,
+    )
 
 
 def network_shape(config: Config, n_features: int) -> NetworkShape:

@@ -250,7 +250,7 @@ def test_a_finished_comparison_is_not_run_again(
 
 def test_other_conditions_are_refused(compared: Path, small_config: Config, tiny_dataset: Any) -> None:
     other = override_config(small_config, {"search.n_trials": 4})
-    with pytest.raises(StudyError, match=r"other conditions \(search\)"):
+    with pytest.raises(StudyError, match=r"other conditions \(search\.n_trials\)"):
         run_comparison(other, tiny_dataset, compared, Plan(2, 1, PROTOCOLS), lambda line: None)
     with pytest.raises(StudyError, match="n_outer"):
         run_comparison(small_config, tiny_dataset, compared, Plan(3, 1, PROTOCOLS), lambda line: None)

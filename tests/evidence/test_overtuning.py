@@ -214,6 +214,12 @@ def test_a_draw_of_equal_chi_does_not_decide_the_corrected_r2(rng: np.random.Gen
     corrected = correct_for_selection(trials, [0.0] * 4, CHI_ONLY, random_state=1)
     assert corrected.components["exp_r2"].low < -10.0
     assert 0.9 < corrected.components["exp_r2"].value < 1.0
+    r2_alone = CHI_ONLY.model_copy(update={"exp_mae": 0.0, "exp_r2": 1.0})
+    corrected = correct_for_selection(trials, [0.0] * 4, r2_alone, default=0, random_state=1)
+    assert corrected.objective.high > 10.0
+    assert 0.0 < corrected.objective.value < 0.1
+    assert corrected.gain is not None
+    assert abs(corrected.gain.value) < 0.1
 
 
 def test_paired_error_of_the_reference_is_zero_and_shrinks_with_polymers(rng: np.random.Generator) -> None:

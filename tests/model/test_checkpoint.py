@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +184,16 @@ def test_newer_format_other_kind_and_other_features_are_named(tmp_path: Path, mo
     with pytest.raises(CheckpointError, match="written in format 99, this chitransfer reads up to 1"):
         TrainedModel.load(path)
     make_model(True).save(path)
+    Pretrained(make_scales(), [make_network()], (), (), {"versions": {"chitransfer": "0"}}).save(tmp_path / "p.pt")
     monkeypatch.setattr(checkpoint, "FEATURE_VERSION", 7)
-    with pytest.raises(CheckpointError, match="features are of version 1, this chitransfer makes version 7"):
-        TrainedModel.load(path)
+    loads: list[tuple[Path, Callable[[Path], object]]] = [
+        (path, TrainedModel.load),
+        (tmp_path / "p.pt", Pretrained.load),
+    ]
+    for file, load in loads:
+        told = f"{file}: its features are of version 1, this chitransfer makes version 7; use chitransfer 0, or train"
+        with pytest.raises(CheckpointError, match=re.escape(told)):
+            load(file)
 
 
 def test_an_inconsistent_file_is_refused(tmp_path: Path) -> None:

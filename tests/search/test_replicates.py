@@ -46,6 +46,7 @@ def test_posterior_shrinks_less_the_more_runs(rng: np.random.Generator) -> None:
 def test_first_configuration_runs_again_and_a_hopeless_one_does_not() -> None:
     others = [[1.0, 1.02], [0.9, 0.91], [1.1]]
     assert deserves_another_run([1.0], [])
+    assert deserves_another_run([1.2], [[1.0], [1.1]]), "nothing ran twice: the noise is not known"
     assert deserves_another_run([0.85], others)
     assert not deserves_another_run([2.0], others)
 

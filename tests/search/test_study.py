@@ -59,6 +59,16 @@ class TestLocating:
         with pytest.raises(StudyError, match=r"study\.db: (not an Optuna study database|expected one study)"):
             read_study(locate_study(tmp_path))
 
+    def test_a_locked_database_is_not_called_damaged(
+        self, copied: StudyFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chitransfer.search.study.SQLITE_SECONDS", 0.01)
+        with closing(sqlite3.connect(copied.database, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StudyError, match=r"\(database is locked\); another program is writing to it") as error:
+                read_study(copied)
+        assert "damaged" not in str(error.value)
+
 
 class TestDamage:
     @pytest.mark.parametrize("damage", ["a page", "the end", "a value"])
@@ -265,6 +275,16 @@ class TestResuming:
                 run.open_study(again, other, contract, is_new=True)
         assert folder.config.read_bytes() == before
         assert not elsewhere.path.exists()
+
+    def test_trials_of_a_study_whose_database_is_gone_are_no_part_of_a_new_one(
+        self, copied: StudyFolder, finished_search: Any
+    ) -> None:
+        copied.database.unlink()
+        before = copied.config.read_bytes()
+        with pytest.raises(StudyError, match="holds the trials of a study whose database is gone"):
+            run.open_study(copied, override_config(finished_search.config, {"seed": 7}), {}, is_new=True)
+        assert copied.config.read_bytes() == before
+        assert not copied.database.exists()
 
 
 def test_a_storage_error_without_words_is_called_by_its_type() -> None:
