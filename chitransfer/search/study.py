@@ -270,10 +270,15 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
         left_over.unlink()
     new = folder.path / f".creating-{os.getpid()}.db"
     with explain_storage_errors(folder.place):
-        storage = open_storage(sqlite_address(new))
-        _create_in(storage, folder.name, contract)
-        storage.engine.dispose()
-        new.replace(folder.database)
+        try:
+            storage = open_storage(sqlite_address(new))
+            _create_in(storage, folder.name, contract)
+            storage.engine.dispose()
+            new.replace(folder.database)
+        finally:
+            # Ctrl-C may have come meanwhile.
+            for left_over in folder.path.glob(f"{new.name}*"):
+                left_over.unlink()
         study = optuna.load_study(study_name=folder.name, storage=open_storage(folder.address))
     study.pruner = pruner
     return study

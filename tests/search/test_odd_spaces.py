@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,6 +15,7 @@ from chitransfer.config import load_config
 from chitransfer.errors import ConfigError
 from chitransfer.search.rescore import rescore_study
 from chitransfer.search.space import make_sampler, suggest_params
+from chitransfer.search.study import StudyFolder, create_study
 from chitransfer.search.summary import describe_side_by_side
 
 BOTH_TASKS = {
@@ -85,6 +87,18 @@ def test_parameters_called_like_columns_do_not_take_their_places(
     assert {name: found[f"params_{name}"] for name in keys} == pytest.approx(best["best_params"])
     assert rescore_study(study, {}).trials["value"].min() == pytest.approx(best["best_value"], rel=1e-6)
     assert run_command("rescore", study.path)[0] == 0
+
+
+def test_ctrl_c_while_a_study_is_created_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(storage: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("chitransfer.search.study.create_leaderboard", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        create_study(StudyFolder(tmp_path), {"search": {}}, optuna.pruners.NopPruner())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_be_computed_has_a_dash_in_the_table() -> None:
