@@ -199,7 +199,8 @@ def read_study(folder: StudyFolder) -> optuna.Study:
             with closing(sqlite3.connect(f"file:{quote(str(folder.database))}?mode=rw", uri=True)) as connection:
                 names = [name for (name,) in connection.execute("SELECT study_name FROM studies")]
                 (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            # SQLite's own message may quote damaged bytes, and then cannot be decoded.
             raise StudyError(
                 f"{folder.database}: not an Optuna study database ({error}). If it was one, {DAMAGED}"
             ) from error

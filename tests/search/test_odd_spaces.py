@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from chitransfer.config import load_config
-from chitransfer.errors import ConfigError
+from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search.rescore import rescore_study
 from chitransfer.search.space import make_sampler, suggest_params
-from chitransfer.search.study import StudyFolder, create_study
+from chitransfer.search.study import StudyFolder, create_study, read_study
 from chitransfer.search.summary import describe_side_by_side
 
 BOTH_TASKS = {
@@ -99,6 +99,15 @@ def test_ctrl_c_while_a_study_is_created_leaves_nothing_half_made(
     with pytest.raises(KeyboardInterrupt):
         create_study(StudyFolder(tmp_path), {"search": {}}, optuna.pruners.NopPruner())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_that_sqlite_quotes_is_told(tmp_path: Path) -> None:
+    create_study(StudyFolder(tmp_path), {"search": {}}, optuna.pruners.NopPruner())
+    whole = (tmp_path / "study.db").read_bytes()
+    assert b"CREATE TABLE studies" in whole
+    (tmp_path / "study.db").write_bytes(whole.replace(b"CREATE TABLE studies", b"CREATE T\xbfBLE studies"))
+    with pytest.raises(StudyError, match="not an Optuna study database"):
+        read_study(StudyFolder(tmp_path))
 
 
 def test_what_cannot_be_computed_has_a_dash_in_the_table() -> None:
