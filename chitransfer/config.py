@@ -321,14 +321,22 @@ def _suggest(parts: Sequence[str]) -> str:
 def _unusable_space_values(config: Config) -> Iterator[tuple[str, str]]:
     named = [(f"search.space.{name}", parameter) for name, parameter in config.search.space.items()]
     named += [(f"second_pass.space.{name}", parameter) for name, parameter in config.second_pass.space.items()]
+    searched = {parameter.key for _, parameter in named}
     for dotted, parameter in named:
         section, key = parameter.key.split(".")
         settings: Section = getattr(config, section)
+        # A value may be impossible beside another searched one; the defaults go with each.
+        beside = {
+            other: field.default
+            for other, field in type(settings).model_fields.items()
+            if f"{section}.{other}" in searched
+        }
         if key not in type(settings).model_fields:
             yield f"{dotted}.key", f"{parameter.key} is no key of the configuration{_suggest([section, key])}"
             continue
         for value in parameter.ends():
             try:
-                type(settings).model_validate({**settings.model_dump(), key: value})
+                type(settings).model_validate({**settings.model_dump(), **beside, key: value})
             except ValidationError as error:
-                yield dotted, f"{value!r} is no value for {parameter.key}: {error.errors()[0]['msg'].lower()}"
+                message = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+                yield dotted, f"{value!r} is no value for {parameter.key}: {message[:1].lower()}{message[1:]}"

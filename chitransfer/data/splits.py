@@ -75,7 +75,11 @@ def hold_out_polymers(polymers: Sequence[str], fraction: float, random_state: in
     """
     distinct, inverse = np.unique(np.asarray(polymers, dtype=object), return_inverse=True)
     if len(distinct) < 2:
-        raise DataError(f"holding out a share of polymers needs at least 2 polymers, got {len(distinct)}")
+        raise DataError(
+            "Stage 1 holds out a share of its polymers for validation, so it needs at least 2 polymers, got "
+            f"{len(distinct)}; add polymers to the computed table (paths.dft_chi_csv), or, in full training, lower "
+            "training.test_fraction, which takes polymers from it"
+        )
     chosen = np.zeros(len(distinct), dtype=bool)
     n_out = count_held_out(len(distinct), fraction)
     chosen[np.random.default_rng(random_state).permutation(len(distinct))[:n_out]] = True

@@ -230,9 +230,12 @@ def _log_likelihood(kernel: np.ndarray, y: np.ndarray, noise: float) -> float:
 
 
 def correct_affinely(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
-    """a·χ + b of Stage 1's own prediction, a and b fitted on training rows by least squares."""
-    slope, intercept = np.polyfit(stage1_chi[data.training], data.target[data.training], 1)
-    return Prediction(slope * stage1_chi + intercept)
+    """a·χ + b of Stage 1's own prediction, a and b fitted on training rows; a flat one gives the mean."""
+    chi, target = stage1_chi[data.training], data.target[data.training]
+    above_mean = chi - chi.mean()
+    is_flat = np.ptp(chi) <= len(chi) * np.finfo(float).eps * np.abs(chi).max()
+    slope = 0.0 if is_flat else float(above_mean @ target / (above_mean @ above_mean))
+    return Prediction(target.mean() + slope * (stage1_chi - chi.mean()))
 
 
 def classify_by_chi(stage1_chi: np.ndarray, data: TaskData) -> Prediction:

@@ -190,7 +190,8 @@ def _trials(study: optuna.Study, weights: ObjectiveSettings) -> list[dict[str, A
     frame = trials_frame(study)
     value, stage1 = (frame[name].to_numpy(dtype=float) for name in ("value", "stage1_mae"))
     frame["transfer"] = without_stage1_term(value, stage1, weights)
-    parameters = set(study.user_attrs.get(CONTRACT, {}).get("space", {}))
+    parameters = study.user_attrs.get(CONTRACT, {}).get("space", {})
+    drawn = {trial.number: trial.params for trial in study.get_trials(deepcopy=False)}
     rows = []
     for row in frame.to_dict("records"):
         rows.append(
@@ -200,7 +201,7 @@ def _trials(study: optuna.Study, weights: ObjectiveSettings) -> list[dict[str, A
                 "value": row["value"],
                 "transfer": row["transfer"],
                 "is_default": row["is_default"],
-                "params": {name: row[name] for name in row if name in parameters},
+                "params": {name: drawn[row["number"]].get(name) for name in parameters},
                 "components": {name: row[name] for name in COMPONENTS},
                 "seconds": row["seconds_total"],
                 "reason": row["failure_reason"],

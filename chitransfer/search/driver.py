@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import CheckpointError, StudyError
+from chitransfer.errors import CheckpointError, ConfigError, StudyError
 from chitransfer.search.objective import RungResult, RungTask
 from chitransfer.search.records import SECONDS_TOTAL, SavedRung, discard_states, load_rung, save_rung, trial_attributes
 from chitransfer.search.replicates import (
@@ -173,9 +173,14 @@ class SearchDriver:
         else:
             return False
         params = suggest_params(self.study, trial, self.config.search, self.config.seed)
-        rungs = trial_rungs(self.config, to_overrides(params, self.config.search.space))
-        active = _ActiveTrial(trial, params, rungs)
+        active = _ActiveTrial(trial, params, [])
         self.watcher.trial_started(trial.number)
+        try:
+            active.all_rungs = trial_rungs(self.config, to_overrides(params, self.config.search.space))
+        except ConfigError as error:
+            # Each value can be had, but not all of them together; without the first line, which counts them.
+            self._fail(active, "; ".join(line.strip() for line in str(error).splitlines()[1:]))
+            return True
         if saved is None:
             self._begin(active)
             return True

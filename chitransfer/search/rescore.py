@@ -20,7 +20,13 @@ from chitransfer.config import Config, changed_keys, dump_config, load_config, o
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, StudyError, TrainingError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
-from chitransfer.search.results import beaten_by_trivial, trivial_objective, with_one_value, write_reference
+from chitransfer.search.results import (
+    beaten_by_trivial,
+    name_columns,
+    trivial_objective,
+    with_one_value,
+    write_reference,
+)
 from chitransfer.search.runner import NetworkScores, TrialRunner
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import StudyFolder, load_study_config, read_searched_dataset, read_study
@@ -151,12 +157,18 @@ def rescore_study(
     ConfigError
         Some of the overrides would have no effect; the message names them.
     StudyError
-        The study has no complete trial, or what is changed would change Stage 1 of all; the message names it.
+        The study is a second pass or has no complete trial, or what is changed would change Stage 1 of all; the message
+        names it.
     TrainingError
         Stage 2 diverges for every trial.
     CheckpointError
         No complete trial kept a readable Stage 1 result.
     """
+    if folder.first_pass is not None:
+        raise StudyError(
+            f"{folder.path}: a second pass keeps no Stage 1 results of its own, so its trials cannot be scored again; "
+            f"score those of its study, {folder.first_pass[0]}"
+        )
     config = load_study_config(folder, overrides)
     _refuse_without_effect(overrides, config)
     trials = [t for t in read_study(folder).get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
@@ -202,15 +214,16 @@ def _score_trials(
     rows: list[dict[str, Any]] = []
     errors: dict[int, ChitransferError] = {}
     for done, trial in enumerate(trials):
-        own = override_config(config, to_overrides(trial.params, config.search.space, trial.user_attrs))
         try:
+            own = override_config(config, to_overrides(trial.params, config.search.space, trial.user_attrs))
             encoders = read_encoders(folder.trial(trial.number))
             if any(stage1_key(own, dataset, encoder.seed) != encoder.key for encoder in encoders):
                 raise StudyError(_refusal(folder, trial.number, config))
             scores = score_encoders(runner, own, trial.number, encoders)
-        except (CheckpointError, StudyError, TrainingError) as error:
+        except (CheckpointError, ConfigError, StudyError, TrainingError) as error:
             errors[trial.number] = error
-            logger.warning("trial %d is left out: %s", trial.number, error)
+            # Whoever asked for the scores says so (`Rescored.skipped`).
+            logger.info("trial %d is left out: %s", trial.number, error)
             continue
         rows.append(
             {
@@ -219,7 +232,7 @@ def _score_trials(
                 "value_before": before[trial.number],
                 "rank_before": order.index(trial.number) + 1,
                 "is_default": bool(trial.user_attrs.get("is_default", False)),
-                **trial.params,
+                **name_columns(trial.params),
                 **scores.components,
                 **{f"{name}_std": deviation for name, deviation in scores.spread.items()},
             }

@@ -40,6 +40,12 @@ OTHER_ATTRIBUTES = (
 )
 # Where a study with several objectives keeps the transfer objective of a trial.
 OBJECTIVE = "objective"
+# Columns of all_trials.csv, and of the one that `chitransfer rescore` writes, that are no parameters.
+OWN_COLUMNS = frozenset(
+    {"number", "state", "value", "is_default", "value_before", "rank_before", *COMPONENTS}
+    | {f"{name}_std" for name in COMPONENTS}
+    | {*OTHER_ATTRIBUTES, HALVED_BATCH_SIZE, "n_runs", "posterior_mean", "on_pareto_front", SECONDS_TOTAL}
+)
 TITLES = {
     "stage1_mae": "Stage 1 χ MAE (validation)",
     "exp_mae": "experimental χ MAE",
@@ -186,6 +192,11 @@ def _pace(ended: list[FrozenTrial]) -> float | None:
     return median(seconds) if seconds else None
 
 
+def name_columns(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as columns of a table of trials; one called as another column is has ``params_`` before its name."""
+    return {f"params_{name}" if name in OWN_COLUMNS else name: value for name, value in params.items()}
+
+
 def trials_frame(study: optuna.Study) -> pd.DataFrame:
     """One line a trial in order of number: state, objective, components, spread, parameters, seconds, failure."""
     parameters = list(study.user_attrs.get(CONTRACT, {}).get("space", {}))
@@ -199,7 +210,7 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
             "value": trial.values[0] if trial.values else None,
             "is_default": bool(attributes.get("is_default", False)),
         }
-        row |= {name: trial.params.get(name) for name in parameters or trial.params}
+        row |= name_columns({name: trial.params.get(name) for name in parameters or trial.params})
         for name in COMPONENTS:
             row[name] = attributes.get(name)
             row[f"{name}_std"] = attributes.get(f"{name}_std")

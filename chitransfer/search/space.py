@@ -35,14 +35,17 @@ if TYPE_CHECKING:
 HALVED_BATCH_SIZE = "halved_batch_size_dft"
 
 
-def to_distribution(parameter: SpaceParameter) -> BaseDistribution:
+def to_distribution(parameter: SpaceParameter) -> CategoricalDistribution | IntDistribution | FloatDistribution:
     """Optuna's distribution of one parameter."""
     if parameter.choices is not None:
         return CategoricalDistribution(parameter.choices)
     low, high = parameter.ends()
-    if parameter.type == "int":
-        return IntDistribution(low, high, step=int(parameter.step or 1))
-    return FloatDistribution(low, high, step=parameter.step, log=parameter.type == "log")
+    with warnings.catch_warnings():
+        # The last step ends below `high` where steps do not divide the range, which is no news to who set them.
+        warnings.filterwarnings("ignore", message="The distribution is specified by")
+        if parameter.type == "int":
+            return IntDistribution(low, high, step=int(parameter.step or 1))
+        return FloatDistribution(low, high, step=parameter.step, log=parameter.type == "log")
 
 
 def to_overrides(
@@ -144,7 +147,10 @@ class _RememberingGPSampler(GPSampler):
             drawn: dict[str, Any] = json.loads("".join(pieces))
         except json.JSONDecodeError:
             # Not drawn yet, or not all of it was written.
-            return super().sample_relative(study, trial, search_space)
+            with warnings.catch_warnings():
+                # Of more than four objectives, which the user chose; a draw takes seconds.
+                warnings.filterwarnings("ignore", message="Box decomposition")
+                return super().sample_relative(study, trial, search_space)
         return {name: value for name, value in drawn.items() if name in search_space}
 
 
@@ -218,9 +224,9 @@ def suggest_params(study: optuna.Study, trial: optuna.Trial, settings: SearchSet
 
 
 def _suggest(trial: optuna.Trial, name: str, parameter: SpaceParameter) -> Any:
-    if parameter.choices is not None:
-        return trial.suggest_categorical(name, parameter.choices)
-    low, high = parameter.ends()
-    if parameter.type == "int":
-        return trial.suggest_int(name, low, high, step=int(parameter.step or 1))
-    return trial.suggest_float(name, low, high, step=parameter.step, log=parameter.type == "log")
+    distribution = to_distribution(parameter)
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step)
+    return trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)

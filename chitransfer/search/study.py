@@ -202,10 +202,11 @@ def read_study(folder: StudyFolder) -> optuna.Study:
             with closing(sqlite3.connect(address, timeout=SQLITE_SECONDS, uri=True)) as connection:
                 names = [name for (name,) in connection.execute("SELECT study_name FROM studies")]
                 (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             # Locked, or not to be opened: that says nothing about what is in it.
             if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
                 raise StudyError(describe_storage_error(folder.place, error)) from error
+            # SQLite's own message may quote damaged bytes, and then cannot be decoded.
             raise StudyError(
                 f"{folder.database}: not an Optuna study database ({error}). If it was one, {DAMAGED}"
             ) from error
@@ -281,10 +282,15 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
         left_over.unlink()
     new = folder.path / f".creating-{os.getpid()}.db"
     with explain_storage_errors(folder.place):
-        storage = open_storage(sqlite_address(new))
-        _create_in(storage, folder.name, contract)
-        storage.engine.dispose()
-        new.replace(folder.database)
+        try:
+            storage = open_storage(sqlite_address(new))
+            _create_in(storage, folder.name, contract)
+            storage.engine.dispose()
+            new.replace(folder.database)
+        finally:
+            # Ctrl-C may have come meanwhile.
+            for left_over in folder.path.glob(f"{new.name}*"):
+                left_over.unlink()
         study = optuna.load_study(study_name=folder.name, storage=open_storage(folder.address))
     study.pruner = pruner
     return study

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -208,6 +209,8 @@ def describe_side_by_side(columns: Sequence[tuple[str, Mapping[str, Any], float 
     lines = [" " * width + "".join(f"{title:>{column}}" for title, _, _ in columns)]
     rows = [("objective (lower is better)", [value for _, _, value in columns])]
     rows += [(TITLES[name], [components.get(name) for _, components, _ in columns]) for name in SHOWN]
+    # NaN is what cannot be computed, as R² where one value was measured alone.
+    rows = [(title, [value if value is not None and isfinite(value) else None for value in row]) for title, row in rows]
     for title, values in rows:
         if any(value is not None for value in values):
             cells = "".join(f"{'–' if value is None else f'{value:.4f}':>{column}}" for value in values)

@@ -58,7 +58,7 @@ def write_model_report(
         metrics["chi"] = chi_report(frame, dataset.chi.polymer)
         if model.chi_interval is not None:
             metrics["chi"]["stated_coverage"] = model.chi_interval.coverage
-        said += _describe_chi(metrics["chi"])
+        said += describe_chi(metrics["chi"])
     if logits is not None and dataset.solubility is not None:
         frame = solubility_frame(dataset.solubility, model, logits)
         write_csv(folder.path / SOLUBILITY_FILE, frame)
@@ -248,7 +248,8 @@ def _shown(scores: dict[str, float], titles: dict[str, str]) -> str:
     )
 
 
-def _describe_chi(report: dict[str, Any]) -> list[str]:
+def describe_chi(report: dict[str, Any]) -> list[str]:
+    """A `chi_report` in words; what cannot be computed, as R² where every χ is the same, is left out."""
     lines = []
     if report["validation"]["n_rows"]:
         mean, pooled = report["validation_mean_of_repeats"], report["validation"]

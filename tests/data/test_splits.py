@@ -79,5 +79,7 @@ def test_held_out_polymers_are_whole(polymers: list[str], fraction: float, seed:
 
 
 def test_holding_out_needs_two_polymers() -> None:
-    with pytest.raises(DataError, match="at least 2 polymers, got 1"):
+    with pytest.raises(
+        DataError, match=r"at least 2 polymers, got 1; add polymers .*paths\.dft_chi_csv.*training\.test_fraction"
+    ):
         hold_out_polymers(["a", "a"], 0.1, 0)

@@ -84,6 +84,16 @@ def test_ridge_without_anything_to_choose_by_is_the_mean(rng: np.random.Generato
 def test_affine_correction_recovers_a_line(rng: np.random.Generator) -> None:
     task = make_task(rng)
     assert correct_affinely((task.target - 0.3) / 2.0, task).value == pytest.approx(task.target)
+    stage1_chi = task.target + rng.normal(size=40)
+    line = np.polyfit(stage1_chi[task.training], task.target[task.training], 1)
+    assert correct_affinely(stage1_chi, task).value == pytest.approx(np.polyval(line, stage1_chi))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_affine_correction_of_one_value_is_the_mean(rng: np.random.Generator, value: float) -> None:
+    task = make_task(rng)
+    found = correct_affinely(np.full(40, value), task).value
+    assert found == pytest.approx(np.full(40, task.target[task.training].mean()))
 
 
 CLASSIFIERS = [

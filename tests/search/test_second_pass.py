@@ -19,6 +19,7 @@ from chitransfer.errors import CheckpointError, ConfigError, StudyError, Trainin
 from chitransfer.report.html import report_contents
 from chitransfer.search import second_pass
 from chitransfer.search.objective import FIRST_FRESH
+from chitransfer.search.rescore import rescore_study
 from chitransfer.search.second_pass import FreshScores, run_second_pass
 from chitransfer.search.study import StudyFolder, read_study
 
@@ -64,6 +65,8 @@ def test_it_starts_from_the_first_pass_and_tunes_stage2_alone(study: StudyFolder
     fresh = json.loads((own / "fresh_folds.json").read_text())
     assert len(fresh["first"]) == len(fresh["second"]) == 5
     assert np.isfinite([*fresh["first"], *fresh["second"]]).all()
+    with pytest.raises(StudyError, match=f"a second pass keeps no Stage 1 .* score those of its study, {study.path}"):
+        rescore_study(StudyFolder(own), {})
 
 
 def test_started_again_it_goes_on(study: StudyFolder) -> None:

@@ -50,7 +50,6 @@ class TestDistributions:
             ),
         ],
     )
-    @pytest.mark.filterwarnings("ignore:The distribution is specified by")
     def test_optunas_own(self, parameter: dict[str, Any], expected: object) -> None:
         assert to_distribution(SpaceParameter(**parameter)) == expected
 

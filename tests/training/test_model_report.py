@@ -7,10 +7,11 @@ from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
+import pandas as pd
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.model.checkpoint import TrainedModel
-from chitransfer.training.model_report import solubility_frame, solubility_report
+from chitransfer.training.model_report import chi_report, describe_chi, solubility_frame, solubility_report
 from chitransfer.training.out_of_fold import TaskPredictions
 
 
@@ -43,3 +44,14 @@ def test_aucs_do_not_know_the_sigmoids_of_the_folds(tiny_dataset: Dataset, rng: 
     flat = replace(logits, values=np.zeros((1, 3, len(rows))))
     report = solubility_report(solubility_frame(rows, model, flat), rows.polymer)
     assert report["validation"]["auc"] == 0.5
+
+
+def test_an_r2_that_cannot_be_computed_is_not_spoken_of() -> None:
+    names = ("chi_train", "chi_cv", "chi_cv_1", "chi_model", "chi_trivial")
+    predicted = {name: [0.4, 0.5, 0.6, 0.7] for name in names}
+    frame = pd.DataFrame(
+        {"chi": 0.4, "split": "cross-validation", "fold_1": [0, 0, 1, 1], "half_width_cv": np.nan, **predicted}
+    )
+    said = "\n".join(describe_chi(chi_report(frame, np.arange(4))))
+    assert "χ on polymers left out: MAE 0.150 (mean over repeats); MAE 0.150 (all members" in said
+    assert "nan" not in said
