@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score, mean_absolute_error
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.training.crossval import make_folds
-from chitransfer.training.trivial import score_trivial_predictor
+from chitransfer.training.trivial import score_trivial_predictor, training_means
 
 
 @pytest.mark.parametrize("positive_label", [0, 1])
@@ -46,3 +46,11 @@ def test_the_scored_fold_does_not_reach_its_own_mean(tiny_dataset: Dataset) -> N
     """Leave-one-out means run against the row they leave out, so R² of such a predictor is below zero."""
     folds = make_folds(tiny_dataset, 10, 1, 0)
     assert score_trivial_predictor(tiny_dataset, folds, 1).mean["exp_r2"] < 0.0
+
+
+def test_test_rows_reach_no_mean_and_get_that_of_all_that_learn() -> None:
+    value, folds = np.array([1.0, 2.0, 4.0, 100.0]), np.array([[0, 0, 1, -1], [0, 1, 0, -1]])
+    by_hand = [[4.0, 4.0, 1.5, 7 / 3], [2.0, 2.5, 2.0, 7 / 3]]
+    np.testing.assert_allclose(training_means(value, folds), by_hand)
+    alone = np.array([[0, 0, 0, -1]])
+    np.testing.assert_allclose(training_means(value, alone), np.full((1, 4), 7 / 3))

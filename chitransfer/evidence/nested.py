@@ -129,8 +129,12 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
     new_chemistry = fold.protocol == PROTOCOLS[1]
     inner = without_polymers(dataset, fold.test, from_stage1=new_chemistry)
     what = f"{fold.protocol}, outer fold {fold.number + 1}"
+    # The rarer class of all polymers need not be that of the training polymers: searches and scores speak of one.
+    positive = "soluble" if resolve_positive_label(dataset.solubility, config.solubility.positive) else "insoluble"
     # Each outer fold is a search of its own, so that its luck is its own.
-    own = override_config(config, {"seed": derive_seed(config.seed, "outer", fold.number)})
+    own = override_config(
+        config, {"seed": derive_seed(config.seed, "outer", fold.number), "solubility.positive": positive}
+    )
     study = search_inside(own, inner, fold.transfer_study, say, f"{what}, transfer search")
     random = override_config(own, {"search.sampler": "random", "search.reevaluate_top": 0})
     random_study = search_inside(random, inner, fold.random_study, say, f"{what}, random search")

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import sparse
 from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from chitransfer.data.assemble import Dataset
+from chitransfer.evidence import baselines
 from chitransfer.evidence.baselines import (
     BASELINES,
     PENALTIES,
@@ -18,6 +21,7 @@ from chitransfer.evidence.baselines import (
     TaskData,
     classify_by_chi,
     correct_affinely,
+    descriptor_logistic,
     gaussian_process,
     ridge_chi,
     tanimoto_kernel,
@@ -40,6 +44,39 @@ def make_task(rng: np.random.Generator) -> TaskData:
     inverse = np.ones((40, 1))
     features, polymer = np.hstack([counts, inverse]), np.arange(40) // 2
     return TaskData(features, counts, np.zeros((40, 0)), counts[:, :4], polymer, target, training)
+
+
+def test_a_task_holds_what_its_columns_are_called(tiny_dataset: Dataset) -> None:
+    rows, bits = tiny_dataset.chi, tiny_dataset.recipe.fingerprint_bits
+    assert rows is not None
+    with_solvents = replace(tiny_dataset, solvent_features=sparse.csr_array(np.full((1, bits + 3), 7.0)))
+    task = TaskData.build(with_solvents, rows, rows.value, np.ones(len(rows), dtype=bool))
+    whole = tiny_dataset.polymer_features.toarray()[rows.structure]
+    np.testing.assert_array_equal(task.polymer_counts, whole[:, :bits])
+    np.testing.assert_array_equal(task.descriptors, whole[:, bits:])
+    np.testing.assert_array_equal(task.solvent_counts, np.full((len(rows), bits), 7.0))
+    assert task.descriptors.shape[1] == len(tiny_dataset.recipe.descriptors)
+    np.testing.assert_allclose(task.features[:, -1], 298.15 / rows.temperature, rtol=1e-6)
+    assert len(np.unique(task.features[:, -1])) > 1
+
+
+@pytest.mark.parametrize("differs", ["solvent", "temperature"])
+def test_gaussian_process_tells_solvents_and_temperatures_apart(rng: np.random.Generator, differs: str) -> None:
+    solvent, inverse = rng.integers(0, 2, 40), rng.uniform(0.7, 1.1, 40)
+    target = 3.0 * (solvent if differs == "solvent" else inverse)
+    counts, own = np.ones((40, 5)), np.eye(2)[solvent]
+    features = np.hstack([counts, own, (inverse if differs == "temperature" else np.ones(40))[:, None]])
+    task = TaskData(features, counts, own, counts[:, :4], np.arange(40), target, np.arange(40) < 30)
+    assert np.abs(gaussian_process(task, 0).value - target).max() < 0.2 * np.ptp(target)
+
+
+def test_gaussian_process_follows_what_has_no_noise(rng: np.random.Generator) -> None:
+    task = make_task(rng)
+    exact = np.abs(gaussian_process(task, 0).value - task.target)[task.training].mean()
+    noise = replace(task, target=rng.normal(size=40))
+    smoothed = np.abs(gaussian_process(noise, 0).value - noise.target)[task.training].mean()
+    assert exact < 0.2 * task.target[task.training].std()
+    assert smoothed > 0.3 * noise.target[task.training].std()
 
 
 def test_gaussian_process_reads_training_rows_only(rng: np.random.Generator) -> None:
@@ -100,6 +137,29 @@ CLASSIFIERS = [
     *(predict for _, predict in BASELINES.values() if predict),
     lambda task, _: classify_by_chi(task.features[:, 0], task),
 ]
+
+
+@pytest.mark.parametrize(
+    "predict",
+    [
+        *(predict for predict, _ in BASELINES.values() if predict),
+        lambda task, _: correct_affinely(task.features[:, 0], task),
+    ],
+)
+def test_predictors_of_chi_read_training_rows_only(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, predict: Callable[[TaskData, int], Prediction]
+) -> None:
+    monkeypatch.setattr(baselines, "N_TREES", 10)
+    task = make_task(rng)
+    other = replace(task, target=np.where(task.training, task.target, task.target + 1e3))
+    assert np.array_equal(predict(task, 0).value, predict(other, 0).value)
+
+
+def test_the_four_descriptors_are_those_that_follow_the_labels(rng: np.random.Generator) -> None:
+    task, descriptors = make_task(rng), rng.normal(size=(40, 12)) * np.geomspace(1e-3, 1e3, 12)
+    label = (descriptors[:, 5] > 0).astype(float)
+    found = descriptor_logistic(replace(task, descriptors=descriptors, target=label), 0)
+    assert (((found.value >= 0.5) == (label > 0.5))[~task.training]).mean() >= 0.8
 
 
 @pytest.mark.parametrize("predict", CLASSIFIERS)

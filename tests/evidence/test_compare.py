@@ -25,6 +25,7 @@ from chitransfer.evidence.compare import (
     compare_to_default,
     measure_gaps,
     run_comparison,
+    score_pooled,
     share_of_right_slopes,
 )
 from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold, search_inside
@@ -234,6 +235,46 @@ def test_differences_are_drawn_by_polymer_whatever_its_stereo(small_config: Conf
     assert [line["metric"] for line in found[0]] == ["exp_mae"]
 
 
+def frames_off_by(error: float) -> dict[str, pd.DataFrame]:
+    """χ of six polymers, each predicted that much too high."""
+    polymers = [polymer_identity(f"*C{'C' * n}O*") for n in range(6)]
+    chi = pd.DataFrame({"polymer": polymers, "solvent": "O", "temp": 300.0, "chi": np.arange(6.0), "seed": 0})
+    return {"chi": chi.assign(predicted_chi=chi["chi"] + error)}
+
+
+def test_differences_are_a_row_minus_what_it_is_compared_with(small_config: Config) -> None:
+    rows = {"default": 0.3, "ridge": 0.2, "transfer_best": 0.5, "default_full": 0.1, "transfer_full": 0.15}
+    lines = compare_to_default({row: frames_off_by(error) for row, error in rows.items()}, 1, small_config, "p")
+    found = {line["row"]: (line["against"], line["difference"]) for line in lines if line["metric"] == "exp_mae"}
+    assert found == {
+        "ridge": ("default", pytest.approx(-0.1)),
+        "transfer_best": ("default", pytest.approx(0.2)),
+        "default_full": ("default", pytest.approx(-0.2)),
+        "transfer_full": ("default_full", pytest.approx(0.05)),
+    }
+
+
+def test_the_outer_truth_is_the_whole_objective_on_the_test_polymers(small_config: Config, tmp_path: Path) -> None:
+    weights = {"exp_mae": 2.0, "sol_f1": 0.0, "sol_recall": 0.0, "stage1_mae": 0.5}
+    config = override_config(small_config, {f"objective.{name}": weight for name, weight in weights.items()})
+    fold = OuterFold(tmp_path, PROTOCOLS[0], 3, np.zeros(1, dtype=int))
+    (tmp_path / "predictions").mkdir()
+    frames_off_by(0.3)["chi"].to_csv(fold.predictions("transfer_best", "chi"), index=False)
+    (tmp_path / "predictions" / "transfer_best.json").write_text(json.dumps({"stage1_mae": [0.1, 0.3]}))
+    (tmp_path / "overtuning.json").write_text(json.dumps({"best_value": 0.4, "corrected": {"value": 0.6}}))
+    (line,) = measure_gaps(config, [fold], 1).to_dict("records")
+    assert (line["protocol"], line["fold"], line["raw"], line["corrected"]) == (PROTOCOLS[0], 3, 0.4, 0.6)
+    assert line["truth"] == pytest.approx(2.0 * 0.3 + 0.5 * 0.2)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_calls_are_of_the_positive_class_whichever_it_is(small_config: Config, label: int) -> None:
+    frame = pd.DataFrame({"soluble": [1, 1, 0, 0, 0], "probability_positive": 0.5, "called_positive": [1, 0, 1, 1, 0]})
+    scores = score_pooled({"solubility": frame.assign(seed=0)}, label, small_config)
+    assert scores["sol_recall"] == pytest.approx(1 / 2 if label else 2 / 3)
+    assert scores["sol_precision"] == pytest.approx(1 / 3 if label else 2 / 3)
+
+
 def test_a_finished_comparison_is_not_run_again(
     compared: Path, small_config: Config, tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +319,11 @@ def test_slopes_are_counted_by_pair() -> None:
         }
     )
     assert share_of_right_slopes(frame) == 0.5
+    # What was measured as flat has no sign to be right or wrong about.
+    flat = pd.DataFrame(
+        {"polymer": "d", "solvent": "O", "temp": [300.0, 340.0], "chi": 0.4, "predicted_chi": [1.0, 2.0]}
+    )
+    assert share_of_right_slopes(pd.concat([frame, flat])) == 0.5
 
 
 def test_flat_predictions_have_no_slope(rng: np.random.Generator) -> None:

@@ -165,6 +165,13 @@ def test_correction_leaves_a_clear_winner_alone(rng: np.random.Generator) -> Non
     assert found.gain.low > 0.8
 
 
+def test_the_corrected_objective_has_its_stage_1_term(rng: np.random.Generator) -> None:
+    trials, weights = noise_trials(rng, 3, 30, np.ones(3)), CHI_ONLY.model_copy(update={"stage1_mae": 0.5})
+    without, found = (correct_for_selection(trials, [mae] * 3, weights, n_draws=50) for mae in (0.0, 2.0))
+    assert found.objective.value == pytest.approx(without.objective.value + 1.0)
+    assert correct_for_selection(trials, [2.0, 0.0, 2.0], weights, n_draws=50).chosen.tolist() == [0.0, 1.0, 0.0]
+
+
 def test_no_gain_is_inside_the_interval_where_the_default_is_mostly_chosen(rng: np.random.Generator) -> None:
     trials = noise_trials(rng, 5, 40, np.array([1.0, 1.03, 1.03, 1.03, 1.03]))
     found = correct_for_selection(trials, [0.0] * 5, CHI_ONLY, default=0)

@@ -14,6 +14,7 @@ from chitransfer.evidence.overtuning import (
     Examination,
     FreshScore,
     _describe_fresh,
+    _within_one_error,
     describe_examination,
     measure_difference_noise,
 )
@@ -118,3 +119,10 @@ def test_runs_on_fresh_seeds_are_counted_for_every_trial(counts: tuple[int, ...]
         for n, count in enumerate(counts)
     ]
     assert said in _describe_fresh(SimpleNamespace(fresh=fresh, best_trial=0))  # type: ignore[arg-type]
+
+
+def test_within_one_standard_error_is_no_more_than_one() -> None:
+    trials = [SimpleNamespace(values=[value]) for value in (1.1, 1.0, 1.2, 1.0)]
+    errors = np.array([0.11, 0.0, 0.15, 0.0])
+    found = _within_one_error(trials, errors, 1)  # type: ignore[arg-type]
+    assert found == [trials[0], trials[1], trials[3]]

@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 from scipy.stats import spearmanr
 
@@ -90,6 +90,30 @@ def test_stage_1_loss_misleads_only_where_it_would_choose_another_trial() -> Non
     assert insight.stage1_choice == insight.transfer_choice == 0
     assert not insight.misleading
     assert len(insight.sentences) == 1
+
+
+@pytest.mark.parametrize(
+    ("stage1_mae", "choice", "is_misleading"),
+    [
+        ((8, 7, 6, 5, 4, 3, 2, 1), 7, True),
+        # The second best of eight: that may be luck where Stage 1 says nothing else of the order.
+        ((5, 1, 8, 2, 7, 3, 6, 4), 1, True),
+        ((2, 1, 3, 4, 5, 6, 7, 8), 1, False),
+    ],
+)
+def test_what_the_choice_by_stage_1_costs(stage1_mae: tuple[int, ...], choice: int, is_misleading: bool) -> None:
+    study, widths = optuna.create_study(), ("16_16", "100")
+    for place, mae in enumerate(stage1_mae):
+        # 16 · 16 weights are more than 100.
+        params, space = {"hidden": widths[place // 4]}, {"hidden": CategoricalDistribution(widths)}
+        attributes = {"stage1_mae": mae / 1000}
+        study.add_trial(create_trial(value=1 + place, params=params, distributions=space, user_attrs=attributes))
+    insight = measure_insight(study, load_config(None))
+    assert insight is not None
+    assert (insight.stage1_choice, insight.transfer_choice, insight.rank) == (choice, 0, choice + 1)
+    assert insight.cost == choice
+    assert insight.misleading == is_misleading
+    assert insight.effects[0].on_transfer < -0.8
 
 
 @pytest.mark.parametrize(("order", "is_told"), [(range(8), True), ((2, 0, 5, 1, 7, 3, 4, 6), False)])

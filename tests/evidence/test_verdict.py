@@ -35,6 +35,20 @@ def line_of_differences(row: str, against: str, difference: float, low: float, h
     return {**where, "difference": difference, "low": low, "high": high}
 
 
+def test_more_is_better_of_a_score_and_less_of_an_error() -> None:
+    lines = [("transfer_best", (0.1, 0.05, 0.2)), ("no_stage1", (0.2, 0.1, 0.3))]
+    differences = pd.DataFrame([line_of_differences(row, "default", *values) for row, values in lines])
+    table = pd.DataFrame(
+        {"protocol": "p", "row": ["default", "ridge"], "exp_mae": [0.3, 0.2], "sol_f1": [0.9, 0.8]}
+    ).assign(title=lambda frame: frame["row"].map(ROWS))
+    gaps = pd.DataFrame(columns=["protocol", "fold", "raw", "corrected", "truth"])
+    text = "\n".join(reach_verdict(table, differences.assign(metric="sol_f1"), gaps))
+    assert "the transfer-aware search helped (F1" in text
+    assert "Stage 1 hurts" in text
+    assert f"best χ MAE is 0.200, by {ROWS['ridge']} (default configuration 0.300)" in text
+    assert f"best F1 is 0.900, by {ROWS['default']}" in text
+
+
 def test_verdict_names_what_a_row_is_compared_with() -> None:
     differences = pd.DataFrame(
         [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.special import logit
 from sklearn.metrics import (
     average_precision_score,
@@ -28,9 +30,18 @@ from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.model.checkpoint import Pretrained, TrainedModel
 from chitransfer.predict import Predictor
 from chitransfer.report.model_figures import draw_model
-from chitransfer.training.finetune import locate_pretrained, run_finetuning
+from chitransfer.training import finetune
+from chitransfer.training.crossval import make_folds
+from chitransfer.training.finetune import (
+    fit_ensemble,
+    learnable_polymers,
+    locate_pretrained,
+    place_rows,
+    run_finetuning,
+)
 from chitransfer.training.handover import hand_over
 from chitransfer.training.pretrain import run_pretraining
+from chitransfer.training.settings import read_dataset, stage2_settings
 
 
 def silent(*anything: object) -> None:
@@ -121,15 +132,55 @@ def test_labels_of_test_polymers_do_not_reach_the_model(trained: Any, tmp_path: 
     spoiled.loc[is_test, "chi"] += 50.0
     path = tmp_path / "spoiled.csv"
     spoiled.to_csv(path, index=False)
+    labels = pd.read_csv(trained.config.paths.solubility_csv)
+    is_test = labels["SMILES"].isin(frame.loc[frame["split"] == "test", "SMILES"])
+    labels.loc[is_test, "soluble"] = 1 - labels.loc[is_test, "soluble"]
+    labels.to_csv(tmp_path / "labels.csv", index=False)
     values = trained.config.model_dump()
-    values["paths"] |= {"exp_chi_csv": str(path), "results_dir": str(tmp_path / "results")}
+    values["paths"] |= {"exp_chi_csv": str(path), "solubility_csv": str(tmp_path / "labels.csv")}
+    values["paths"] |= {"results_dir": str(tmp_path / "results")}
     config = type(trained.config).model_validate(values)
     folder = run_finetuning(config, [str(trained.pretraining / "checkpoints" / "best_model.pt")], silent, silent)
     mine, theirs = TrainedModel.load(folder.best_model), TrainedModel.load(trained.model)
     assert mine.chi_interval == theirs.chi_interval
     assert mine.threshold == theirs.threshold
+    assert mine.probability is not None
+    assert theirs.probability is not None
+    assert (mine.probability.slope, mine.probability.intercept) == (
+        theirs.probability.slope,
+        theirs.probability.intercept,
+    )
     for left, right in zip(mine.groups, theirs.groups, strict=True):
         assert all(tensor.equal(right.parameters[name]) for name, tensor in left.parameters.items())
+
+
+def test_neither_computed_chi_nor_temperatures_of_test_polymers_are_taken(trained: Any, tmp_path: Path) -> None:
+    stage1 = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt")
+    dataset = read_dataset(trained.config, silent)
+    data = place_rows(dataset, stage1, 1, torch.device("cpu"))
+    rows = dataset.stage1
+    is_test = np.isin([dataset.polymers[one] for one in rows.polymer], stage1.test_polymers)
+    assert data.computed is not None
+    assert set(data.computed.structure.tolist()) == set(rows.structure[~is_test].tolist())
+    assert not set(data.computed.structure.tolist()) & set(rows.structure[is_test].tolist())
+    assert dataset.chi is not None
+    of_test = np.isin([dataset.polymers[one] for one in dataset.chi.polymer], stage1.test_polymers)
+    hot = replace(dataset.chi, temperature=np.where(of_test, 390.0, dataset.chi.temperature))
+    folds = make_folds(dataset, 3, 1, 0, learnable_polymers(dataset, stage1.test_polymers))
+    domain = finetune._fit_domain(replace(dataset, chi=hot), folds, stage1.test_polymers)
+    assert (domain.coldest, domain.hottest) == (300.0, 340.0)
+    assert not set(domain.measured.polymers) & set(stage1.test_polymers)
+
+
+def test_every_network_is_fine_tuned_by_a_seed_of_its_own(trained: Any) -> None:
+    stage1 = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt")
+    dataset = read_dataset(trained.config, silent)
+    data = place_rows(dataset, stage1, 1, torch.device("cpu"))
+    folds = make_folds(dataset, 3, 1, 0)
+    settings = stage2_settings(trained.config, 0, is_full=True)
+    twice = fit_ensemble([stage1.networks[0]] * 2, data, dataset, folds, settings, 1, silent)
+    own, other = (group.parameters for group in twice.groups)
+    assert not torch.equal(own["solubility.0.weight"], other["solubility.0.weight"])
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TrainingError, MemoryError])

@@ -100,7 +100,8 @@ def test_applicability_tells_the_known_from_the_strange(predictor: Predictor) ->
     assert strange["chi_in_domain"][: len(with_chi.polymers)].all()
     far = strange[~strange["chi_in_domain"]]
     assert far["domain_note"].str.contains("unlike every polymer with measured χ").all()
-    assert "temperature outside" in predictor.predict(known, temperature=700.0)["domain_note"][0]
+    warm = [predictor.predict(with_chi.polymers[0], temperature=T) for T in (289.0, 291.0, 349.0, 351.0)]
+    assert ["temperature outside" in frame["domain_note"][0] for frame in warm] == [True, False, False, True]
 
 
 def test_several_temperatures_lie_on_one_line(predictor: Predictor) -> None:
@@ -388,9 +389,12 @@ def test_a_solvent_is_one_and_not_empty(
     assert f"ERROR: {expected}" in err
 
 
-def test_memory_stays_bounded(predictor: Predictor) -> None:
-    fresh = Predictor(predictor.model)
-    for start in range(0, 9000, 3000):
-        names = [f"*CC(*){'C' * (n % 50 + 1)}{'O' * (n // 50 % 20)}C" for n in range(start, start + 3000)]
-        fresh.predict_rows(names, ["O"] * 3000, np.full((3000, 1), 300.0), ["chi"])
-    assert len(fresh._known_features) <= 4096
+def test_memory_stays_bounded(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chitransfer.predict.REMEMBERED", 25)
+    remembering = Predictor(predictor.model)
+    for start in range(0, 40, 10):
+        names = [f"*CC(*){'C' * n}O" for n in range(start, start + 20)]
+        # Half of them are known from the call before.
+        found, expected = (one.predict(names, 300.0) for one in (remembering, Predictor(predictor.model)))
+        pd.testing.assert_frame_equal(found, expected)
+        assert len(remembering._known_features) == 20

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -67,6 +68,53 @@ def test_conditions_hold_for_every_candidate_kept(predictor: Predictor, candidat
     some = screen(predictor, candidates, Conditions(min_p_soluble=0.5), top=100)
     assert (some.best["p_soluble"] >= 0.5).all()
     assert screen(predictor, candidates, Conditions(max_chi=-1e9)).best.empty
+
+
+MADE_UP = pd.DataFrame(
+    {
+        "SMILES": ["*CC*", "*CCC*", "*CCCC*", "*CCO*", "*CCCO*"],
+        "solvent": "O",
+        "chi": [0.5, 0.4, 0.9, 0.3, np.nan],
+        "chi_low": [0.3, 0.3, 0.6, 0.1, np.nan],
+        "chi_high": [0.7, 0.5, 1.2, 0.5, np.nan],
+        "A_K": [1.0, 2.0, 3.0, 4.0, np.nan],
+        "B": 0.0,
+        "p_soluble": [0.8, 0.8, 0.9, 0.6, np.nan],
+        "similarity": 1.0,
+        "nearest_polymer": "*CC*",
+        "in_domain": pd.array([True, True, True, False, None], dtype="boolean"),
+        "chi_in_domain": pd.array([False, True, True, False, None], dtype="boolean"),
+        "problem": ["", "", "", "", "no repeat unit"],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "kept"),
+    [
+        (Conditions(), [0, 1, 2, 3]),
+        (Conditions(max_chi=0.5), [0, 1, 3]),
+        (Conditions(max_chi=0.5, certain=True), [1, 3]),
+        (Conditions(min_chi=0.4), [0, 1, 2]),
+        (Conditions(min_chi=0.4, certain=True), [2]),
+        (Conditions(min_p_soluble=0.8), [0, 1, 2]),
+        (Conditions(in_domain=True), [0, 1, 2]),
+        (Conditions(in_domain=True, min_chi=0.0), [1, 2]),
+        (Conditions(in_domain=True, max_chi=9.0), [1, 2]),
+    ],
+)
+def test_conditions_hold_as_written(conditions: Conditions, kept: list[int]) -> None:
+    assert conditions.select(MADE_UP, "p_soluble").index.tolist() == kept
+    if conditions.in_domain:
+        assert conditions.select(MADE_UP, "chi").index.tolist() == [1, 2]
+
+
+def test_the_other_prediction_breaks_ties() -> None:
+    tied = MADE_UP.assign(chi=[0.5, 0.4, 0.9, 0.4, np.nan])
+    for rank_by, expected in (("p_soluble", [3, 2, 1, 4]), ("chi", [2, 4, 1, 3])):
+        parts = iter([([[smiles] for smiles in tied["SMILES"]], tied)])
+        best = screen_candidates(parts, ["SMILES"], Conditions(), rank_by=rank_by, top=9).best
+        assert best["input_row"].tolist() == expected
 
 
 def test_a_polymer_cut_twice_is_one_candidate(predictor: Predictor, candidates: Path) -> None:

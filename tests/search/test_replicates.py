@@ -14,6 +14,7 @@ import pytest
 from chitransfer.search.records import SavedRung
 from chitransfer.search.reevaluate import choose_trials
 from chitransfer.search.replicates import (
+    NoiseComponents,
     deserves_another_run,
     estimate_components,
     pool_runs,
@@ -28,6 +29,20 @@ def test_components_are_recovered(rng: np.random.Generator) -> None:
     found = estimate_components(groups)
     assert found.between == pytest.approx(0.3, rel=0.1)
     assert found.within == pytest.approx(0.1, rel=0.1)
+
+
+def test_noise_alone_is_no_difference_between_configurations(rng: np.random.Generator) -> None:
+    groups = [list(rng.normal(1.0, 0.1, rng.integers(1, 5))) for _ in range(600)]
+    assert estimate_components(groups).between < 0.03
+
+
+def test_posterior_by_hand() -> None:
+    found = posterior_of([[1.0, 1.2], [2.0]], NoiseComponents(0.3, 0.2, 2, 3))
+    noise, spread = np.array([0.04 / 2, 0.04]), 0.09
+    centre = np.average([1.1, 2.0], weights=1 / (spread + noise))
+    share = spread / (spread + noise)
+    np.testing.assert_allclose(found.mean, centre + share * (np.array([1.1, 2.0]) - centre))
+    np.testing.assert_allclose(found.std, np.sqrt(share * noise))
 
 
 def test_noise_is_unknown_until_something_ran_twice() -> None:
@@ -49,6 +64,8 @@ def test_first_configuration_runs_again_and_a_hopeless_one_does_not() -> None:
     assert deserves_another_run([1.2], [[1.0], [1.1]]), "nothing ran twice: the noise is not known"
     assert deserves_another_run([0.85], others)
     assert not deserves_another_run([2.0], others)
+    # What counts is the best of the others, whichever place it has.
+    assert not deserves_another_run([0.97], [[1.0, 1.02], [0.5, 0.51], [1.1, 1.12]])
 
 
 def test_race_chooses_better_than_the_raw_best_of_as_many_runs(rng: np.random.Generator) -> None:
@@ -76,7 +93,9 @@ def test_race_chooses_better_than_the_raw_best_of_as_many_runs(rng: np.random.Ge
 def test_runs_are_pooled_into_one_trial() -> None:
     fixed = {"exp_mae_std": 0.1, "seconds_stage1": 2.0, "other": [1]}
     runs = [
-        SavedRung(4, True, value, {"exp_mae": value, "halved_batch_size_dft": size, **fixed}, b"")
+        SavedRung(
+            4, True, value, {"exp_mae": value, "halved_batch_size_dft": size, "stage1_epochs": size, **fixed}, b""
+        )
         for value, size in ((1.0, 8), (2.0, 4))
     ]
     value, attributes = pool_runs(runs)
@@ -84,6 +103,7 @@ def test_runs_are_pooled_into_one_trial() -> None:
     assert attributes["exp_mae"] == 1.5
     assert attributes["exp_mae_std"] == pytest.approx(np.sqrt(0.01 + 0.25))
     assert attributes["seconds_stage1"] == 4.0
+    assert attributes["stage1_epochs"] == 8
     assert attributes["halved_batch_size_dft"] == 8, "of the run whose encoders are kept"
     assert attributes["replicate_values"] == [1.0, 2.0]
 

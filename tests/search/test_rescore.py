@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ import torch
 
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.encoders import read_encoders
-from chitransfer.search.rescore import rescore_study
+from chitransfer.search.rescore import rescore_study, score_encoders
 from chitransfer.search.study import StudyFolder
 
 
@@ -36,6 +37,18 @@ def test_the_same_conditions_give_the_same_scores(study: StudyFolder) -> None:
         assert row.exp_mae == pytest.approx(searched.loc[row.number, "exp_mae"], rel=1e-6)
     best = json.loads((rescored.folder / "best_params.json").read_text())
     assert best["best_params"] == json.loads((study.path / "best_params.json").read_text())["best_params"]
+
+
+def test_encoders_are_scored_on_the_folds_given(shared_tiny_config: Any) -> None:
+    runner: Any = SimpleNamespace(
+        stage1_data=SimpleNamespace(features=SimpleNamespace(n_features=3)),
+        device="cpu",
+        folds="the search's",
+        score_networks=lambda *words: words,
+    )
+    own: Any = "others"
+    scored = [score_encoders(runner, shared_tiny_config, 5, [], *words) for words in ((), (own, 7))]
+    assert [words[4:] for words in scored] == [("the search's", 0), ("others", 7)]  # type: ignore[index]
 
 
 def test_a_control_is_scored_on_its_permuted_labels_again(

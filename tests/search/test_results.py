@@ -211,6 +211,13 @@ class TestTrivial:
         assert "solubility F1: 0.800 is no better than the trivial predictor's 0.820" in sentences[0]
         assert beaten_by_trivial({**best, "sol_f1": 0.9, "sol_recall": 1.0}, reference, ObjectiveSettings()) == []
 
+    def test_as_good_is_not_better(self) -> None:
+        best = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 0.9, "stage1_mae": 0.1}
+        reference = {name: value for name, value in best.items() if name != "stage1_mae"}
+        objective, *parts = beaten_by_trivial(best, reference, ObjectiveSettings())
+        assert "does not beat the trivial predictor" in objective
+        assert len(parts) == 3
+
     def test_the_objective_comes_first_where_it_is_not_beaten(self) -> None:
         best = {"exp_mae": 0.39, "sol_f1": 0.83, "sol_recall": 0.5, "stage1_mae": 0.1}
         sentences = beaten_by_trivial(best, {"exp_mae": 0.4, "sol_f1": 0.82, "sol_recall": 1.0}, ObjectiveSettings())

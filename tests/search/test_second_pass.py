@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chitransfer.config import Config, load_config
+from chitransfer.config import Config, load_config, override_config
 from chitransfer.console import make_console
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, ConfigError, StudyError, TrainingError
@@ -134,10 +134,14 @@ def test_fresh_folds_come_with_seeds_that_tuned_neither_pass(
 
     def score(runner: Any, config: Config, number: int, encoders: Any, folds: np.ndarray, first: int) -> Any:
         seen.append((first, folds.tobytes()))
-        return SimpleNamespace(value=1.0)
+        return SimpleNamespace(value=config.model.encoder_dropout)
 
     monkeypatch.setattr(second_pass, "score_encoders", score)
-    second_pass.compare_on_fresh_folds(SimpleNamespace(dataset=tiny_dataset), shared_tiny_config, 3, [1, 2], {})  # type: ignore[arg-type]
+    config = override_config(shared_tiny_config, {"model.encoder_dropout": 0.25})
+    runner: Any = SimpleNamespace(dataset=tiny_dataset)
+    encoders: Any = [1, 2]
+    found = second_pass.compare_on_fresh_folds(runner, config, 3, encoders, {"encoder_dropout": 0.125})
+    assert (found.first.tolist(), found.second.tolist()) == ([0.25] * 5, [0.125] * 5)
     assert seen[::2] == seen[1::2], "both passes are scored alike"
     for what in zip(*seen[::2], strict=True):
         assert len(set(what)) == 5

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from chitransfer.model.calibration import ProbabilityCalibration
+from chitransfer.training import conformal
 from chitransfer.training.conformal import (
     coverage_metrics,
     cross_fit_calibration,
@@ -59,6 +62,7 @@ def test_wider_where_members_disagree() -> None:
     interval = fit_chi_interval(residual, spread, polymer)
     narrow, wide = interval.half_width(np.array([0.05, 0.5]))
     assert wide > 2 * narrow
+    assert interval.half_width(np.median(spread)) == pytest.approx(2 * interval.factor * np.median(spread))
     plain = fit_chi_interval(residual, np.zeros(len(residual)), polymer)
     assert plain.half_width(np.array([0.0, 5.0])).tolist() == [plain.factor, plain.factor]
 
@@ -121,7 +125,9 @@ def test_coverage_metrics_by_hand() -> None:
     )
     assert metrics["coverage_rows"] == 0.5
     assert metrics["coverage_polymers"] == pytest.approx((2 / 3 + 0) / 2)
-    assert metrics["median_width"] == 3.0
+    assert metrics["median_width"] == metrics["mean_width"] == 3.0
+    widths = coverage_metrics(np.zeros(3), np.zeros(3), np.array([0.5, 0.5, 2.0]), np.arange(3))
+    assert (widths["median_width"], widths["mean_width"]) == (1.0, 2.0)
 
 
 def draw_labels(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -140,6 +146,36 @@ def test_platt_finds_slope_and_shift() -> None:
     assert np.std(calibration.slopes) < 0.05
 
 
+def test_calibration_never_turns_the_ranking_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformal, "N_RESAMPLES", 50)
+    logit, positive, polymer = draw_labels(200, 3)
+    assert fit_probability(-logit, positive, polymer, seed=1).slope > 0
+    fold = polymer % 2
+    probability, _ = cross_fit_calibration(-logit, positive, fold)
+    for own in (fold == 0, fold == 1):
+        assert (np.diff(probability[own][np.argsort(-logit[own])]) >= 0).all()
+
+
+def test_doubt_is_that_of_polymers_however_many_rows_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformal, "N_RESAMPLES", 50)
+    logit, positive, _ = draw_labels(40, 6)
+    rows = np.repeat(np.arange(40), 16)
+    by_polymer, by_row = (
+        fit_probability(logit[rows], positive[rows], unit, seed=1) for unit in (rows, np.arange(len(rows)))
+    )
+    assert by_polymer.slope == by_row.slope
+    assert np.std(by_polymer.slopes) > 2 * np.std(by_row.slopes)
+
+
+def test_resamples_of_one_class_count_as_the_fit_on_everything() -> None:
+    logit, positive = np.array([-2.0, 1.0, 0.5]), np.array([False, True, True])
+    calibration = fit_probability(logit, positive, np.arange(3), seed=0)
+    # Of 27 resamples eight leave the only negative out, one holds nothing else, and six are the table itself.
+    as_everything = np.isclose(calibration.slopes, calibration.slope)
+    assert as_everything.mean() == pytest.approx(15 / 27, abs=0.1)
+    assert np.allclose(calibration.intercepts[as_everything], calibration.intercept)
+
+
 def test_probability_interval_holds_members_and_tables() -> None:
     logit, positive, polymer = draw_labels(150, 2)
     calibration = fit_probability(logit, positive, polymer, seed=1)
@@ -154,6 +190,17 @@ def test_probability_interval_holds_members_and_tables() -> None:
     # More data, less doubt.
     more = fit_probability(*draw_labels(6000, 2), seed=1)
     assert np.subtract(*more.interval(agreeing)[::-1]) < high - low
+
+
+def test_the_interval_of_a_probability_by_hand() -> None:
+    slopes = np.linspace(0.5, 1.5, 201)
+    low, high = ProbabilityCalibration(0.9, 1.0, 0.0, slopes, np.zeros(201)).interval(np.ones((1, 1)))
+    assert (float(low[0]), float(high[0])) == (pytest.approx(expit(0.55)), pytest.approx(expit(1.45)))
+    # Where the fit on everything lies outside of all resamples, the interval reaches to it.
+    above = ProbabilityCalibration(0.9, 3.0, 0.0, slopes, np.zeros(201))
+    assert above.interval(np.ones((1, 1)))[1] == above.probability(np.ones(1))
+    below = ProbabilityCalibration(0.9, 0.1, 0.0, slopes, np.zeros(201))
+    assert below.interval(np.ones((1, 1)))[0] == below.probability(np.ones(1))
 
 
 def test_probabilities_stay_finite_when_classes_separate() -> None:

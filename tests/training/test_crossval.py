@@ -154,7 +154,7 @@ class TestScores:
 
     def test_rows_outside_every_fold_do_not_count(self, tiny_dataset: Dataset) -> None:
         folds = make_folds(tiny_dataset, 3, 1, 0)
-        out = tiny_dataset.measured_polymers()[:6]
+        out = tiny_dataset.measured_polymers()[::4]
         folds[:, out] = -1
         found, scores = run(tiny_dataset, folds)
         assert tiny_dataset.chi is not None
@@ -165,6 +165,16 @@ class TestScores:
         )
         again, _ = run(change_labels(tiny_dataset, out), folds)
         np.testing.assert_array_equal(found.chi[0][used], again.chi[0][used])
+        assert tiny_dataset.solubility is not None
+        used = ~np.isin(tiny_dataset.solubility.polymer, out)
+        positive, called, p = (
+            tiny_dataset.solubility.value[used] == 1,
+            found.called_positive()[0][used],
+            found.probability[0],
+        )
+        assert 0 < used.sum() < len(used)
+        assert scores.mean["sol_f1"] == pytest.approx(sk.f1_score(positive, called))
+        assert scores.mean["sol_brier"] == pytest.approx(sk.brier_score_loss(positive, p[used]))
 
     @pytest.mark.parametrize("left_out", ["chi", "solubility"])
     def test_one_table_alone(self, tables: Any, tmp_path: Any, left_out: str) -> None:

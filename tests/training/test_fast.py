@@ -223,6 +223,16 @@ def test_masks_keep_the_right_share_in_every_column(rate: float) -> None:
     assert abs(correlation) < 5 / drawn.numel() ** 0.5
 
 
+def test_masks_of_one_epoch_are_cut_at_different_places() -> None:
+    torch.manual_seed(0)
+    masks = KeepMasks({0.5: 40 * 16})
+    masks.refresh()
+    drawn = torch.stack([masks.draw(torch.Size((40, 16)), 0.5).clone() for _ in range(10)])
+    assert len(drawn.unique(dim=0)) == 10
+    masks.refresh()
+    assert not any(torch.equal(mask, masks.draw(torch.Size((40, 16)), 0.5)) for mask in drawn)
+
+
 @pytest.mark.parametrize("rate", [1e-6, 7e-6, 2**-17, 8e-6, 1e-5, 3e-5, 0.5, 1 - 2**-16, 1 - 1e-6])
 def test_masks_of_extreme_rates_keep_the_right_share_too(rate: float) -> None:
     """Sixteen bits tell rates apart to within 2⁻¹⁶; below 2⁻¹⁷ nothing is dropped, and least of all everything."""

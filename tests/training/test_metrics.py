@@ -47,7 +47,21 @@ def test_solubility_by_hand() -> None:
     assert found["sol_balanced_accuracy"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert found["sol_mcc"] == pytest.approx((2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2))
     assert found["sol_auc"] == pytest.approx(4 / 6)  # of 6 pairs, 4 ranked right
+    assert found["sol_pr_auc"] == pytest.approx((1 / 1 + 2 / 3 + 3 / 4) / 3)  # precision at each positive row
     assert found["sol_brier"] == pytest.approx((0.01 + 0.16 + 0.49 + 0.49 + 0.01) / 5)
+
+
+def test_areas_are_those_of_the_ranking_given() -> None:
+    """Probabilities of several sigmoids are not on one scale; all but the areas under curves go by them."""
+    positive, probability = np.array([True, False, True, False]), np.array([0.2, 0.4, 0.9, 0.8])
+    called, ranking = probability >= 0.5, np.array([5.0, -1.0, 3.0, 1.0])
+    found, plain = (
+        solubility_metrics(positive, probability, called, ranking),
+        solubility_metrics(positive, probability, called),
+    )
+    assert (found["sol_auc"], found["sol_pr_auc"]) == (1.0, 1.0)
+    assert (plain["sol_auc"], plain["sol_pr_auc"]) == (pytest.approx(0.5), pytest.approx(0.75))
+    assert all(found[name] == plain[name] for name in found if not name.endswith("auc"))
 
 
 @pytest.mark.parametrize("label", [True, False])
@@ -95,6 +109,8 @@ class TestThreshold:
         cuts = {0.6: f1_score(positive, probability >= 0.6), 0.05: f1_score(positive, probability >= 0.05)}
         assert cuts[0.6] == pytest.approx(cuts[0.05])
         assert best_f1_threshold(positive, probability) == pytest.approx(0.6)
+        # Here the highest cut, 0.9, and that below all rows, 0.2, are equally good.
+        assert best_f1_threshold(positive, np.array([0.95, 0.85, 0.8, 0.4])) == pytest.approx(0.2)
 
     @given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=2, max_size=30), st.randoms())
     def test_the_order_of_rows_does_not_matter(self, rows: list[tuple[bool, float]], random: object) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from small_training import STAGE2
 
-from chitransfer.training.out_of_fold import TaskPredictions
+from chitransfer.model.network import TransferNetwork
+from chitransfer.training.out_of_fold import TaskPredictions, predict_chi
+from chitransfer.training.stage2 import fit_members
+from chitransfer.training.tasks import Stage2Data
 
 # 2 networks, 2 repeats of 2 folds, 3 rows; the last row is a test row. Value = 100 network + 10 member + row.
 VALUES = np.array([[[100 * n + 10 * m + row for row in range(3)] for m in range(4)] for n in range(2)], dtype=float)
@@ -37,3 +43,19 @@ def test_trained_takes_the_others(predictions: TaskPredictions) -> None:
 def test_one_member_has_no_spread() -> None:
     single = TaskPredictions(VALUES[:1, :2], FOLD[:1], np.arange(3))
     assert single.left_out_spread()[:2].tolist() == [0.0, 0.0]
+
+
+def test_chi_and_its_slope_are_those_of_each_member(
+    pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+) -> None:
+    network, data = pretrained
+    members = fit_members(network, data, *masks, replace(STAGE2, n_epochs=2), 1)
+    chi, A = predict_chi([members, members], data)
+    assert chi.shape == A.shape == (2, 4, len(data.chi))
+    h = members.predict(data.features, data.chi.structure, data.chi.solvent)[0].numpy().astype(float)
+    tau, scaler = data.chi.tau.numpy().astype(float), data.chi_scaler
+    for network_values in zip(chi, A, strict=True):
+        by_hand = scaler.mean + scaler.scale * (h[..., 0] + h[..., 1] * tau)
+        np.testing.assert_allclose(network_values[0], by_hand, rtol=1e-6)
+        # chi = A/T + B, so A is what chi gains a unit of 1/T: tau is 5 (T_ref/T - 1).
+        np.testing.assert_allclose(network_values[1], scaler.scale * h[..., 1] * 5.0 * 298.15, rtol=1e-6)

@@ -17,7 +17,7 @@ from chitransfer.errors import DataError, TrainingError
 from chitransfer.model.network import NetworkShape
 from chitransfer.search.encoders import pack_state, unpack_state
 from chitransfer.training import stage1 as stage1_module
-from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
+from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings, predict_coefficients
 
 CPU = torch.device("cpu")
 
@@ -169,6 +169,42 @@ class TestStopping:
         assert rates[-1] < 5e-2
         halvings = np.log2(np.array(rates) / 5e-2)
         np.testing.assert_allclose(halvings, halvings.round(), atol=1e-9)
+
+    @staticmethod
+    def end_epochs(
+        data: Stage1Data, settings: Stage1Settings, maes: list[float], monkeypatch: pytest.MonkeyPatch
+    ) -> tuple[list[int], list[float]]:
+        """The best epoch and the learning rate after each of some epochs with given validation errors."""
+        own, best, rates = iter(maes), [], []
+        monkeypatch.setattr(stage1_module, "_mae", lambda *_: next(own))
+        run = Stage1Run(data, shape_for(data), replace(settings, lr_schedule_patience=0, lr=1.0), 4)
+        for epoch in range(1, len(maes) + 1):
+            assert not run.end_epoch(epoch, 0.0)
+            best.append(run.best_epoch)
+            rates.append(run.history[-1]["lr"])
+        return best, rates
+
+    def test_the_first_epochs_choose_nothing(self, data: Stage1Data, monkeypatch: pytest.MonkeyPatch) -> None:
+        maes = [0.1, 0.2, 0.5, 0.4, 0.6, 0.3]
+        found = self.end_epochs(data, replace(STAGE1, min_epochs=3), maes, monkeypatch)
+        assert found == ([1, 2, 3, 4, 4, 6], [1.0, 1.0, 1.0, 1.0, 0.5, 0.5])
+        found = self.end_epochs(data, STAGE1, maes, monkeypatch)
+        assert found == ([1, 1, 1, 1, 1, 1], [1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125])
+
+    def test_few_held_out_polymers_choose_nothing(
+        self, tiny_dataset: Dataset, data: Stage1Data, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        n = len(np.unique(tiny_dataset.stage1.polymer[data.validation_rows]))
+        assert 1 < n < data.validation_rows.sum()
+        enough, few = replace(STAGE1, min_validation_polymers=n), replace(STAGE1, min_validation_polymers=n + 1)
+        maes = [0.1, 0.3, 0.2]
+        assert self.end_epochs(data, enough, maes, monkeypatch) == ([1, 1, 1], [1.0, 0.5, 0.25])
+        assert self.end_epochs(data, few, maes, monkeypatch) == ([1, 2, 3], [1.0, 1.0, 1.0])
+
+    @pytest.mark.parametrize(("n_pairs", "size"), [(5000, 256), (4096, 256), (4095, 256), (100, 7), (16, 1), (3, 1)])
+    def test_small_tables_have_enough_batches_an_epoch(self, n_pairs: int, size: int) -> None:
+        settings = replace(STAGE1, batch_size=256, min_batches_per_epoch=16)
+        assert settings.batch_size_for(n_pairs) == size
 
     def test_a_loss_that_is_no_number_names_stage_and_epoch(self, data: Stage1Data) -> None:
         run = Stage1Run(data, shape_for(data), replace(STAGE1, lr=1e38), 1)

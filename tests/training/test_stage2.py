@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -163,6 +164,26 @@ class TestMembers:
                 assert same != bool(masks[0][position, row]), (position, row)
 
 
+def test_features_that_no_row_has_keep_the_weights_of_stage_1(
+    pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
+) -> None:
+    plain, data = pretrained
+    network = deepcopy(plain)
+    torch.nn.init.normal_(network.encoder.first.weight, generator=torch.Generator().manual_seed(0))
+    settings = replace(FINE_TUNING, freeze_encoder=False, n_epochs=2)
+    members = fit_members(network, data, *masks, settings, seed=3)
+    assert members.columns is not None
+    inputs = torch.rand(5, network.shape.n_features, generator=torch.Generator().manual_seed(1))
+    inputs[:, members.columns[0]] = 0.0
+    assert len(members.columns) < inputs.shape[1]
+    coefficients, logits = members.forward(inputs)
+    for position in range(len(members)):
+        with torch.no_grad():
+            own_coefficients, own_logits = members.member(position)(inputs)
+        torch.testing.assert_close(coefficients[position], own_coefficients, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits[position], own_logits, rtol=1e-4, atol=1e-5)
+
+
 class TestFrozen:
     @pytest.mark.parametrize("freeze", [True, False])
     def test_the_network_given_is_not_changed(
@@ -301,6 +322,6 @@ class TestData:
         assert rows is not None
         assert resolve_positive_label(rows, "soluble") == 1
         assert resolve_positive_label(rows, "insoluble") == 0
-        for share, minority in ((0.3, 1), (0.7, 0)):
+        for share, minority in ((0.3, 1), (0.5, 1), (0.7, 0)):
             value = (np.arange(100) < 100 * share).astype(float)
             assert resolve_positive_label(replace(rows, value=value), "minority") == minority

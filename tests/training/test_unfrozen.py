@@ -13,6 +13,7 @@ from small_training import FINE_TUNING
 from chitransfer.data.assemble import Dataset
 from chitransfer.model.network import TransferNetwork
 from chitransfer.training.inputs import group_by_pair
+from chitransfer.training.rehearsal import Rehearsal
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data
 
@@ -90,3 +91,52 @@ def test_progress_is_told_as_if_side_by_side(
     fit_members(network, data, *masks, replace(FINE_TUNING, freeze_encoder=False, n_epochs=5), 3, told.append)
     assert told == sorted(told)
     assert told[-1] == 5
+
+
+class TestRehearsal:
+    @pytest.fixture
+    def rehearsal(self, tiny_dataset: Dataset, pretrained: tuple[TransferNetwork, Stage2Data]) -> Rehearsal:
+        """Of a network with dropout in its χ head, on pairs of one, two or three temperatures."""
+        network, data = pretrained
+        other = TransferNetwork(replace(network.shape, chi_head_dropout=0.5))
+        other.load_state_dict(network.state_dict())
+        rows = tiny_dataset.stage1
+        chosen = (
+            (rows.temperature < 300.0) | (rows.polymer % 3 > 0) & (rows.temperature < 340.0) | (rows.polymer % 3 > 1)
+        )
+        computed = group_by_pair(rows, chosen, data.chi_scaler, 298.15, torch.device("cpu"))
+        assert computed.mask.sum(1).unique().tolist() == [1.0, 2.0, 3.0]
+        return Rehearsal(other.eval(), computed, 5, 7)
+
+    def test_its_loss_is_the_mean_over_real_rows(self, rehearsal: Rehearsal) -> None:
+        pairs, computed = rehearsal.draw(1)[0], rehearsal.computed
+        h = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+        errors = [
+            float((h[place, 0] + h[place, 1] * tau - target) ** 2)
+            for place, pair in enumerate(pairs)
+            for tau, target, real in zip(computed.tau[pair], computed.target[pair], computed.mask[pair], strict=True)
+            if real
+        ]
+        assert len(errors) < 15
+        assert float(rehearsal.loss(h, pairs)) == pytest.approx(np.mean(errors), rel=1e-5)
+
+    def test_its_head_is_a_copy_with_dropout_at_work(
+        self, rehearsal: Rehearsal, pretrained: tuple[TransferNetwork, Stage2Data]
+    ) -> None:
+        network, _ = pretrained
+        latents = torch.ones(4, network.shape.latent_dim)
+        assert not torch.equal(rehearsal.head(latents), rehearsal.head(latents))
+        again = Rehearsal(network, rehearsal.computed, 5, 7)
+        mine, theirs = again.head.state_dict(), network.heads.chi.state_dict()
+        for name, weights in mine.items():
+            assert torch.equal(weights, theirs[name])
+            assert weights.data_ptr() != theirs[name].data_ptr()
+
+    def test_the_seed_draws_the_pairs(
+        self, rehearsal: Rehearsal, pretrained: tuple[TransferNetwork, Stage2Data]
+    ) -> None:
+        network, _ = pretrained
+        same, other = (Rehearsal(network, rehearsal.computed, 5, seed).draw(8) for seed in (7, 8))
+        drawn = rehearsal.draw(8)
+        assert torch.equal(drawn, same)
+        assert not torch.equal(drawn, other)
