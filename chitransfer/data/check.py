@@ -153,7 +153,8 @@ class AgreementFacts:
 class CheckReport:
     """Everything `check_tables` found; `to_dict` is what ``--json`` prints.
 
-    `n_measured` polymers are split by cross-validation; `stereo_variants` differ from another polymer only in stereo.
+    `n_measured` polymers are split by cross-validation; `stereo_variants` differ from another polymer only in stereo, and
+    `shared_polymers` counts them as one.
     """
 
     tables: tuple[TableFacts, ...]
@@ -206,12 +207,13 @@ def check_tables(
     tables = [table for table in (stage1, chi, solubility) if table is not None]
     facts = tuple(_table_facts(table) for table in tables)
     polymers = {table.kind: set(table.rows["polymer"]) for table in tables}
-    shared = {
-        f"{first}+{second}": len(polymers[first] & polymers[second])
-        for first, second in (("stage1", "chi"), ("stage1", "solubility"), ("chi", "solubility"))
-        if first in polymers and second in polymers
-    }
     names = merge_stereo_variants(set().union(*polymers.values()))
+    merged = {kind: {names[polymer] for polymer in own} for kind, own in polymers.items()}
+    shared = {
+        f"{first}+{second}": len(merged[first] & merged[second])
+        for first, second in (("stage1", "chi"), ("stage1", "solubility"), ("chi", "solubility"))
+        if first in merged and second in merged
+    }
     # Labels that all contradict each other leave a table without rows.
     measured = [table for table in (chi, solubility) if table is not None and len(table)]
     report = CheckReport(

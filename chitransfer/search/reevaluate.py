@@ -21,7 +21,7 @@ from chitransfer.search.driver import POLL_SECONDS, StopReason, StopRequested, g
 from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
 from chitransfer.search.records import load_rung, save_rung
 from chitransfer.search.replicates import replicate_folder, values_of_runs
-from chitransfer.search.results import computed_seconds, read_standing
+from chitransfer.search.results import computed_seconds, count_reevaluated, read_standing
 from chitransfer.search.space import to_overrides, trial_rungs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.workers import InProcessWorkers, Workers
@@ -35,9 +35,9 @@ def choose_trials(study: optuna.Study, top: int) -> list[int]:
     Where trials ran several times, the best are those of the lowest posterior mean.
     """
     standing = read_standing(study)
-    if top == 0 or len(standing.ranked) < 2:
+    numbers = [trial.number for trial in standing.ranked[: count_reevaluated(top, len(standing.ranked))]]
+    if not numbers:
         return []
-    numbers = [trial.number for trial in standing.ranked[: min(top, -(-len(standing.ranked) // 4))]]
     if standing.default is not None and standing.default.number not in numbers:
         numbers.append(standing.default.number)
     return numbers

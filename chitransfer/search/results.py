@@ -152,9 +152,14 @@ def explain_recommended(standing: Standing, recommended: FrozenTrial, select: st
     ]
 
 
+def count_reevaluated(top: int, n_complete: int) -> int:
+    """How many of the best trials run again: at most `top`, and at most a quarter of the complete ones."""
+    return min(top, -(-n_complete // 4)) if n_complete > 1 else 0
+
+
 def expect_runs(search: SearchSettings) -> int:
     """About how many runs the re-evaluation after a search will be; the default may be among the best already."""
-    n_trials = min(search.reevaluate_top, -(-search.n_trials // 4)) if search.n_trials > 1 else 0
+    n_trials = count_reevaluated(search.reevaluate_top, search.n_trials)
     return (n_trials + search.enqueue_default) * search.reevaluate_seeds if n_trials else 0
 
 

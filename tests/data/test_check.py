@@ -211,6 +211,13 @@ def test_contradictions_that_are_not_shown_are_counted(tmp_path):
     )
 
 
+def test_stereo_variants_are_shared_as_the_coverage_counts_them(tmp_path):
+    stage1 = STAGE1 + "*CC=CC*,0.7,300,O\n"
+    report = check_tables(*tables(tmp_path, stage1=stage1, chi=CHI + "*C/C=C\\C*,0.4,298.15,O\n"))
+    assert report.shared_polymers == {"stage1+chi": 3, "stage1+solubility": 2, "chi+solubility": 3}
+    assert next(coverage for coverage in report.coverage if coverage.kind == "chi").n_in_stage1 == 3
+
+
 def test_one_stage2_table_is_enough(tmp_path):
     stage1, chi, solubility = tables(tmp_path)
     only_chi, only_labels = check_tables(stage1, chi, None), check_tables(stage1, None, solubility)
