@@ -153,8 +153,8 @@ class AgreementFacts:
 class CheckReport:
     """Everything `check_tables` found; `to_dict` is what ``--json`` prints.
 
-    `n_measured` polymers are split by cross-validation; `stereo_variants` differ from another polymer only in stereo, and
-    `shared_polymers` counts them as one.
+    `n_measured` polymers are split by cross-validation; `stereo_variants` differ from another polymer only in stereo;
+    `shared_polymers` counts those as one.
     """
 
     tables: tuple[TableFacts, ...]
