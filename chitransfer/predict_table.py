@@ -11,9 +11,9 @@ import io
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO, cast
 
 import numpy as np
 import pandas as pd
@@ -229,14 +229,28 @@ def _as_text(value: object) -> str:
 @contextmanager
 def _open_text(path: Path) -> Iterator[TextIO]:
     try:
-        with explain_read_errors(path), path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            binary = gzip.GzipFile(fileobj=raw) if packed else raw
-            with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
-                yield text
+        with _open_unpacked(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
+            yield text
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; save the table as CSV in UTF-8") from error
+        with _open_unpacked(path) as binary:
+            line = 1 + sum(1 for _ in takewhile(_is_text, binary))
+        raise DataError(f"{path}, line {line}: not UTF-8 text; save the table as CSV in UTF-8") from error
+
+
+@contextmanager
+def _open_unpacked(path: Path) -> Iterator[BinaryIO]:
+    with explain_read_errors(path), path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _table_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:

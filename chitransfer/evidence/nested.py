@@ -142,9 +142,9 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
     write_json(fold.path / "candidates.json", candidates)
     tester = _Tester(own, dataset, fold, new_chemistry)
     done: dict[str, str] = {}
-    for row, params in candidates.items():
-        same = done.setdefault(repr(sorted(params.items())), row)
-        tester.test_candidate(row, params, n_seeds, None if same == row else same)
+    for row, overrides in candidates.items():
+        same = done.setdefault(repr(sorted(overrides.items())), row)
+        tester.test_candidate(row, overrides, n_seeds, None if same == row else same)
         say(f"{what}: {ROWS[row]} tested")
     for row in FULL_MODELS:
         tester.test_full_model(row, candidates[FULL_MODELS[row]])
@@ -156,8 +156,8 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
 
 def choose_candidates(
     config: Config, study: optuna.Study, random_study: optuna.Study, fold: OuterFold, say: Say
-) -> dict[str, dict[str, Any]]:
-    """Parameters of the rows that a search chose; the default configuration's are empty.
+) -> dict[str, dict[str, object]]:
+    """What the rows that a search chose lay over the configuration, by dotted key; the default configuration nothing.
 
     Where the guard cannot correct the search for luck, as with a single polymer of a class, its choice is the best.
     """
@@ -173,13 +173,14 @@ def choose_candidates(
     by_stage1 = min(standing.ranked, key=lambda trial: (trial.user_attrs["stage1_mae"], trial.number))
     if found is not None:
         write_json(fold.path / "overtuning.json", found.to_dict())
-    return {
-        "default": {},
-        "stage1_best": by_stage1.params,
-        "transfer_best": best.params,
-        "transfer_noise_aware": best.params if found is None else by_number[found.chosen_trial].params,
-        "random_best": by_chance.ranked[0].params,
+    chosen = {
+        "stage1_best": by_stage1,
+        "transfer_best": best,
+        "transfer_noise_aware": best if found is None else by_number[found.chosen_trial],
+        "random_best": by_chance.ranked[0],
     }
+    space = config.search.space
+    return {"default": {}} | {row: to_overrides(trial.params, space, trial.user_attrs) for row, trial in chosen.items()}
 
 
 class _Tester:
@@ -207,8 +208,8 @@ class _Tester:
     def _training(self, rows: Rows | None) -> np.ndarray:
         return np.zeros(0, dtype=bool) if rows is None else ~np.isin(rows.polymer, self.fold.test)
 
-    def test_candidate(self, row: str, params: dict[str, Any], n_seeds: int, same: str | None) -> None:
-        """Stage 1 and quick Stage 2 with some parameters, or a copy of a row with the same ones."""
+    def test_candidate(self, row: str, overrides: dict[str, object], n_seeds: int, same: str | None) -> None:
+        """Stage 1 and quick Stage 2 with some settings, or a copy of a row with the same ones."""
         if self._is_done(row):
             return
         if same is not None:
@@ -217,7 +218,7 @@ class _Tester:
                     write_csv(self.fold.predictions(row, kind), pd.read_csv(self.fold.predictions(same, kind)))
             self._finish(row, [])
             return
-        config = override_config(self.config, to_overrides(params, self.config.search.space))
+        config = override_config(self.config, overrides)
         settings = stage2_settings(config, config.training.stage2_epochs)
         self._write(row, [self._fine_tune(*self._pretrain(config, seed), settings, seed) for seed in range(n_seeds)])
 
@@ -231,15 +232,14 @@ class _Tester:
             known = self._pretrained[key] = run.best_network(), run.best_mae
         return known
 
-    def test_full_model(self, row: str, params: dict[str, Any]) -> None:
+    def test_full_model(self, row: str, overrides: dict[str, object]) -> None:
         """What `chitransfer finetune` makes of one Stage 1: whole networks, one for every fold of training polymers.
 
         Probability and threshold come from the members that did not learn from a polymer, as in the model itself.
         """
         if self._is_done(row):
             return
-        own = {**to_overrides(params, self.config.search.space), "training.freeze_encoder_stage2": False}
-        config = override_config(self.config, own)
+        config = override_config(self.config, {**overrides, "training.freeze_encoder_stage2": False})
         network, stage1_mae = self._pretrain(config, 0)
         learned = np.setdiff1d(self.dataset.measured_polymers(), self.fold.test)
         folds = make_folds(

@@ -290,7 +290,7 @@ def test_a_name_in_gz_is_compressed(predictor: Predictor, tmp_path: Path) -> Non
         (b"SMILES,temp,Temp\n*CCO*,300,310\n", "the column temp is there 2 times"),
         (b"polymer,temp\n*CCO*,300\n", r"missing column\(s\) SMILES"),
         (b"SMILES\n", "no rows"),
-        (b"SMILES\n\xff\xfe*CCO*\n", "UTF-8"),
+        (b"SMILES\n*CC*\n\xff\xfe*CCO*\n", "line 3: not UTF-8 text"),
     ],
 )
 def test_unusable_tables_say_why(predictor: Predictor, tmp_path: Path, content: bytes, message: str) -> None:
