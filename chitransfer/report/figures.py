@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.importance import BaseImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from chitransfer.counts import say_count
 from chitransfer.report.drawing import BEST, DEFAULT, TRIAL, TRIVIAL, legend_below, new_figure, plain_axes, save_figure
@@ -39,11 +39,13 @@ Marked = list[tuple[FrozenTrial, str, str]]
 
 @dataclass(frozen=True)
 class HistorySeries:
-    """Objective by trial number, its running minimum, and the two points of reference."""
+    """Objective by trial number, its running minimum, the trials without one, and the two points of reference."""
 
     number: np.ndarray
     value: np.ndarray
     running_best: np.ndarray
+    pruned: list[int]
+    failed: list[int]
     default: tuple[int, float] | None
     trivial: float | None
 
@@ -63,7 +65,7 @@ class ParameterSeries:
 
 
 def history_series(study: optuna.Study, reference: Mapping[str, float], recommended: FrozenTrial) -> HistorySeries:
-    """The optimisation history of the complete trials, in order of number.
+    """The optimisation history of the trials that ended, in order of number.
 
     The trivial predictor's objective takes the Stage 1 MAE of the recommended trial.
     """
@@ -75,8 +77,14 @@ def history_series(study: optuna.Study, reference: Mapping[str, float], recommen
     trivial = None
     if weights is not None:
         trivial = trivial_objective(reference, recommended.user_attrs["stage1_mae"], ObjectiveSettings(**weights))
+    pruned, failed = (
+        [trial.number for trial in study.get_trials(deepcopy=False, states=(state,))]
+        for state in (TrialState.PRUNED, TrialState.FAIL)
+    )
     return HistorySeries(
         number=np.array([trial.number for trial in trials]),
+        pruned=pruned,
+        failed=failed,
         value=value,
         running_best=np.minimum.accumulate(value) if len(value) else value,
         default=None if default is None else (default.number, default.values[0]),
@@ -200,7 +208,14 @@ def _draw_history(series: HistorySeries, marked: Marked) -> Figure:
     figure = new_figure(8, 4.8)
     axes = plain_axes(figure.subplots())
     axes.plot(series.number, series.value, ls="", marker="o", ms=5.5, color=TRIAL, alpha=0.75, label="trial")
-    axes.step(series.number, series.running_best, where="post", color=BEST, lw=2, label="best so far")
+    last = max([*series.number, *series.pruned, *series.failed])
+    best = np.append(series.running_best, series.running_best[-1])
+    axes.step(np.append(series.number, last), best, where="post", color=BEST, lw=2, label="best so far")
+    for numbers, marker, what in ((series.pruned, "|", "pruned"), (series.failed, "x", "failed")):
+        if numbers:
+            # At the foot of the axes, whatever the objective's range.
+            at_foot: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ls": "", "marker": marker, "ms": 8}
+            axes.plot(numbers, [0.02] * len(numbers), **at_foot, color=TRIVIAL, label=f"{what} ({len(numbers)})")
     for special, color, label in marked:
         value = special.values[0]
         is_default = series.default is not None and special.number == series.default[0]

@@ -98,9 +98,11 @@ class TestSeries:
         best = study.best_trial.user_attrs["stage1_mae"]
         assert series.trivial == pytest.approx(1.5 * 0.4 + 2.0 * 0.4 + 0.0 + 0.1 * best)
 
-    def test_failed_and_pruned_trials_are_left_out(self) -> None:
+    def test_failed_and_pruned_trials_have_no_value_in_the_history(self) -> None:
         study = made_up_study(6)
-        assert history_series(study, {}, study.best_trial).number.tolist() == [0, 3, 4, 5]
+        series = history_series(study, {}, study.best_trial)
+        assert series.number.tolist() == [0, 3, 4, 5]
+        assert (series.pruned, series.failed) == ([2], [1])
 
     def test_importances_are_shares_and_find_what_matters(self) -> None:
         found = importance_series(made_up_study(40))
@@ -259,6 +261,17 @@ class TestPictures:
             # Contrast with white as in WCAG 2.1; yellow has 1.2.
             assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) > 2.0
 
+    def test_the_history_goes_on_to_the_last_trial_though_it_was_pruned(self) -> None:
+        study = made_up_study(5)
+        study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED))
+        trials = [t for t in study.trials if t.values]
+        series = history_series(study, {}, study.best_trial)
+        (axes,) = figures._draw_history(series, marked(trials, study.best_trial, trials[0])).axes
+        lines = {line.get_label(): line for line in axes.lines}
+        assert list(lines["pruned (2)"].get_xdata()) == [2, 5]
+        assert lines["best so far"].get_xdata()[-1] == 5
+        assert lines["best so far"].get_ydata()[-1] == study.best_value
+
     def test_the_history_names_every_line_below_the_axes_and_marks_the_recommended_trial(self) -> None:
         study = made_up_study(12)
         trials = [t for t in study.trials if t.values]
@@ -272,6 +285,8 @@ class TestPictures:
         assert [text.get_text() for text in legend.get_texts()] == [
             "trial",
             "best so far",
+            "pruned (1)",
+            "failed (1)",
             f"default configuration {first.values[0]:.3f}",
             f"best trial {best.values[0]:.3f}",
             f"trivial predictor {series.trivial:.3f}",
@@ -281,7 +296,7 @@ class TestPictures:
             for lines in (axes.lines, legend.get_lines())
         )
         assert drawn == explained
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         assert legend.get_window_extent().y1 < axes.get_window_extent().y0
         for text, trial in (("default", first), ("best trial", best)):
             (mark,) = [line for line in axes.lines if str(line.get_label()).startswith(text)]
