@@ -78,7 +78,7 @@ def test_figures_say_what_they_show(trained: Any, tmp_path: Path, monkeypatch: p
     shutil.copy(trained.pretraining / "predictions.csv", tmp_path)
     draw_pretraining(tmp_path)
     loss = drawn["training_curves"].axes[0]
-    drawn["training_curves"].canvas.draw()
+    drawn["training_curves"].draw_without_rendering()
     assert [tick for tick in loss.get_xticks() if tick != round(tick)] == []
     assert {"0.05", "0.1", "0.2", "0.5"} <= {label.get_text() for label in loss.get_yticklabels()}
 
