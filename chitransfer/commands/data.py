@@ -66,12 +66,11 @@ def build(
     from chitransfer.processors import count_processors
 
     check_writable(output, "--output", (".csv", ".csv.gz"))
-    sources = [("--monomers", path) for path in [monomers] if path is not None]
-    sources += [("--solvents-from", path) for path in solvents_from or ()]
-    for option, path in sources:
-        refuse_overwriting(output, "--output", {option: path})
+    if monomers is not None:
+        refuse_overwriting(output, "--output", {"--monomers": monomers})
     solvents = list(solvent or ())
     for path in solvents_from or ():
+        refuse_overwriting(output, "--output", {"--solvents-from": path})
         found, without_groups = read_solvents(path)
         solvents += found
         for smiles, reason in without_groups.items():

@@ -105,7 +105,9 @@ def forest_chi(data: TaskData, seed: int) -> Prediction:
 def _classify(probability: Callable[[TaskData], np.ndarray], data: TaskData) -> Prediction:
     """A classifier's probabilities and the threshold with the best F1 on training polymers left out in turn.
 
-    Rows of one polymer are alike: a threshold chosen on rows whose polymer was learned from is one for known polymers.
+    `probability` learns from the training rows of what it is given, all of them or all but a fold's, and returns
+    P(positive) of every row, (n_rows,). Rows of one polymer are alike: a threshold chosen on rows whose polymer was
+    learned from is one for known polymers.
     """
     if data.has_one_class:
         return predict_mean(data, 0)
@@ -126,10 +128,10 @@ def _classify(probability: Callable[[TaskData], np.ndarray], data: TaskData) -> 
 def forest_solubility(data: TaskData, seed: int) -> Prediction:
     """Random forest on all features."""
 
-    def probability(data: TaskData) -> np.ndarray:
+    def probability(known: TaskData) -> np.ndarray:
         model = RandomForestClassifier(N_TREES, random_state=seed, n_jobs=1)
-        model.fit(data.features[data.training], data.target[data.training])
-        return model.predict_proba(data.features)[:, 1]
+        model.fit(known.features[known.training], known.target[known.training])
+        return model.predict_proba(known.features)[:, 1]
 
     return _classify(probability, data)
 
@@ -154,18 +156,18 @@ def ridge_chi(data: TaskData, seed: int) -> Prediction:
 
 def ridge_solubility(data: TaskData, seed: int) -> Prediction:
     """Logistic regression with a ridge penalty on all standardised features."""
-    return _classify(lambda data: _logistic(data.features, data, C=0.01), data)
+    return _classify(lambda known: _logistic(known.features, known, C=0.01), data)
 
 
 def descriptor_logistic(data: TaskData, seed: int) -> Prediction:
     """Logistic regression on the four polymer descriptors that follow the labels most closely on training rows."""
 
-    def probability(data: TaskData) -> np.ndarray:
-        train, target = data.descriptors[data.training], data.target[data.training]
+    def probability(known: TaskData) -> np.ndarray:
+        train, target = known.descriptors[known.training], known.target[known.training]
         spread = train.std(axis=0)
         centred = (train - train.mean(axis=0)) / np.where(spread > 1e-9, spread, np.inf)
         strength = np.abs(centred.T @ (target - target.mean()))
-        return _logistic(data.descriptors[:, np.argsort(-strength, kind="stable")[:4]], data, C=1.0)
+        return _logistic(known.descriptors[:, np.argsort(-strength, kind="stable")[:4]], known, C=1.0)
 
     return _classify(probability, data)
 
@@ -195,8 +197,8 @@ def gaussian_process(data: TaskData, seed: int) -> Prediction:
     """
     kernel = _pair_kernel(data)
 
-    def value(data: TaskData) -> np.ndarray:
-        train, target = data.training, data.target[data.training]
+    def value(known: TaskData) -> np.ndarray:
+        train, target = known.training, known.target[known.training]
         mean, scale = float(target.mean()), max(float(target.std()), 1e-9)
         y = (target - mean) / scale
         own = kernel[np.ix_(train, train)]
@@ -205,7 +207,7 @@ def gaussian_process(data: TaskData, seed: int) -> Prediction:
 
     if not np.isin(data.target, (0.0, 1.0)).all():
         return Prediction(value(data))
-    return _classify(lambda data: value(data).clip(0, 1), data)
+    return _classify(lambda known: value(known).clip(0, 1), data)
 
 
 def _pair_kernel(data: TaskData) -> np.ndarray:
@@ -240,7 +242,7 @@ def correct_affinely(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
 
 def classify_by_chi(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
     """Logistic regression on Stage 1's χ at the reference temperature alone."""
-    return _classify(lambda data: _logistic(stage1_chi[:, None], data, C=1.0), data)
+    return _classify(lambda known: _logistic(stage1_chi[:, None], known, C=1.0), data)
 
 
 Baseline = Callable[[TaskData, int], Prediction]
