@@ -57,6 +57,8 @@ def as_cell(value: object) -> object:
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path` (same ending), then move it into place and to disk.
 
+    Where `path` is a link, what it leads to is replaced.
+
     Raises
     ------
     OSError
@@ -64,6 +66,8 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     if _is_no_file(path):
         raise OSError(errno.EINVAL, NO_FILE, str(path))
+    if path.is_symlink():
+        path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _replace(path, write)

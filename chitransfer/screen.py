@@ -21,6 +21,8 @@ from chitransfer.files import replace_atomically, write_csv
 RankBy = Literal["p_soluble", "chi"]
 INPUT_ROW = "input_row"
 RANK = "rank"
+# Columns that tell a table of predictions from one of candidates.
+OF_A_PREDICTION = frozenset({"A_K", "nearest_polymer"})
 SHOWN_REASONS = 10
 MOST_REASONS = 1000
 OTHER_REASONS = "for other reasons"
@@ -104,8 +106,9 @@ def screen_candidates(
     predictions
         From `predict_table`, at one temperature.
     header
-        The input's columns; those that the result does not tell itself come last in it. Of several of one name the
-        later ones get ``_2``, ``_3`` … appended.
+        The input's columns; all but SMILES, solvent and temperature, which the result tells itself, come last in it.
+        One called as another column is gets ``_2``, ``_3`` … appended; in a table of predictions those of its columns
+        that are told anew are left out.
     rank_by
         ``p_soluble``: highest first; ``chi``: lowest first. The other breaks ties, then the order of the input. A
         polymer that is there several times with the same solvent is kept once, at its first row.
@@ -119,7 +122,6 @@ def screen_candidates(
     best: pd.DataFrame | None = None
     reasons: Counter[str] = Counter()
     n_rows = n_usable = n_kept = 0
-    names = _distinct_names(header)
     for rows, frame in predictions:
         _check_columns(frame, conditions, rank_by)
         frame = frame.assign(**{INPUT_ROW: range(n_rows + 1, n_rows + len(rows) + 1)})
@@ -130,8 +132,10 @@ def screen_candidates(
         kept = conditions.select(frame, rank_by)
         n_kept += len(kept)
         # The temperature is told once, as the solvent is: beside another `temp` the best could not be predicted again.
-        told = {RANK, "temp", *(column.lower() for column in frame.columns)}
-        others = [place for place, name in enumerate(header) if name.lower() not in told]
+        own = {RANK, *frame.columns}
+        told = {"smiles", "solvent", "temp"} | (own if set(header) >= OF_A_PREDICTION else set())
+        names = _distinct_names(header, own)
+        others = [place for place, name in enumerate(header) if name.lower() not in told and name not in told]
         extra = pd.DataFrame(
             [[rows[row][place] for place in others] for row in kept.index],
             columns=[names[place] for place in others],
@@ -141,7 +145,7 @@ def screen_candidates(
         found = pd.concat([kept, extra], axis=1)
         best = _best_of(found if best is None or best.empty else pd.concat([best, found]), rank_by, top)
     if best is None:
-        raise DataError("there are no candidates: the table has a header but no rows")
+        raise DataError("--input: there are no candidates: the table has a header but no rows")
     if n_usable == 0:
         raise DataError(_describe_reasons(n_rows, reasons))
     first = [INPUT_ROW, *(name for name in best.columns if name not in {INPUT_ROW, "problem"})]
@@ -150,12 +154,12 @@ def screen_candidates(
     return Screening(ranked, n_rows, n_usable, n_kept)
 
 
-def _distinct_names(header: list[str]) -> list[str]:
+def _distinct_names(header: list[str], taken: set[str]) -> list[str]:
     names: list[str] = []
-    for place, name in enumerate(header):
+    for name in header:
         others = (f"{name}_{number}" for number in itertools.count(2))
-        is_taken = name in header[:place]
-        names.append(next(one for one in others if one not in (*header, *names)) if is_taken else name)
+        is_taken = name in taken or name in names
+        names.append(next(one for one in others if one not in {*header, *names, *taken}) if is_taken else name)
     return names
 
 

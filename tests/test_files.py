@@ -49,6 +49,16 @@ def test_a_failing_write_keeps_what_was_there(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["text.txt"]
 
 
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    there, link = tmp_path / "scratch" / "best.csv", tmp_path / "best.csv"
+    write_atomically(there, "old")
+    link.symlink_to(there)
+    write_atomically(link, "new")
+    assert link.is_symlink()
+    assert there.read_text() == "new"
+    assert [entry.name for entry in there.parent.iterdir()] == ["best.csv"]
+
+
 def test_a_full_disk_is_told_with_the_file_that_was_meant(tmp_path: Path) -> None:
     def fail(temporary: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

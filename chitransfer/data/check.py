@@ -6,7 +6,7 @@ Called by ``chitransfer data check``; `report.check_page` turns the report into 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.stats import spearmanr
 
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.chemistry.similarity import tanimoto
@@ -140,7 +141,7 @@ class CoverageFacts:
 
 @dataclass(frozen=True)
 class AgreementFacts:
-    """Stage 1 beside the measurement, where both have the same polymer and solvent (nearest temperature)."""
+    """Stage 1 beside measurement, where both have the same polymer (any stereo) and solvent (nearest temperature)."""
 
     n_pairs: int
     n_polymers: int
@@ -226,7 +227,7 @@ def check_tables(
         soluble_share=float(solubility.rows["soluble"].mean()) if solubility is not None and len(solubility) else None,
         contradictions=_contradictions(chi, solubility),
         coverage=_coverage(stage1, measured, cache_folder, n_jobs, progress),
-        agreement=None if chi is None else _agreement(stage1.rows, chi.rows),
+        agreement=None if chi is None else _agreement(stage1.rows, chi.rows, names),
         stereo_variants=tuple(one for one, name in names.items() if one != name),
     )
     return replace(report, warnings=tuple(find_warnings(report, n_folds)))
@@ -374,20 +375,25 @@ def nearest_similarity(queries: sparse.csr_array, known: sparse.csr_array, chunk
     return best
 
 
-def _agreement(stage1: pd.DataFrame, chi: pd.DataFrame) -> AgreementFacts:
-    """Each measured row with the Stage 1 row of its polymer and solvent that is nearest in temperature."""
-    both = chi.reset_index(drop=True).rename_axis("row").reset_index()
-    joined = both.merge(stage1, on=["polymer", "solvent"], suffixes=("", "_computed"))
+def _agreement(stage1: pd.DataFrame, chi: pd.DataFrame, names: Mapping[str, str]) -> AgreementFacts:
+    """Each measured row with the Stage 1 row of its polymer and solvent that is nearest in temperature.
+
+    Stereo variants, one polymer by `names`, are paired; at equal distance the very same polymer goes first.
+    """
+    measured, computed_rows = (rows.assign(name=rows["polymer"].map(names)) for rows in (chi, stage1))
+    both = measured.reset_index(drop=True).rename_axis("row").reset_index()
+    joined = both.merge(computed_rows, on=["name", "solvent"], suffixes=("", "_computed"))
     if joined.empty:
         return AgreementFacts(0, 0, None, (), ())
     joined["apart"] = (joined["temp"] - joined["temp_computed"]).abs()
-    nearest = joined.loc[joined.groupby("row")["apart"].idxmin()]
+    joined["is_variant"] = joined["polymer"] != joined["polymer_computed"]
+    nearest = joined.sort_values(["row", "apart", "is_variant"], kind="stable").drop_duplicates("row")
     computed, values = nearest["chi_computed"], nearest["chi"]
     varied = computed.nunique() > 1 and values.nunique() > 1 and len(nearest) > 2
     return AgreementFacts(
         n_pairs=len(nearest),
-        n_polymers=int(nearest["polymer"].nunique()),
-        spearman=float(computed.rank().corr(values.rank())) if varied else None,
+        n_polymers=int(nearest["name"].nunique()),
+        spearman=float(spearmanr(computed, values).statistic) if varied else None,
         computed=tuple(float(value) for value in computed),
         measured=tuple(float(value) for value in values),
     )

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
+
+from chitransfer.training.metrics import mean_half_width
 
 ROWS = {
     "default": "default configuration",
@@ -147,9 +148,7 @@ def describe_gaps(gaps: pd.DataFrame) -> list[str]:
             continue
         raw, corrected = own["raw"] - own["truth"], own["corrected"] - own["truth"]
         nearer = (raw.abs() - corrected.abs()).to_numpy()
-        half_width = float("inf")
-        if len(nearer) > 1:
-            half_width = float(student.ppf(0.975, len(nearer) - 1) * nearer.std(ddof=1) / np.sqrt(len(nearer)))
+        half_width = mean_half_width(nearer)
         difference = float(nearer.mean())
         if abs(difference) <= half_width:
             verdict = "cannot be told apart from the raw best value in its distance from the outer truth"

@@ -131,7 +131,7 @@ def _draw_similarity(axes: Axes, report: CheckReport) -> None:
     axes.set_xlabel("Tanimoto similarity to the nearest Stage 1 polymer")
     axes.set_ylabel("share of polymers at or below")
     axes.set_title("Does Stage 1 know this chemistry?")
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
 
 
 def _draw_agreement(axes: Axes, report: CheckReport) -> None:

@@ -178,8 +178,9 @@ class SearchDriver:
         try:
             active.all_rungs = trial_rungs(self.config, to_overrides(params, self.config.search.space))
         except ConfigError as error:
-            # Each value can be had, but not all of them together; without the first line, which counts them.
-            self._fail(active, "; ".join(line.strip() for line in str(error).splitlines()[1:]))
+            # Each value can be had, but not all of them together; where several lines say so, the first counts them.
+            lines = str(error).splitlines()
+            self._fail(active, "; ".join(line.strip() for line in lines[1:] or lines))
             return True
         if saved is None:
             self._begin(active)

@@ -61,8 +61,9 @@ def drive_alone(folder: StudyFolder, what: str = "search is writing to this stud
     finally:
         with suppress(OSError):
             holder.unlink(missing_ok=True)
-        lock.release()
+        # Before the release, after which the lock may be another driver's.
         _remove_if_empty(folder.path)
+        lock.release()
 
 
 def find_driver(folder: StudyFolder) -> str | None:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from scipy.stats import t as student
 
 from chitransfer.config import Config, override_config
 from chitransfer.console import show_progress
@@ -56,6 +55,7 @@ from chitransfer.search.workers import InProcessWorkers, check_workers
 from chitransfer.sections import SpaceParameter
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
+from chitransfer.training.metrics import mean_half_width
 
 # Fold shuffles that neither pass has seen, for an honest last word.
 N_FRESH_SHUFFLES = 5
@@ -133,7 +133,7 @@ class FreshScores:
         that both passes were chosen on.
         """
         gain = self.first - self.second
-        half_width = float(student.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain)))
+        half_width = mean_half_width(gain)
         line = (
             f"on {len(gain)} fold shuffles and seeds that neither pass has seen: first pass {self.first.mean():.4f}, "
             f"second pass {self.second.mean():.4f}, gain {gain.mean():.4f} ± {half_width:.4f} (95 %); "

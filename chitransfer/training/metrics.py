@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 from sklearn import metrics as sk
 
 
@@ -81,3 +82,10 @@ def best_f1_threshold(positive: np.ndarray, probability: np.ndarray) -> float:
     best = f1[is_cut].max()
     candidates = cuts[is_cut & (f1 >= best - 1e-12)]
     return float(candidates[np.argmin(np.abs(candidates - 0.5))])
+
+
+def mean_half_width(values: np.ndarray) -> float:
+    """Half the width of the 95 % interval (Student's t) of the mean of independent values (n,); infinite below two."""
+    if len(values) < 2:
+        return float("inf")
+    return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))

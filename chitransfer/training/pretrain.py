@@ -123,7 +123,10 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
         + f" rows (whole polymers); results in {folder.path}"
     )
     try:
-        done = _train_networks(config, dataset, data, folder, say, progress)
+        with folder.write_alone():
+            done = _train_networks(config, dataset, data, folder, say, progress)
+            tested = _write_results(config, dataset, data, folder, test, splits, done)["test"]
+            folder.state.unlink(missing_ok=True)
     except (*INTERRUPTS, OSError):
         say(f"interrupted; go on with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
         raise
@@ -131,11 +134,9 @@ def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path |
         if resume is None and not folder.state.is_file():
             folder.discard()
         raise
-    tested = _write_results(config, dataset, data, folder, test, splits, done)["test"]
     # The computed table need not have any of them.
     if tested["n_polymers"]:
         say(f"computed χ of {say_count(tested['n_polymers'], 'test polymer')}: MAE {tested['mae']:.4f}")
-    folder.state.unlink(missing_ok=True)
     say(f"Stage 1 is done: {folder.best_model}")
     return folder
 

@@ -6,17 +6,19 @@ Called by `training.pretrain` and `training.finetune`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset, Rows
-from chitransfer.errors import OTHER_RESULTS_FOLDER, ConfigError
+from chitransfer.errors import OTHER_RESULTS_FOLDER, CheckpointError, ConfigError
 from chitransfer.files import make_new_folder, write_atomically
 from chitransfer.provenance import versions, write_provenance
 from chitransfer.training.metrics import chi_metrics
@@ -72,6 +74,27 @@ class RunFolder:
     def metrics(self) -> Path:
         """Every metric."""
         return self.path / "metrics.json"
+
+    @contextmanager
+    def write_alone(self) -> Iterator[None]:
+        """Hold the folder's lock; the operating system frees it when the process dies.
+
+        Raises
+        ------
+        CheckpointError
+            Another process writes here.
+        """
+        lock = FileLock(self.path / "running.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise CheckpointError(f"{self.path}: another process trains into this folder; stop it first") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
     def discard(self) -> None:
         """Take the folder away: what ended the run left nothing in it to use or to go on with."""

@@ -165,6 +165,24 @@ def test_coverage_finds_the_polymers_of_stage1_and_the_foreign_ones(report):
     assert chi.share_rows_unseen == pytest.approx(1 / 7)
 
 
+def test_agreement_pairs_stereo_variants_and_prefers_the_very_same_polymer(tmp_path):
+    stage1 = """SMILES,chi,temp,solvent
+*C/C=C/C*,0.70,300,O
+*C/C=C\\C*,0.90,300,O
+*CC(*)C,2.0,300,O
+"""
+    chi = """SMILES,chi,temp,solvent
+*C/C=C\\C*,1.0,298.15,O
+*CC=CC*,0.8,298.15,O
+*C[C@H](*)C,2.2,298.15,O
+"""
+    agreement = check_tables(*tables(tmp_path, stage1, chi)).agreement
+    assert agreement is not None
+    assert (agreement.n_pairs, agreement.n_polymers) == (3, 2)
+    assert agreement.computed == (0.90, 0.70, 2.0)
+    assert agreement.measured == (1.0, 0.8, 2.2)
+
+
 def test_agreement_takes_the_nearest_temperature(report):
     assert report.agreement is not None
     assert report.agreement.n_pairs == 6

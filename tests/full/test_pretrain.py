@@ -103,6 +103,22 @@ def test_interrupted_run_goes_on_to_the_same_weights(
     assert resumed.metrics.read_text() == whole.metrics.read_text()
 
 
+def test_two_processes_do_not_train_into_one_folder(make_overrides: MakeOverrides) -> None:
+    overrides = make_overrides() | {"training.num_epochs_pretrain": 2}
+    folders: list[Path] = []
+    results = Path(str(overrides["paths.results_dir"]))
+
+    def resume_beside(what: str, done: int, total: int) -> None:
+        if what.startswith("network") and not folders:
+            folders.extend(results.glob("dft_pretrain_*"))
+            with pytest.raises(CheckpointError, match=f"{folders[0].name}: another process trains into this folder"):
+                run_pretraining(load_run_config(folders[0], {}), silent, silent, resume=folders[0])
+
+    folder = run_pretraining(load_config(None, overrides), silent, resume_beside)
+    assert folders == [folder.path]
+    assert not list(folder.path.glob("*.lock"))
+
+
 @pytest.mark.parametrize("n_computed", [0, 1])
 def test_only_test_polymers_with_computed_chi_are_counted(
     make_overrides: MakeOverrides, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, n_computed: int

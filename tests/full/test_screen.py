@@ -192,6 +192,18 @@ def test_numbers_of_the_candidates_pass_through(predictor: Predictor, tmp_path: 
     assert pd.read_csv(output)["logP"].tolist() == [-1.3]
 
 
+def test_a_measured_chi_stays_beside_the_predicted_one(predictor: Predictor, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "best.csv"
+    path.write_text("SMILES,chi,problem,rank\n*CCO*,7.5,smells,a\n*CC(*)O,8.5,none,b\n")
+    write_screening(screen(predictor, path, Conditions(), rank_by="chi"), output, None)
+    best = pd.read_csv(output).sort_values("input_row")
+    assert best["chi_2"].tolist() == [7.5, 8.5]
+    assert best["problem_2"].tolist() == ["smells", "none"]
+    assert best["rank_2"].tolist() == ["a", "b"]
+    predicted = predictor.predict(["*CCO*", "*CC(*)O"])["chi"]
+    assert best["chi"].tolist() == pytest.approx(predicted.tolist())
+
+
 def test_a_ranking_can_be_ranked_and_predicted_again(predictor: Predictor, candidates: Path, tmp_path: Path) -> None:
     path, first, second, again = (tmp_path / name for name in ("in.csv", "first.csv", "second.csv", "again.csv"))
     table = pd.read_csv(candidates).assign(Temp=310.0, solvent="OCC", rank="by hand")
