@@ -387,9 +387,9 @@ def test_names_of_studies_stay_in_the_results_folder(name: str, small: dict[str,
 def test_optuna_keeps_a_study_that_was_not_ours_out(tmp_path: Path) -> None:
     from chitransfer.config import load_config
     from chitransfer.search.space import make_pruner
+    from chitransfer.search.storage import open_storage, sqlite_address
     from chitransfer.search.study import locate_study, resume_study
 
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    optuna.create_study(study_name="foreign", storage=storage)
+    optuna.create_study(study_name="foreign", storage=open_storage(sqlite_address(tmp_path / "study.db")))
     with pytest.raises(StudyError, match="not written by chitransfer"):
         resume_study(locate_study(tmp_path), {}, make_pruner(load_config(None).search, 10))

@@ -192,10 +192,12 @@ class TestRecomputing:
 
 class TestReadingByOthers:
     def test_optuna_loads_the_study(self, finished_search: Any) -> None:
-        study = optuna.load_study(study_name="done", storage=f"sqlite:///{finished_search.folder.database}")
+        storage = optuna.storages.RDBStorage(f"sqlite:///{finished_search.folder.database}")
+        study = optuna.load_study(study_name="done", storage=storage)
         best = json.loads((finished_search.folder.path / "best_params.json").read_text())
         assert study.best_value == best["best_value"]
         assert study.best_params == best["best_params"]
+        storage.engine.dispose()
 
     def test_the_summary_shows_default_and_trivial_predictor(self, finished_search: Any) -> None:
         for expected in ("default (trial 0)", "trivial predictor", "objective (lower is better)", "best parameters:"):

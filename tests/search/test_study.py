@@ -247,7 +247,7 @@ class TestResuming:
         import optuna
 
         folder = StudyFolder(tmp_path)
-        optuna.create_study(study_name="theirs", storage=f"sqlite:///{folder.database}")
+        optuna.create_study(study_name="theirs", storage=open_storage(folder.address))
         with pytest.raises(StudyError, match="was not written by chitransfer"):
             make_search(finished_search.config.model_dump(), resume=folder)
 
@@ -255,7 +255,7 @@ class TestResuming:
         import optuna
 
         folder = StudyFolder(tmp_path)
-        optuna.create_study(study_name="up", direction="maximize", storage=f"sqlite:///{folder.database}")
+        optuna.create_study(study_name="up", direction="maximize", storage=open_storage(folder.address))
         with pytest.raises(StudyError, match="maximises"):
             make_search(finished_search.config.model_dump(), resume=folder)
 
