@@ -99,13 +99,14 @@ def apply(
     from chitransfer.search.study import locate_study
 
     base = config or Path("configs/config.yaml")
-    application = apply_trial(locate_study(study), base if config or base.exists() else None, trial)
+    folder = locate_study(study)
+    application = apply_trial(folder, base if config or base.exists() else None, trial)
     target = output or base
     write_application(application, target)
-    print(application.difference or f"{base} had the parameters of trial {application.trial} already")
+    print(application.difference or f"{base} has these parameters already")
     for note in application.notes:
         print(f"note: {note}")
-    print(f"trial {application.trial} is in {target}; next:")
+    print(f"trial {application.trial} of {folder.name} is in {target}; next:")
     for command in training_commands(target, load_config(target).paths.results_dir, application.for_finetune):
         print(f"  {command}")
 
@@ -113,7 +114,7 @@ def apply(
 ModelOption = Annotated[Path, typer.Option(help="best_model.pt of `chitransfer finetune`.")]
 # Lists, because of an option that is not one the last value would count without a word.
 SolventOption = Annotated[
-    list[str] | None, typer.Option(help="SMILES of the solvent. Default: the table's, else water, O.")
+    list[str] | None, typer.Option(help="SMILES of the solvent; one. Default: the table's, else water, O.")
 ]
 
 

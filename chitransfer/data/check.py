@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,160 +19,20 @@ from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.chemistry.similarity import tanimoto
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
 from chitransfer.data.assemble import Progress, named_progress
+from chitransfer.data.check_facts import (
+    SHOWN,
+    AgreementFacts,
+    CheckReport,
+    CoverageFacts,
+    NoiseFacts,
+    TableFacts,
+    TemperatureFacts,
+)
 from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_warnings
-from chitransfer.data.tables import SHOWN_ROWS, Table
+from chitransfer.data.tables import SHOWN_ROWS, USUAL_CHI, Table
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 
 SAME_TEMPERATURE_K = 0.05
-SIMILAR = 0.5
-SHOWN = 5
-
-
-@dataclass(frozen=True)
-class TableFacts:
-    """One table by itself.
-
-    Attributes
-    ----------
-    kind, source
-        ``stage1``, ``chi`` or ``solubility``, and where it was read from.
-    n_rows, n_rejected, n_polymers, n_solvents
-        Rows used and not used; distinct polymer identities and solvents.
-    rejected
-        The first rows not used: line, value and reason.
-    n_duplicates
-        Rows that say exactly what an earlier row says.
-    n_repeats
-        Rows that measure again what an earlier row measured (same polymer, solvent, temperature), with another value.
-    value_range, temperature_range
-        Smallest, median and largest; K. ``None`` where the table has no such column.
-    largest_share
-        Share of the rows that one polymer holds, and that polymer; ``None`` where no row is left.
-    """
-
-    kind: str
-    source: str
-    n_rows: int
-    n_rejected: int
-    n_polymers: int
-    n_solvents: int
-    rejected: tuple[tuple[int, str, str], ...]
-    n_duplicates: int
-    n_repeats: int
-    value_range: tuple[float, float, float] | None
-    temperature_range: tuple[float, float, float] | None
-    largest_share: tuple[float, str] | None
-
-
-@dataclass(frozen=True)
-class TemperatureFacts:
-    """Whether χ(T) = A/T + B can be told apart into A and B.
-
-    Attributes
-    ----------
-    n_pairs, n_several
-        Polymer–solvent pairs; those at two or more temperatures.
-    median_span
-        Of those, between their coldest and hottest row, K.
-    residual
-        Root mean square distance of the rows from their pair's own A/T + B, pairs with three temperatures or more.
-    """
-
-    n_pairs: int
-    n_several: int
-    median_span: float
-    residual: float | None
-
-
-@dataclass(frozen=True)
-class NoiseFacts:
-    """Spread of measurements of the same thing: no model can be expected to do better than this.
-
-    Attributes
-    ----------
-    n_groups, n_rows
-        Sets of rows with the same polymer, solvent and temperature, and the rows in them.
-    standard_deviation
-        Pooled over the sets.
-    mae
-        Of a perfect predictor of the mean, for normal noise: σ·√(2/π).
-    """
-
-    n_groups: int
-    n_rows: int
-    standard_deviation: float | None
-    mae: float | None
-
-
-@dataclass(frozen=True)
-class CoverageFacts:
-    """How far the measured polymers are from those of Stage 1.
-
-    Attributes
-    ----------
-    kind
-        ``chi`` or ``solubility``.
-    n_polymers, n_in_stage1
-        Distinct polymers, and those that are in the Stage 1 table themselves, whatever their stereo.
-    similarity
-        Tanimoto similarity of each polymer's periodic Morgan fingerprint (presence of bits) to its nearest neighbour in
-        Stage 1, in the order of `polymers`.
-    polymers
-        Their identities.
-    n_solvents_unseen, share_rows_unseen
-        Solvents that Stage 1 has not, and the share of rows in them.
-    """
-
-    kind: str
-    n_polymers: int
-    n_in_stage1: int
-    similarity: tuple[float, ...]
-    polymers: tuple[str, ...]
-    n_solvents_unseen: int
-    share_rows_unseen: float
-
-    @property
-    def farthest(self) -> list[tuple[str, float]]:
-        """The polymers with the lowest similarity."""
-        order = np.argsort(self.similarity)[:SHOWN]
-        return [(self.polymers[i], self.similarity[i]) for i in order]
-
-
-@dataclass(frozen=True)
-class AgreementFacts:
-    """Stage 1 beside measurement, where both have the same polymer (any stereo) and solvent (nearest temperature)."""
-
-    n_pairs: int
-    n_polymers: int
-    spearman: float | None
-    computed: tuple[float, ...]
-    measured: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class CheckReport:
-    """Everything `check_tables` found; `to_dict` is what ``--json`` prints.
-
-    `n_measured` polymers are split by cross-validation; `stereo_variants` differ from another polymer only in stereo;
-    `shared_polymers` counts those as one.
-    """
-
-    tables: tuple[TableFacts, ...]
-    shared_polymers: dict[str, int]
-    n_measured: int
-    stage1_temperatures: TemperatureFacts
-    chi_temperatures: TemperatureFacts | None
-    noise: NoiseFacts | None
-    soluble_share: float | None
-    contradictions: tuple[str, ...]
-    coverage: tuple[CoverageFacts, ...]
-    agreement: AgreementFacts | None
-    stereo_variants: tuple[str, ...]
-    warnings: tuple[str, ...] = field(default=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def check_tables(
@@ -248,11 +107,19 @@ def _table_facts(table: Table) -> TableFacts:
         n_solvents=int(rows["solvent"].nunique()),
         rejected=tuple(table.rejected.head(SHOWN_ROWS).itertuples(index=False, name=None)),
         n_duplicates=int(exact.sum()),
+        duplicate_lines=tuple(int(line) for line in rows.loc[exact, "line"].head(SHOWN)),
+        odd_chi=() if value == "soluble" else _odd_chi(rows),
         n_repeats=int(rows[~exact].duplicated(keys).sum()),
         value_range=None if value == "soluble" else _range(rows["chi"]),
         temperature_range=None if value == "soluble" else _range(rows["temp"]),
         largest_share=(float(counts.iloc[0] / len(rows)), str(counts.index[0])) if len(rows) else None,
     )
+
+
+def _odd_chi(rows: pd.DataFrame) -> tuple[tuple[int, float], ...]:
+    low, high = USUAL_CHI
+    odd = rows[(rows["chi"] <= low) | (rows["chi"] >= high)]
+    return tuple((int(line), float(chi)) for line, chi in zip(odd["line"], odd["chi"], strict=True))
 
 
 def _range(values: pd.Series) -> tuple[float, float, float]:

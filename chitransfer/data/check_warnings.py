@@ -6,14 +6,12 @@ Called by `data.check`; `report.check_page` shows what counts as far.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chitransfer.counts import say_count
-
-if TYPE_CHECKING:
-    from chitransfer.data.check import CheckReport, CoverageFacts, TableFacts
+from chitransfer.data.check_facts import SHOWN, CheckReport, CoverageFacts, TableFacts
+from chitransfer.data.tables import USUAL_CHI
 
 ENOUGH_SPAN_K = 20.0
 FAR = 0.3
@@ -46,9 +44,11 @@ def _why_a_search_stops(report: CheckReport, n_folds: int) -> Iterator[str]:
         if facts.n_rejected:
             shown = "; ".join(f"line {line}: {value}: {reason}" for line, value, reason in facts.rejected)
             more = "; …" if facts.n_rejected > len(facts.rejected) else ""
+            contradictory = " and data.on_contradictory_labels=drop" if facts.kind == "solubility" else ""
             yield (
-                f"{NAMES[facts.kind]}: {say_count(facts.n_rejected, 'row')} cannot be used ({shown}{more}). A search "
-                "stops there, unless data.on_bad_rows or data.on_contradictory_labels tell it to leave such rows out."
+                f"{NAMES[facts.kind]}, {facts.source}: {say_count(facts.n_rejected, 'row')} cannot be used "
+                f"({shown}{more}). A search stops there; correct them, or leave such rows out with "
+                f"data.on_bad_rows=skip{contradictory}."
             )
     n_rows = {facts.kind: facts.n_rows for facts in report.tables}
     if n_rows.get("solubility") == 0:
@@ -91,7 +91,19 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
     if share > DOMINANT_SHARE and facts.n_polymers > 1:
         yield f"{name}: {share:.0%} of the rows are one polymer, {polymer}; its fold decides the score."
     if facts.n_duplicates:
-        yield f"{name}: rows that repeat an earlier one exactly, {facts.n_duplicates}, count twice."
+        lines = ", ".join(map(str, facts.duplicate_lines)) + (", …" if facts.n_duplicates > SHOWN else "")
+        yield (
+            f"{name}, {facts.source}: exact copies of earlier rows, {facts.n_duplicates} (line {lines}), count in "
+            "training and in scores, too; take them out if they are one measurement."
+        )
+    if facts.odd_chi:
+        shown = "; ".join(f"line {line}: chi {chi:g}" for line, chi in facts.odd_chi[:SHOWN])
+        more = "; …" if len(facts.odd_chi) > SHOWN else ""
+        low, high = USUAL_CHI
+        yield (
+            f"{name}, {facts.source}: chi rarely lies outside {low:g} to {high:g}, and here does in "
+            f"{say_count(len(facts.odd_chi), 'row')} ({shown}{more}). A few such rows decide every error; check them."
+        )
 
 
 def _about_contradictions(report: CheckReport) -> Iterator[str]:
@@ -207,7 +219,10 @@ def _about_noise(report: CheckReport) -> Iterator[str]:
         if residual is None
         else f" The rows scatter by {residual:.2f} around their own A/T + B, which bounds it from above for this model."
     )
-    yield f"Experimental chi: nothing was measured twice, so the noise floor is not known.{scatter}"
+    yield (
+        "Experimental chi: no two rows measure the same thing with different results, so the noise floor is not known."
+        f"{scatter}"
+    )
 
 
 def _about_agreement(report: CheckReport) -> Iterator[str]:

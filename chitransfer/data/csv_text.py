@@ -161,9 +161,10 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
         elif column.required:
             missing.append(column.name)
     if missing:
+        kelvin = "; temp is in kelvin (°C + 273.15)" if "temp" in missing else ""
         raise DataError(
             f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)} "
-            f"(names may be in any case, in any order){_hint_at_separator(header)}"
+            f"(names may be in any case, in any order); rename what is meant{kelvin}{_hint_at_separator(header)}"
         )
     return positions
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +19,13 @@ from rdkit import Chem, rdBase
 from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.polymers import LONGEST_SMILES
 from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_number, read_source, refuse_misnamed
-from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
+from chitransfer.data.temperatures import COLDEST_K, DEFAULT_TEMPERATURE_K, looks_like_celsius, read_kelvin
 from chitransfer.errors import DataError
 
 WATER = "O"
 LARGEST_CHI = 1000.0
+# What χ rarely leaves.
+USUAL_CHI = (-5.0, 20.0)
 SHOWN_ROWS = 20
 LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 
@@ -180,6 +183,8 @@ def _read(
             kept.append((line, text, identity.key, solvent, *values))
         else:
             rejected.append((line, *problem))
+    if "temp" in positions:
+        _refuse_celsius([record[positions["temp"]].strip() for _, record in records], name)
     if rejected and on_bad_rows == "error":
         raise DataError(_describe_rejected(name, rejected, len(records)))
     if not kept:
@@ -199,10 +204,25 @@ def _read(
     )
 
 
+def _refuse_celsius(cells: Sequence[str], name: str) -> None:
+    """Make sure that most temperatures are not in °C: of those, the hot ones would pass as kelvin, rejected or not."""
+    numbers = []
+    for cell in cells:
+        with suppress(ValueError):
+            numbers.append(read_number(cell, "temp"))
+    n_cold = sum(looks_like_celsius(number) for number in numbers)
+    if n_cold > len(numbers) / 2:
+        raise DataError(
+            f"{name}: the column temp looks like °C as a whole: {n_cold} of {len(numbers)} values are below "
+            f"{COLDEST_K:g}. Add 273.15 to every one, those above {COLDEST_K:g}, too."
+        )
+
+
 def _read_chi(text: str) -> float:
     value = read_number(text, "chi")
     if abs(value) > LARGEST_CHI:
-        raise ValueError(f"|chi| is above {LARGEST_CHI:g}; chi is dimensionless and rarely leaves -5 to 20")
+        low, high = USUAL_CHI
+        raise ValueError(f"|chi| is above {LARGEST_CHI:g}; chi is dimensionless and rarely leaves {low:g} to {high:g}")
     return value
 
 

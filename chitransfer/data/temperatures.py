@@ -14,16 +14,24 @@ from chitransfer.errors import DataError
 
 DEFAULT_TEMPERATURE_K = 298.15
 COLDEST_K, HOTTEST_K = 150.0, 1000.0
+ABSOLUTE_ZERO_C = -273.15
 
 
 def read_kelvin(text: str, what: str = "temp") -> float:
     """The temperature that a cell holds, 150 … 1000 K; raises ValueError, which calls it `what`, when it holds none."""
     value = read_number(text, what)
-    if value < COLDEST_K:
+    if looks_like_celsius(value):
         raise ValueError(f"{what} must be in kelvin; below {COLDEST_K:g} it looks like °C: add 273.15")
+    if value < COLDEST_K:
+        raise ValueError(f"{what} is below absolute zero, in °C, too")
     if value > HOTTEST_K:
         raise ValueError(f"{what} must be in kelvin and at most {HOTTEST_K:g}")
     return value
+
+
+def looks_like_celsius(value: float) -> bool:
+    """Whether a number is too cold for a polymer in kelvin, and above absolute zero in °C."""
+    return ABSOLUTE_ZERO_C < value < COLDEST_K
 
 
 def check_temperatures(temperatures: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -39,7 +47,7 @@ def check_temperatures(temperatures: Sequence[float] | np.ndarray) -> np.ndarray
     values = np.array(temperatures, dtype=np.float64)
     for value in values:
         if not COLDEST_K <= value <= HOTTEST_K:
-            hint = "; it looks like °C: add 273.15" if value < COLDEST_K else ""
+            hint = "; it looks like °C: add 273.15" if looks_like_celsius(value) else ""
             raise DataError(
                 f"temperatures must be in kelvin, {COLDEST_K:g} to {HOTTEST_K:g} K, got {name_temperature(value)}{hint}"
             )

@@ -63,6 +63,12 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
             ("default_full", "fine-tuning the default configuration in full"),
             ("transfer_full", "with both models fine-tuned in full, the transfer-aware search"),
         ):
+            if row == "random_best" and _is_transfer_search(own):
+                sentences.append(
+                    f"{protocol}: random search chose what the transfer-aware search chose, with the same scores; the "
+                    "first search.n_startup_trials trials of a search are drawn at random, so short ones are the same"
+                )
+                continue
             sentences += _judge_difference(shown, row, metric, protocol, what, titles)
         sentences += _judge_scratch(shown, metric, protocol)
         sentences += _name_winners(own, protocol, titles)
@@ -74,11 +80,24 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
     ]
 
 
+def _is_transfer_search(own: pd.DataFrame) -> bool:
+    """Whether every score of the random search is that of the transfer-aware one."""
+    if not {"random_best", "transfer_best"} <= set(own.index):
+        return False
+    scores = own[[name for name in NAMES if name in own]].T
+    return scores["random_best"].equals(scores["transfer_best"])
+
+
 def _line(shown: pd.DataFrame, row: str, metric: str) -> tuple[float, float, float] | None:
     found = shown[(shown["row"] == row) & (shown["metric"] == metric)]
     if found.empty:
         return None
     return float(found["difference"].iloc[0]), float(found["low"].iloc[0]), float(found["high"].iloc[0])
+
+
+def _as_error(line: tuple[float, float, float], metric: str) -> tuple[float, float, float]:
+    """A difference with its interval, turned so that less is better."""
+    return line if metric in LOWER_IS_BETTER else (-line[0], -line[2], -line[1])
 
 
 def _judge_difference(
@@ -92,7 +111,7 @@ def _judge_difference(
         shown.loc[shown["row"] == row, ["difference", "low", "high"]].fillna(0.0) == 0.0
     ).all(axis=None):
         return [f"{protocol}: {what} chose the {against} in every outer fold, so no score differs"]
-    _, low, high = line if metric in LOWER_IS_BETTER else (-line[0], -line[2], -line[1])
+    _, low, high = _as_error(line, metric)
     if high < 0:
         verdict = f"{what} helped"
     elif low > 0:
@@ -109,7 +128,7 @@ def _judge_scratch(shown: pd.DataFrame, metric: str, protocol: str) -> list[str]
     line = _line(shown, "no_stage1", metric)
     if line is None:
         return []
-    _, low, high = line if metric in LOWER_IS_BETTER else (-line[0], -line[2], -line[1])
+    _, low, high = _as_error(line, metric)
     if low > 0:
         verdict = "Stage 1 helps"
     elif high < 0:
@@ -118,8 +137,27 @@ def _judge_scratch(shown: pd.DataFrame, metric: str, protocol: str) -> list[str]
         verdict = "Stage 1 makes no difference that these data can show"
     return [
         f"{protocol}: {verdict} (without it the {NAMES[metric]} changes by {line[0]:+.4f}, "
-        f"{line[1]:+.4f} to {line[2]:+.4f})"
+        f"{line[1]:+.4f} to {line[2]:+.4f}){_tell_others(shown, metric, low > 0, high < 0)}"
     ]
+
+
+def _tell_others(shown: pd.DataFrame, metric: str, is_worse: bool, is_better: bool) -> str:
+    """Other scores that, without Stage 1, clearly change another way than `metric` does."""
+    better: list[str] = []
+    worse: list[str] = []
+    for other in NAMES:
+        line = None if other == metric else _line(shown, "no_stage1", other)
+        if line is None:
+            continue
+        _, low, high = _as_error(line, other)
+        told = f"{NAMES[other]} {line[0]:+.4f}, {line[1]:+.4f} to {line[2]:+.4f}"
+        if high < 0 and not is_better:
+            better.append(told)
+        elif low > 0 and not is_worse:
+            worse.append(told)
+    return "".join(
+        f"; {word} without it: {'; '.join(scores)}" for word, scores in (("better", better), ("worse", worse)) if scores
+    )
 
 
 def _name_winners(own: pd.DataFrame, protocol: str, titles: Mapping[str, str]) -> list[str]:

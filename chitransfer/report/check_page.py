@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chitransfer.counts import say_count
-from chitransfer.data.check import SHOWN, SIMILAR, CheckReport, TemperatureFacts
+from chitransfer.data.check_facts import SHOWN, CheckReport, TemperatureFacts
 from chitransfer.data.check_warnings import FAR
 from chitransfer.report.drawing import BLUE, GREY, ORANGE, RED, new_figure, save_figure
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TITLES = {"stage1": "Stage 1 (computed chi)", "chi": "experimental chi", "solubility": "solubility"}
+SIMILAR = 0.5
 COLOURS = {"stage1": GREY, "chi": BLUE, "solubility": ORANGE}
 
 
@@ -30,7 +31,8 @@ def describe_check(report: CheckReport) -> str:
             f"{TITLES[facts.kind]:26}{facts.n_rows:>9,}{facts.n_polymers:>10,}{facts.n_solvents:>10,}"
             f"{facts.n_repeats:>9,}  {_ranges(facts.value_range, facts.temperature_range, report.soluble_share)}"
         )
-    lines += ["", "Polymers in two tables: " + ", ".join(
+    as_one = " (stereo variants count as one)" if report.stereo_variants else ""
+    lines += ["", f"Polymers in two tables{as_one}: " + ", ".join(
         f"{pair.replace('+', ' and ')} {count:,}" for pair, count in report.shared_polymers.items()
     )]  # fmt: skip
     lines.append(f"Temperatures of Stage 1: {_temperatures(report.stage1_temperatures)}")
@@ -100,7 +102,8 @@ def draw_check(report: CheckReport, path: Path) -> None:
 def _draw_rows(axes: Axes, report: CheckReport) -> None:
     names = [TITLES[facts.kind] for facts in report.tables]
     position = np.arange(len(names))
-    bars = (("rows", 0.27), ("polymers", 0.0), ("solvents", -0.27))
+    # The first row of the axes is at the top.
+    bars = (("rows", -0.27), ("polymers", 0.0), ("solvents", 0.27))
     for what, shift in bars:
         counts = [getattr(facts, f"n_{what}") for facts in report.tables]
         axes.barh(position + shift, counts, height=0.25, label=what)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.importance import BaseImportanceEvaluator, get_param_importances
+from optuna.importance import BaseImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from chitransfer.counts import say_count
@@ -194,7 +194,9 @@ def draw_study(study: optuna.Study, reference: Mapping[str, float], folder: Stud
     marked = marked_trials(trials, recommended, standing.default, Names.of(folder))
     drawings: dict[str, Callable[[], Figure]] = {
         "optimization_history.png": lambda: _draw_history(history_series(study, reference, recommended), marked),
-        "param_importances.png": lambda: _draw_importances(importance_series(study), len(trials)),
+        "param_importances.png": lambda: _draw_importances(
+            importance_series(study, PedAnovaImportanceEvaluator()), "PED-ANOVA", len(trials)
+        ),
         "parallel_coordinate.png": lambda: _draw_parallel(trials, marked),
         "slice_plot.png": lambda: _draw_slices(trials, marked),
     }
@@ -232,11 +234,11 @@ def _draw_history(series: HistorySeries, marked: Marked) -> Figure:
     return figure
 
 
-def _draw_importances(importances: Mapping[str, float], n_trials: int) -> Figure:
+def _draw_importances(importances: Mapping[str, float], method: str, n_trials: int) -> Figure:
     figure = new_figure(7, 0.5 * max(len(importances), 3) + 1.4)
     axes = plain_axes(figure.subplots())
     axes.set(
-        title=f"Which hyperparameters matter ({say_count(n_trials, 'trial')})",
+        title=f"Which hyperparameters matter, by {method} ({say_count(n_trials, 'trial')})",
         xlabel="share of importance for the objective",
     )
     if not importances:

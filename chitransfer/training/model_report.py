@@ -267,9 +267,8 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
     if "interval_validation" in report:
         inside = report["interval_validation"]
         lines.append(
-            f"{100 * inside['stated_coverage']:.0f} % interval (of the average polymer's rows): holds "
-            f"{inside['coverage_polymers']:.1%} of these and {inside['coverage_rows']:.1%} of all rows, "
-            f"median width {inside['median_width']:.2f}"
+            f"{100 * inside['stated_coverage']:.0f} % interval: "
+            f"{_describe_coverage(inside)}, median width {inside['median_width']:.2f}"
         )
     if report.get("stated_coverage", COVERAGE) < COVERAGE:
         stated = report["stated_coverage"]
@@ -282,7 +281,14 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
         lines.append(f"χ on test polymers ({rows}): {_shown(report['test'], CHI_SHOWN)}")
         if "trivial_predictor" in report:
             lines.append(f"  trivial predictor: {_shown(report['trivial_predictor'][TEST], CHI_SHOWN)}")
+        if "interval_test" in report:
+            lines.append(f"  the interval {_describe_coverage(report['interval_test'])}")
     return lines
+
+
+def _describe_coverage(inside: dict[str, float]) -> str:
+    of_polymer, of_all = inside["coverage_polymers"], inside["coverage_rows"]
+    return f"holds {of_polymer:.1%} of the average polymer's rows and {of_all:.1%} of all rows"
 
 
 def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[str]:
@@ -297,6 +303,11 @@ def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[st
         f"solubility on polymers left out: {_shown(scores, SOLUBILITY_SHOWN)}",
         f"  trivial predictor (every row in the positive class): {_shown(trivial['validation'], SOLUBILITY_SHOWN)}",
     ]
+    if scores["f1"] <= trivial["validation"]["f1"]:
+        lines.append(
+            "warning: solubility: F1 is no better than that of calling every row positive; look at ROC-AUC and Brier, "
+            "or set solubility.positive to the other class"
+        )
     if report[TEST]["n_rows"]:
         rows = say_count(report[TEST]["n_rows"], "row")
         lines += [

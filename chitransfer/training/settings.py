@@ -14,7 +14,8 @@ import torch
 from chitransfer.chemistry.features import default_cache_folder
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset, load_dataset, named_progress
-from chitransfer.data.check import CheckReport, check_tables
+from chitransfer.data.check import check_tables
+from chitransfer.data.check_facts import CheckReport
 from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.errors import ConfigError
 from chitransfer.model.network import NetworkShape

@@ -13,7 +13,8 @@ from rdkit import DataStructs
 from scipy import sparse
 from scipy.stats import spearmanr
 
-from chitransfer.data.check import CheckReport, _temperature_facts, check_tables, nearest_similarity
+from chitransfer.data.check import _temperature_facts, check_tables, nearest_similarity
+from chitransfer.data.check_facts import CheckReport
 from chitransfer.data.tables import Table, read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.report.check_page import describe_check, draw_check
 
@@ -260,6 +261,17 @@ def test_labels_that_all_contradict_each_other_are_told(tmp_path, with_chi):
     json.loads(json.dumps(report.to_dict(), allow_nan=False))
     draw_check(report, tmp_path / "check.png")
     assert (tmp_path / "check.png").stat().st_size > 10_000
+
+
+def test_copies_and_odd_chi_are_told_with_file_and_line(tmp_path):
+    chi = CHI.replace("0.40,298.15", "-5,298.15").replace("4.0,", "55,")
+    report = check_tables(*tables(tmp_path, chi=chi))
+    assert report.tables[1].odd_chi == ((2, -5.0), (5, 55.0))
+    assert warned(
+        report, f"{tmp_path / 'chi.csv'}: chi rarely lies outside -5 to 20, and here does in 2 rows (line 2: "
+    )
+    assert warned(report, f"{tmp_path / 'chi.csv'}: exact copies of earlier rows, 1 (line 7), count")
+    assert not warned(check_tables(*tables(tmp_path)), "rarely lies outside")
 
 
 def test_page_figure_and_json(report, tmp_path):

@@ -204,7 +204,28 @@ class TestBrokenFiles:
         assert "is a folder" in message_of(read_stage1_table, str(tmp_path))
 
     def test_experimental_chi_needs_its_temperature_column(self, write: Callable[..., str]) -> None:
-        assert "missing column(s) temp" in message_of(read_chi_table, write("SMILES,chi\n*CC*,1\n"))
+        said = message_of(read_chi_table, write("SMILES,chi,temp_C\n*CC*,1,25\n"))
+        assert "missing column(s) temp; found SMILES, chi, temp_C" in said
+        assert "temp is in kelvin (°C + 273.15)" in said
+
+    @pytest.mark.parametrize("on_bad_rows", ["error", "skip"])
+    def test_a_whole_column_in_celsius_is_refused_with_its_hot_rows(
+        self, write: Callable[..., str], on_bad_rows: str
+    ) -> None:
+        rows = "".join(f"*CC*,1,{temp}\n" for temp in ("25", "-20", "160", "", "warm"))
+        said = message_of(read_chi_table, write("SMILES,chi,temp\n" + rows), on_bad_rows=on_bad_rows)
+        assert "the column temp looks like °C as a whole: 2 of 3 values are below 150. Add 273.15 to every one" in said
+        assert "on_bad_rows" not in said
+
+    def test_half_a_column_in_celsius_is_a_matter_of_its_rows(self, write: Callable[..., str]) -> None:
+        source = write("SMILES,chi,temp\n*CC*,1,25\n*CC*,1,300\n")
+        assert "line 2: temp = '25': temp must be in kelvin" in message_of(read_chi_table, source)
+        assert len(read_chi_table(source, on_bad_rows="skip")) == 1
+
+    def test_below_absolute_zero_is_no_celsius(self, write: Callable[..., str]) -> None:
+        said = message_of(read_chi_table, write("SMILES,chi,temp\n*CC*,1,-300\n"))
+        assert "temp is below absolute zero" in said
+        assert "273.15" not in said
 
     @given(st.binary(max_size=300))
     @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

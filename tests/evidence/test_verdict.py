@@ -49,6 +49,44 @@ def test_more_is_better_of_a_score_and_less_of_an_error() -> None:
     assert f"best F1 is 0.900, by {ROWS['default']}" in text
 
 
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ((0.2, 0.1, 0.3), "Stage 1 helps (without it the objective changes by +0.2000, +0.1000 to +0.3000); better "
+            "without it: ROC-AUC +0.1000, +0.0500 to +0.2000"),
+        ((0.0, -0.1, 0.1), "; better without it: ROC-AUC +0.1000, +0.0500 to +0.2000; worse without it: "
+            "recall -0.1000, -0.2000 to -0.0500"),
+        ((-0.2, -0.3, -0.1), "-0.3000 to -0.1000); worse without it: recall -0.1000, -0.2000 to -0.0500"),
+    ],
+)  # fmt: skip
+def test_scores_that_speak_against_the_verdict_on_stage_1_are_told(
+    objective: tuple[float, float, float], expected: str
+) -> None:
+    lines = [
+        line_of_differences("no_stage1", "default", *objective),
+        line_of_differences("no_stage1", "default", 0.1, 0.05, 0.2) | {"metric": "sol_auc"},
+        line_of_differences("no_stage1", "default", -0.1, -0.2, -0.05) | {"metric": "sol_recall"},
+        line_of_differences("no_stage1", "default", -0.1, -0.2, 0.05) | {"metric": "exp_mae"},
+    ]
+    table = pd.DataFrame([{"protocol": "p", "row": "default", "title": ROWS["default"], "exp_mae": 0.3}])
+    gaps = pd.DataFrame(columns=["protocol", "fold", "raw", "corrected", "truth"])
+    said = reach_verdict(table, pd.DataFrame(lines), gaps)[0]
+    assert said.endswith(expected)
+
+
+def test_a_random_search_that_is_the_transfer_search_is_called_so() -> None:
+    table = pd.DataFrame(
+        {"protocol": "p", "row": ["default", "transfer_best", "random_best"], "exp_mae": [0.3, 0.2, 0.2]}
+    ).assign(title=lambda frame: frame["row"].map(ROWS), sol_auc=[0.5, np.nan, np.nan])
+    differences = pd.DataFrame(
+        [line_of_differences(row, "default", -0.1, -0.2, -0.05) for row in ("transfer_best", "random_best")]
+    )
+    gaps = pd.DataFrame(columns=["protocol", "fold", "raw", "corrected", "truth"])
+    assert "drawn at random, so short ones are the same" in reach_verdict(table, differences, gaps)[1]
+    other = table.assign(exp_mae=[0.3, 0.2, 0.21])
+    assert "random search helped" in reach_verdict(other, differences, gaps)[1]
+
+
 def test_verdict_names_what_a_row_is_compared_with() -> None:
     differences = pd.DataFrame(
         [
