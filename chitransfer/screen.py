@@ -64,31 +64,50 @@ class Conditions:
                 "exchange them or leave one out"
             )
 
-    def select(self, frame: pd.DataFrame, rank_by: RankBy) -> pd.DataFrame:
-        """The rows of predictions that fulfil every condition and have a prediction."""
-        keep = frame["problem"] == ""
+    def hold(self, frame: pd.DataFrame, rank_by: RankBy) -> dict[str, pd.Series]:
+        """Of each condition, by its option, whether the rows of predictions fulfil it, (n_rows,) bool."""
+        holds = {}
         low, high = ("chi_low", "chi_high") if self.certain else ("chi", "chi")
         if self.max_chi is not None:
-            keep &= frame[high] <= self.max_chi
+            holds[f"--max-chi {self.max_chi:g}"] = frame[high] <= self.max_chi
         if self.min_chi is not None:
-            keep &= frame[low] >= self.min_chi
+            holds[f"--min-chi {self.min_chi:g}"] = frame[low] >= self.min_chi
         if self.min_p_soluble is not None:
-            keep &= frame["p_soluble"] >= self.min_p_soluble
+            holds[f"--min-p-soluble {self.min_p_soluble:g}"] = frame["p_soluble"] >= self.min_p_soluble
         if self.in_domain:
             asks_chi = rank_by == "chi" or self.max_chi is not None or self.min_chi is not None
             column = "chi_in_domain" if asks_chi and "chi_in_domain" in frame else "in_domain"
-            keep &= frame[column].fillna(False).astype(bool)
+            holds["--in-domain"] = frame[column].fillna(False).astype(bool)
+        return holds
+
+    def select(self, frame: pd.DataFrame, rank_by: RankBy) -> pd.DataFrame:
+        """The rows of predictions that fulfil every condition and have a prediction."""
+        keep = frame["problem"] == ""
+        for held in self.hold(frame, rank_by).values():
+            keep &= held
         return frame[keep]
 
 
 @dataclass(frozen=True)
 class Screening:
-    """The best candidates, best first, and how many were read, usable and kept."""
+    """The best candidates, best first, and what became of the others.
+
+    Attributes
+    ----------
+    n_rows, n_usable, n_kept
+        Candidates read, with a prediction, and within the conditions.
+    reasons
+        Lines that say which rows have no prediction and why.
+    n_holding
+        By option, how many of the usable candidates fulfil that condition.
+    """
 
     best: pd.DataFrame
     n_rows: int
     n_usable: int
     n_kept: int
+    reasons: tuple[str, ...]
+    n_holding: dict[str, int]
 
 
 def screen_candidates(
@@ -120,16 +139,19 @@ def screen_candidates(
         none that can be predicted.
     """
     best: pd.DataFrame | None = None
-    reasons: Counter[str] = Counter()
+    reasons: dict[str, list[int]] = {}
+    n_holding: Counter[str] = Counter()
     n_rows = n_usable = n_kept = 0
     for rows, frame in predictions:
         _check_columns(frame, conditions, rank_by)
         frame = frame.assign(**{INPUT_ROW: range(n_rows + 1, n_rows + len(rows) + 1)})
         n_rows += len(rows)
-        n_usable += int((frame["problem"] == "").sum())
-        if n_usable == 0:
-            _add_reasons(reasons, frame.loc[frame["problem"] != "", "problem"])
-        kept = conditions.select(frame, rank_by)
+        _add_reasons(reasons, frame.loc[frame["problem"] != "", ["problem", INPUT_ROW]])
+        usable = frame[frame["problem"] == ""]
+        n_usable += len(usable)
+        for option, held in conditions.hold(usable, rank_by).items():
+            n_holding[option] += int(held.sum())
+        kept = conditions.select(usable, rank_by)
         n_kept += len(kept)
         # The temperature is told once, as the solvent is: beside another `temp` the best could not be predicted again.
         own = {RANK, *frame.columns}
@@ -147,11 +169,12 @@ def screen_candidates(
     if best is None:
         raise DataError("--input: there are no candidates: the table has a header but no rows")
     if n_usable == 0:
-        raise DataError(_describe_reasons(n_rows, reasons))
+        lines = [f"--input: nothing can be predicted of {say_count(n_rows, 'candidate')}", *_describe_reasons(reasons)]
+        raise DataError("\n".join(lines))
     first = [INPUT_ROW, *(name for name in best.columns if name not in {INPUT_ROW, "problem"})]
     ranked = best[first].reset_index(drop=True)
     ranked.insert(0, RANK, range(1, len(ranked) + 1))
-    return Screening(ranked, n_rows, n_usable, n_kept)
+    return Screening(ranked, n_rows, n_usable, n_kept, tuple(_describe_reasons(reasons)), dict(n_holding))
 
 
 def _distinct_names(header: list[str], taken: set[str]) -> list[str]:
@@ -163,16 +186,22 @@ def _distinct_names(header: list[str], taken: set[str]) -> list[str]:
     return names
 
 
-def _add_reasons(reasons: Counter[str], problems: pd.Series) -> None:
+def _add_reasons(reasons: dict[str, list[int]], refused: pd.DataFrame) -> None:
+    """To each reason its number of rows and the first of them."""
     # A reason quotes its cell: there may be as many as rows.
-    for problem, count in problems.value_counts(sort=False).items():
-        reasons[str(problem) if problem in reasons or len(reasons) < MOST_REASONS else OTHER_REASONS] += int(count)
+    by_problem = refused.groupby("problem", sort=False)[INPUT_ROW].agg(["size", "min"])
+    for problem, count, first in by_problem.itertuples(name=None):
+        reason = str(problem) if problem in reasons or len(reasons) < MOST_REASONS else OTHER_REASONS
+        reasons.setdefault(reason, [0, int(first)])[0] += int(count)
 
 
-def _describe_reasons(n_rows: int, reasons: Counter[str]) -> str:
-    shown = [f"  {say_count(count, 'time')}: {reason}" for reason, count in reasons.most_common(SHOWN_REASONS)]
-    more = [f"  … and {len(reasons) - SHOWN_REASONS} other reasons"] if len(reasons) > SHOWN_REASONS else []
-    return f"--input: nothing can be predicted of {say_count(n_rows, 'candidate')}\n" + "\n".join(shown + more)
+def _describe_reasons(reasons: dict[str, list[int]]) -> list[str]:
+    frequent = sorted(reasons.items(), key=lambda reason: -reason[1][0])
+    shown = [
+        f"  {f'row {first}' if count == 1 else f'{count} rows, first {first}'}: {reason}"
+        for reason, (count, first) in frequent[:SHOWN_REASONS]
+    ]
+    return shown + ([f"  … and {len(reasons) - SHOWN_REASONS} other reasons"] if len(reasons) > SHOWN_REASONS else [])
 
 
 def _check_columns(frame: pd.DataFrame, conditions: Conditions, rank_by: RankBy) -> None:

@@ -244,6 +244,14 @@ def screen(
         + (f", drawn in {picture}" if len(found.best) else "")
         + _tell_label(predictor.label_rule),
     )
+    if not found.n_kept:
+        console.print("each condition by itself holds for:")
+        for option, count in found.n_holding.items():
+            console.print(f"  {option}: {say_count(count, 'candidate')}")
+    if found.reasons:
+        console.print("without a prediction:")
+        for line in found.reasons:
+            console.print(line)
 
 
 def _tell_label(rule: str) -> str:

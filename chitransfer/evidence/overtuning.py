@@ -247,6 +247,8 @@ def _describe_gain(found: Examination, gain: Estimate) -> str:
             "; the interval is wide because hardly anything ran on fresh seeds and folds (search.reevaluate_top, "
             "search.reevaluate_seeds)"
         )
+    if not gain.low <= gain.value <= gain.high:
+        remark += "; this mean lies outside its interval, because a few draws are far from all others"
     if found.best_trial == found.default_trial:
         share = found.times_chosen.get(found.best_trial, 0.0)
         return (

@@ -181,8 +181,20 @@ def _train_networks(
         say(
             f"{what}: validation MAE {run.best_mae:.4f} at epoch {run.best_epoch} of {run.epoch}"
             + ("" if run.epoch == config.training.num_epochs_pretrain else " (stopped early)")
+            + _why_last(run)
         )
     return done
+
+
+def _why_last(run: Stage1Run) -> str:
+    """Why the last epoch is kept whatever validation says of it, in brackets; nothing where the best one is."""
+    settings, n_polymers = run.settings, run.data.n_validation_polymers
+    if not run.is_by_chance(run.epoch):
+        return ""
+    if n_polymers < settings.min_validation_polymers:
+        few = f"{say_count(n_polymers, 'validation polymer')}, fewer than {settings.min_validation_polymers}"
+        return f" (the last one is kept: {few}, training.min_validation_polymers, tell no best one)"
+    return f" (the last one is kept: training.min_epochs_pretrain is {settings.min_epochs})"
 
 
 def _write_state(folder: RunFolder, dataset: Dataset, done: list[_Done], run: Stage1Run | None) -> None:

@@ -192,6 +192,14 @@ class Stage1Run:
         """True when all epochs are done or validation stopped improving."""
         return self.epoch >= self.settings.n_epochs or self._is_stale()
 
+    def is_by_chance(self, epoch: int) -> bool:
+        """Whether held-out polymers can look best by chance: after an epoch or two, or when they are a handful.
+
+        Then the learning rate stays, training goes on, and the latest weights are kept.
+        """
+        few = self.data.n_validation_polymers < self.settings.min_validation_polymers
+        return few or epoch <= self.settings.min_epochs
+
     def train_to(self, epoch: int) -> None:
         """Train until `epoch` epochs are done in all, or early stopping.
 
@@ -337,11 +345,7 @@ class Stage1Run:
                 f"Stage 1: the validation MAE became {mae} in epoch {epoch}; a lower learning rate usually helps"
             )
         self.epoch = epoch
-        # After an epoch or two, or when they are a handful, held-out polymers can look best by chance: then the
-        # learning rate stays, training goes on, and the latest weights are kept.
-        settings = self.settings
-        is_chance = epoch <= settings.min_epochs or self.data.n_validation_polymers < settings.min_validation_polymers
-        if not is_chance:
+        if not self.is_by_chance(epoch):
             self._schedule.step(mae)
         self.history.append(
             {
@@ -351,7 +355,7 @@ class Stage1Run:
                 "lr": float(self.optimizer.param_groups[0]["lr"]),
             }
         )
-        if is_chance or mae < self.best_mae:
+        if self.is_by_chance(epoch) or mae < self.best_mae:
             self.best_mae, self.best_epoch = mae, epoch
             self._best_weights = self._copy_weights()
         return self._is_stale()

@@ -64,6 +64,15 @@ def test_nothing_is_said_of_a_gain_over_the_best_trial_itself() -> None:
     assert "hurt" not in sentence
 
 
+def test_a_mean_outside_its_interval_is_explained() -> None:
+    for default in (0, 1):
+        found = make_examination(Estimate(-0.0009, -0.0002, 0.0), [], default)
+        (sentence,) = [line for line in describe_examination(found) if "gain" in line]
+        assert sentence.endswith("because a few draws are far from all others")
+        inside = make_examination(Estimate(-0.0001, -0.0002, 0.0), [], default)
+        assert "outside its interval" not in "\n".join(describe_examination(inside))
+
+
 def test_fresh_runs_of_the_default_alone_are_compared_with_nothing() -> None:
     _, default = fresh_scores([0.8, 0.8], [0.9, 0.91])
     (sentence,) = [

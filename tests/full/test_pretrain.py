@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,27 @@ def test_interrupted_run_goes_on_to_the_same_weights(
         for name, tensor in left.state_dict().items():
             assert tensor.equal(right.state_dict()[name]), name
     assert resumed.metrics.read_text() == whole.metrics.read_text()
+
+
+@pytest.mark.parametrize(
+    ("least", "n_polymers", "expected"),
+    [
+        (50, 10**6, r" \(the last one is kept: \d+ validation polymers, fewer than 1000000, "),
+        (50, 1, r" \(the last one is kept: training\.min_epochs_pretrain is 50\)"),
+        (1, 1, r"validation MAE [\d.]+ at epoch \d of 3$"),
+    ],
+)
+def test_a_last_epoch_is_not_called_the_best_without_saying_why(
+    make_overrides: MakeOverrides, least: int, n_polymers: int, expected: str
+) -> None:
+    overrides = make_overrides() | {
+        "training.num_epochs_pretrain": 3,
+        "training.min_epochs_pretrain": least,
+        "training.min_validation_polymers": n_polymers,
+    }
+    said: list[str] = []
+    run_pretraining(load_config(None, overrides), said.append, silent)
+    assert re.search(expected, next(line for line in said if line.startswith("network 1 of")))
 
 
 def test_two_processes_do_not_train_into_one_folder(make_overrides: MakeOverrides) -> None:

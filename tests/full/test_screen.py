@@ -165,9 +165,24 @@ def test_candidates_that_are_all_refused_end_with_their_reasons(
     path.write_text("SMILES,solvent\nCCO,O\nCC,O\n*CCO*,CCO.O\n")
     code, _, err = run_command("screen", "--model", trained.model, "--input", path, "--output", output, "--n-jobs", 1)
     assert code == 2
-    assert "nothing can be predicted of 3 candidates\n  2 times: " in err
-    assert "\n  1 time: solvent CCO.O: the solvent is more than one molecule" in err
+    assert "nothing can be predicted of 3 candidates\n  2 rows, first 1: " in err
+    assert "\n  row 3: solvent CCO.O: the solvent is more than one molecule" in err
     assert not output.exists()
+
+
+def test_the_command_tells_what_became_of_the_others(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "best.csv"
+    path.write_text("SMILES,solvent\n*CCO*,O\nCCO,O\n*CC(*)O,O\n,\n")
+    words = ["screen", "--model", trained.model, "--input", path, "--output", output, "--n-jobs", 1]
+    code, out, _ = run_command(*words, "--max-chi", "-1000", "--min-p-soluble", "0")
+    assert code == 0
+    assert "4 candidates, 2 with a prediction, 0 within the conditions" in out
+    assert "  --max-chi -1000: 0 candidates\n  --min-p-soluble 0: 2 candidates\n" in out
+    assert "without a prediction:\n  row 2: " in out
+    assert "\n  row 4: the row is empty" in out
+    code, out, _ = run_command(*words)
+    assert "by itself" not in out
+    assert "row 2: " in out
 
 
 def test_reasons_are_not_kept_for_every_row() -> None:
@@ -176,7 +191,7 @@ def test_reasons_are_not_kept_for_every_row() -> None:
         {"problem": [f"solvent {n}: unreadable" for n in range(n_rows)], "in_domain": False, "chi": 0.0}
     )
     rows = [["*CCO*"]] * n_rows
-    with pytest.raises(DataError, match=r"(?s)  4000 times: for other reasons\n.*  … and 991 other reasons$"):
+    with pytest.raises(DataError, match=r"(?s)  4000 rows, first 1001: for other reasons\n.*  … and 991 other"):
         screen_candidates(iter([(rows, problems)]), ["SMILES"], Conditions(), rank_by="chi", top=3)
 
 
