@@ -99,8 +99,13 @@ def draw_check(report: CheckReport, path: Path) -> None:
     save_figure(figure, path)
 
 
+def _title(kind: str) -> str:
+    """As all figures write it."""
+    return TITLES[kind].replace("chi", "χ")
+
+
 def _draw_rows(axes: Axes, report: CheckReport) -> None:
-    names = [TITLES[facts.kind] for facts in report.tables]
+    names = [_title(facts.kind) for facts in report.tables]
     position = np.arange(len(names))
     # The first row of the axes is at the top.
     bars = (("rows", -0.27), ("polymers", 0.0), ("solvents", 0.27))
@@ -126,7 +131,7 @@ def _draw_similarity(axes: Axes, report: CheckReport) -> None:
             np.arange(1, len(values) + 1) / len(values),
             where="post",
             color=COLOURS[coverage.kind],
-            label=f"{TITLES[coverage.kind]}, {say_count(coverage.n_polymers, 'polymer')}",
+            label=f"{_title(coverage.kind)}, {say_count(coverage.n_polymers, 'polymer')}",
         )
     axes.axvspan(0, FAR, color=RED, alpha=0.1, label="nothing alike")
     axes.set_xlim(0, 1.02)
@@ -139,8 +144,8 @@ def _draw_similarity(axes: Axes, report: CheckReport) -> None:
 
 def _draw_agreement(axes: Axes, report: CheckReport) -> None:
     axes.set_title("Stage 1 against measurement")
-    axes.set_xlabel("computed chi")
-    axes.set_ylabel("measured chi")
+    axes.set_xlabel("computed χ")
+    axes.set_ylabel("measured χ")
     agreement = report.agreement
     if agreement is None or not agreement.n_pairs:
         axes.text(0.5, 0.5, "no polymer and solvent in both tables", ha="center", transform=axes.transAxes)
@@ -148,7 +153,7 @@ def _draw_agreement(axes: Axes, report: CheckReport) -> None:
     axes.scatter(agreement.computed, agreement.measured, s=8, alpha=0.5, color=COLOURS["chi"])
     low, high = min(agreement.measured), max(agreement.measured)
     axes.plot([low, high], [low, high], color=COLOURS["stage1"], linewidth=1, label="equal")
-    axes.axhline(0.5, color=RED, linewidth=0.8, linestyle=":", label="chi = 0.5")
+    axes.axhline(0.5, color=RED, linewidth=0.8, linestyle=":", label="χ = 0.5")
     spearman = "" if agreement.spearman is None else f", Spearman {agreement.spearman:.2f}"
     axes.set_title(f"Stage 1 against measurement ({agreement.n_pairs:,} rows{spearman})", fontsize=10)
     axes.legend(fontsize=8)

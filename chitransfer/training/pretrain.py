@@ -192,8 +192,10 @@ def _why_last(run: Stage1Run) -> str:
     if not run.is_by_chance(run.epoch):
         return ""
     if n_polymers < settings.min_validation_polymers:
-        few = f"{say_count(n_polymers, 'validation polymer')}, fewer than {settings.min_validation_polymers}"
-        return f" (the last one is kept: {few}, training.min_validation_polymers, tell no best one)"
+        return (
+            f" (the last one is kept: {say_count(n_polymers, 'validation polymer')} cannot tell the best; "
+            f"training.min_validation_polymers is {settings.min_validation_polymers})"
+        )
     return f" (the last one is kept: training.min_epochs_pretrain is {settings.min_epochs})"
 
 
