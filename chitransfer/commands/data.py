@@ -138,9 +138,13 @@ def check(
     figure: Annotated[Path | None, typer.Option(help="Also draw four panels into this .png, .svg or .pdf.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
-    """One page about the three tables before an hour is spent on them, ending with warnings in plain words."""
+    """One page about the three tables before an hour is spent on them, ending with warnings in plain words.
+
+    The exit code is 2 where a search would not start.
+    """
     from chitransfer.config import load_config, parse_set_options
     from chitransfer.console import make_console, show_progress
+    from chitransfer.errors import DataError
     from chitransfer.files import check_writable, dump_json
     from chitransfer.report.check_page import describe_check, draw_check
     from chitransfer.training.settings import check_configured_tables
@@ -153,6 +157,9 @@ def check(
     print(dump_json(report.to_dict()) if json else describe_check(report))
     if figure is not None:
         draw_check(report, figure)
+    if report.n_obstacles:
+        numbers = "warning 1" if report.n_obstacles == 1 else f"warnings 1 to {report.n_obstacles}"
+        raise DataError(f"a search would not start with these tables; see {numbers}")
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from chitransfer.commands.options import (
     collect_overrides,
 )
 from chitransfer.counts import say_count
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def pretrain(
@@ -130,7 +133,7 @@ def predict(
     solvent: SolventOption = None,
     n_jobs: JobsOption = 0,
     quiet: QuietOption = False,
-) -> int:
+) -> None:
     """Predict χ(T) and solubility for repeat units or a table of them."""
     import time
 
@@ -162,7 +165,8 @@ def predict(
                         text += f"  ({predictor.label_rule}, the model's threshold)"
                     print(f"{name:>18}  {text}")
             print()
-        return int((frame["problem"] != "").any())
+        _refuse_unpredicted(frame)
+        return
     started = time.perf_counter()
     reader = TableReader.open(input)
     with show_progress(console) as progress:
@@ -181,7 +185,6 @@ def predict(
         f"{n_problems} without a prediction or with a remark (column problem)"
         f"{_tell_label(predictor.label_rule)}",
     )
-    return 0
 
 
 def screen(
@@ -252,6 +255,17 @@ def screen(
         console.print("without a prediction:")
         for line in found.reasons:
             console.print(line)
+
+
+def _refuse_unpredicted(frame: pd.DataFrame) -> None:
+    """Raise DataError naming the repeat units of the command line that have no prediction, and why."""
+    from chitransfer.errors import DataError
+
+    refused = frame[frame["problem"] != ""].drop_duplicates("SMILES")
+    if len(refused):
+        pairs = zip(refused["SMILES"], refused["problem"], strict=True)
+        reasons = [f"\n  {smiles!r}: {problem}" for smiles, problem in pairs]
+        raise DataError(f"no prediction for {say_count(len(reasons), 'repeat unit')}{''.join(reasons)}")
 
 
 def _tell_label(rule: str) -> str:

@@ -28,8 +28,8 @@ from chitransfer.data.check_facts import (
     TableFacts,
     TemperatureFacts,
 )
-from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_warnings
-from chitransfer.data.tables import SHOWN_ROWS, USUAL_CHI, Table
+from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_obstacles, find_warnings
+from chitransfer.data.tables import CONTRADICTS, SHOWN_ROWS, USUAL_CHI, BadRows, Contradictions, Table
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 
 SAME_TEMPERATURE_K = 0.05
@@ -41,6 +41,8 @@ def check_tables(
     solubility: Table | None,
     *,
     n_folds: int = 5,
+    on_bad_rows: BadRows = "error",
+    on_contradictory_labels: Contradictions = "error",
     cache_folder: Path | None = None,
     n_jobs: int = 1,
     progress: Progress | None = None,
@@ -54,6 +56,8 @@ def check_tables(
         everything can be reported at once; either Stage 2 table may be missing.
     n_folds
         Folds of cross-validation, for the warning about too few polymers.
+    on_bad_rows, on_contradictory_labels
+        How a search reads the tables: whether it stops at rows that were left out here.
     cache_folder
         For the fingerprints, which a search reuses; ``None`` keeps nothing.
     progress
@@ -65,7 +69,7 @@ def check_tables(
         Facts, and warnings in plain words.
     """
     tables = [table for table in (stage1, chi, solubility) if table is not None]
-    facts = tuple(_table_facts(table) for table in tables)
+    facts = tuple(_table_facts(table, on_bad_rows, on_contradictory_labels) for table in tables)
     polymers = {table.kind: set(table.rows["polymer"]) for table in tables}
     names = merge_stereo_variants(set().union(*polymers.values()))
     merged = {kind: {names[polymer] for polymer in own} for kind, own in polymers.items()}
@@ -89,15 +93,22 @@ def check_tables(
         agreement=None if chi is None else _agreement(stage1.rows, chi.rows, names),
         stereo_variants=tuple(one for one, name in names.items() if one != name),
     )
-    return replace(report, warnings=tuple(find_warnings(report, n_folds)))
+    obstacles = tuple(find_obstacles(report, n_folds))
+    return replace(report, n_obstacles=len(obstacles), warnings=(*obstacles, *find_warnings(report, n_folds)))
 
 
-def _table_facts(table: Table) -> TableFacts:
+def _table_facts(table: Table, on_bad_rows: BadRows, on_contradictory_labels: Contradictions) -> TableFacts:
     rows = table.rows
     value = "soluble" if table.kind == "solubility" else "chi"
     keys = ["polymer", "solvent"] + ([] if value == "soluble" else ["temp"])
     counts = rows["polymer"].value_counts()
     exact = rows.duplicated([*keys, value])
+    contradictory = table.rejected["reason"] == CONTRADICTS
+    settings = []
+    if on_bad_rows == "error" and not contradictory.all():
+        settings.append("data.on_bad_rows=skip")
+    if on_contradictory_labels == "error" and contradictory.any():
+        settings.append("data.on_contradictory_labels=drop")
     return TableFacts(
         kind=table.kind,
         source=table.source,
@@ -106,6 +117,7 @@ def _table_facts(table: Table) -> TableFacts:
         n_polymers=len(counts),
         n_solvents=int(rows["solvent"].nunique()),
         rejected=tuple(table.rejected.head(SHOWN_ROWS).itertuples(index=False, name=None)),
+        settings_to_skip=tuple(settings),
         n_duplicates=int(exact.sum()),
         duplicate_lines=tuple(int(line) for line in rows.loc[exact, "line"].head(SHOWN)),
         odd_chi=() if value == "soluble" else _odd_chi(rows),

@@ -25,6 +25,8 @@ class TableFacts:
         Rows used and not used; distinct polymer identities and solvents.
     rejected
         The first rows not used: line, value and reason.
+    settings_to_skip
+        With which a search leaves out the rows not used; without them it stops at those rows.
     n_duplicates, duplicate_lines
         Rows that say exactly what an earlier row says, and the lines of the first of them.
     odd_chi
@@ -44,6 +46,7 @@ class TableFacts:
     n_polymers: int
     n_solvents: int
     rejected: tuple[tuple[int, str, str], ...]
+    settings_to_skip: tuple[str, ...]
     n_duplicates: int
     duplicate_lines: tuple[int, ...]
     odd_chi: tuple[tuple[int, float], ...]
@@ -143,7 +146,7 @@ class CheckReport:
     """Everything `check_tables` found; `to_dict` is what ``--json`` prints.
 
     `n_measured` polymers are split by cross-validation; `stereo_variants` differ from another polymer only in stereo;
-    `shared_polymers` counts those as one.
+    `shared_polymers` counts those as one. The first `n_obstacles` warnings say why a search would not start.
     """
 
     tables: tuple[TableFacts, ...]
@@ -157,6 +160,7 @@ class CheckReport:
     coverage: tuple[CoverageFacts, ...]
     agreement: AgreementFacts | None
     stereo_variants: tuple[str, ...]
+    n_obstacles: int = 0
     warnings: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:

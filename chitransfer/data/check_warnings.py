@@ -25,8 +25,7 @@ NAMES = {"stage1": "Stage 1", "chi": "experimental chi", "solubility": "solubili
 
 
 def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
-    """Warnings in plain words, the gravest first; each says what follows and what to do."""
-    yield from _why_a_search_stops(report, n_folds)
+    """Warnings in plain words about what a search takes; each says what follows and what to do."""
     for facts in report.tables:
         yield from _about_table(facts, n_folds if report.n_measured >= n_folds else None)
     yield from _about_contradictions(report)
@@ -39,16 +38,13 @@ def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
     yield from _about_agreement(report)
 
 
-def _why_a_search_stops(report: CheckReport, n_folds: int) -> Iterator[str]:
+def find_obstacles(report: CheckReport, n_folds: int) -> Iterator[str]:
+    """Why a search would not start, the gravest warnings; each names what to do."""
     for facts in report.tables:
-        if facts.n_rejected:
-            shown = "; ".join(f"line {line}: {value}: {reason}" for line, value, reason in facts.rejected)
-            more = "; …" if facts.n_rejected > len(facts.rejected) else ""
-            contradictory = " and data.on_contradictory_labels=drop" if facts.kind == "solubility" else ""
+        if facts.settings_to_skip:
             yield (
-                f"{NAMES[facts.kind]}, {facts.source}: {say_count(facts.n_rejected, 'row')} cannot be used "
-                f"({shown}{more}). A search stops there; correct them, or leave such rows out with "
-                f"data.on_bad_rows=skip{contradictory}."
+                f"{_tell_rejected(facts)}. A search stops there; correct them, or leave such rows out with "
+                f"{' and '.join(facts.settings_to_skip)}."
             )
     n_rows = {facts.kind: facts.n_rows for facts in report.tables}
     if n_rows.get("solubility") == 0:
@@ -70,8 +66,16 @@ def _why_a_search_stops(report: CheckReport, n_folds: int) -> Iterator[str]:
         )
 
 
+def _tell_rejected(facts: TableFacts) -> str:
+    shown = "; ".join(f"line {line}: {value}: {reason}" for line, value, reason in facts.rejected)
+    more = "; …" if facts.n_rejected > len(facts.rejected) else ""
+    return f"{NAMES[facts.kind]}, {facts.source}: {say_count(facts.n_rejected, 'row')} cannot be used ({shown}{more})"
+
+
 def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
     name = NAMES[facts.kind]
+    if facts.n_rejected and not facts.settings_to_skip:
+        yield f"{_tell_rejected(facts)}. A search leaves them out."
     if facts.kind == "stage1" and facts.n_polymers < FEW_STAGE1_POLYMERS:
         yield (
             f"{name}: only {say_count(facts.n_polymers, 'polymer')}. Pretraining has little to teach; "

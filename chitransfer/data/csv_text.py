@@ -36,6 +36,14 @@ _MEANT = {
     "temp": re.compile(f"temp(erature)?s?( .*|{_UNIT})?|(t|theta)( in)?( {_UNIT})?|t(k|{_DEGREES})|{_ALONE}"),
     "solvent": re.compile(".*solvent.*|(smiles )?solv( smiles)?"),
 }
+# Headers that may be meant by a column that is missing, to be named beside it.
+_LIKELY = _MEANT | {
+    "SMILES": re.compile(".*(smiles|monomer|polymer|repeat|structure).*"),
+    "chi": re.compile(r".*(\bchi|flory|huggins).*"),
+    "soluble": re.compile(".*solub.*|label|class"),
+}
+# How ZIP archives begin, and with them the workbooks of spreadsheet programs.
+_ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -94,9 +102,11 @@ def parse_csv(content: bytes, name: str, *, keep_blank: bool = False) -> tuple[l
     Raises
     ------
     DataError
-        The bytes are no UTF-8 text or no CSV, a quote is never closed, a row has another number of cells, or there is
-        no row.
+        The bytes are a workbook, no UTF-8 text or no CSV, a quote is never closed, a row has another number of cells,
+        or there is no row.
     """
+    if content.startswith(_ZIP):
+        raise DataError(f"{name}: is a workbook (.xlsx, .ods) or a ZIP archive; save the sheet as CSV in UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -161,10 +171,12 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
         elif column.required:
             missing.append(column.name)
     if missing:
+        meant = _hint_at_names(header, missing, positions)
         kelvin = "; temp is in kelvin (°C + 273.15)" if "temp" in missing else ""
         raise DataError(
             f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)} "
-            f"(names may be in any case, in any order); rename what is meant{kelvin}{_hint_at_separator(header)}"
+            f"(names may be in any case, in any order); rename what is meant{meant}{kelvin}"
+            f"{_hint_at_separator(header)}"
         )
     return positions
 
@@ -194,7 +206,7 @@ def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> N
     """
     for column, pattern in _MEANT.items():
         for cell in header if column not in settled else []:
-            if pattern.fullmatch(re.sub("[^a-z0-9]+", " ", cell.lower().replace("°", " deg ")).strip()):
+            if pattern.fullmatch(_in_words(cell)):
                 what = "kelvin (°C + 273.15)" if column == "temp" else "SMILES of solvents"
                 raise DataError(
                     f"{name}, line 1: there is no column {column}, but one called {cell}; call it {column} if it holds "
@@ -216,6 +228,19 @@ def read_number(text: str, what: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{what} must be a finite number")
     return value
+
+
+def _in_words(cell: str) -> str:
+    return re.sub("[^a-z0-9]+", " ", cell.lower().replace("°", " deg ").replace("χ", " chi ")).strip()
+
+
+def _hint_at_names(header: list[str], missing: list[str], positions: dict[str, int]) -> str:
+    free = [cell for position, cell in enumerate(header) if position not in positions.values()]
+    hints = []
+    for column in missing:
+        likely = [cell for cell in free if column in _LIKELY and _LIKELY[column].fullmatch(_in_words(cell))]
+        hints += [f"{column}: {' or '.join(likely)}?"] if likely else []
+    return f" ({'; '.join(hints)})" if hints else ""
 
 
 def _hint_at_separator(header: list[str]) -> str:

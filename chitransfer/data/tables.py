@@ -27,6 +27,8 @@ LARGEST_CHI = 1000.0
 # What χ rarely leaves.
 USUAL_CHI = (-5.0, 20.0)
 SHOWN_ROWS = 20
+# Why `_settle_contradictions` leaves a row out.
+CONTRADICTS = "contradicts another row of the same polymer and solvent"
 LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 
 BadRows = Literal["error", "skip"]
@@ -273,8 +275,7 @@ def _settle_contradictions(table: Table, rule: Contradictions) -> Table:
             + "\nCorrect them, or set data.on_contradictory_labels to drop or majority."
         )
     keep = ~mixed if rule == "drop" else ~mixed | ((share != 0.5) & (rows["soluble"] == (share > 0.5)))
-    reason = "contradicts another row of the same polymer and solvent"
-    dropped = pd.DataFrame({"line": rows.loc[~keep, "line"], "value": rows.loc[~keep, "SMILES"], "reason": reason})
+    dropped = pd.DataFrame({"line": rows.loc[~keep, "line"], "value": rows.loc[~keep, "SMILES"], "reason": CONTRADICTS})
     return Table(
         kind=table.kind,
         source=table.source,

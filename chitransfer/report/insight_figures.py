@@ -13,6 +13,7 @@ import optuna
 from chitransfer.evidence.insight import Insight, without_stage1_term
 from chitransfer.report.drawing import BEST, TRIAL, legend_below, new_figure, plain_axes, save_figure
 from chitransfer.report.figures import marked_trials
+from chitransfer.search.objective import ERRORS
 from chitransfer.search.results import TITLES, pareto_numbers, read_recommended, read_standing
 from chitransfer.search.study import CONTRACT, StudyFolder
 from chitransfer.search.summary import Names
@@ -56,8 +57,14 @@ def _draw_scatter(
     return figure
 
 
+def _with_direction(name: str) -> str:
+    return f"{TITLES[name]} ({'lower' if name in ERRORS else 'higher'} is better)"
+
+
 def _draw_pareto(study: optuna.Study, names: list[str], folder: StudyFolder) -> None:
-    trials = read_standing(study).ranked
+    standing = read_standing(study)
+    trials = standing.ranked
+    marked = marked_trials(trials, read_recommended(folder, standing), standing.default, Names.of(folder))
     front = set(pareto_numbers(study))
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     figure = new_figure(5 * len(pairs), 4.5)
@@ -73,7 +80,10 @@ def _draw_pareto(study: optuna.Study, names: list[str], folder: StudyFolder) -> 
                 alpha=0.8,
                 label=label,
             )
-        axes.set(xlabel=TITLES[a], ylabel=TITLES[b])
+        for special, color, label in marked:
+            at = special.user_attrs[a], special.user_attrs[b]
+            axes.scatter(*at, marker="D", s=70, facecolor="none", edgecolor=color, linewidth=2, zorder=4, label=label)
+        axes.set(xlabel=_with_direction(a), ylabel=_with_direction(b))
     legend_below(figure, axes)
     figure.suptitle("Pareto front")
     save_figure(figure, folder.figures / "pareto_front.png")

@@ -65,6 +65,7 @@ TABLE_KEYS = (
 SHARED_KEYS = ("model.encoder_dropout", "model.chi_head_dropout", "training.grad_clip_norm")
 # Full training has a length of its own.
 QUICK_EPOCHS = "training.stage2_epochs"
+FULL_EPOCHS = "training.num_epochs_pretrain"
 STAGE2_KEYS = tuple(sorted(SECOND_PASS_KEYS.difference(STAGE1_KEYS, {QUICK_EPOCHS})))
 
 
@@ -262,4 +263,9 @@ def _other_differences(study: Config, config: Config, overrides: Mapping[str, ob
         is_meant = key in FULL_TRAINING and mine == FULL_TRAINING[key]
         if mine != theirs and key not in overrides and not is_meant:
             notes.append(f"{key}: the study had {theirs!r}, this configuration has {mine!r}")
+    if study.training.num_epochs_pretrain < config.training.num_epochs_pretrain == FULL_TRAINING[FULL_EPOCHS]:
+        notes.append(
+            f"{FULL_EPOCHS}: full training's {config.training.num_epochs_pretrain}, longer on purpose than the study's "
+            f"{study.training.num_epochs_pretrain}"
+        )
     return notes

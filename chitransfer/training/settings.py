@@ -139,7 +139,7 @@ def stage2_settings(config: Config, n_epochs: int, *, is_full: bool = False) -> 
 
 
 def check_configured_tables(config: Config, progress: Callable[[str, int, int], None]) -> CheckReport:
-    """Look at the tables of a configuration before training; bad rows and contradictions are reported, not refused.
+    """Look at the tables of a configuration before training; bad rows and contradictions are reported at once.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def check_configured_tables(config: Config, progress: Callable[[str, int, int], 
     cache_folder = default_cache_folder() if config.paths.cache_dir is None else Path(config.paths.cache_dir)
     n_jobs = count_processors()
 
-    paths = config.paths
+    paths, bad_rows, settle = config.paths, config.data.on_bad_rows, config.data.on_contradictory_labels
     chi = solubility = None
     stage1 = read_stage1_table(
         paths.dft_chi_csv,
@@ -163,7 +163,7 @@ def check_configured_tables(config: Config, progress: Callable[[str, int, int], 
     if paths.solubility_csv is not None:
         solubility = read_solubility_table(
             paths.solubility_csv,
-            on_contradictory_labels="drop",
+            on_contradictory_labels="drop" if settle == "error" else settle,
             on_bad_rows="skip",
             cache_folder=cache_folder,
             n_jobs=n_jobs,
@@ -173,6 +173,8 @@ def check_configured_tables(config: Config, progress: Callable[[str, int, int], 
         chi,
         solubility,
         n_folds=config.cv.n_cv_folds,
+        on_bad_rows=bad_rows,
+        on_contradictory_labels=settle,
         cache_folder=cache_folder,
         n_jobs=n_jobs,
         progress=progress,

@@ -85,9 +85,16 @@ def test_data_check_names_rows_that_cannot_be_used(
 ) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("SMILES,soluble\n*CCO*,1\n*CC*,0\n*CC(*)C,perhaps\n", encoding="utf-8")
-    code, out, _ = run_command("data", "check", "--set", f"paths.solubility_csv={path}")
+    words = ["data", "check", "--set", f"paths.solubility_csv={path}"]
+    code, out, err = run_command(*words)
+    assert code == 2
+    assert err.endswith("ERROR: a search would not start with these tables; see warning 1\n")
+    page = " ".join(out.split())
+    assert "line 4: soluble = 'perhaps': soluble must be 1 (soluble) or 0 (insoluble)). A search stops there;" in page
+    assert "leave such rows out with data.on_bad_rows=skip. 2." in page
+    code, out, err = run_command(*words, "--set", "data.on_bad_rows=skip")
     assert code == 0
-    assert "line 4: soluble = 'perhaps': soluble must be 1 (soluble) or 0 (insoluble)" in " ".join(out.split())
+    assert "insoluble)). A search leaves them out." in " ".join(out.split())
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -182,6 +182,9 @@ class TestBrokenFiles:
             (b"SMILES,chi\n", "has a header (SMILES, chi) but no rows"),
             (b"SMILES,temp\n*CC*,300\n", "line 1: missing column(s) chi; found SMILES, temp"),
             (b"polymer,value\n*CC*,300\n", "missing column(s) SMILES, chi"),
+            (b"Monomer,Chi_exp\n*CC*,1\n", "rename what is meant (SMILES: Monomer?; chi: Chi_exp?)"),
+            ("SMILES,χ 298,chi_err\n*CC*,1,1\n".encode(), "rename what is meant (chi: χ 298 or chi_err?)"),
+            (b"PK\x03\x04\x14\0\x06\0", "is a workbook (.xlsx, .ods) or a ZIP archive; save the sheet as CSV in UTF-8"),
             (b"SMILES;chi\n*CC*;300\n", "separated by semicolons? save as CSV with commas"),
             (b"SMILES\tchi\n*CC*\t0.4\n", "separated by tabs? save as CSV with commas"),
             (b"SMILES;chi\n*CC*;0,4\n", "line 2: 2 cells where the header names 1 column (SMILES;chi)"),
@@ -206,7 +209,7 @@ class TestBrokenFiles:
     def test_experimental_chi_needs_its_temperature_column(self, write: Callable[..., str]) -> None:
         said = message_of(read_chi_table, write("SMILES,chi,temp_C\n*CC*,1,25\n"))
         assert "missing column(s) temp; found SMILES, chi, temp_C" in said
-        assert "temp is in kelvin (°C + 273.15)" in said
+        assert "rename what is meant (temp: temp_C?); temp is in kelvin (°C + 273.15)" in said
 
     @pytest.mark.parametrize("on_bad_rows", ["error", "skip"])
     def test_a_whole_column_in_celsius_is_refused_with_its_hot_rows(

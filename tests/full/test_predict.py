@@ -346,49 +346,6 @@ def test_the_threshold_stands_beside_the_label(
         assert f"; soluble is {rule}" in " ".join(out.split())
 
 
-def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> None:
-    code, out, _ = run_command(
-        "predict", "--model", trained.model, "*CCO*", "--temperature", 298, "--temperature", 350, "--solvent", "O"
-    )
-    assert code == 0
-    assert "chi_350K_low" in out
-    path = tmp_path / "in.csv"
-    write_table(path, 12)
-    code, out, _ = run_command(
-        "predict", "--model", trained.model, "--input", path, "--output", tmp_path / "out.csv", "--n_jobs", 1
-    )
-    assert code == 0
-    assert "12 rows" in out
-    code, _, err = run_command("predict", "--model", trained.model, "*CCO*", "--temperature", 0)
-    assert code == 2
-    assert "got 0; it looks like °C: add 273.15" in err
-    code, _, err = run_command("predict", "--model", tmp_path / "none.pt", "*CCO*")
-    assert code == 2
-    assert "no such model file" in err
-    code, _, err = run_command("predict", "--model", trained.model)
-    assert code == 2
-    assert "--input" in err
-
-
-@pytest.mark.parametrize("command", ["predict", "screen"])
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([""], "--solvent '': is empty; give a SMILES (water is O) or leave the option out"),
-        ([" "], "--solvent ' ': is empty"),
-        (["O", "CCO"], "--solvent is given 2 times (O, CCO), but one is taken"),
-    ],
-)
-def test_a_solvent_is_one_and_not_empty(
-    run_command: RunCommand, tmp_path: Path, command: str, values: list[str], expected: str
-) -> None:
-    output = tmp_path / "out.csv"
-    words = [word for value in values for word in ("--solvent", value)]
-    code, _, err = run_command(command, "--model", "none.pt", "--input", "none.csv", "--output", output, *words)
-    assert code == 2
-    assert f"ERROR: {expected}" in err
-
-
 def test_memory_stays_bounded(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chitransfer.predict.REMEMBERED", 25)
     remembering = Predictor(predictor.model)

@@ -189,7 +189,10 @@ def test_other_differences_from_the_study_are_said(study: StudyFolder, config_fi
     text = config_file.read_text(encoding="utf-8")
     config_file.write_text(text.replace("use_batchnorm: false", "use_batchnorm: true"), encoding="utf-8")
     notes = apply_trial(study, config_file, None).notes
-    assert notes == ["model.use_batchnorm: the study had False, this configuration has True"]
+    assert notes == [
+        "model.use_batchnorm: the study had False, this configuration has True",
+        "training.num_epochs_pretrain: full training's 200, longer on purpose than the study's 100",
+    ]
 
 
 def test_training_values_of_stage_1_that_differ_are_said(tmp_path: Path) -> None:
