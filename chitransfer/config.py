@@ -105,7 +105,7 @@ def load_config(
         _start_from_default_space(values, dotted)
         _set_dotted(values, dotted, value)
         lines = {known: line for known, line in lines.items() if known != dotted and not known.startswith(f"{dotted}.")}
-    return _validate(values, _Origins(lines, frozenset(overrides)), "the defaults" if path is None else str(path))
+    return _validate(values, _Origins(lines, frozenset(overrides)), "the configuration" if path is None else str(path))
 
 
 def override_config(config: Config, overrides: Mapping[str, object]) -> Config:

@@ -55,14 +55,14 @@ def compare(
     with show_progress(console) as progress:
         dataset = read_dataset(resolved, progress)
     folder = (Path(resolved.paths.results_dir) / "compare" / name).resolve()
-    sentences = run_comparison(
+    lines = run_comparison(
         resolved,
         dataset,
         folder,
         Plan(n_outer=outer, n_seeds=seeds, protocols=chosen[protocol]),
         console.print,
     )
-    for line in [*sentences, f"tables: {folder}"]:
+    for line in [*lines, f"tables: {folder}"]:
         console.print(line)
 
 

@@ -23,7 +23,7 @@ from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import Estimate
 from chitransfer.evidence.nested import FULL_MODELS, PROTOCOLS, OuterFold, run_outer_fold
 from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum_by_polymer
-from chitransfer.evidence.verdict import ROWS, reach_verdict
+from chitransfer.evidence.verdict import COMPARED, ROWS, describe_scores, reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.search.contract import NAMES, VARIANTS
@@ -46,7 +46,6 @@ RANKINGS = ("exp_spearman", "sol_auc", "sol_pr_auc")
 SMALLEST_CHANGE = 1e-9
 SMALLEST_RANGE_K = 10.0
 LOW_CHI = 1.5
-COMPARED = ("objective", "exp_mae", "sol_f1", "sol_recall", "sol_auc")
 N_DRAWS = 2000
 # What `make_contract` has of the tables.
 DATA = {
@@ -68,7 +67,7 @@ class Plan:
 
 
 def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, say: Callable[[str], None]) -> list[str]:
-    """Run (or go on with) a comparison and write its tables; returns the verdict's sentences.
+    """Run (or go on with) a comparison and write its tables; returns the lines that tell scores and verdict.
 
     Writes ``table.csv`` (a line per protocol and row), ``differences.csv`` (to the default, with intervals),
     ``gaps.csv`` (raw and corrected estimates against the outer truth) and ``verdict.txt`` into `folder`, of every
@@ -183,7 +182,7 @@ def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan,
 
 
 def summarise(config: Config, dataset: Dataset, folder: Path, outer: Sequence[OuterFold]) -> list[str]:
-    """Pool the outer folds' test predictions into the tables and the verdict."""
+    """Pool the outer folds' test predictions into the tables and the verdict; returns the lines that tell both."""
     label = resolve_positive_label(dataset.solubility, config.solubility.positive)
     rows, differences = [], []
     for protocol in dict.fromkeys(fold.protocol for fold in outer):
@@ -202,7 +201,7 @@ def summarise(config: Config, dataset: Dataset, folder: Path, outer: Sequence[Ou
     write_csv(folder / "gaps.csv", gaps)
     sentences = reach_verdict(table, difference, gaps)
     write_atomically(folder / "verdict.txt", "\n".join(sentences) + "\n")
-    return sentences
+    return [*describe_scores(table), *sentences]
 
 
 def pool_predictions(outer: Sequence[OuterFold], row: str) -> dict[str, pd.DataFrame]:

@@ -44,7 +44,24 @@ NAMES = {
     "sol_pr_auc": "PR-AUC",
     "sol_brier": "Brier",
 }
+# Scores that candidates are compared by, in the order in which they are shown.
+COMPARED = ("objective", "exp_mae", "sol_f1", "sol_recall", "sol_auc")
 LOWER_IS_BETTER = {"objective", "exp_mae", "exp_mae_low_chi", "exp_rmse", "sol_brier"}
+
+
+def describe_scores(table: pd.DataFrame) -> list[str]:
+    """The scores by which candidates are compared, a table for every protocol; what is not predicted is a dash."""
+    metrics = [name for name in COMPARED if name in table and table[name].notna().any()]
+    columns = [f"{NAMES[name]} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in metrics]
+    width = max(len(title) for title in table["title"])
+    lines = []
+    for protocol, own in table.groupby("protocol", sort=False):
+        lines.append(f"{f'{protocol}, test polymers':<{width}}" + "".join(f"{name:>13}" for name in columns))
+        for title, *scores in own[["title", *metrics]].itertuples(index=False, name=None):
+            cells = ["–" if np.isnan(score) else f"{score:.3f}" for score in scores]
+            lines.append(f"{title:<{width}}" + "".join(f"{cell:>13}" for cell in cells))
+        lines.append("")
+    return lines
 
 
 def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from chitransfer.evidence.compare import (
     ROWS,
 )
-from chitransfer.evidence.verdict import describe_gaps, reach_verdict
+from chitransfer.evidence.verdict import describe_gaps, describe_scores, reach_verdict
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,17 @@ def test_an_estimate_is_closer_only_beyond_doubt(raw: list[float], corrected: li
     assert expected in sentence
     assert f"mean absolute gap {np.mean(np.abs(corrected)):.4f} against {np.mean(np.abs(raw)):.4f}" in sentence
     assert f"off by {np.mean(corrected):+.4f}, the raw best value by {np.mean(raw):+.4f}" in sentence
+
+
+def test_scores_are_told_as_a_table_of_what_was_predicted() -> None:
+    rows = [("default", 0.9, 0.31, np.nan), ("ridge", np.nan, 0.4, np.nan), ("default", 1.1, 0.5, np.nan)]
+    table = pd.DataFrame(rows, columns=["row", "objective", "exp_mae", "sol_auc"]).assign(
+        protocol=["known", "known", "new"], title=lambda frame: frame["row"].map(ROWS)
+    )
+    lines = [line.split() for line in describe_scores(table)]
+    assert lines[0] == ["known,", "test", "polymers", "objective", "↓", "χ", "MAE", "↓"], "nothing has a ROC-AUC"
+    assert lines[1][-2:] == ["0.900", "0.310"]
+    assert lines[2][-2:] == ["–", "0.400"]
+    assert [line[-2:] for line in lines[5:6]] == [["1.100", "0.500"]]
+    # Columns stand under their names.
+    assert len({len(line) for line in describe_scores(table) if line}) == 1
