@@ -64,6 +64,13 @@ def test_nothing_is_said_of_a_gain_over_the_best_trial_itself() -> None:
     assert "hurt" not in sentence
 
 
+def test_a_corrected_value_better_than_the_raw_one_is_called_chance() -> None:
+    found = make_examination(Estimate(0.05, 0.02, 0.08), [])
+    assert "chance of the draws" not in describe_examination(found)[0]
+    better = replace(found, corrected=Estimate(0.79, 0.7, 0.9))
+    assert "polymers), lower by the chance of the draws alone: no luck of choosing" in describe_examination(better)[0]
+
+
 def test_a_mean_outside_its_interval_is_explained() -> None:
     for default in (0, 1):
         found = make_examination(Estimate(-0.0009, -0.0002, 0.0), [], default)
