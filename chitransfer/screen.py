@@ -244,7 +244,12 @@ def draw_structures(best: pd.DataFrame, path: Path) -> None:
     options.fixedBondLength = 25.0
     options.legendFraction = 0.2
     content = Draw.MolsToGridImage(
-        molecules, molsPerRow=4, subImgSize=(320, 260), legends=legends, returnPNG=True, drawOptions=options
+        molecules,
+        molsPerRow=min(4, len(molecules)),
+        subImgSize=(320, 260),
+        legends=legends,
+        returnPNG=True,
+        drawOptions=options,
     )
     replace_atomically(path, lambda temporary: temporary.write_bytes(content))
 
@@ -253,7 +258,7 @@ def picture_legend(row: Mapping[Hashable, Any]) -> str:
     """What stands under a structure, in ASCII: RDKit's own font draws neither χ nor ±."""
     chi = f"chi {row['chi']:.2f}"
     if "chi_high" in row:
-        chi += f" +/- {row['chi_high'] - row['chi']:.2f}"
+        chi += f" +/- {row['chi_high'] - row['chi']:.2f} (90 %)"
     soluble = f"P(soluble) {row['p_soluble']:.2f}, " if "p_soluble" in row else ""
     solvent = row["solvent"]
     shown = solvent if len(solvent) <= LONGEST_SOLVENT else f"{solvent[: LONGEST_SOLVENT - 3]}..."

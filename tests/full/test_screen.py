@@ -326,7 +326,7 @@ WHERE = {"rank": 1, "chi": 0.25, "solvent": "O", "temperature_K": 298.15, "in_do
     ("columns", "expected"),
     [
         ({}, "1: chi 0.25\nin O at 298.15 K"),
-        ({"chi_high": 1.0, "p_soluble": 0.5}, "1: P(soluble) 0.50, chi 0.25 +/- 0.75\nin O at 298.15 K"),
+        ({"chi_high": 1.0, "p_soluble": 0.5}, "1: P(soluble) 0.50, chi 0.25 +/- 0.75 (90 %)\nin O at 298.15 K"),
         ({"in_domain": False, "chi_in_domain": False}, "1: chi 0.25\nin O at 298.15 K, outside the domain"),
         ({"chi_in_domain": False}, "1: chi 0.25\nin O at 298.15 K, chi outside its domain"),
         ({"solvent": "C" * 30, "temperature_K": 350.0}, f"1: chi 0.25\nin {'C' * 13}... at 350 K"),
