@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from joblib import Parallel, delayed
 
 from chitransfer.interrupts import restore_interrupts
+from chitransfer.progress import Progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,7 +36,7 @@ def map_in_chunks(
     items: Sequence[Item],
     size: int,
     n_jobs: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> list[Result]:
     """Results of `work`, which makes a list of results of a list of items, (n_items,); progress as (done, total)."""
     found: list[Result] = []

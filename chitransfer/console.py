@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from chitransfer.progress import NamedProgress
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -26,7 +28,7 @@ def format_seconds(seconds: float) -> str:
 
 
 @contextmanager
-def show_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def show_progress(console: Console) -> Iterator[NamedProgress]:
     """A ``(what, done, total)`` callback for all but trials: bars in a terminal, now and then a line elsewhere."""
     if not console.is_terminal:
         yield _PlainProgress(console).update

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count, islice, takewhile
@@ -32,6 +32,7 @@ from chitransfer.data.temperatures import check_temperatures, name_temperature, 
 from chitransfer.errors import DataError
 from chitransfer.files import as_cell, replace_atomically
 from chitransfer.predict import Predictor
+from chitransfer.progress import NamedProgress
 
 CHUNK_ROWS = 4000
 # A cell longer than this is no SMILES and no note; without a limit one missing quote swallows the file.
@@ -94,7 +95,7 @@ def predict_table(
     temperatures: Sequence[float] | None,
     solvent: str | None,
     n_jobs: int,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: NamedProgress | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Iterator[tuple[list[list[str]], pd.DataFrame]]:
     """Rows as read and their predictions, chunk by chunk.

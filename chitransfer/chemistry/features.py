@@ -32,6 +32,7 @@ from chitransfer.chunks import call_each, split_in_chunks
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically
 from chitransfer.interrupts import restore_interrupts
+from chitransfer.progress import Progress
 
 __all__ = [
     "DESCRIPTORS",
@@ -46,7 +47,6 @@ __all__ = [
 
 CHUNK = 500
 CACHE_MARK = b"chitransfer features 2\n"
-Progress = Callable[[int, int], None]
 MakeVector = Callable[[str, FeatureRecipe], np.ndarray]
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import rdkit
 from chitransfer.chemistry.polymers import PolymerError, polymer_identity
 from chitransfer.chunks import map_in_chunks
 from chitransfer.files import write_atomically
+from chitransfer.progress import Progress
 
 IDENTITY_VERSION = 2
 CHUNK = 500
@@ -37,7 +38,7 @@ def identify_polymers(
     *,
     cache_folder: Path | None = None,
     n_jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Identified]:
     """Polymer identity of every SMILES, in order; unusable ones carry their reason instead of raising.
 

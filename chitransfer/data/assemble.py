@@ -35,8 +35,7 @@ from chitransfer.data.tables import (
 )
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 from chitransfer.errors import DataError
-
-Progress = Callable[[str, int, int], None]
+from chitransfer.progress import NamedProgress, name_progress
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def load_dataset(
     on_contradictory_labels: Contradictions = "error",
     cache_folder: Path | None = None,
     n_jobs: int = 1,
-    progress: Progress | None = None,
+    progress: NamedProgress | None = None,
 ) -> Dataset:
     """Read the tables, work out identities and features (cached), and index the rows.
 
@@ -178,7 +177,7 @@ def load_dataset(
         if source is None:
             continue
         try:
-            tables[what] = read(source, **options, **extra, progress=named_progress(progress, f"reading the {what}"))
+            tables[what] = read(source, **options, **extra, progress=name_progress(progress, f"reading the {what}"))
         except DataError as error:
             problems.append(str(error))
     solubility_table = tables.get("solubility")
@@ -199,11 +198,6 @@ def _missing_class(table: Table) -> list[str]:
     ]
 
 
-def named_progress(progress: Progress | None, what: str) -> Callable[[int, int], None] | None:
-    """What to call with (done, total) of one piece of work; ``None`` where nobody is told."""
-    return None if progress is None else lambda done, total: progress(what, done, total)
-
-
 def _index(
     tables: list[Table],
     representation: Representation,
@@ -211,7 +205,7 @@ def _index(
     fingerprint_radius: int,
     folder: Path,
     n_jobs: int,
-    progress: Progress | None,
+    progress: NamedProgress | None,
 ) -> Dataset:
     every = pd.concat([table.rows[["SMILES", "polymer", "solvent"]] for table in tables], ignore_index=True)
     with_solvent = bool((every["solvent"] != WATER).any())
@@ -228,7 +222,7 @@ def _index(
         recipe,
         are_identities=representation == "periodic",
         n_jobs=n_jobs,
-        progress=named_progress(progress, "polymer features"),
+        progress=name_progress(progress, "polymer features"),
     )
     end_idle_processes()
     names = merge_stereo_variants(every["polymer"].unique())

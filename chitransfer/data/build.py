@@ -37,6 +37,7 @@ from chitransfer.data.tables import canonical_solvent
 from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
 from chitransfer.files import replace_atomically, write_atomically, write_json
+from chitransfer.progress import Progress
 
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
 BUILD_VERSION = 1
@@ -123,7 +124,7 @@ def build_table(
     temperatures: Sequence[float] = DEFAULT_TEMPERATURES,
     seed: int = 0,
     n_jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     monomers: Path | None = None,
 ) -> BuildSummary:
     """Write a Stage 1 table of `n` distinct polymers: ``SMILES, chi, temp, solvent, method``.
@@ -192,7 +193,7 @@ def _collect_units(
     seed: int,
     parts: Path,
     n_jobs: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> _Collection:
     """The first `n` units, or as many as the monomers give; raises DataError when they give none."""
     found = _Collection()

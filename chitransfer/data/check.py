@@ -18,7 +18,6 @@ from scipy.stats import spearmanr
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.chemistry.similarity import tanimoto
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
-from chitransfer.data.assemble import Progress, named_progress
 from chitransfer.data.check_facts import (
     SHOWN,
     AgreementFacts,
@@ -31,6 +30,7 @@ from chitransfer.data.check_facts import (
 from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_obstacles, find_warnings
 from chitransfer.data.tables import CONTRADICTS, SHOWN_ROWS, USUAL_CHI, BadRows, Contradictions, Table
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
+from chitransfer.progress import NamedProgress, name_progress
 
 SAME_TEMPERATURE_K = 0.05
 
@@ -45,7 +45,7 @@ def check_tables(
     on_contradictory_labels: Contradictions = "error",
     cache_folder: Path | None = None,
     n_jobs: int = 1,
-    progress: Progress | None = None,
+    progress: NamedProgress | None = None,
 ) -> CheckReport:
     """Look at the three tables the way training and scoring will use them.
 
@@ -198,7 +198,7 @@ def _contradictions(chi: Table | None, solubility: Table | None) -> tuple[str, .
 
 
 def _coverage(
-    stage1: Table, measured: Sequence[Table], cache_folder: Path | None, n_jobs: int, progress: Progress | None
+    stage1: Table, measured: Sequence[Table], cache_folder: Path | None, n_jobs: int, progress: NamedProgress | None
 ) -> tuple[CoverageFacts, ...]:
     cache, recipe = FeatureCache(cache_folder), FeatureRecipe()
 
@@ -208,7 +208,7 @@ def _coverage(
             recipe,
             are_identities=True,
             n_jobs=n_jobs,
-            progress=named_progress(progress, what),
+            progress=name_progress(progress, what),
         )
         return sparse.csr_array(features[:, : recipe.fingerprint_bits] > 0).astype(np.float32)
 

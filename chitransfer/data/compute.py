@@ -24,6 +24,7 @@ from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
 from chitransfer.errors import DataError
 from chitransfer.files import as_cell, write_atomically
+from chitransfer.progress import Progress
 
 ADDED_COLUMNS = ("chi_unifac", "A_unifac_K", "B_unifac", "method", "reason")
 CHUNK = 200
@@ -72,7 +73,7 @@ def compute_table(
     output: Path,
     *,
     n_jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ComputeSummary:
     """Add `ADDED_COLUMNS` to a CSV with columns ``SMILES[, solvent][, temp]`` (any case, any order, others kept).
 

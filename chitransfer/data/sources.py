@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,9 @@ from chitransfer.data.corrections import KINDS, Correction
 from chitransfer.data.published import RemoteFile, Source, find_source
 from chitransfer.errors import DataError
 from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.progress import Progress
 
 TIMEOUT_S = 30
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

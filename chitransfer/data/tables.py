@@ -21,6 +21,7 @@ from chitransfer.chemistry.polymers import LONGEST_SMILES
 from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_number, read_source, refuse_misnamed
 from chitransfer.data.temperatures import COLDEST_K, DEFAULT_TEMPERATURE_K, looks_like_celsius, read_kelvin
 from chitransfer.errors import DataError
+from chitransfer.progress import Progress
 
 WATER = "O"
 LARGEST_CHI = 1000.0
@@ -33,7 +34,6 @@ LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 
 BadRows = Literal["error", "skip"]
 Contradictions = Literal["error", "drop", "majority"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

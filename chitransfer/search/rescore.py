@@ -6,7 +6,7 @@ Called by `chitransfer rescore`; `search.second_pass` scores single encoders wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from chitransfer.config import Config, changed_keys, dump_config, load_config, override_config
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, StudyError, TrainingError
 from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.progress import NamedProgress
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.results import (
     beaten_by_trivial,
@@ -138,7 +139,7 @@ def rescore_study(
     folder: StudyFolder,
     overrides: Mapping[str, object],
     *,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: NamedProgress | None = None,
 ) -> Rescored:
     """Score every complete trial of a study again; the study itself is not changed.
 
@@ -205,7 +206,7 @@ def _score_trials(
     runner: TrialRunner,
     folder: StudyFolder,
     trials: Sequence[FrozenTrial],
-    progress: Callable[[str, int, int], None] | None,
+    progress: NamedProgress | None,
 ) -> tuple[pd.DataFrame, dict[int, ChitransferError]]:
     """The table of `Rescored`, and why trials are not in it, by number; raises when it would be empty."""
     config, dataset = runner.config, runner.dataset

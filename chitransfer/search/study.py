@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +23,7 @@ from optuna.study import StudyDirection
 
 from chitransfer.config import Config, load_config
 from chitransfer.errors import StudyError
+from chitransfer.progress import NamedProgress
 from chitransfer.search.contract import (
     NAMES,
     VARIANTS,
@@ -359,7 +360,7 @@ def resume_study(
     return study
 
 
-def read_searched_dataset(config: Config, progress: Callable[[str, int, int], None] | None = None) -> Dataset:
+def read_searched_dataset(config: Config, progress: NamedProgress | None = None) -> Dataset:
     """The dataset whose trials are scored: under ``search.control: permute`` with its measured values dealt out.
 
     Raises

@@ -25,6 +25,7 @@ from chitransfer.model.checkpoint import Pretrained, TrainedModel, check_recipe
 from chitransfer.model.domain import ApplicabilityDomain, Neighbours
 from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import TransferNetwork
+from chitransfer.progress import NamedProgress
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
 from chitransfer.training.crossval import training_masks
@@ -33,7 +34,7 @@ from chitransfer.training.inputs import FeatureTable, group_by_pair
 from chitransfer.training.metrics import best_f1_threshold
 from chitransfer.training.model_report import write_model_report
 from chitransfer.training.out_of_fold import TaskPredictions, predict_chi, predict_logits
-from chitransfer.training.run_folder import Progress, RunFolder, Say, describe_provenance
+from chitransfer.training.run_folder import RunFolder, Say, describe_provenance
 from chitransfer.training.settings import make_study_folds, read_dataset, resolve_device, stage2_settings
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_positive_label
@@ -93,7 +94,7 @@ def _matching_files(pattern: str) -> list[Path]:
     return found
 
 
-def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress: Progress) -> RunFolder:
+def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress: NamedProgress) -> RunFolder:
     """Fine-tune, calibrate, and write the model with everything measured about it.
 
     Parameters
@@ -208,7 +209,7 @@ def fit_ensemble(
     folds: np.ndarray,
     settings: Stage2Settings,
     seed: int,
-    progress: Progress,
+    progress: NamedProgress,
 ) -> Ensemble:
     """Fine-tune every pretrained network under every fold of every repeat.
 

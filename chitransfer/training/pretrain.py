@@ -24,9 +24,10 @@ from chitransfer.files import write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpoint, save_checkpoint
 from chitransfer.model.network import TransferNetwork, inverse_temperature_line
+from chitransfer.progress import NamedProgress
 from chitransfer.seeds import derive_seed
 from chitransfer.training.packed import carry
-from chitransfer.training.run_folder import Progress, RunFolder, Say, chi_scores, describe_provenance, describe_rows
+from chitransfer.training.run_folder import RunFolder, Say, chi_scores, describe_provenance, describe_rows
 from chitransfer.training.settings import (
     build_stage1_data,
     network_shape,
@@ -92,7 +93,7 @@ def load_run_config(folder: Path, overrides: Mapping[str, object]) -> Config:
     return load_config(folder / "config.yaml", overrides)
 
 
-def run_pretraining(config: Config, say: Say, progress: Progress, resume: Path | None = None) -> RunFolder:
+def run_pretraining(config: Config, say: Say, progress: NamedProgress, resume: Path | None = None) -> RunFolder:
     """Train Stage 1 and write its folder.
 
     Parameters
@@ -148,7 +149,7 @@ def _split_of_rows(dataset: Dataset, data: Stage1Data, test: np.ndarray) -> np.n
 
 
 def _train_networks(
-    config: Config, dataset: Dataset, data: Stage1Data, folder: RunFolder, say: Say, progress: Progress
+    config: Config, dataset: Dataset, data: Stage1Data, folder: RunFolder, say: Say, progress: NamedProgress
 ) -> list[_Done]:
     done, state = _read_state(folder, dataset)
     for number in range(len(done), config.training.n_networks):

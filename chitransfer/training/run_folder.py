@@ -24,7 +24,6 @@ from chitransfer.provenance import versions, write_provenance
 from chitransfer.training.metrics import chi_metrics
 
 Say = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

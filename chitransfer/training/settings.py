@@ -5,7 +5,6 @@ Nothing below this file sees a `Config`; beside it `pretrain`, `finetune`, `run_
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,21 @@ import torch
 
 from chitransfer.chemistry.features import default_cache_folder
 from chitransfer.config import Config
-from chitransfer.data.assemble import Dataset, load_dataset, named_progress
+from chitransfer.data.assemble import Dataset, load_dataset
 from chitransfer.data.check import check_tables
 from chitransfer.data.check_facts import CheckReport
 from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.errors import ConfigError
 from chitransfer.model.network import NetworkShape
 from chitransfer.processors import count_processors
+from chitransfer.progress import NamedProgress, name_progress
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
 from chitransfer.training.stage1 import Stage1Data, Stage1Settings
 from chitransfer.training.tasks import Stage2Settings
 
 
-def read_dataset(config: Config, progress: Callable[[str, int, int], None] | None = None) -> Dataset:
+def read_dataset(config: Config, progress: NamedProgress | None = None) -> Dataset:
     """Load the three tables of a configuration; raises DataError as `load_dataset` does."""
     return load_dataset(
         config.paths.dft_chi_csv,
@@ -138,7 +138,7 @@ def stage2_settings(config: Config, n_epochs: int, *, is_full: bool = False) -> 
     )
 
 
-def check_configured_tables(config: Config, progress: Callable[[str, int, int], None]) -> CheckReport:
+def check_configured_tables(config: Config, progress: NamedProgress) -> CheckReport:
     """Look at the tables of a configuration before training; bad rows and contradictions are reported at once.
 
     Raises
@@ -156,7 +156,7 @@ def check_configured_tables(config: Config, progress: Callable[[str, int, int], 
         on_bad_rows="skip",
         cache_folder=cache_folder,
         n_jobs=n_jobs,
-        progress=named_progress(progress, "Stage 1 table"),
+        progress=name_progress(progress, "Stage 1 table"),
     )
     if paths.exp_chi_csv is not None:
         chi = read_chi_table(paths.exp_chi_csv, on_bad_rows="skip", cache_folder=cache_folder, n_jobs=n_jobs)
