@@ -216,13 +216,17 @@ def measure_difference_noise(fresh: Sequence[FreshScore]) -> DifferenceNoise:
 
 def describe_examination(found: Examination) -> list[str]:
     """The guard's findings as sentences, the most important first."""
-    # Each draw scores on the third of the polymers it leaves out, which by chance are the easier ones.
+    # A draw scores on the third of the polymers it leaves out: by chance the easier ones, and those with few rows as often.
     is_better = found.corrected.value < found.best_value
     lines = [
         f"the best of {found.n_trials} trials reads {found.best_value:.4f}; corrected for the luck of choosing it "
         f"on these polymers, expect {found.corrected.value:.4f} (95 % interval {found.corrected.low:.3f} to "
         f"{found.corrected.high:.3f} over {found.n_polymers} polymers)"
-        + (", lower by the chance of the draws alone: no luck of choosing shows here" if is_better else "")
+        + (
+            ", lower only because draws weigh polymers otherwise than the data do: no luck of choosing shows here"
+            if is_better
+            else ""
+        )
         + "; the luck of its seed is not taken off"
     ]
     if found.corrected_gain is not None:

@@ -64,11 +64,14 @@ def test_nothing_is_said_of_a_gain_over_the_best_trial_itself() -> None:
     assert "hurt" not in sentence
 
 
-def test_a_corrected_value_better_than_the_raw_one_is_called_chance() -> None:
+def test_a_corrected_value_better_than_the_raw_one_is_explained() -> None:
     found = make_examination(Estimate(0.05, 0.02, 0.08), [])
-    assert "chance of the draws" not in describe_examination(found)[0]
+    assert "draws weigh" not in describe_examination(found)[0]
     better = replace(found, corrected=Estimate(0.79, 0.7, 0.9))
-    assert "polymers), lower by the chance of the draws alone: no luck of choosing" in describe_examination(better)[0]
+    assert (
+        "polymers), lower only because draws weigh polymers otherwise than the data do: no luck of choosing"
+        in describe_examination(better)[0]
+    )
 
 
 def test_a_mean_outside_its_interval_is_explained() -> None:
