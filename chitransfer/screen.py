@@ -75,10 +75,13 @@ class Conditions:
         if self.min_p_soluble is not None:
             holds[f"--min-p-soluble {self.min_p_soluble:g}"] = frame["p_soluble"] >= self.min_p_soluble
         if self.in_domain:
-            asks_chi = rank_by == "chi" or self.max_chi is not None or self.min_chi is not None
-            column = "chi_in_domain" if asks_chi and "chi_in_domain" in frame else "in_domain"
+            column = "chi_in_domain" if self.ask_chi(rank_by) and "chi_in_domain" in frame else "in_domain"
             holds["--in-domain"] = frame[column].fillna(False).astype(bool)
         return holds
+
+    def ask_chi(self, rank_by: RankBy) -> bool:
+        """Whether χ has a say in the choice."""
+        return rank_by == "chi" or self.max_chi is not None or self.min_chi is not None
 
     def select(self, frame: pd.DataFrame, rank_by: RankBy) -> pd.DataFrame:
         """The rows of predictions that fulfil every condition and have a prediction."""
@@ -210,6 +213,11 @@ def _check_columns(frame: pd.DataFrame, conditions: Conditions, rank_by: RankBy)
         raise DataError("this model has learned no solubility; rank by chi and leave --min-p-soluble out")
     if conditions.certain and "chi_low" not in frame:
         raise DataError("this model has no χ interval (no measured χ in its training); leave --certain out")
+    if conditions.in_domain and conditions.ask_chi(rank_by) and "chi_low" not in frame:
+        raise DataError(
+            "this model learned from no measured χ, so nothing is known of the errors of its χ; leave --in-domain out, "
+            "or rank by p_soluble without conditions on χ"
+        )
 
 
 def _best_of(frame: pd.DataFrame, rank_by: RankBy, top: int) -> pd.DataFrame:
@@ -224,20 +232,25 @@ def _best_of(frame: pd.DataFrame, rank_by: RankBy, top: int) -> pd.DataFrame:
     return ranked.drop_duplicates(same).head(top)
 
 
-def write_screening(screening: Screening, output: Path, picture: Path | None) -> None:
-    """Write the ranking as CSV and, if asked for, the best `N_PICTURES` structures as a PNG."""
+def write_screening(
+    screening: Screening, output: Path, picture: Path | None, chi_coverage: float | None = None
+) -> None:
+    """Write the ranking as CSV and, if asked for, the best `N_PICTURES` structures as a PNG.
+
+    `chi_coverage` is what the model's χ intervals promise, 0 … 1, to be told in the picture.
+    """
     write_csv(output, screening.best)
     if picture is not None and len(screening.best):
-        draw_structures(screening.best.head(N_PICTURES), picture)
+        draw_structures(screening.best.head(N_PICTURES), picture, chi_coverage)
 
 
-def draw_structures(best: pd.DataFrame, path: Path) -> None:
+def draw_structures(best: pd.DataFrame, path: Path, chi_coverage: float | None = None) -> None:
     """A grid of up to 50 structures, each with what `picture_legend` says of it, as PNG; no display is needed."""
     from rdkit import Chem
     from rdkit.Chem import Draw
 
     molecules = [Chem.MolFromSmiles(smiles) for smiles in best["SMILES"]]
-    legends = [picture_legend(row) for row in best.to_dict("records")]
+    legends = [picture_legend(row, chi_coverage) for row in best.to_dict("records")]
     options: Any = Draw.MolDrawOptions()
     # One long candidate must not make specks of all others; bonds have one length where the structure has room.
     options.drawMolsSameScale = False
@@ -254,11 +267,12 @@ def draw_structures(best: pd.DataFrame, path: Path) -> None:
     replace_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
-def picture_legend(row: Mapping[Hashable, Any]) -> str:
+def picture_legend(row: Mapping[Hashable, Any], chi_coverage: float | None = None) -> str:
     """What stands under a structure, in ASCII: RDKit's own font draws neither χ nor ±."""
     chi = f"chi {row['chi']:.2f}"
     if "chi_high" in row:
-        chi += f" +/- {row['chi_high'] - row['chi']:.2f} (90 %)"
+        chi += f" +/- {row['chi_high'] - row['chi']:.2f}"
+        chi += "" if chi_coverage is None else f" ({100 * chi_coverage:.0f} %)"
     soluble = f"P(soluble) {row['p_soluble']:.2f}, " if "p_soluble" in row else ""
     solvent = row["solvent"]
     shown = solvent if len(solvent) <= LONGEST_SOLVENT else f"{solvent[: LONGEST_SOLVENT - 3]}..."

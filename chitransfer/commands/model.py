@@ -239,12 +239,17 @@ def screen(
             progress=progress,
         )
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
-    write_screening(found, output, picture)
+    interval = predictor.model.chi_interval
+    write_screening(found, output, picture, None if interval is None else interval.coverage)
     repeated = ", some of them one polymer more than once" if len(found.best) < min(top, found.n_kept) else ""
     console.print(
         f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, "
-        f"{found.n_kept} within the conditions{repeated}; the best {len(found.best)} are in {output}"
-        + (f", drawn in {picture}" if len(found.best) else "")
+        f"{found.n_kept} within the conditions{repeated}; "
+        + (
+            f"the best {len(found.best)} are in {output}, drawn in {picture}"
+            if len(found.best)
+            else f"{output} has no row"
+        )
         + _tell_label(predictor.label_rule),
     )
     if not found.n_kept:

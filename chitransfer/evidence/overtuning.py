@@ -216,7 +216,7 @@ def measure_difference_noise(fresh: Sequence[FreshScore]) -> DifferenceNoise:
 
 def describe_examination(found: Examination) -> list[str]:
     """The guard's findings as sentences, the most important first."""
-    # A draw scores on the third of the polymers it leaves out: by chance the easier ones, and those with few rows as often.
+    # A draw scores on the third of the polymers it leaves out: the easier ones perhaps, and those of few rows as often.
     is_better = found.corrected.value < found.best_value
     lines = [
         f"the best of {found.n_trials} trials reads {found.best_value:.4f}; corrected for the luck of choosing it "

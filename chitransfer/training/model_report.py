@@ -64,6 +64,10 @@ def write_model_report(
         write_csv(folder.path / SOLUBILITY_FILE, frame)
         metrics["solubility"] = solubility_report(frame, dataset.solubility.polymer)
         said += _describe_solubility(metrics["solubility"], model.probability is not None)
+    if "chi" not in metrics:
+        said.append(
+            "note: no measured χ: the model's χ is that of Stage 1, without an interval; in_domain speaks of solubility"
+        )
     if any(metrics[kind][TEST]["n_rows"] for kind in ("chi", "solubility") if kind in metrics):
         metrics["note_on_test"] = SEARCHED_ON_TEST
         said.append(SEARCHED_ON_TEST)

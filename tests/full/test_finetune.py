@@ -298,8 +298,10 @@ def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
         values["paths"] |= {key: None, "results_dir": str(tmp_path / key)}
         config = type(trained.config).model_validate(values)
         checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
-        folder = run_finetuning(config, [checkpoint], silent, silent)
+        said: list[str] = []
+        folder = run_finetuning(config, [checkpoint], said.append, silent)
         assert not (folder.path / missing).exists()
+        assert ("no measured χ: the model's χ is that of Stage 1" in "".join(said)) == (key == "exp_chi_csv")
         model = TrainedModel.load(folder.best_model)
         assert (model.chi_interval is None) == (key == "exp_chi_csv")
         assert (model.probability is None) == (key == "solubility_csv")

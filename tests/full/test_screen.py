@@ -109,6 +109,24 @@ def test_conditions_hold_as_written(conditions: Conditions, kept: list[int]) -> 
         assert conditions.select(MADE_UP, "chi").index.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("conditions", "rank_by"),
+    [(Conditions(in_domain=True), "chi"), (Conditions(in_domain=True, max_chi=0.5), "p_soluble")],
+)
+def test_the_domain_of_chi_is_not_asked_of_a_model_without_measured_chi(conditions: Conditions, rank_by: Any) -> None:
+    computed = MADE_UP.drop(columns=["chi_low", "chi_high", "chi_in_domain"])
+
+    def choose(asked: Conditions, by: Any) -> Any:
+        parts = iter([([[smiles] for smiles in computed["SMILES"]], computed)])
+        return screen_candidates(parts, ["SMILES"], asked, rank_by=by, top=9)
+
+    with pytest.raises(
+        DataError, match=r"no measured χ, so nothing is known of the errors of its χ; leave --in-domain"
+    ):
+        choose(conditions, rank_by)
+    assert choose(Conditions(in_domain=True), "p_soluble").n_kept == 3
+
+
 def test_the_other_prediction_breaks_ties() -> None:
     tied = MADE_UP.assign(chi=[0.5, 0.4, 0.9, 0.4, np.nan])
     for rank_by, expected in (("p_soluble", [3, 2, 1, 4]), ("chi", [2, 4, 1, 3])):
@@ -326,14 +344,14 @@ WHERE = {"rank": 1, "chi": 0.25, "solvent": "O", "temperature_K": 298.15, "in_do
     ("columns", "expected"),
     [
         ({}, "1: chi 0.25\nin O at 298.15 K"),
-        ({"chi_high": 1.0, "p_soluble": 0.5}, "1: P(soluble) 0.50, chi 0.25 +/- 0.75 (90 %)\nin O at 298.15 K"),
+        ({"chi_high": 1.0, "p_soluble": 0.5}, "1: P(soluble) 0.50, chi 0.25 +/- 0.75 (80 %)\nin O at 298.15 K"),
         ({"in_domain": False, "chi_in_domain": False}, "1: chi 0.25\nin O at 298.15 K, outside the domain"),
         ({"chi_in_domain": False}, "1: chi 0.25\nin O at 298.15 K, chi outside its domain"),
         ({"solvent": "C" * 30, "temperature_K": 350.0}, f"1: chi 0.25\nin {'C' * 13}... at 350 K"),
     ],
 )
 def test_a_legend_tells_prediction_conditions_and_domain(columns: dict[str, object], expected: str) -> None:
-    legend = picture_legend(WHERE | columns)
+    legend = picture_legend(WHERE | columns, 0.8)
     assert legend == expected
     assert legend.isascii(), "RDKit draws no other letters"
 
