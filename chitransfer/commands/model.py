@@ -189,7 +189,7 @@ def predict(
 
 def screen(
     model: ModelOption,
-    input: Annotated[Path, typer.Option(help="Candidates: a CSV table with a column SMILES[, solvent].")],
+    input: Annotated[Path, typer.Option(help="Candidates: a CSV table with a column SMILES[, solvent][, temp].")],
     output: Annotated[Path, typer.Option(help="Where to write the ranking.")],
     picture: Annotated[Path | None, typer.Option(help="The best structures as PNG. Default: beside the CSV.")] = None,
     rank_by: Annotated[str, typer.Option(help="p_soluble (highest first) or chi (lowest first).")] = "p_soluble",
@@ -202,7 +202,9 @@ def screen(
     min_chi: Annotated[float | None, typer.Option(help="Lowest χ.")] = None,
     certain: Annotated[bool, typer.Option(help="χ conditions hold for the whole 90 % interval.")] = False,
     min_p_soluble: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Lowest P(soluble).")] = None,
-    in_domain: Annotated[bool, typer.Option(help="Only where the model's errors are known.")] = False,
+    in_domain: Annotated[
+        bool, typer.Option(help="Only polymers like the measured ones, solvents and temperatures that training met.")
+    ] = False,
     n_jobs: JobsOption = 0,
     quiet: QuietOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML configuration; without it, the defaults.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any configuration key; repeatable.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; repeatable.")
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int | None, typer.Option(help="Fixes every random choice.")]

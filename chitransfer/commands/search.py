@@ -51,7 +51,10 @@ def search(
         Path | None, typer.Option(help="Tune Stage 2 on the best Stage 1 encoder of this finished study.")
     ] = None,
     trial: Annotated[int | None, typer.Option(help="With --second-pass: another trial's encoder.")] = None,
-    control: Annotated[str | None, typer.Option(help="permute: shuffle measured labels; must end at chance.")] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(help="permute: deal measured values out to other polymers; nothing may be above chance."),
+    ] = None,
     settings: SetOption = None,
     quiet: QuietOption = False,
 ) -> int:

@@ -27,7 +27,7 @@ from chitransfer.search.results import (
     read_standing,
     trivial_objective,
 )
-from chitransfer.search.space import rung_epochs
+from chitransfer.search.space import default_params, rung_epochs
 from chitransfer.search.study import StudyFolder
 from chitransfer.search.watch import describe_components
 from chitransfer.sections import SearchSettings
@@ -110,12 +110,18 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
 
 
 def describe_budget(config: Config) -> list[str]:
-    """What the budget counts where trials run again, and where hopeless ones end; nothing when neither is so."""
+    """What the budget counts where trials run again, whether there is a default, and where hopeless trials end."""
     lines = []
     if config.search.replicates > 1:
         lines.append(
             f"the budget of {config.search.n_trials} counts runs: a promising trial runs up to "
             f"{config.search.replicates} times (search.replicates)"
+        )
+    _, outside = default_params(config)
+    if outside and config.search.enqueue_default:
+        lines.append(
+            f"WARNING: the default configuration lies outside the search space ({', '.join(outside)}), so the search "
+            "has no default to be compared with"
         )
     *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
     if config.search.pruner == "none" or not early:
