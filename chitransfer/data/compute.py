@@ -41,7 +41,7 @@ class ComputeSummary:
     n_rows, n_values
         Rows, and rows that have a χ.
     n_polymers, n_solvents
-        Distinct SMILES as written, among all rows.
+        Among all rows, distinct SMILES of polymers as written, and distinct solvents however written.
     methods
         Rows by the model that gave their value.
     reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from chitransfer.chemistry.features import FeatureRecipe, featurise_polymers, featurise_solvents
 from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.data import assemble
 from chitransfer.data.assemble import Dataset, load_dataset
 from chitransfer.errors import DataError
 from chitransfer.training.crossval import make_folds
@@ -110,6 +112,30 @@ class TestRows:
         tables.chi.write_text(tables.chi.read_text().replace("310.0", "311.0"))
         assert digest() != before
 
+    def test_digest_tells_other_names_and_other_rows_of_the_same_files(
+        self, tmp_path: Path, tiny_dataset: Dataset
+    ) -> None:
+        renamed = replace(tiny_dataset, polymers=(*tiny_dataset.polymers[:-1], "named otherwise"))
+        assert renamed.digest() != tiny_dataset.digest()
+        labels = [{"SMILES": "*CC*", "soluble": label} for label in (1, 1, 0)]
+        write(
+            tmp_path,
+            [{"SMILES": "*CC*", "chi": 0.1}],
+            [{"SMILES": "*CC*", "chi": 0.1, "temp": 300}],
+            [*labels, {"SMILES": "*CCO*", "soluble": 0}, {"SMILES": "*CCS*", "soluble": 1}],
+        )
+        by_rule = {rule: load(tmp_path, on_contradictory_labels=rule) for rule in ("drop", "majority")}
+        assert [len(dataset.solubility or ()) for dataset in by_rule.values()] == [2, 4]
+        assert by_rule["drop"].digest() != by_rule["majority"].digest()
+        with pytest.raises(DataError, match="both soluble and insoluble"):
+            load(tmp_path)
+
+    def test_the_fingerprints_radius_is_the_chosen_one(self, tables: Any, tmp_path: Path) -> None:
+        chosen = load_dataset(
+            str(tables.stage1), str(tables.chi), None, fingerprint_bits=64, fingerprint_radius=1, cache_folder=tmp_path
+        )
+        assert chosen.recipe == FeatureRecipe(fingerprint_bits=64, fingerprint_radius=1)
+
 
 @st.composite
 def measured_tables(draw: st.DrawFn) -> tuple[list[dict], list[dict]]:
@@ -151,6 +177,36 @@ class TestFolds:
         for folds in make_folds(dataset, n_folds, 2, seed):
             fold_of_rows = np.concatenate([folds[dataset.chi.polymer], folds[dataset.solubility.polymer]])
             assert straddling_polymers(identities, fold_of_rows) == set()
+
+    def test_measured_rows_alone_decide_who_is_split_and_how(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Rows of χ, insoluble and soluble ones count apart; polymers that were only computed are in no fold."""
+        computed, *measured = ("*CCS*", "*CC(*)O", "*CCO*", "*CC*")
+        rows = {"*CC(*)O": (3, 2, 0), "*CCO*": (0, 0, 4), "*CC*": (1, 1, 1)}
+        write(
+            tmp_path,
+            [{"SMILES": computed, "chi": 0.1}, {"SMILES": "*CC*", "chi": 0.1}],
+            [{"SMILES": unit, "chi": 0.1 * i, "temp": 300} for unit in measured for i in range(rows[unit][0])],
+            [
+                {"SMILES": unit, "soluble": label}
+                for unit in measured
+                for label in (0, 1)
+                for _ in range(rows[unit][1 + label])
+                if unit != "*CC*"
+            ]
+            + [{"SMILES": "*CC*", "soluble": label, "solvent": solvent} for label, solvent in ((0, "O"), (1, "CO"))],
+        )
+        dataset, seen = load(tmp_path), {}
+
+        def look(polymers: list[str], loads: np.ndarray, *rest: int) -> np.ndarray:
+            seen.update(zip(polymers, map(tuple, loads.tolist()), strict=True))
+            return np.arange(len(polymers))
+
+        monkeypatch.setattr(assemble, "assign_folds", look)
+        folds = dataset.fold_of_polymers(2, 0)
+        assert seen == {polymer_identity(unit): counts for unit, counts in rows.items()}
+        assert [dataset.polymers[i] for i in np.flatnonzero(folds < 0)] == [polymer_identity(computed)]
 
     def test_a_planted_leak_is_seen(self, tiny_dataset: Dataset) -> None:
         assert tiny_dataset.chi is not None

@@ -107,3 +107,11 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: 
     assert sum(one.key is not None for one in found) > CHUNK
     assert "cannot be written" in caplog.text
     assert "damaged" not in caplog.text
+
+
+def test_blank_lines_of_a_single_column_are_no_rows() -> None:
+    """Of several columns such a row keeps its place where it is asked for: spreadsheets export them."""
+    assert parse_csv(b'SMILES\n*CC*\n \n""\n', "table.csv", keep_blank=True)[1] == [(2, ["*CC*"])]
+    text = b"SMILES,temp\n,\n*CC*,300\n"
+    assert parse_csv(text, "table.csv", keep_blank=True)[1] == [(2, ["", ""]), (3, ["*CC*", "300"])]
+    assert parse_csv(text, "table.csv")[1] == [(3, ["*CC*", "300"])]

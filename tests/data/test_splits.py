@@ -59,6 +59,11 @@ def test_seeds_differ_and_repeat() -> None:
     assert (first != assign_folds(polymers, loads, 5, 2)).mean() > 0.5
 
 
+def test_polymers_without_rows_are_spread_evenly() -> None:
+    folds = assign_folds([str(i) for i in range(41)], np.zeros((41, 3)), 5, 0)
+    assert sorted(np.bincount(folds)) == [8, 8, 8, 8, 9]
+
+
 def test_fewer_polymers_than_folds() -> None:
     with pytest.raises(DataError, match=r"at least 5 polymers for 5 folds, got 4; lower cv\.n_cv_folds"):
         assign_folds(list("abcd"), np.ones((4, 1)), 5, 0)
@@ -76,6 +81,14 @@ def test_held_out_polymers_are_whole(polymers: list[str], fraction: float, seed:
     assert not out & kept
     n = len(set(polymers))
     assert len(out) == min(max(1, round(fraction * n)), n - 1)
+
+
+def test_held_out_polymers_are_drawn_by_the_seed() -> None:
+    polymers = [f"p{i:02d}" for i in range(40)]
+    drawn = {tuple(hold_out_polymers(polymers, 0.25, seed)) for seed in (1, 2, 3, 1)}
+    assert len(drawn) == 3
+    ever = np.any([hold_out_polymers(polymers, 0.25, seed) for seed in range(60)], axis=0)
+    assert ever.all()
 
 
 def test_holding_out_needs_two_polymers() -> None:

@@ -15,6 +15,7 @@ from rdkit import Chem
 
 from chitransfer.data.csv_text import read_source
 from chitransfer.data.tables import (
+    Contradictions,
     canonical_solvent,
     read_chi_table,
     read_solubility_table,
@@ -157,6 +158,11 @@ class TestBadRows:
         assert table.rejected["line"].tolist() == list(self.BAD_LINES)
         assert table.rejected["reason"].str.len().min() > 5
 
+    @pytest.mark.parametrize(("chi", "n_rows"), [("-1000", 2), ("1000", 2), ("-1000.5", 1), ("1000.5", 1)])
+    def test_chi_is_bounded_on_both_sides(self, write: Callable[..., str], chi: str, n_rows: int) -> None:
+        source = write(f"SMILES,chi\n*CC*,1\n*CO*,{chi}\n")
+        assert len(read_stage1_table(source, on_bad_rows="skip")) == n_rows
+
     def test_nothing_left_is_an_error(self, write: Callable[..., str]) -> None:
         message = message_of(read_stage1_table, write("SMILES,chi\nCC,1\n*CC*,x\n"), on_bad_rows="skip")
         assert "no row can be used (2 rejected; first: " in message
@@ -268,7 +274,17 @@ class TestContradictions:
     def test_majority_drops_ties(self, write: Callable[..., str]) -> None:
         table = read_solubility_table(write(self.TEXT), on_contradictory_labels="majority")
         assert table.rows["line"].tolist() == [2, 4, 7]
+        assert table.rows.index.tolist() == [0, 1, 2]
         assert table.n_repeated == 1
+
+    @pytest.mark.parametrize(("rule", "left_out"), [("drop", [2, 3, 4, 5, 6, 8]), ("majority", [3, 5, 6, 8])])
+    def test_rows_that_cannot_be_used_stay_in_the_list(
+        self, write: Callable[..., str], rule: Contradictions, left_out: list[int]
+    ) -> None:
+        source = write(self.TEXT + "*CC*,perhaps,O\n")
+        table = read_solubility_table(source, on_bad_rows="skip", on_contradictory_labels=rule)
+        assert sorted(table.rejected["line"]) == left_out
+        assert table.rejected["reason"].str.contains("soluble must be 1").sum() == 1
 
 
 class TestSolvents:
