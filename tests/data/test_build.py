@@ -192,6 +192,23 @@ def test_parts_of_another_monomer_list_are_not_used(
     assert "C#N" in text
 
 
+@pytest.mark.parametrize("change", ["seed", "software"])
+def test_parts_of_another_build_are_not_used(
+    tmp_path: Path, monomers: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(build.shutil, "rmtree", lambda *_, **__: None)
+    build_table(4, tmp_path / "table.csv", monomers=monomers)
+    if change == "software":
+        monkeypatch.setattr(build.metadata, "version", lambda name: "0.0")
+    run, again = build.run_reaction, []
+    monkeypatch.setattr(build, "run_reaction", lambda reaction: again.append(reaction) or run(reaction))
+    seed = int(change == "seed")
+    summary = build_table(4, tmp_path / "table.csv", monomers=monomers, seed=seed)
+    assert len(again) >= summary.n_reactions
+    build_table(4, tmp_path / "anew.csv", monomers=monomers, seed=seed)
+    assert (tmp_path / "table.csv").read_bytes() == (tmp_path / "anew.csv").read_bytes()
+
+
 def test_progress_reaches_the_end(tmp_path: Path, monomers: Path) -> None:
     seen: list[tuple[int, int]] = []
     build_table(9, tmp_path / "t.csv", monomers=monomers, progress=lambda done, total: seen.append((done, total)))
