@@ -14,6 +14,8 @@ BY_HAND = {
     "oxytetramethylene": "*CCCCO*",
     "oxycarbonylpentamethylene": "*OC(=O)CCCCC*",
     "oxyhexanoyl": "*OCCCCCC(*)=O",
+    "oxyhexanoyliminoethylene": "*OCCCCCC(=O)NCC*",
+    "N-(perfluorooctylethylenecarbonyl)iminoethylene": "*CCN(*)C(=O)CC" + "C(F)(F)" * 7 + "C(F)(F)F",
     "oxyterephthaloyloxyethylene": "*OCCOC(=O)c1ccc(C(*)=O)cc1",
     "oxy-2,6-dimethyl-1,4-phenylene": "*Oc1c(C)cc(*)cc1C",
     "oxycarbonyloxy-1,4-phenylene-isopropylidene-1,4-phenylene": "*Oc1ccc(C(C)(C)c2ccc(OC(*)=O)cc2)cc1",
