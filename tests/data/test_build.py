@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from chitransfer.chemistry.polymers import polymer_identity
-from chitransfer.chemistry.unifac import chi_of_smiles
+from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_smiles
 from chitransfer.data import build
 from chitransfer.data.build import build_table
 from chitransfer.data.solvents import read_solvents
@@ -49,6 +49,7 @@ def monomers(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "CHUNK", 4)
+    monkeypatch.setattr(build, "BLOCK", 3)
 
 
 def test_the_table_holds_the_models_values(tmp_path: Path, monomers: Path) -> None:
@@ -223,6 +224,7 @@ def test_provenance_names_everything_the_table_depends_on(tmp_path: Path, monome
     told = json.loads(summary.provenance.read_text())
     assert told["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
     assert told["arguments"] == {"n": 5, "solvents": ["CCO", "O"], "temperatures_K": [300.0], "seed": 7}
+    assert told["model"]["polymer_volume_fraction"] == 0.8
     assert told["model"]["parameters"] == {"CCO": "unifac-2.0", "O": "unifac-filled"}
     assert told["software"]["rdkit"] == metadata.version("rdkit")
     assert told["counts"]["rows"] == 10
@@ -273,7 +275,7 @@ def test_the_builtin_table_is_what_its_provenance_says(builtin_table: pd.DataFra
     assert told["sha256"] == hashlib.sha256(_builtin("computed_chi.csv.gz")).hexdigest()
     assert builtin_table.SMILES.nunique() == told["counts"]["polymers"] >= 10_000
     assert len(builtin_table) == told["counts"]["rows"]
-    assert builtin_table.temp.nunique() == 5
+    assert sorted(builtin_table.temp.unique()) == list(DEFAULT_TEMPERATURES) == told["arguments"]["temperatures_K"]
     assert np.isfinite(builtin_table.chi).all()
 
 
