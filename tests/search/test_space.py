@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from chitransfer.config import Config, load_config, override_config
 from chitransfer.search.space import (
+    HALVED_BATCH_SIZE,
     default_params,
     make_pruner,
     make_sampler,
@@ -60,6 +61,8 @@ class TestDistributions:
         assert changed.model.encoder_hidden_dims == [16, 8]
         assert changed.model.encoder_dropout == 0.25
         assert changed.training.lr_pretrain == 2e-3
+        halved = to_overrides(params, tiny_config.search.space, {HALVED_BATCH_SIZE: 5})
+        assert override_config(tiny_config, halved).training.batch_size_dft == 5
 
 
 class TestDefault:
@@ -119,7 +122,9 @@ class TestRungs:
         ("overrides", "expected"),
         [
             ({"training.min_validation_polymers": 3}, "median"),
-            ({"training.min_validation_polymers": 50}, "none"),
+            # Of the 36 computed polymers a tenth is held out.
+            ({"training.min_validation_polymers": 4}, "median"),
+            ({"training.min_validation_polymers": 5}, "none"),
             ({"training.min_validation_polymers": 3, "search.objectives": ["exp_mae", "sol_f1"]}, "none"),
             ({"training.min_validation_polymers": 50, "search.pruner": "asha"}, "asha"),
         ],
@@ -187,6 +192,8 @@ class TestSamplers:
         assert (told["tpe"]["_multivariate"], told["tpe"]["_constant_liar"]) == (True, True)
         assert told["gp"]["_deterministic"] is False
         assert told["nsga2"]["_population_size"] == 8
+        later = vars(make_sampler(search.model_copy(update={"sampler": "qmc"}), 1, 5))
+        assert later["_seed"] == told["qmc"]["_seed"], "all trials take points of one sequence"
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_suggestions_lie_in_the_space_and_differ(self, made_up_search: Callable[..., Any], sampler: str) -> None:
