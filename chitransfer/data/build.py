@@ -42,6 +42,8 @@ from chitransfer.progress import Progress
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
 BUILD_VERSION = 1
 CHUNK = 100
+# Polymers whose χ is worked out and written at once.
+BLOCK = 2000
 COLUMNS = ("SMILES", "chi", "temp", "solvent", "method")
 SOFTWARE = ("rdkit", "smipoly", "ugropy", "thermo", "numpy")
 logger = logging.getLogger(__name__)
@@ -280,8 +282,8 @@ def _write_rows(
         with path.open("wb") as raw:
             stream = gzip.GzipFile("", "wb", 9, raw, mtime=0) if output.name.endswith(".gz") else raw
             stream.write((",".join(COLUMNS) + "\n").encode())
-            for start in range(0, len(units), 2000):
-                block = slice(start, start + 2000)
+            for start in range(0, len(units), BLOCK):
+                block = slice(start, start + BLOCK)
                 chi = chi_of_groups(chains[block], solvent_groups, temperatures)
                 for unit, groups, values in zip(units[block], chains[block], chi, strict=True):
                     for place, solvent in enumerate(solvents):

@@ -35,6 +35,8 @@ SMALL = {
         ({"cyclic_olefin": ["C1=CC2CCC1C2"]}, "vinyl", "*C1C2CCC(C2)C1*"),
         ({"diene": ["C=C(C)C=C"]}, "diene", "*CC(C)=CC*"),
         ({"hydroxy_acid": ["CC(O)C(=O)O"]}, "polyester", "*OC(C)C(*)=O"),
+        # Units carry no stereo, whatever that of their monomer.
+        ({"hydroxy_acid": ["C[C@H](O)C(=O)O"]}, "polyester", "*OC(C)C(*)=O"),
         ({"lactone": ["O=C1CCCCCO1"]}, "polyester", "*OCCCCCC(*)=O"),
         ({"diacid": ["O=C(O)c1ccc(C(=O)O)cc1"], "diol": ["OCCO"]}, "polyester", "*OCCOC(=O)c1ccc(C(*)=O)cc1"),
         ({"cyclic_anhydride": ["O=C1CCC(=O)O1"], "epoxide": ["CC1CO1"]}, "polyester", "*OCC(C)OC(=O)CCC(*)=O"),

@@ -120,6 +120,24 @@ def test_another_rdkit_names_polymers_anew(tmp_path: Path, monkeypatch: pytest.M
     assert name_as("new") == ["new"] * 3
 
 
+def test_names_are_remembered_for_their_own_structures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities_module, "CHUNK", 2)
+    for smiles in (SMILES[:4], SMILES[4:8], SMILES[3::-1]):
+        keys = [found.key for found in identify_polymers(smiles, cache_folder=tmp_path)]
+        assert keys == [polymer_identity(text) for text in smiles]
+    assert len(list(tmp_path.glob("identities-*"))) == 2
+
+
+def test_a_whole_chunk_is_packed_without_loss(rng: np.random.Generator) -> None:
+    recipe = FeatureRecipe(fingerprint_bits=2048, descriptors=("MolWt",))
+    features = np.zeros((features_module.CHUNK, recipe.n_structure_features), dtype=np.float32)
+    row, column = rng.integers(0, len(features), 2000), rng.integers(0, recipe.fingerprint_bits, 2000)
+    features[row, column] = rng.integers(1, 900, 2000) / 3
+    features[:, -1] = rng.normal(size=len(features))
+    packed = features_module._pack(features, recipe.fingerprint_bits)
+    np.testing.assert_array_equal(features_module._unpack(packed, recipe).toarray(), features)
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(
     tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

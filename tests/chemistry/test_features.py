@@ -94,6 +94,14 @@ def test_periodic_counts_are_what_an_open_chain_gains_with_a_unit(text: str, rad
     np.testing.assert_array_equal(vector[:1024], longer - shorter)
 
 
+@pytest.mark.parametrize("text", ["C", "CCO", "CC(C)", "CSS"])
+def test_wide_environments_do_not_meet_themselves_around_the_ring(text: str) -> None:
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=9, fpSize=1024)
+    longer, shorter = (generator.GetCountFingerprintAsNumPy(chain(text, n)).astype(np.int64) for n in (31, 30))
+    (vector,) = featurise_polymers([f"*{text}*"], FeatureRecipe(fingerprint_bits=1024, fingerprint_radius=9))
+    np.testing.assert_array_equal(vector[:1024], longer - shorter)
+
+
 @pytest.mark.parametrize("text", CHAINS)
 def test_periodic_descriptors_are_the_growth_of_an_open_chain_per_heavy_atom(text: str) -> None:
     (vector,) = featurise_polymers([f"*{text}*"], FeatureRecipe())

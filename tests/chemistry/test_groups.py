@@ -43,6 +43,14 @@ SOLVER_WARNING = pytest.mark.filterwarnings("ignore:PULP_CBC_CMD is deprecated:D
         ("*Oc1ccc(C(C)(C)c2ccc(OC(*)=O)cc2)cc1", {"CH3": 2, "C": 1, "ACH": 8, "AC": 4, "COO": 1, "O": 1}),
         ("*Oc1ccc(S(=O)(=O)c2ccc(*)cc2)cc1", {"ACH": 8, "AC": 4, "SU": 1, "O": 1}),
         ("*OCCOC(=O)NCCNC(*)=O", {"AMHCH2": 2, "CH2O": 2}),
+        ("*C(=O)N*", {"AMH": 1}),
+        # an amide across the ends of the unit, an imide that is no ketone, and rings that are no imidazolium
+        ("*C(=O)NCCNC(=O)c1ccc(*)s1", {"AMHCH2": 2, "C4H2S": 1}),
+        (
+            "*C1CC(=O)N(c2cccc3c(N4C(=O)CC(*)C4=O)cccc23)C1=O",
+            {"CH2": 2, "CH": 2, "ACH": 6, "AC": 4, "IMIDE": 2},
+        ),
+        ("*c1ccc2[nH]c(*)nc2c1", {"ACH": 3, "AC": 2, "anH": 1, "AC2N": 1}),
     ],
 )
 def test_counts_of_known_polymers(smiles: str, expected: dict[str, int]) -> None:
@@ -123,6 +131,26 @@ def test_amide_core_with_its_two_neighbours_is_the_published_amide() -> None:
     for quantity in ("R", "Q"):
         core, ch2, whole = (getattr(values[name], quantity) for name in ("AM", "CH2", "AM(CH2)2"))
         assert core + 2 * ch2 == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts"),
+    [
+        ("CHCO", "CO CH"), ("CCO", "CO C"), ("C-O", "O C"), ("CNH2", "NH2 C"), ("CNH", "NH C"), ("CHN", "N CH"),
+        ("CN", "N C"), ("ACNH", "NH AC"), ("ACN", "N AC"), ("CHCN", "C#N CH"), ("CCN", "C#N C"), ("CHNO2", "NO2 CH"),
+        ("CHSH", "SH CH"), ("CSH", "SH C"), ("CH2F", "F CH2"), ("CHF", "F CH"), ("CHF2", "F F CH"), ("C-S", "S C"),
+        ("CH2SU", "SU CH2"), ("CHSU", "SU CH"), ("AMHCH", "AMH CH"), ("AMHC", "AMH C"), ("AMCH3CH", "AM CH3 CH"),
+        ("AMCH2CH", "AM CH2 CH"), ("AM(CH)2", "AM CH CH"), ("AMCH3", "AM CH3"), ("AMCH2", "AM CH2"),
+        ("AMCH", "AM CH"), ("AC2HN", "pyN ACH AC"), ("AC2H2N", "pyN ACH ACH"),
+        ("AC2N", "pyN AC AC"), ("IMIDE", "AM CO"), ("IMIDEH", "AMH CO"), ("UREAH2", "AMH NH"), ("UREAH", "AMH N"),
+        ("UREA", "AM N"), ("ANHYDRIDE", "COO CO"), ("UREAH3", "AMH2 NH"),
+    ],
+)  # fmt: skip
+def test_derived_subgroups_are_the_sum_of_their_parts(whole: str, parts: str) -> None:
+    values = {group.name: group for group in subgroups()}
+    for quantity in ("R", "Q"):
+        expected = sum(getattr(values[part], quantity) for part in parts.split())
+        assert getattr(values[whole], quantity) == pytest.approx(expected, abs=1e-3)
 
 
 def test_aromatic_sulfone_and_sulfide_match_nists_increments() -> None:

@@ -12,6 +12,7 @@ import thermo.unifac
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from chitransfer.chemistry import unifac
 from chitransfer.chemistry.groups import (
     FragmentationError,
     Groups,
@@ -111,7 +112,9 @@ def test_worked_example_of_the_documentation(project_root: Path) -> None:
         assert f"{number:.4f}" in page
 
 
-def test_many_at_once_equal_one_at_a_time() -> None:
+@pytest.mark.parametrize("block", [1, 4, 4096])
+def test_many_at_once_equal_one_at_a_time(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unifac, "BLOCK", block)
     polymers = [repeat_unit_groups(smiles) for smiles in PUBLISHED_ONLY]
     solvents = [molecule_groups(smiles) for smiles in SOLVENTS]
     temperatures = [273.15, 298.15, 350.0]
@@ -160,6 +163,7 @@ def test_the_model_is_named_for_each_value() -> None:
     assert method_name(repeat_unit_groups("*O[Si](*)(C)C"), water) == "unifac-filled"
     assert method_name(repeat_unit_groups("*CC(*)O"), toluene) == "unifac-2.0"
     assert method_name(repeat_unit_groups("*CC(*)C(=O)NC(C)C"), toluene) == "unifac-2.0+derived"
+    assert method_name(repeat_unit_groups("*CC(*)O"), molecule_groups("CC(C)C(=O)C(C)C")) == "unifac-2.0+derived"
 
 
 def test_a_and_b_are_the_least_squares_line() -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from chitransfer.chemistry.polymers import polymer_identity
-from chitransfer.chemistry.unifac import chi_of_smiles
+from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_smiles
 from chitransfer.data import build
 from chitransfer.data.build import build_table
 from chitransfer.data.solvents import read_solvents
@@ -49,6 +49,7 @@ def monomers(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "CHUNK", 4)
+    monkeypatch.setattr(build, "BLOCK", 3)
 
 
 def test_the_table_holds_the_models_values(tmp_path: Path, monomers: Path) -> None:
@@ -192,6 +193,23 @@ def test_parts_of_another_monomer_list_are_not_used(
     assert "C#N" in text
 
 
+@pytest.mark.parametrize("change", ["seed", "software"])
+def test_parts_of_another_build_are_not_used(
+    tmp_path: Path, monomers: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(build.shutil, "rmtree", lambda *_, **__: None)
+    build_table(4, tmp_path / "table.csv", monomers=monomers)
+    if change == "software":
+        monkeypatch.setattr(build.metadata, "version", lambda name: "0.0")
+    run, again = build.run_reaction, []
+    monkeypatch.setattr(build, "run_reaction", lambda reaction: again.append(reaction) or run(reaction))
+    seed = int(change == "seed")
+    summary = build_table(4, tmp_path / "table.csv", monomers=monomers, seed=seed)
+    assert len(again) >= summary.n_reactions
+    build_table(4, tmp_path / "anew.csv", monomers=monomers, seed=seed)
+    assert (tmp_path / "table.csv").read_bytes() == (tmp_path / "anew.csv").read_bytes()
+
+
 def test_progress_reaches_the_end(tmp_path: Path, monomers: Path) -> None:
     seen: list[tuple[int, int]] = []
     build_table(9, tmp_path / "t.csv", monomers=monomers, progress=lambda done, total: seen.append((done, total)))
@@ -206,6 +224,7 @@ def test_provenance_names_everything_the_table_depends_on(tmp_path: Path, monome
     told = json.loads(summary.provenance.read_text())
     assert told["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
     assert told["arguments"] == {"n": 5, "solvents": ["CCO", "O"], "temperatures_K": [300.0], "seed": 7}
+    assert told["model"]["polymer_volume_fraction"] == 0.8
     assert told["model"]["parameters"] == {"CCO": "unifac-2.0", "O": "unifac-filled"}
     assert told["software"]["rdkit"] == metadata.version("rdkit")
     assert told["counts"]["rows"] == 10
@@ -256,7 +275,7 @@ def test_the_builtin_table_is_what_its_provenance_says(builtin_table: pd.DataFra
     assert told["sha256"] == hashlib.sha256(_builtin("computed_chi.csv.gz")).hexdigest()
     assert builtin_table.SMILES.nunique() == told["counts"]["polymers"] >= 10_000
     assert len(builtin_table) == told["counts"]["rows"]
-    assert builtin_table.temp.nunique() == 5
+    assert sorted(builtin_table.temp.unique()) == list(DEFAULT_TEMPERATURES) == told["arguments"]["temperatures_K"]
     assert np.isfinite(builtin_table.chi).all()
 
 

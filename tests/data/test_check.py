@@ -141,6 +141,25 @@ def test_contradictions_within_and_between_tables_are_named(report):
     assert warned(report, "a measured chi contradicts: 3;")
 
 
+@pytest.mark.parametrize(
+    ("label", "chi", "kelvin", "is_odd"),
+    [
+        (1, 1.1, 298.15, True),
+        (1, 0.9, 298.15, False),
+        (0, 0.2, 318.0, True),
+        (0, 0.4, 298.15, False),
+        (0, 0.2, 320.0, False),
+        (1, 1.1, 276.0, False),
+    ],
+)
+def test_labels_are_held_against_chi_measured_near_room_temperature(tmp_path, label, chi, kelvin, is_odd):
+    measured = f"SMILES,chi,temp\n*CC(*)N,{chi},{kelvin}\n"
+    report = check_tables(*tables(tmp_path, chi=measured, solubility=f"SMILES,soluble\n*CC(*)N,{label}\n"))
+    word = "soluble" if label else "insoluble"
+    said = f"solubility line 2: *CC(*)N in O is called {word}, but its measured chi is {chi:.2f}"
+    assert report.contradictions == ((said,) if is_odd else ())
+
+
 def test_similarity_is_tanimoto_against_rdkit():
     generator = np.random.default_rng(3)
     queries, known = generator.random((5, 64)) < 0.3, generator.random((11, 64)) < 0.3

@@ -20,6 +20,9 @@ TEXTBOOK = {
         ("C1=Cc2ccccc2C1", "*C1Cc2ccccc2C1*"),
         ("O=C1C=CC(=O)N1C", "*C1C(=O)N(C)C(=O)C1*"),
         ("C=CC1OCC=CCO1", "*CC(*)C1OCC=CCO1"),
+        # A ring beside the vinyl group stays closed.
+        ("C=CN1CCCC1=O", "*CC(*)N1CCCC1=O"),
+        ("C=C(C)C(=O)OCC1CO1", "*CC(*)(C)C(=O)OCC1CO1"),
     ],
     "diene 1,4": [
         ("C=CC=C", "*CC=CC*"),
@@ -70,7 +73,10 @@ def test_textbook_monomers_give_their_polymer(rule, monomer, unit):
         ("C=C=NC(=O)CC", "cumulated"),
         ("O=CCCCC=O", "2 groups"),
         ("N[C@@H](CCC(=O)O)C(=O)O", "2 acid"),
+        ("OCC(O)C(=O)O", "1 acid and 2 hydroxyl"),
         ("C=COCOC=C", "more than one"),
+        ("C=COC(=O)/C=C/C", "more than one C=C"),
+        ("C=CC(=C)CCC=C(C)C", "more than two conjugated"),
         ("C1=CC2C3C=CC(C3)C2C1", "more than one"),
         ("C1=CC2CCC1C2", "keep its ring or open it"),
         ("C1CCOCC1", "does not polymerise"),

@@ -107,6 +107,7 @@ def test_mirror_gives_the_converted_table_with_everything_that_belongs_to_it(tmp
         ["*CC1CC(*)OCO1", 0, "O"],
     ]
     assert (fetched.n_published, fetched.n_rows, fetched.n_duplicates, fetched.n_left_out) == (8, 5, 1, 2)
+    assert (fetched.n_polymers, fetched.n_solvents) == (3, 4)
     left_out = pd.read_csv(fetched.left_out)
     assert left_out["entry"].tolist() == ["Poly(allene)", "Poly(vinyl chloride)"]
     assert left_out["line"].tolist() == [7, 9]
@@ -117,6 +118,7 @@ def test_mirror_gives_the_converted_table_with_everything_that_belongs_to_it(tmp
     assert applied["reason"].str.len().min() > 10
     assert "MIT License" in fetched.licence.read_text()
     assert "2024 cstubb" in fetched.licence.read_text()
+    assert f"Please cite: {find_source('polysol').citation}\n" in fetched.licence.read_text()
     provenance = json.loads(fetched.provenance.read_text())
     assert provenance["n_rows"] == 5
     assert provenance["files"][0]["sha256"] == find_source("polysol").files[0].sha256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from rdkit import Chem
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.data.structure_names import repeat_unit_from_name
@@ -13,6 +14,8 @@ BY_HAND = {
     "oxytetramethylene": "*CCCCO*",
     "oxycarbonylpentamethylene": "*OC(=O)CCCCC*",
     "oxyhexanoyl": "*OCCCCCC(*)=O",
+    "oxyhexanoyliminoethylene": "*OCCCCCC(=O)NCC*",
+    "N-(perfluorooctylethylenecarbonyl)iminoethylene": "*CCN(*)C(=O)CC" + "C(F)(F)" * 7 + "C(F)(F)F",
     "oxyterephthaloyloxyethylene": "*OCCOC(=O)c1ccc(C(*)=O)cc1",
     "oxy-2,6-dimethyl-1,4-phenylene": "*Oc1c(C)cc(*)cc1C",
     "oxycarbonyloxy-1,4-phenylene-isopropylidene-1,4-phenylene": "*Oc1ccc(C(C)(C)c2ccc(OC(*)=O)cc2)cc1",
@@ -49,6 +52,18 @@ def test_names_spell_their_unit(name, unit):
     made = repeat_unit_from_name(name)
     assert made is not None
     assert polymer_identity(made) == polymer_identity(unit)
+
+
+# Carbons of the acids that the names of acyl groups come from.
+ACIDS = {"oxalyl": 2, "tartronoyl": 3, "succinoyl": 4, "glutaroyl": 5, "adipoyl": 6, "azelaoyl": 9, "sebacoyl": 10}
+ACIDS |= {"dodecanedioyl": 12, "fumaroyl": 4, "isophthaloyl": 8, "terephthaloyl": 8, "propanoyl": 3, "octadecanoyl": 18}
+
+
+@pytest.mark.parametrize(("acyl", "n_carbons"), ACIDS.items())
+def test_acyl_groups_have_the_carbons_of_their_acid(acyl: str, n_carbons: int) -> None:
+    unit = repeat_unit_from_name(f"oxy{acyl}")
+    assert unit is not None
+    assert sum(atom.GetSymbol() == "C" for atom in Chem.MolFromSmiles(unit).GetAtoms()) == n_carbons
 
 
 @pytest.mark.parametrize("hyphenated", ["oxy-ethylene", "oxyethylene", "hexafluoroiso-propylidene-1,4-phenylene"])

@@ -39,6 +39,7 @@ def test_nearest_agrees_with_rdkit(n_bits: int) -> None:
         assert similarity[position] == pytest.approx(max(expected), abs=1e-6)
         assert expected[index[position]] == pytest.approx(max(expected))
     assert (domain.coldest, domain.hottest) == (300.0, 350.0)
+    assert domain.solvents == {"O"}
 
 
 def test_threshold_is_what_left_out_polymers_reach() -> None:

@@ -104,6 +104,11 @@ class TestFeatureScaler:
         np.testing.assert_array_equal(scaler.transform_sparse(stored).toarray(), scaled)
         np.testing.assert_array_equal(stored.toarray(), before)
 
+    def test_a_row_weighs_as_often_as_it_is_named(self) -> None:
+        features = sparse.csr_array([[1.0], [4.0], [100.0]])
+        scaler = FeatureScaler.fit(features, 0, np.array([0, 1, 0]))
+        np.testing.assert_allclose([scaler.mean[0], scaler.scale[0]], [2.0, np.std([1.0, 4.0, 1.0])])
+
     def test_runaway_descriptors_are_clipped(self) -> None:
         scaler = FeatureScaler.fit(sparse.csr_array([[0.0], [1.0]]), 0, np.arange(2))
         np.testing.assert_array_equal(

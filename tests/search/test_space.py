@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from chitransfer.config import Config, load_config, override_config
 from chitransfer.search.space import (
+    HALVED_BATCH_SIZE,
     default_params,
     make_pruner,
     make_sampler,
@@ -60,6 +61,8 @@ class TestDistributions:
         assert changed.model.encoder_hidden_dims == [16, 8]
         assert changed.model.encoder_dropout == 0.25
         assert changed.training.lr_pretrain == 2e-3
+        halved = to_overrides(params, tiny_config.search.space, {HALVED_BATCH_SIZE: 5})
+        assert override_config(tiny_config, halved).training.batch_size_dft == 5
 
 
 class TestDefault:
@@ -119,7 +122,9 @@ class TestRungs:
         ("overrides", "expected"),
         [
             ({"training.min_validation_polymers": 3}, "median"),
-            ({"training.min_validation_polymers": 50}, "none"),
+            # Of the 36 computed polymers a tenth is held out.
+            ({"training.min_validation_polymers": 4}, "median"),
+            ({"training.min_validation_polymers": 5}, "none"),
             ({"training.min_validation_polymers": 3, "search.objectives": ["exp_mae", "sol_f1"]}, "none"),
             ({"training.min_validation_polymers": 50, "search.pruner": "asha"}, "asha"),
         ],
@@ -142,8 +147,54 @@ class TestRungs:
     def test_pruners(self, name: str, kind: type) -> None:
         assert type(make_pruner(load_config(None, {"search.pruner": name}).search, 90)) is kind
 
+    @pytest.mark.parametrize("name", ["asha", "hyperband"])
+    def test_halving_begins_at_the_first_rung(self, name: str) -> None:
+        """Twelve trials that come in from bad to good: none is judged before epoch 10, and not all go on beyond it."""
+        pruner = make_pruner(load_config(None, {"search.pruner": name}).search, 90)
+        study = optuna.create_study(study_name="halving", pruner=pruner)
+        gave_up = []
+        for value in range(12):
+            trial = study.ask({"x": FloatDistribution(0.0, 1.0)})
+            for epoch in (3, 10):
+                trial.report(float(value), epoch)
+                gave_up += [epoch] if trial.should_prune() else []
+            study.tell(trial, float(value))
+        assert set(gave_up) == {10}
+
+    def test_hyperband_knows_the_last_epoch(self) -> None:
+        """Brackets begin at 10, 30 and 90 epochs of 90."""
+        pruner = make_pruner(load_config(None, {"search.pruner": "hyperband"}).search, 90)
+        study = optuna.create_study(study_name="brackets", pruner=pruner)
+        trial = study.ask()
+        trial.report(0.0, 10)
+        trial.should_prune()
+        assert isinstance(pruner, optuna.pruners.HyperbandPruner)
+        assert [one._min_resource * 3**one._min_early_stopping_rate for one in pruner._pruners] == [10, 30, 90]
+
+    def test_the_median_judges_from_the_sixth_trial_on(self) -> None:
+        pruner = make_pruner(load_config(None, {"search.pruner": "median"}).search, 90)
+        study = optuna.create_study(pruner=pruner)
+        is_bad = []
+        for value in range(7):
+            trial = study.ask()
+            trial.report(float(value), 10)
+            is_bad.append(trial.should_prune())
+            study.tell(trial, float(value))
+        assert is_bad == [False] * 5 + [True] * 2
+
 
 class TestSamplers:
+    def test_samplers_are_told_what_the_search_is_like(self) -> None:
+        """Random trials first, as many as configured; parameters drawn together; trials beside each other; noise."""
+        search = load_config(None, {"search.n_startup_trials": 4}).search
+        told = {name: vars(make_sampler(search.model_copy(update={"sampler": name}), 1, 0)) for name in SAMPLERS}
+        assert [told[name]["_n_startup_trials"] for name in ("tpe", "gp", "cmaes")] == [4, 4, 4]
+        assert (told["tpe"]["_multivariate"], told["tpe"]["_constant_liar"]) == (True, True)
+        assert told["gp"]["_deterministic"] is False
+        assert told["nsga2"]["_population_size"] == 8
+        later = vars(make_sampler(search.model_copy(update={"sampler": "qmc"}), 1, 5))
+        assert later["_seed"] == told["qmc"]["_seed"], "all trials take points of one sequence"
+
     @pytest.mark.parametrize("sampler", SAMPLERS)
     def test_suggestions_lie_in_the_space_and_differ(self, made_up_search: Callable[..., Any], sampler: str) -> None:
         search = made_up_search(search__sampler=sampler, search__n_trials=9, search__n_startup_trials=3)

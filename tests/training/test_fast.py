@@ -89,6 +89,16 @@ def test_sparse_inputs_hold_what_gather_gives(data: Stage1Data) -> None:
         torch.testing.assert_close(restored, expected[rows], rtol=0, atol=0)
 
 
+def test_scoring_takes_the_pairs_in_their_own_order(data: Stage1Data) -> None:
+    inputs, expected = data.sparse_validation, data.seen.gather(data.validation.structure, data.validation.solvent)
+    batches = list(inputs.in_order(16))
+    assert [len(batch) for batch in batches] == [16, 16, 8]
+    for batch, wanted in zip(batches, expected.split(16), strict=True):
+        restored = batch.rows.times(torch.eye(expected.shape[1]))
+        restored[:, inputs.dense_columns] = batch.dense
+        torch.testing.assert_close(restored, wanted, rtol=0, atol=0)
+
+
 def test_columns_are_dense_where_most_pairs_have_a_value(data: Stage1Data) -> None:
     share = (dense_inputs(data, data.train) != 0).float().mean(0)
     assert data.sparse_train.dense_columns.tolist() == torch.nonzero(share > 0.2).ravel().tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,11 +11,12 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from chitransfer.data.assemble import Rows
+from chitransfer.chemistry.features import FeatureRecipe
+from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.data.tables import Table
 from chitransfer.model.network import inverse_temperature
 from chitransfer.model.scalers import ChiScaler, FeatureScaler
-from chitransfer.training.inputs import FeatureRows, FeatureTable, PairTable, group_by_pair
+from chitransfer.training.inputs import FeatureRows, FeatureTable, PairTable, group_by_pair, scale_features
 
 
 def random_features(rng: np.random.Generator, n: int, width: int) -> np.ndarray:
@@ -55,6 +58,32 @@ def test_present_are_the_features_that_some_row_has(rng: np.random.Generator) ->
     index: Tensor = torch.tensor([0, 3, 3, 7])
     present = FeatureRows(stored, torch.device("cpu")).present(index)
     np.testing.assert_array_equal(present.numpy(), (dense[index.numpy()] != 0).any(axis=0))
+
+
+def test_scalers_see_each_structure_and_solvent_of_the_training_rows_once(
+    rng: np.random.Generator, tiny_dataset: Dataset
+) -> None:
+    """Whatever the number of their temperatures; those that stand in held-out rows alone stay unseen."""
+    recipe = FeatureRecipe(fingerprint_bits=6, with_solvent=True)
+    polymer, solvent = (rng.normal(2.0, 3.0, (n, recipe.n_structure_features)).astype(np.float32) for n in (5, 4))
+    dataset = replace(
+        tiny_dataset,
+        recipe=recipe,
+        polymer_features=sparse.csr_array(polymer),
+        solvent_features=sparse.csr_array(solvent),
+    )
+    training = np.array([True] * 6 + [False] * 2)
+    rows = replace(
+        tiny_dataset.stage1, structure=np.array([0, 0, 0, 1, 2, 0, 3, 4]), solvent=np.array([1, 1, 1, 1, 0, 1, 2, 0])
+    )
+    table = scale_features(dataset, training, rows, torch.device("cpu"))
+    for scaler, scaled, features, seen in (
+        (table.polymer_scaler, table.polymer.stored, polymer, [0, 1, 2]),
+        (table.solvent_scaler, table.solvent.stored, solvent, [0, 1]),
+    ):
+        np.testing.assert_allclose(scaler.mean, features[seen, 6:].mean(0), rtol=1e-5)
+        np.testing.assert_allclose(scaler.scale, features[seen, 6:].std(0), rtol=1e-5)
+        np.testing.assert_array_equal(scaled[:, :6].toarray(), features[:, :6])
 
 
 def chi_rows(rng: np.random.Generator, temperatures_a_pair: list[int]) -> Rows:

@@ -124,6 +124,21 @@ class TestWithoutDropout:
             run.train_to(9)
             assert_alike(run, alone[number])
 
+    def test_members_of_other_kinds_change_nothing(self, data: Stage1Data) -> None:
+        """Beside a member in bfloat16 and one with batch normalisation, of the same depth and batch size."""
+
+        def make(use_batchnorm: bool = False, precision: str = "fp32") -> Stage1Run:
+            shape = small_shape(data.features.n_features, use_batchnorm=use_batchnorm)
+            return Stage1Run(data, shape, replace(SETTINGS, precision=precision), 1)
+
+        alone, packed = make(), [make(precision="bf16"), make(), make(use_batchnorm=True)]
+        pack = PackedStage1(packed, [3] * 3)
+        for epoch in (1, 2, 3):
+            alone.train_to(epoch)
+            pack.train_epoch()
+            assert [run.epoch for run in packed] == [epoch] * 3
+        assert_alike(packed[1], alone)
+
     def test_members_have_targets_of_their_own(self, data: Stage1Data) -> None:
         runs = make_runs(data)[:3]
         pack = PackedStage1(runs, [2, 4, 0])
@@ -178,6 +193,15 @@ class TestDropout:
             train_together(pairs[start : start + 2][::-1], [5, 5])
         for mine, theirs in zip(pairs, together, strict=True):
             assert_alike(mine, theirs)
+
+    @pytest.mark.parametrize("rates", [{"encoder_dropout": 0.3}, {"chi_head_dropout": 0.3}], ids=str)
+    def test_every_member_has_rates_of_its_own(self, data: Stage1Data, rates: dict[str, float]) -> None:
+        shape = small_shape(data.features.n_features)
+        alone, *packed = (Stage1Run(data, one, SETTINGS, 1) for one in (shape, replace(shape, **rates), shape))
+        alone.train_to(3)
+        train_together(packed, [3, 3])
+        assert_alike(packed[1], alone)
+        assert packed[0].best_mae != pytest.approx(alone.best_mae, rel=1e-3)
 
     def test_it_does_not_depend_on_where_training_was_interrupted(self, data: Stage1Data) -> None:
         whole, first, second = (make_runs(data, **self.DROPOUT) for _ in range(3))
