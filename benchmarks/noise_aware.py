@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.rungs import table_paths
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 
 KINDS = {"plain": 1, "noise-aware": 3}
 

@@ -231,7 +231,7 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> FinishedSearch:
 
     from chitransfer.cli import main
     from chitransfer.config import dump_config, load_config
-    from chitransfer.search.study import StudyFolder
+    from chitransfer.search.study_folder import StudyFolder
 
     root = tmp_path_factory.mktemp("finished")
     config = load_config(
@@ -255,7 +255,7 @@ def make_search(tmp_path: Path) -> Callable[..., tuple[int, Any]]:
         from chitransfer.config import load_config
         from chitransfer.console import make_console
         from chitransfer.search.run import run_search
-        from chitransfer.search.study import StudyFolder
+        from chitransfer.search.study_folder import StudyFolder
 
         config = load_config(None, overrides)
         code = run_search(

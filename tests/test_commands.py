@@ -25,7 +25,7 @@ from chitransfer.data.compute import ADDED_COLUMNS
 from chitransfer.errors import ConfigError
 from chitransfer.report.html import describe_origin
 from chitransfer.search.run import run_search
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.sections import SearchSettings, guide_space
 from chitransfer.training.run_folder import RunFolder
 

@@ -75,7 +75,8 @@ def report(
     """Write a study's report.html, figures and corrected estimate again."""
     from chitransfer.errors import StudyError
     from chitransfer.report.finish import finish_study, read_reference
-    from chitransfer.search.study import locate_study, read_study
+    from chitransfer.search.study import read_study
+    from chitransfer.search.study_folder import locate_study
 
     folder = locate_study(study)
     if comparison is not None and not (comparison / "table.csv").is_file():
@@ -94,7 +95,7 @@ def dashboard(
 
     from chitransfer.errors import ConfigError
     from chitransfer.search.storage import open_storage
-    from chitransfer.search.study import locate_study
+    from chitransfer.search.study_folder import locate_study
 
     if find_spec("optuna_dashboard") is None:
         raise ConfigError(

@@ -99,7 +99,7 @@ def apply(
     """Write a study's best parameters into a configuration, keeping its comments."""
     from chitransfer.config import load_config
     from chitransfer.search.apply import apply_trial, training_commands, write_application
-    from chitransfer.search.study import locate_study
+    from chitransfer.search.study_folder import locate_study
 
     base = config or Path("configs/config.yaml")
     folder = locate_study(study)

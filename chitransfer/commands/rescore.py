@@ -31,7 +31,7 @@ def rescore(
     """Score a study's kept Stage 1 encoders under other folds, Stage 2 settings or objective weights."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.search.rescore import rescore_study
-    from chitransfer.search.study import locate_study
+    from chitransfer.search.study_folder import locate_study
 
     overrides = collect_overrides(
         {

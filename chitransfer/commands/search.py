@@ -64,7 +64,7 @@ def search(
     from chitransfer.errors import ConfigError
     from chitransfer.report.finish import finish_study
     from chitransfer.search.run import run_search
-    from chitransfer.search.study import keep_storage, load_study_config, locate_study
+    from chitransfer.search.study_folder import keep_storage, load_study_config, locate_study
 
     overrides = collect_overrides(
         {
@@ -123,7 +123,8 @@ def search(
 
 def status(study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")]) -> None:
     """Show how a running or finished study stands."""
-    from chitransfer.search.study import load_study_config, locate_study, read_study
+    from chitransfer.search.study import read_study
+    from chitransfer.search.study_folder import load_study_config, locate_study
     from chitransfer.search.summary import describe_status
 
     folder = locate_study(study)

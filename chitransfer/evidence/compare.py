@@ -26,11 +26,11 @@ from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum
 from chitransfer.evidence.verdict import COMPARED, ROWS, describe_scores, reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
-from chitransfer.search.contract import NAMES, VARIANTS
+from chitransfer.search.contract import NAMES, VARIANTS, make_contract
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import transfer_objective
 from chitransfer.search.results import expect_runs
-from chitransfer.search.study import StudyFolder, make_contract
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
 from chitransfer.training.settings import resolve_device

@@ -25,12 +25,13 @@ from chitransfer.evidence.overtuning import examine_study
 from chitransfer.evidence.verdict import ROWS
 from chitransfer.files import write_csv, write_json
 from chitransfer.model.network import TransferNetwork, chi_at, inverse_temperature
+from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.results import read_standing, write_results
 from chitransfer.search.run import open_study
 from chitransfer.search.space import settle_pruner, to_overrides
-from chitransfer.search.study import StudyFolder, make_contract
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.watch import TrialCounter
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.seeds import derive_seed

@@ -22,7 +22,7 @@ from chitransfer.search.records import load_rung
 from chitransfer.search.replicates import estimate_components, load_replicates, replicate_folder, values_of_runs
 from chitransfer.search.results import read_standing
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.seeds import derive_seed
 from chitransfer.training.tasks import choose_positive_label
 

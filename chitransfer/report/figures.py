@@ -25,7 +25,8 @@ from chitransfer.search.results import (
     trivial_objective,
     with_one_value,
 )
-from chitransfer.search.study import CONTRACT, StudyFolder
+from chitransfer.search.study import CONTRACT
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import Names
 from chitransfer.sections import ObjectiveSettings
 

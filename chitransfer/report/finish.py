@@ -28,7 +28,7 @@ from chitransfer.search.results import (
     write_results,
 )
 from chitransfer.search.second_pass import describe_fresh_folds
-from chitransfer.search.study import StudyFolder, load_study_config
+from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import describe_first_pass
 
 logger = logging.getLogger(__name__)

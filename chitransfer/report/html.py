@@ -42,7 +42,8 @@ from chitransfer.search.results import (
     trials_frame,
 )
 from chitransfer.search.second_pass import describe_fresh_folds
-from chitransfer.search.study import CONTRACT, StudyFolder
+from chitransfer.search.study import CONTRACT
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import Names, describe_first_pass
 from chitransfer.sections import ObjectiveSettings
 

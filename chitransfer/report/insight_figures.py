@@ -15,7 +15,8 @@ from chitransfer.report.drawing import BEST, TRIAL, legend_below, new_figure, pl
 from chitransfer.report.figures import marked_trials
 from chitransfer.search.objective import ERRORS
 from chitransfer.search.results import TITLES, pareto_numbers, read_recommended, read_standing
-from chitransfer.search.study import CONTRACT, StudyFolder
+from chitransfer.search.study import CONTRACT
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import Names
 from chitransfer.sections import ObjectiveSettings
 

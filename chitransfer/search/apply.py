@@ -25,7 +25,8 @@ from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically
 from chitransfer.search.results import explain_recommended, read_recommended, read_standing
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import StudyFolder, load_study_config, locate_study, read_study
+from chitransfer.search.study import read_study
+from chitransfer.search.study_folder import StudyFolder, load_study_config, locate_study
 from chitransfer.sections import SECOND_PASS_KEYS, ChemistrySettings, ModelSettings, parse_hidden_dims
 
 # What Stage 1 of a trial was trained under, besides the searched parameters: another value would be another model.

@@ -1,19 +1,46 @@
-"""What a resumed study must have in common with its first run: differences, and spaces that hold the old one.
+"""What all trials of a study have in common, its contract: making one, telling two apart, spaces that hold the old one.
 
-Called by `search.study` when a study is resumed.
+Made by `search.run`, `search.second_pass` and `evidence`, compared by `search.study` when a study is resumed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chitransfer.config import Config
 
+if TYPE_CHECKING:
+    from chitransfer.data.assemble import Dataset
+
+SEARCH_KEYS = ("pruner", "rungs", "n_pretrain_seeds", "replicates", "objectives", "control")
 # Of a contract's ``data``: how many polymers were made one with another that differs only in stereo.
 VARIANTS = "stereo_variants"
 # Of the same: a checksum of the polymers' names.
 NAMES = "names"
+
+
+def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What every trial of a study has in common; a resumed search must agree with all of it."""
+    values = config.model_dump()
+    training = {k: v for k, v in values["training"].items() if k not in {"device", "num_threads"}}
+    search = {k: values["search"][k] for k in SEARCH_KEYS}
+    return {
+        "seed": config.seed,
+        "T_ref_K": config.T_ref_K,
+        "space": values["search"]["space"],
+        "search": search,
+        **{k: values[k] for k in ("objective", "cv", "solubility", "chem", "model")},
+        "training": training,
+        "data": {
+            rows.table.kind: {"sha256": rows.table.digest, "rows": len(rows)}
+            for rows in (dataset.stage1, dataset.chi, dataset.solubility)
+            if rows is not None
+        }
+        | {NAMES: dataset.names_digest()}
+        # A study of a release that put them on both sides of a split cannot go on.
+        | ({VARIANTS: dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
+    }
 
 
 def find_differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -40,7 +40,7 @@ from chitransfer.search.space import (
     to_overrides,
     trial_rungs,
 )
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.workers import Workers
 
 POLL_SECONDS = 0.2

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from chitransfer.errors import OTHER_RESULTS_FOLDER, StudyError
 from chitransfer.files import write_json
 from chitransfer.search.storage import explain_write_errors, find_lock_holder, lock_on_server
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 
 # `find_driver` takes the lock for a moment to see whether it is free.
 SECONDS_FOR_A_READER = 1.0

@@ -23,7 +23,7 @@ from chitransfer.search.records import load_rung, save_rung
 from chitransfer.search.replicates import replicate_folder, values_of_runs
 from chitransfer.search.results import computed_seconds, count_reevaluated, read_standing
 from chitransfer.search.space import to_overrides, trial_rungs
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.workers import InProcessWorkers, Workers
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,8 @@ from chitransfer.search.results import (
 )
 from chitransfer.search.runner import NetworkScores, TrialRunner
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import StudyFolder, load_study_config, read_searched_dataset, read_study
+from chitransfer.search.study import read_searched_dataset, read_study
+from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import describe_side_by_side
 from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings, SpaceParameter
 from chitransfer.training.trivial import score_trivial_predictor

@@ -25,7 +25,8 @@ from chitransfer.search.objective import COMPONENTS, ERRORS, transfer_objective
 from chitransfer.search.records import SECONDS_TOTAL
 from chitransfer.search.replicates import REPLICATE_VALUES, count_runs, posterior_means, values_of_runs
 from chitransfer.search.space import HALVED_BATCH_SIZE
-from chitransfer.search.study import CONTRACT, StudyFolder
+from chitransfer.search.study import CONTRACT
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.sections import ObjectiveSettings, SearchSettings
 
 if TYPE_CHECKING:

@@ -22,21 +22,15 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ChitransferError, StudyError, describe_os_error
 from chitransfer.files import make_new_folder, write_atomically
 from chitransfer.provenance import write_provenance
+from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
 from chitransfer.search.lock import drive_alone, explain_unwritable
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.results import expect_runs, read_standing, write_reference, write_results
 from chitransfer.search.space import make_pruner, settle_pruner
 from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
-from chitransfer.search.study import (
-    StudyFolder,
-    create_study,
-    make_contract,
-    new_study_name,
-    read_searched_dataset,
-    refuse_taken_name,
-    resume_study,
-)
+from chitransfer.search.study import create_study, read_searched_dataset, refuse_taken_name, resume_study
+from chitransfer.search.study_folder import StudyFolder, new_study_name
 from chitransfer.search.summary import describe_budget, describe_data, describe_nothing_to_do, describe_outcome
 from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import Workers, check_workers, make_workers

@@ -25,6 +25,7 @@ from chitransfer.files import write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.provenance import write_provenance
 from chitransfer.search.apply import read_complete_trial
+from chitransfer.search.contract import make_contract
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
@@ -43,12 +44,8 @@ from chitransfer.search.run import (
 )
 from chitransfer.search.runner import TrialRunner
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import (
-    StudyFolder,
-    load_study_config,
-    make_contract,
-    read_searched_dataset,
-)
+from chitransfer.search.study import read_searched_dataset
+from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome
 from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import InProcessWorkers, check_workers

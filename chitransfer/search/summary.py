@@ -28,7 +28,7 @@ from chitransfer.search.results import (
     trivial_objective,
 )
 from chitransfer.search.space import default_params, rung_epochs
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.watch import describe_components
 from chitransfer.sections import SearchSettings
 

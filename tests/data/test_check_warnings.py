@@ -7,18 +7,11 @@ from typing import Any
 
 import pytest
 
-from chitransfer.data.check_facts import (
-    AgreementFacts,
-    CheckReport,
-    CoverageFacts,
-    NoiseFacts,
-    TableFacts,
-    TemperatureFacts,
-)
+from chitransfer.data import check_facts
 from chitransfer.data.check_warnings import find_obstacles, find_warnings
 
 POLYMERS = tuple(f"*{'C' * (n + 1)}O*" for n in range(100))
-FACTS = TableFacts(
+FACTS = check_facts.TableFacts(
     kind="stage1",
     source="stage1.csv",
     n_rows=5000,
@@ -37,18 +30,18 @@ FACTS = TableFacts(
 )
 CHI = replace(FACTS, kind="chi", source="chi.csv", n_rows=300, n_polymers=100)
 LABELS = replace(FACTS, kind="solubility", source="labels.csv", n_rows=200, temperature_range=None, value_range=None)
-COVERAGE = CoverageFacts("chi", 100, 50, (0.29,) * 10 + (0.3,) * 90, POLYMERS, 0, 0.0)
-GOOD = CheckReport(
+COVERAGE = check_facts.CoverageFacts("chi", 100, 50, (0.29,) * 10 + (0.3,) * 90, POLYMERS, 0, 0.0)
+GOOD = check_facts.CheckReport(
     tables=(FACTS, CHI, LABELS),
     shared_polymers={},
     n_measured=200,
-    stage1_temperatures=TemperatureFacts(1000, 500, 20.0, None),
-    chi_temperatures=TemperatureFacts(100, 1, 5.0, 0.1),
-    noise=NoiseFacts(2, 5, 0.18, 0.15),
+    stage1_temperatures=check_facts.TemperatureFacts(1000, 500, 20.0, None),
+    chi_temperatures=check_facts.TemperatureFacts(100, 1, 5.0, 0.1),
+    noise=check_facts.NoiseFacts(2, 5, 0.18, 0.15),
     soluble_share=0.65,
     contradictions=(),
     coverage=(COVERAGE,),
-    agreement=AgreementFacts(50, 20, 0.3, (), ()),
+    agreement=check_facts.AgreementFacts(50, 20, 0.3, (), ()),
     stereo_variants=(),
 )
 
@@ -69,13 +62,19 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
         ({"tables": (FACTS, replace(CHI, n_rejected=2), LABELS)}, "2 rows cannot be used (; …). A search leaves them"),
         ({"tables": (FACTS, replace(CHI, temperature_range=(259.0, 300.0, 360.0)), LABELS)}, "(259 to 360 K) reach"),
         ({"tables": (FACTS, replace(CHI, temperature_range=(280.0, 300.0, 381.0)), LABELS)}, "(280 to 381 K) reach"),
-        ({"stage1_temperatures": TemperatureFacts(1000, 0, 0.0, None)}, "cannot be told apart"),
+        ({"stage1_temperatures": check_facts.TemperatureFacts(1000, 0, 0.0, None)}, "cannot be told apart"),
         (
-            {"stage1_temperatures": TemperatureFacts(1000, 499, 20.0, None)},
+            {"stage1_temperatures": check_facts.TemperatureFacts(1000, 499, 20.0, None)},
             "for 499 of 1000 polymer-solvent pairs only",
         ),
-        ({"stage1_temperatures": TemperatureFacts(1000, 500, 19.0, None)}, "span 19 K per pair (median): too little"),
-        ({"chi_temperatures": TemperatureFacts(100, 0, 0.0, None)}, "its temperature dependence comes from Stage 1"),
+        (
+            {"stage1_temperatures": check_facts.TemperatureFacts(1000, 500, 19.0, None)},
+            "span 19 K per pair (median): too little",
+        ),
+        (
+            {"chi_temperatures": check_facts.TemperatureFacts(100, 0, 0.0, None)},
+            "its temperature dependence comes from Stage 1",
+        ),
         ({"stereo_variants": ("*CC=CC*",)}, "1 polymer with a stereo variant in the tables (such as *CC=CC*)"),
         ({"coverage": (replace(COVERAGE, similarity=(0.29,) * 11 + (0.3,) * 89),)}, "11 of 100 polymers have nothing"),
         ({"coverage": (replace(COVERAGE, n_in_stage1=51),)}, "51 of 100 polymers are in Stage 1 too"),
@@ -86,8 +85,11 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
         ({"soluble_share": 0.66}, "calling everything soluble has F1 0.80"),
         ({"soluble_share": 0.34}, "Calling everything insoluble is right 66% of the time"),
         ({"soluble_share": 0.4, "tables": (FACTS, CHI, replace(LABELS, n_rows=47))}, "19 rows of the rarer class"),
-        ({"noise": NoiseFacts(0, 0, None, None)}, "the noise floor is not known. The rows scatter by 0.10 around"),
-        ({"agreement": AgreementFacts(50, 20, 0.29, (), ())}, "ranks the 50 measured rows it shares badly"),
+        (
+            {"noise": check_facts.NoiseFacts(0, 0, None, None)},
+            "the noise floor is not known. The rows scatter by 0.10 around",
+        ),
+        ({"agreement": check_facts.AgreementFacts(50, 20, 0.29, (), ())}, "ranks the 50 measured rows it shares badly"),
     ],
 )
 def test_each_is_told_beyond_its_threshold(changes: dict[str, Any], words: str) -> None:

@@ -123,8 +123,7 @@ def test_a_study_that_split_variants_does_not_go_on(
     dataset: Dataset, tiny: dict[str, object], make_search: Callable[..., tuple[int, object]]
 ) -> None:
     from chitransfer.config import load_config
-    from chitransfer.search.contract import find_differences
-    from chitransfer.search.study import make_contract
+    from chitransfer.search.contract import find_differences, make_contract
 
     now = make_contract(load_config(None, tiny), dataset)
     earlier = {**now, "data": {key: value for key, value in now["data"].items() if key != "stereo_variants"}}

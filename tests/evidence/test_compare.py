@@ -31,7 +31,7 @@ from chitransfer.evidence.compare import (
 from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold, search_inside
 from chitransfer.model.members import FittedMembers
 from chitransfer.search import driver
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.training import conformal
 from chitransfer.training.stage2 import fit_members
 

@@ -18,7 +18,7 @@ from chitransfer.evidence.compare import Plan, run_comparison
 from chitransfer.evidence.nested import PROTOCOLS, OuterFold
 from chitransfer.files import write_csv
 from chitransfer.search.lock import drive_alone
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 
 KNOWN, NEW = PROTOCOLS
 

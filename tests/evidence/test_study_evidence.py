@@ -23,7 +23,8 @@ from chitransfer.config import dump_config, load_config, override_config
 from chitransfer.evidence.insight import measure_insight
 from chitransfer.evidence.overtuning import count_weights, examine_study
 from chitransfer.report.finish import finish_study
-from chitransfer.search.study import StudyFolder, read_study
+from chitransfer.search.study import read_study
+from chitransfer.search.study_folder import StudyFolder
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_stereo_variants_count_as_one_polymer(finished: StudyFolder, tmp_path: P
 
 
 def test_select_decides_which_trial_is_named(finished: StudyFolder) -> None:
-    from chitransfer.search.study import load_study_config
+    from chitransfer.search.study_folder import load_study_config
 
     study, config = read_study(finished), load_study_config(finished, {})
     trials = {trial.number: trial for trial in study.get_trials()}
@@ -326,7 +327,7 @@ def test_report_survives_names_that_look_like_markup(finished: StudyFolder, tmp_
     import shutil
 
     from chitransfer.report.html import write_report
-    from chitransfer.search.study import load_study_config
+    from chitransfer.search.study_folder import load_study_config
 
     copied = StudyFolder(tmp_path / "finished")
     shutil.copytree(finished.path, copied.path)

@@ -32,7 +32,7 @@ def _search(overrides: dict[str, object], resume: Path | None, prepare: Callable
     from chitransfer.console import make_console
     from chitransfer.errors import ChitransferError
     from chitransfer.search.run import run_search
-    from chitransfer.search.study import keep_storage, locate_study
+    from chitransfer.search.study_folder import keep_storage, locate_study
 
     config = load_config(None, overrides)
     folder = None if resume is None else keep_storage(locate_study(resume), config.search.storage)

@@ -253,7 +253,7 @@ def test_a_disk_that_fails_in_the_middle_stops_the_search_and_loses_nothing(
             make_search(small)
     (log,) = Path(str(small["paths.results_dir"])).rglob("search_*.log")
     assert re.search(r" ERROR .*0001.*injected", log.read_text(encoding="utf-8"))
-    from chitransfer.search.study import locate_study
+    from chitransfer.search.study_folder import locate_study
 
     (database,) = Path(str(small["paths.results_dir"])).rglob("study.db")
     folder = locate_study(database)
@@ -285,7 +285,7 @@ def fill(ballast: Path) -> None:
 
 
 def test_a_disk_that_is_really_full(small: dict[str, object], make_search: Search, small_disk: Path) -> None:
-    from chitransfer.search.study import locate_study
+    from chitransfer.search.study_folder import locate_study
 
     overrides = {**small, "paths.results_dir": str(small_disk), "search.n_trials": 4}
     code, folder = make_search({**overrides, "search.n_trials": 1})
@@ -388,7 +388,8 @@ def test_optuna_keeps_a_study_that_was_not_ours_out(tmp_path: Path) -> None:
     from chitransfer.config import load_config
     from chitransfer.search.space import make_pruner
     from chitransfer.search.storage import open_storage, sqlite_address
-    from chitransfer.search.study import locate_study, resume_study
+    from chitransfer.search.study import resume_study
+    from chitransfer.search.study_folder import locate_study
 
     optuna.create_study(study_name="foreign", storage=open_storage(sqlite_address(tmp_path / "study.db")))
     with pytest.raises(StudyError, match="not written by chitransfer"):

@@ -21,7 +21,7 @@ from searching import finish_code, start_search, stop
 
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search.storage import open_storage
-from chitransfer.search.study import keep_storage, locate_study
+from chitransfer.search.study_folder import keep_storage, locate_study
 
 pytest.importorskip("psycopg")
 pytestmark = [

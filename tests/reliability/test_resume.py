@@ -19,7 +19,7 @@ from chitransfer.errors import StudyError
 from chitransfer.search.contract import find_differences, find_space_refusals
 from chitransfer.search.encoders import read_encoders
 from chitransfer.search.run import run_search
-from chitransfer.search.study import StudyFolder, load_study_config, locate_study
+from chitransfer.search.study_folder import StudyFolder, load_study_config, locate_study
 
 Search = Callable[..., tuple[int, Any]]
 STORED = Path(__file__).parent / "study_0_1"

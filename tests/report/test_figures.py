@@ -21,7 +21,8 @@ from chitransfer.report.figures import (
     marked_trials,
     parameter_series,
 )
-from chitransfer.search.study import CONTRACT, StudyFolder, read_study
+from chitransfer.search.study import CONTRACT, read_study
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import Names
 
 NAMES = ("optimization_history.png", "param_importances.png", "parallel_coordinate.png", "slice_plot.png")

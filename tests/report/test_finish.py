@@ -12,7 +12,7 @@ import pytest
 from chitransfer.errors import StudyError
 from chitransfer.evidence.outcomes import read_repeats
 from chitransfer.report.finish import read_reference
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 
 
 @pytest.fixture

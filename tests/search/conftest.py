@@ -17,7 +17,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.objective import ReplicateResult, RungResult, RungTask
 from chitransfer.search.space import make_pruner
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.training.crossval import OutOfFold, Scores
 
 

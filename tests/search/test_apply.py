@@ -24,7 +24,7 @@ from chitransfer.search.apply import (
 from chitransfer.search.encoders import STAGE2_SHAPE_KEYS
 from chitransfer.search.space import to_distribution, to_overrides
 from chitransfer.search.storage import open_storage
-from chitransfer.search.study import LAUNCHER, StudyFolder
+from chitransfer.search.study_folder import LAUNCHER, StudyFolder
 from chitransfer.sections import SECOND_PASS_KEYS
 from chitransfer.training.settings import network_shape, stage1_settings
 

@@ -15,7 +15,8 @@ from chitransfer.config import load_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search.rescore import rescore_study
 from chitransfer.search.space import make_sampler, suggest_params
-from chitransfer.search.study import StudyFolder, create_study, read_study
+from chitransfer.search.study import create_study, read_study
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import describe_side_by_side
 
 BOTH_TASKS = {

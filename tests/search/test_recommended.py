@@ -23,7 +23,8 @@ from chitransfer.search.lock import drive_alone
 from chitransfer.search.replicates import estimate_components, posterior_means
 from chitransfer.search.results import read_standing
 from chitransfer.search.storage import open_storage
-from chitransfer.search.study import StudyFolder, read_study
+from chitransfer.search.study import read_study
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import describe_outcome, describe_status
 from chitransfer.search.watch import SearchDisplay
 

@@ -16,7 +16,7 @@ from chitransfer.search.driver import stop_in_time
 from chitransfer.search.reevaluate import choose_trials, reevaluate_top
 from chitransfer.search.results import expect_runs
 from chitransfer.search.run import run_search
-from chitransfer.search.study import locate_study
+from chitransfer.search.study_folder import locate_study
 
 
 def fresh_runs(study: Path) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.encoders import read_encoders
 from chitransfer.search.rescore import rescore_study, score_encoders
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from chitransfer.config import load_config
 from chitransfer.errors import TrainingError
 from chitransfer.search.objective import COMPONENTS, objective_terms, transfer_objective
 from chitransfer.search.results import beaten_by_trivial, read_standing, trivial_objective
-from chitransfer.search.study import StudyFolder
+from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import describe_budget, describe_data, describe_status
 from chitransfer.sections import ObjectiveSettings, SearchSettings
 

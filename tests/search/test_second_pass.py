@@ -21,7 +21,8 @@ from chitransfer.search import second_pass
 from chitransfer.search.objective import FIRST_FRESH
 from chitransfer.search.rescore import rescore_study
 from chitransfer.search.second_pass import FreshScores, run_second_pass
-from chitransfer.search.study import StudyFolder, read_study
+from chitransfer.search.study import read_study
+from chitransfer.search.study_folder import StudyFolder
 
 SPACE = {
     "lr_finetune": {"key": "training.lr_finetune", "type": "log", "low": 1e-3, "high": 1e-1},

@@ -19,7 +19,8 @@ from rich.console import Console
 from chitransfer.cli import main
 from chitransfer.config import dump_config, load_config
 from chitransfer.search.run import run_search
-from chitransfer.search.study import locate_study, read_study
+from chitransfer.search.study import read_study
+from chitransfer.search.study_folder import locate_study
 
 
 def long_search(tiny: dict[str, object], tmp_path: Path, **changes: object) -> tuple[Path, list[str]]:

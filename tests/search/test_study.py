@@ -21,10 +21,11 @@ from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import DataError, StudyError
 from chitransfer.search import run
-from chitransfer.search.contract import find_differences
+from chitransfer.search.contract import find_differences, make_contract
 from chitransfer.search.lock import drive_alone, find_driver
 from chitransfer.search.storage import create_leaderboard, describe_storage_error, open_storage, sqlite_address
-from chitransfer.search.study import StudyFolder, locate_study, make_contract, read_study
+from chitransfer.search.study import read_study
+from chitransfer.search.study_folder import StudyFolder, locate_study
 from chitransfer.search.summary import describe_status
 from tests.conftest import Tables, tiny_overrides
 

@@ -1,0 +1,155 @@
+"""The folder of a study: names of all that is kept there, and finding the one a user means.
+
+Called by `search.study`, by what writes into the folder and by what reads it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from chitransfer.config import Config, load_config
+from chitransfer.errors import StudyError
+from chitransfer.search.storage import sqlite_address
+from chitransfer.secrecy import mask_passwords
+
+SECOND_PASS = "second_pass_"
+# Set by scripts/run_hparam_search.sh to the words that started it: its virtual environment need not be active.
+LAUNCHER = "CHITRANSFER_LAUNCHER"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Names of everything a study keeps, under ``results/hparam_search/<study name>/``.
+
+    Attributes
+    ----------
+    storage
+        Address of the database server that holds the study; ``None``: ``study.db`` in the folder.
+    """
+
+    path: Path
+    storage: str | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """What Optuna opens: the server's address, or the database in the folder."""
+        return self.storage or sqlite_address(self.database)
+
+    @property
+    def place(self) -> str:
+        """What messages call the study: its database, or its name on a server, never with a password."""
+        return str(self.database) if self.storage is None else f"{mask_passwords(self.storage)}, study {self.name}"
+
+    @property
+    def resume_path(self) -> Path:
+        """What ``--resume`` takes."""
+        return self.database if self.storage is None else self.path
+
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with the study; by the launcher where it started this process."""
+        command = os.environ.get(LAUNCHER, "chitransfer search")
+        return f"{command} --resume {shlex.quote(str(self.resume_path))}"
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.path.name
+
+    @property
+    def database(self) -> Path:
+        """Optuna's SQLite database."""
+        return self.path / "study.db"
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def figures(self) -> Path:
+        """The PNGs."""
+        return self.path / "figures"
+
+    @property
+    def reference(self) -> Path:
+        """Scores of the trivial predictor."""
+        return self.path / "reference.json"
+
+    def trial(self, number: int) -> Path:
+        """Everything one trial left behind."""
+        return self.path / "trials" / f"{number:04d}"
+
+    def second_pass(self, number: int) -> StudyFolder:
+        """The second pass on one trial's Stage 1; its database is in its folder, wherever the study's is."""
+        return StudyFolder(self.path / f"{SECOND_PASS}{number:04d}")
+
+    @property
+    def first_pass(self) -> tuple[Path, int] | None:
+        """Of a second pass, the folder of its study and the trial whose Stage 1 it took; ``None`` for other studies."""
+        number = self.name.removeprefix(SECOND_PASS)
+        is_inside = StudyFolder(self.path.parent).config.is_file()
+        return (self.path.parent, int(number)) if is_inside and number != self.name and number.isdigit() else None
+
+    @property
+    def log(self) -> Path:
+        """Where this run's log goes; one file a start."""
+        stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+        return self.path.parent / "logs" / f"search_{self.name}_{stamp}.log"
+
+
+def new_study_name() -> str:
+    """``transfer_aware_YYYYMMDD_HHMMSS`` in local time, as the guide has it."""
+    return f"transfer_aware_{datetime.now():%Y%m%d_%H%M%S}"
+
+
+def locate_study(path: Path) -> StudyFolder:
+    """The study a user means by its ``study.db`` or its folder.
+
+    Raises
+    ------
+    StudyError
+        There is no ``study.db`` there, and no configuration that names a database server.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or path.name == "study.db":
+        if (folder / "study.db").is_file():
+            return StudyFolder(folder.resolve())
+        config = StudyFolder(folder).config
+        storage = load_config(config).search.storage if config.is_file() else None
+        if storage is not None:
+            return StudyFolder(folder.resolve(), storage)
+    studies = sorted(folder.glob("*/study.db"))
+    hint = f", such as {studies[-1]}" if studies else ""
+    raise StudyError(f"{path}: no study found; give the study's folder or its study.db{hint}")
+
+
+def keep_storage(folder: StudyFolder, storage: str | None) -> StudyFolder:
+    """The folder of a study to resume with the address given now, which may hold the password the kept one lacks.
+
+    Raises
+    ------
+    StudyError
+        The study lives elsewhere than the address says.
+    """
+    if (folder.storage is None) != (storage is None):
+        raise StudyError(
+            f"{folder.place}: the study stays where it was created; search.storage cannot be changed to "
+            f"{'null' if storage is None else mask_passwords(storage)} when it is resumed"
+        )
+    return StudyFolder(folder.path, storage)
+
+
+def load_study_config(folder: StudyFolder, overrides: Mapping[str, object]) -> Config:
+    """The configuration a study was started with, with overrides (a larger budget, another device) laid over it."""
+    if not folder.config.is_file():
+        raise StudyError(
+            f"{folder.config}: missing; put a copy of it back, or have it made again by going on with the study "
+            f"under the configuration it began with: {folder.resume_command} --config FILE"
+        )
+    return load_config(folder.config, overrides)
