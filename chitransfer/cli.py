@@ -28,6 +28,7 @@ from chitransfer.interrupts import (
     exit_on_termination,
     forget_caught_interrupt,
     repeat_swallowed,
+    unlogged_interrupts,
 )
 from chitransfer.secrecy import mask_passwords
 
@@ -81,7 +82,7 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
             # χ on a terminal that has no such letter is no reason to stop.
             stream.reconfigure(errors="replace")
     try:
-        with exit_on_termination(), repeat_swallowed():
+        with exit_on_termination(), repeat_swallowed(), unlogged_interrupts():
             code = program(words, standalone_mode=False)
         # What is still to be written may fail as well, and after the end nobody could say so in our words.
         sys.stdout.flush()

@@ -6,6 +6,7 @@ Used by `cli`, and wherever this process itself works out structures.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -82,6 +83,26 @@ def repeat_swallowed() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = previous
+
+
+@contextmanager
+def unlogged_interrupts() -> Iterator[None]:
+    """Keep libraries that log what passes through them, as SQLAlchemy's pools do, from printing an interrupt."""
+
+    def is_mishap(record: logging.LogRecord) -> bool:
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or not issubclass(kind, INTERRUPTS)
+
+    # What prints the records of libraries, which have no handler of their own.
+    printer = logging.lastResort
+    if printer is None:
+        yield
+        return
+    printer.addFilter(is_mishap)
+    try:
+        yield
+    finally:
+        printer.removeFilter(is_mishap)
 
 
 def _send_again(number: int) -> None:

@@ -105,6 +105,30 @@ def test_an_interrupt_in_generated_code_ends_python_m_with_the_exit_code(tmp_pat
     assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
 
 
+def test_an_interrupt_that_a_library_logs_on_its_way_is_not_printed(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import os, signal\n"
+        "from sqlalchemy import create_engine, event\n"
+        "from chitransfer import cli\n"
+        "engine = create_engine('sqlite://')\n"
+        "def fail(*_):\n"
+        "    raise OSError(5, 'the disk is gone')\n"
+        "def search(*_, **__):\n"
+        "    for happen in (fail, lambda *_: os.kill(os.getpid(), signal.SIGTERM)):\n"
+        "        event.listen(engine, 'reset', happen)\n"
+        "        engine.connect().close()\n"
+        "        event.remove(engine, 'reset', happen)\n"
+        "cli.app = search\n"
+        "cli.main([])\n",
+        encoding="utf-8",
+    )
+    ended = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 143
+    assert "the disk is gone" in ended.stderr, "what else a library has to say is printed"
+    assert "SystemExit" not in ended.stderr
+    assert ended.stderr.endswith("\nterminated\n")
+
+
 def test_a_thread_that_hangs_does_not_decide_how_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     at_exit: list[Callable[[], None]] = []
     ended: list[int] = []

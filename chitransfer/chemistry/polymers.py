@@ -63,6 +63,11 @@ def _parse(smiles: str) -> Chem.Mol:
     if ":" in smiles:
         for atom in molecule.GetAtoms():
             atom.SetAtomMapNum(0)
+    if "[" in smiles:
+        # A labelled chain is the same polymer (docs/decisions.md).
+        for atom in molecule.GetAtoms():
+            if atom.GetAtomicNum():
+                atom.SetIsotope(0)
     molecule = _sanitise(molecule, has_centres="@" in smiles)
     # RDKit makes some bonds to metals dative.
     _refuse_odd_bonds(molecule)

@@ -33,6 +33,8 @@ from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 from chitransfer.progress import NamedProgress, name_progress
 
 SAME_TEMPERATURE_K = 0.05
+# An atom of a SMILES with its mass number, such as [2H] or [13CH2]; numbers of chain ends, [1*], are none.
+LABELLED = r"\[\d+[A-Za-z]"
 
 
 def check_tables(
@@ -92,6 +94,7 @@ def check_tables(
         coverage=_coverage(stage1, measured, cache_folder, n_jobs, progress),
         agreement=None if chi is None else _agreement(stage1.rows, chi.rows, names),
         stereo_variants=tuple(one for one, name in names.items() if one != name),
+        n_labelled=sum(int(table.rows["SMILES"].str.contains(LABELLED).sum()) for table in tables),
     )
     obstacles = tuple(find_obstacles(report, n_folds))
     return replace(report, n_obstacles=len(obstacles), warnings=(*obstacles, *find_warnings(report, n_folds)))

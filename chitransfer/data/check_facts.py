@@ -146,7 +146,8 @@ class CheckReport:
     """Everything `check_tables` found; `to_dict` is what ``--json`` prints.
 
     `n_measured` polymers are split by cross-validation; `stereo_variants` differ from another polymer only in stereo;
-    `shared_polymers` counts those as one. The first `n_obstacles` warnings say why a search would not start.
+    `shared_polymers` counts those as one. `n_labelled` rows are written with isotopes. The
+    first `n_obstacles` warnings say why a search would not start.
     """
 
     tables: tuple[TableFacts, ...]
@@ -160,6 +161,7 @@ class CheckReport:
     coverage: tuple[CoverageFacts, ...]
     agreement: AgreementFacts | None
     stereo_variants: tuple[str, ...]
+    n_labelled: int
     n_obstacles: int = 0
     warnings: tuple[str, ...] = field(default=())
 

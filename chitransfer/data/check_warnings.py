@@ -30,6 +30,7 @@ def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
         yield from _about_table(facts, n_folds if report.n_measured >= n_folds else None)
     yield from _about_contradictions(report)
     yield from _about_stereo(report)
+    yield from _about_isotopes(report)
     yield from _about_temperatures(report)
     for coverage in report.coverage:
         yield from _about_coverage(coverage)
@@ -159,6 +160,14 @@ def _about_stereo(report: CheckReport) -> Iterator[str]:
             f"{say_count(len(report.stereo_variants), 'polymer')} with a stereo variant in the tables (such as "
             f"{min(report.stereo_variants)}). Features leave stereochemistry out, so models give both the same values; "
             "in every split they stay together."
+        )
+
+
+def _about_isotopes(report: CheckReport) -> Iterator[str]:
+    if report.n_labelled:
+        yield (
+            f"{say_count(report.n_labelled, 'row')} of polymers written with isotopes, such as [2H]. Isotopes are left "
+            "out: a deuterated chain counts as the ordinary one, in features, repeats and splits."
         )
 
 

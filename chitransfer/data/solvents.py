@@ -9,7 +9,7 @@ from pathlib import Path
 
 from chitransfer.chemistry.groups import molecule_groups
 from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
-from chitransfer.data.tables import WATER, canonical_solvent
+from chitransfer.data.tables import WATER, canonical_solvent, describe_rejected
 from chitransfer.errors import DataError
 
 
@@ -30,13 +30,17 @@ def read_solvents(path: Path) -> tuple[list[str], dict[str, str]]:
     header, rows = parse_csv(content, name)
     place = find_columns(header, [Column("solvent", True)], name)["solvent"]
     groups: dict[str, str] = {}
+    refused: list[tuple[int, str, str]] = []
     for line, row in rows:
         try:
             solvent = canonical_solvent(row[place].strip() or WATER)
         except ValueError as error:
-            raise DataError(f"{name}, line {line}: {row[place]!r}: {error}") from error
+            refused.append((line, row[place], str(error)))
+            continue
         if solvent not in groups:
             groups[solvent] = _why_no_groups(solvent)
+    if refused:
+        raise DataError(f"{describe_rejected(name, refused, len(rows))}\nCorrect them, or take these rows out.")
     solvents = [solvent for solvent, reason in groups.items() if not reason]
     if not solvents:
         raise DataError(f"{name}: UNIFAC has groups for none of its solvents; name some with --solvent")

@@ -188,7 +188,10 @@ def _read(
     if "temp" in positions:
         _refuse_celsius([record[positions["temp"]].strip() for _, record in records], name)
     if rejected and on_bad_rows == "error":
-        raise DataError(_describe_rejected(name, rejected, len(records)))
+        raise DataError(
+            f"{describe_rejected(name, rejected, len(records))}\n"
+            "Correct them, or leave such rows out with --set data.on_bad_rows=skip."
+        )
     if not kept:
         line, value, reason = rejected[0]
         raise DataError(f"{name}: no row can be used ({len(rejected)} rejected; first: line {line}: {value}: {reason})")
@@ -244,15 +247,12 @@ def _read_cell(column: Column, text: str) -> object:
     return _READERS[column.name](text)
 
 
-def _describe_rejected(name: str, rejected: list[tuple[int, str, str]], n_rows: int) -> str:
+def describe_rejected(name: str, rejected: Sequence[tuple[int, str, str]], n_rows: int) -> str:
+    """The first rejected rows of a table of `n_rows`, a line each: line of the file, value and reason."""
     shown = [f"  line {line}: {value}: {reason}" for line, value, reason in rejected[:SHOWN_ROWS]]
     if len(rejected) > SHOWN_ROWS:
         shown.append(f"  … and {len(rejected) - SHOWN_ROWS} more")
-    return (
-        f"{name}: {len(rejected)} of {n_rows} rows cannot be used\n"
-        + "\n".join(shown)
-        + "\nCorrect them, or leave such rows out with --set data.on_bad_rows=skip."
-    )
+    return f"{name}: {len(rejected)} of {n_rows} rows cannot be used\n" + "\n".join(shown)
 
 
 def _settle_contradictions(table: Table, rule: Contradictions) -> Table:

@@ -213,8 +213,12 @@ def _rank_rows(frame: pd.DataFrame, place: Mapping[str, int], positive_label: in
     )
 
 
-def read_trial_sums(folder: Path, polymers: Sequence[str], positive_label: int, n_replicates: int = 1) -> PolymerSums:
+def read_trial_sums(
+    folder: Path, kinds: Sequence[str], polymers: Sequence[str], positive_label: int, n_replicates: int = 1
+) -> PolymerSums:
     """Sums of a finished trial's out-of-fold files, all its runs together; `folder` is ``trials/NNNN``.
+
+    `kinds` are the tables that it was scored on, of ``chi`` and ``solubility``.
 
     Raises
     ------
@@ -223,10 +227,12 @@ def read_trial_sums(folder: Path, polymers: Sequence[str], positive_label: int, 
     """
     frames: dict[str, list[pd.DataFrame]] = {"chi": [], "solubility": []}
     for replicate in range(n_replicates):
-        for kind, parts in frames.items():
-            parts += read_repeats(replicate_folder(folder, replicate), kind)
-    if not frames["chi"] and not frames["solubility"]:
-        raise StudyError(f"{folder}: the out-of-fold predictions are missing; this trial cannot be corrected for luck")
+        own = replicate_folder(folder, replicate)
+        for kind in kinds:
+            found = read_repeats(own, kind)
+            if not found:
+                raise StudyError(f"{own}: the out-of-fold predictions ({kind}) are missing")
+            frames[kind] += found
     return sum_by_polymer(polymers, frames["chi"], frames["solubility"], positive_label)
 
 

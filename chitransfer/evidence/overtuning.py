@@ -16,8 +16,15 @@ from optuna.trial import FrozenTrial
 from scipy.stats import t as student
 
 from chitransfer.config import Config, override_config
+from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import N_DRAWS, Estimate, correct_for_selection, paired_standard_errors
-from chitransfer.evidence.outcomes import fresh_replicates, measured_polymers, read_repeats, read_trial_sums
+from chitransfer.evidence.outcomes import (
+    PolymerSums,
+    fresh_replicates,
+    measured_polymers,
+    read_repeats,
+    read_trial_sums,
+)
 from chitransfer.search.records import load_rung
 from chitransfer.search.replicates import estimate_components, load_replicates, replicate_folder, values_of_runs
 from chitransfer.search.results import read_standing
@@ -66,7 +73,10 @@ class DifferenceNoise:
 
 @dataclass(frozen=True)
 class Examination:
-    """Everything the guard found; written to ``overtuning.json``."""
+    """Everything the guard found; written to ``overtuning.json``.
+
+    `left_out` has the trials whose out-of-fold predictions are lost, and why; `n_trials` does not count them.
+    """
 
     chosen_trial: int
     select: str
@@ -86,6 +96,7 @@ class Examination:
     n_trials: int
     n_draws: int
     control: str
+    left_out: dict[int, str] = field(default_factory=dict)
     sentences: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,36 +107,38 @@ class Examination:
 def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> Examination | None:
     """Correct, compare and choose; ``None`` while fewer than two trials are complete.
 
+    A trial whose out-of-fold files are missing or damaged is left out.
+
     Raises
     ------
     StudyError
-        Out-of-fold files are missing, or there are too few polymers to resample.
+        Those of the best trial are, or of all others, or there are too few polymers to resample.
     """
     standing = read_standing(study)
-    trials = sorted(standing.ranked, key=lambda trial: trial.number)
-    if len(trials) < 2 or standing.best is None:
+    complete = sorted(standing.ranked, key=lambda trial: trial.number)
+    if len(complete) < 2 or standing.best is None:
         return None
-    polymers = measured_polymers(folder.trial(trials[0].number))
-    label = positive_label(folder, trials[0].number, config)
-    sums = [
-        read_trial_sums(folder.trial(t.number), polymers, label, 1 + len(load_replicates(folder.trial(t.number))))
-        for t in trials
-    ]
+    sums_of, left_out = _read_sums(complete, folder, config)
+    best = standing.best.number
+    if best in left_out or len(sums_of) < 2:
+        raise StudyError(left_out.get(best) or next(iter(left_out.values())))
+    trials, sums = [trial for trial in complete if trial.number in sums_of], list(sums_of.values())
     stage1_mae = [float(t.user_attrs["stage1_mae"]) for t in trials]
     numbers = [t.number for t in trials]
-    default = None if standing.default is None else numbers.index(standing.default.number)
+    default = None
+    if standing.default is not None and standing.default.number in sums_of:
+        default = numbers.index(standing.default.number)
     correction = correct_for_selection(
         sums, stage1_mae, config.objective, default=default, random_state=derive_seed(config.seed, "bbc")
     )
-    runs = {trial.number: values_of_runs(trial) for trial in trials}
+    runs = {trial.number: values_of_runs(trial) for trial in complete}
     components = estimate_components(list(runs.values()))
-    best = standing.best.number
     errors = paired_standard_errors(
         sums, stage1_mae, config.objective, numbers.index(best), derive_seed(config.seed, "one se")
     )
     candidates = _within_one_error(trials, errors, numbers.index(best))
     simplest = min(candidates, key=lambda t: (count_weights(config, t), t.values[0], t.number))
-    fresh = read_fresh_scores(trials, folder)
+    fresh = read_fresh_scores(complete, folder)
     difference_noise = measure_difference_noise(fresh)
     gain = correction.gain
     if gain is not None and default is not None and difference_noise.half_width is not None:
@@ -153,9 +166,31 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
         n_trials=len(trials),
         n_draws=N_DRAWS,
         control=config.search.control,
+        left_out=left_out,
     )
     found.sentences.extend(describe_examination(found))
     return found
+
+
+def _read_sums(
+    trials: Sequence[FrozenTrial], folder: StudyFolder, config: Config
+) -> tuple[dict[int, PolymerSums], dict[int, str]]:
+    """By trial number, the sums of its out-of-fold predictions, or why there are none."""
+    scored = trials[0].user_attrs
+    kinds = [kind for kind, name in (("chi", "exp_mae"), ("solubility", "sol_f1")) if scored.get(name) is not None]
+    found: dict[int, PolymerSums] = {}
+    left_out: dict[int, str] = {}
+    polymers: tuple[str, ...] = ()
+    label = 1
+    for trial in trials:
+        path = folder.trial(trial.number)
+        try:
+            if not found:
+                polymers, label = measured_polymers(path), positive_label(folder, trial.number, config)
+            found[trial.number] = read_trial_sums(path, kinds, polymers, label, 1 + len(load_replicates(path)))
+        except StudyError as error:
+            left_out[trial.number] = str(error)
+    return found, left_out
 
 
 def _within_one_error(trials: list[FrozenTrial], errors: np.ndarray, best: int) -> list[FrozenTrial]:
@@ -229,6 +264,7 @@ def describe_examination(found: Examination) -> list[str]:
         )
         + "; the luck of its seed is not taken off"
     ]
+    lines += [f"trial {number} is left out of that: {reason}" for number, reason in found.left_out.items()]
     if found.corrected_gain is not None:
         lines.append(_describe_gain(found, found.corrected_gain))
     if found.fresh:

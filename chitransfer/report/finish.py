@@ -53,8 +53,10 @@ def finish_study(
         found = examine_study(study, folder, config)
     except StudyError as error:
         logger.warning("%s", error)
-        sentences.append(f"WARNING: {error}")
+        sentences.append(f"WARNING: no corrected value, gain or choice by them for this study: {error}")
         found = None
+        # One of fewer trials would be taken for this study's.
+        (folder.path / "overtuning.json").unlink(missing_ok=True)
     if found is not None:
         write_json(folder.path / "overtuning.json", found.to_dict())
         _name_choice(study, folder, found)

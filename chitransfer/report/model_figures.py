@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.counts import say_count
 from chitransfer.report.drawing import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, plain_axes, save_figure
 from chitransfer.training.model_report import CHI_FILE, CROSS_VALIDATION, SOLUBILITY_FILE
@@ -68,20 +69,21 @@ def reliability_series(positive: np.ndarray, probability: np.ndarray, n_bins: in
 
 def temperature_series(frame: pd.DataFrame) -> list[TemperatureCurve]:
     """The `N_CURVES` pairs measured at most temperatures, a polymer at most once, from predictions_chi.csv."""
-    pairs = (
-        frame.groupby(["SMILES", "solvent"], sort=False)["temp"].nunique().sort_values(ascending=False, kind="stable")
-    )
+    # One polymer may be written in several ways.
+    frame = frame.assign(polymer=frame["SMILES"].map({text: polymer_identity(text) for text in set(frame["SMILES"])}))
+    pairs = frame.groupby(["polymer", "solvent"], sort=False)
+    n_temperatures = pairs["temp"].nunique().sort_values(ascending=False, kind="stable")
     curves: list[TemperatureCurve] = []
     shown: set[str] = set()
-    for pair, n in pairs.items():
-        smiles, solvent = map(str, pair)  # type: ignore[call-overload]
-        if smiles in shown or n < 2 or len(curves) == N_CURVES:
+    for pair, n in n_temperatures.items():
+        polymer, solvent = map(str, pair)  # type: ignore[call-overload]
+        if polymer in shown or n < 2 or len(curves) == N_CURVES:
             continue
-        shown.add(smiles)
-        rows = frame[(frame["SMILES"] == smiles) & (frame["solvent"] == solvent)].sort_values("temp")
+        shown.add(polymer)
+        rows = pairs.get_group((polymer, solvent)).sort_values("temp")
         curves.append(
             TemperatureCurve(
-                title=f"{smiles} in {solvent}",
+                title=f"{rows['SMILES'].iloc[0]} in {solvent}",
                 temperature=rows["temp"].to_numpy(),
                 chi=rows["chi"].to_numpy(),
                 A=float(rows["A_K"].mean()),
@@ -119,8 +121,10 @@ def draw_model(folder: Path) -> None:
         chi = pd.read_csv(folder / CHI_FILE)
         columns = {CROSS_VALIDATION: "chi_cv", "test": "chi_model"}
         save_figure(_draw_parity(chi, columns, "χ of polymers left out"), figures / "parity.png")
-        figure = _draw_temperatures(temperature_series(chi), temperature_title(metrics["chi"]))
-        save_figure(figure, figures / "chi_of_temperature.png")
+        if curves := temperature_series(chi):
+            save_figure(
+                _draw_temperatures(curves, temperature_title(metrics["chi"])), figures / "chi_of_temperature.png"
+            )
     if (folder / SOLUBILITY_FILE).is_file():
         solubility = pd.read_csv(folder / SOLUBILITY_FILE)
         left_out = solubility[solubility["split"] == CROSS_VALIDATION]
@@ -172,7 +176,9 @@ def _draw_parity(frame: pd.DataFrame, columns: dict[str, str], title: str) -> Fi
         predicted.append(rows[column].to_numpy())
         temperatures.append(rows["temp"].to_numpy())
     x, y, heat = (np.concatenate(parts) for parts in (measured, predicted, temperatures))
-    dots = by_temperature.scatter(x, y, s=10, alpha=0.7, c=heat, cmap="viridis")
+    # Of one temperature alone, too, the scale holds hardly more.
+    ends_K = {"vmin": heat.min() - 0.5, "vmax": heat.max() + 0.5}
+    dots = by_temperature.scatter(x, y, s=10, alpha=0.7, c=heat, cmap="viridis", **ends_K)
     figure.colorbar(dots, ax=by_temperature, label="temperature / K")
     ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
     for axes in (by_split, by_temperature):
@@ -184,12 +190,11 @@ def _draw_parity(frame: pd.DataFrame, columns: dict[str, str], title: str) -> Fi
 
 
 def _draw_temperatures(curves: list[TemperatureCurve], title: str) -> Figure:
-    n_columns = 3 if len(curves) > 2 else max(1, len(curves))
-    n_rows = max(1, -(-len(curves) // n_columns))
-    figure = new_figure(4.2 * n_columns, 3.2 * n_rows)
+    n_columns = min(3, len(curves))
+    n_rows = -(-len(curves) // n_columns)
+    # A single curve still needs room for the title.
+    figure = new_figure(max(8.4, 4.2 * n_columns), 3.2 * n_rows)
     grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    if not curves:
-        grid[0].text(0.5, 0.5, "no pair was measured at two temperatures", ha="center", transform=grid[0].transAxes)
     for axes, curve in zip(grid, curves, strict=False):
         _draw_one_curve(plain_axes(axes), curve)
     for axes in grid[len(curves) :]:

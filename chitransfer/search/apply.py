@@ -66,6 +66,7 @@ TABLE_KEYS = (
 SHARED_KEYS = ("model.encoder_dropout", "model.chi_head_dropout", "training.grad_clip_norm")
 # Full training has a length of its own.
 QUICK_EPOCHS = "training.stage2_epochs"
+# Of what full training has otherwise on purpose (`FULL_TRAINING`), what a user waits for.
 FULL_EPOCHS = "training.num_epochs_pretrain"
 STAGE2_KEYS = tuple(sorted(SECOND_PASS_KEYS.difference(STAGE1_KEYS, {QUICK_EPOCHS})))
 
@@ -260,13 +261,10 @@ def _other_differences(study: Config, config: Config, overrides: Mapping[str, ob
     notes = []
     for key in (*STAGE1_KEYS, *STAGE2_KEYS):
         theirs, mine = attrgetter(key)(study), attrgetter(key)(config)
-        # Full training is longer than a trial's on purpose.
-        is_meant = key in FULL_TRAINING and mine == FULL_TRAINING[key]
-        if mine != theirs and key not in overrides and not is_meant:
+        if mine == theirs or key in overrides:
+            continue
+        if key not in FULL_TRAINING or mine != FULL_TRAINING[key]:
             notes.append(f"{key}: the study had {theirs!r}, this configuration has {mine!r}")
-    if study.training.num_epochs_pretrain < config.training.num_epochs_pretrain == FULL_TRAINING[FULL_EPOCHS]:
-        notes.append(
-            f"{FULL_EPOCHS}: full training's {config.training.num_epochs_pretrain}, longer on purpose than the study's "
-            f"{study.training.num_epochs_pretrain}"
-        )
+        elif key == FULL_EPOCHS:
+            notes.append(f"{key}: full training's own {mine}, on purpose, where the study had {theirs}")
     return notes

@@ -32,7 +32,7 @@ from chitransfer.search.runner import NetworkScores, TrialRunner
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import read_searched_dataset, read_study
 from chitransfer.search.study_folder import StudyFolder, load_study_config
-from chitransfer.search.summary import describe_side_by_side
+from chitransfer.search.summary import PERMUTED, describe_side_by_side
 from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings, SpaceParameter
 from chitransfer.training.trivial import score_trivial_predictor
 
@@ -59,6 +59,8 @@ class Rescored:
         Components of the trivial predictor under the new conditions.
     weights
         The objective's.
+    is_permuted
+        The measured values were dealt out to other polymers, so nothing can be better than the trivial predictor.
     """
 
     folder: Path
@@ -66,6 +68,7 @@ class Rescored:
     skipped: dict[int, str]
     trivial: Mapping[str, float]
     weights: ObjectiveSettings
+    is_permuted: bool = False
 
     def describe(self) -> list[str]:
         """Best trial, default configuration and trivial predictor side by side, and what to be warned of."""
@@ -76,6 +79,8 @@ class Rescored:
         table = describe_side_by_side(
             [*((title, row, row["value"]) for title, row in columns), ("trivial predictor", self.trivial, value)]
         )
+        if self.is_permuted:
+            return [PERMUTED, *table]
         return [*table, *(f"WARNING: {line}" for line in beaten_by_trivial(best, self.trivial, self.weights))]
 
     @property
@@ -184,7 +189,7 @@ def rescore_study(
     trivial = score_trivial_predictor(dataset, runner.folds, runner.stage2_data.positive_label)
     write_reference(target / "reference.json", trivial)
     skipped = {number: str(error) for number, error in errors.items()}
-    return Rescored(target, frame, skipped, trivial.mean, config.objective)
+    return Rescored(target, frame, skipped, trivial.mean, config.objective, config.search.control == "permute")
 
 
 def _refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:

@@ -31,7 +31,13 @@ from chitransfer.search.space import make_pruner, settle_pruner
 from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
 from chitransfer.search.study import create_study, read_searched_dataset, refuse_taken_name, resume_study
 from chitransfer.search.study_folder import StudyFolder, new_study_name
-from chitransfer.search.summary import describe_budget, describe_data, describe_nothing_to_do, describe_outcome
+from chitransfer.search.summary import (
+    describe_budget,
+    describe_data,
+    describe_nothing_to_do,
+    describe_outcome,
+    describe_reference,
+)
 from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
@@ -111,7 +117,7 @@ def _search(
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     config = settle_pruner(config, dataset)
-    say_and_log(console, [*describe_data(dataset, config), *describe_budget(config)])
+    say_and_log(console, [*describe_data(dataset, config), *describe_budget(config), *describe_reference(config)])
     contract = make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)

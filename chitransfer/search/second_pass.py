@@ -46,7 +46,7 @@ from chitransfer.search.runner import TrialRunner
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import read_searched_dataset
 from chitransfer.search.study_folder import StudyFolder, load_study_config
-from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome
+from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome, describe_reference
 from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import InProcessWorkers, check_workers
 from chitransfer.sections import SpaceParameter
@@ -275,6 +275,7 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
 def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     """Drive the study, and say what came of it."""
     own, config, dataset = prepared.folder, prepared.config, prepared.dataset
+    say_and_log(console, describe_reference(config))
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in prepared.encoders]}
     study = open_study(own, config, contract, is_new=not own.database.is_file())
     write_provenance(own.path, dataset)

@@ -72,6 +72,9 @@ def describe_first_pass(folder: StudyFolder) -> list[str]:
     ]
 
 
+PERMUTED = (
+    "control: measured values are dealt out to other polymers (search.control: permute); expect no score above chance"
+)
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
 
 
@@ -110,24 +113,30 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
 
 
 def describe_budget(config: Config) -> list[str]:
-    """What the budget counts where trials run again, whether there is a default, and where hopeless trials end."""
+    """What the budget counts where trials run again, and where hopeless trials end; nothing when neither is so."""
     lines = []
     if config.search.replicates > 1:
         lines.append(
             f"the budget of {config.search.n_trials} counts runs: a promising trial runs up to "
             f"{config.search.replicates} times (search.replicates)"
         )
+    *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
+    if config.search.pruner == "none" or not early:
+        return lines
+    at = " or ".join(map(str, early))
+    return [*lines, f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
+
+
+def describe_reference(config: Config) -> list[str]:
+    """What the trials are compared with is not what one would think: no default among them, or labels dealt out."""
+    lines = [PERMUTED] if config.search.control == "permute" else []
     _, outside = default_params(config)
     if outside and config.search.enqueue_default:
         lines.append(
             f"WARNING: the default configuration lies outside the search space ({', '.join(outside)}), so the search "
             "has no default to be compared with"
         )
-    *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
-    if config.search.pruner == "none" or not early:
-        return lines
-    at = " or ".join(map(str, early))
-    return [*lines, f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
+    return lines
 
 
 def _describe_rows(title: str, rows: Rows, dataset: Dataset) -> str:
@@ -241,6 +250,8 @@ def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSett
         counted = f"{n_counted} of {say_count(search.n_trials, 'run' if counts_runs else 'trial')}"
     of_trials = f", of {say_count(standing.n_ended, 'trial')}" if counts_runs else ""
     lines = [f"study {folder.name}: {counted} ended{of_trials} ({states})"]
+    if search is not None and search.control == "permute":
+        lines.append(PERMUTED)
     if driver is not None:
         lines.append(f"a search is running ({driver})")
     elif standing.counts.get("RUNNING"):

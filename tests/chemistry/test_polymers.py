@@ -224,6 +224,21 @@ def test_different_polymers_have_different_keys(polymers: list[str]) -> None:
     assert len({polymer_identity(polymer) for polymer in polymers}) == len(polymers)
 
 
+@pytest.mark.parametrize(
+    ("labelled", "plain"),
+    [
+        ("*C([2H])([2H])C(*)([2H])c1c([2H])c([2H])c([2H])c([2H])c1[2H]", "*CC(*)c1ccccc1"),
+        ("*[13CH2][13CH](*)c1ccccc1", "*CC(*)c1ccccc1"),
+        ("*C([2H])([2H])[C@]([3H])(*)C", "*C[C@]([H])(*)C"),
+        # Both hydrogens of a centre that deuterium alone makes one.
+        ("*C[C@]([2H])([H])*", "*CC*"),
+    ],
+)
+def test_isotopes_make_no_other_polymer(labelled: str, plain: str) -> None:
+    assert polymer_identity(labelled) == polymer_identity(plain)
+    assert not any(atom.GetIsotope() for atom in parse_repeat_unit(labelled).GetAtoms())
+
+
 def test_the_real_tables_keep_their_polymers_apart(shared_data: Path) -> None:
     units: set[str] = set()
     for name in ("experiment_chi.csv", "cosmo_rs_chi.csv", "solubility.csv"):

@@ -105,7 +105,10 @@ def test_the_command_takes_the_solvents_of_tables(tmp_path: Path, monomers: Path
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("SMILES,solvent\n*CC*,CCO\n*CC*,C1CC\n", r"table\.csv, line 3: 'C1CC': the solvent is not a SMILES"),
+        (
+            "SMILES,solvent\n*CC*,CCO\n*CC*,C1CC\n*CC*,acetone\n",
+            r"(?s)table\.csv: 2 of 3 rows cannot be used\n  line 3: C1CC: the solvent is not a SMILES.*line 4: acetone",
+        ),
         ("SMILES\n*CC*\n", r"table\.csv, line 1: missing column\(s\) solvent"),
         ("solvent\nP\n", r"table\.csv: UNIFAC has groups for none of its solvents"),
     ],

@@ -43,6 +43,7 @@ GOOD = check_facts.CheckReport(
     coverage=(COVERAGE,),
     agreement=check_facts.AgreementFacts(50, 20, 0.3, (), ()),
     stereo_variants=(),
+    n_labelled=0,
 )
 
 
@@ -62,6 +63,7 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
         ({"tables": (FACTS, replace(CHI, n_rejected=2), LABELS)}, "2 rows cannot be used (; …). A search leaves them"),
         ({"tables": (FACTS, replace(CHI, temperature_range=(259.0, 300.0, 360.0)), LABELS)}, "(259 to 360 K) reach"),
         ({"tables": (FACTS, replace(CHI, temperature_range=(280.0, 300.0, 381.0)), LABELS)}, "(280 to 381 K) reach"),
+        ({"n_labelled": 1}, "1 row of polymers written with isotopes, such as [2H]. Isotopes are left out"),
         ({"stage1_temperatures": check_facts.TemperatureFacts(1000, 0, 0.0, None)}, "cannot be told apart"),
         (
             {"stage1_temperatures": check_facts.TemperatureFacts(1000, 499, 20.0, None)},

@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import dump_config, load_config, override_config
+from chitransfer.errors import ConfigError
 from chitransfer.evidence.insight import measure_insight
 from chitransfer.evidence.overtuning import count_weights, examine_study
 from chitransfer.report.finish import finish_study
@@ -146,6 +147,28 @@ def test_stereo_variants_count_as_one_polymer(finished: StudyFolder, tmp_path: P
     assert before is not None
     assert after is not None
     assert after.n_polymers == before.n_polymers - 1
+
+
+def test_a_lost_trial_is_left_out_of_the_correction_and_named(finished: StudyFolder, tmp_path: Path) -> None:
+    copy = StudyFolder(Path(shutil.copytree(finished.path, tmp_path / "finished")))
+    config, study = load_config(copy.config), read_study(copy)
+    ranked = sorted(study.get_trials(), key=lambda trial: trial.values[0])
+    lost, half, best = ranked[-1].number, ranked[-2].number, ranked[0].number
+    shutil.rmtree(copy.trial(lost))
+    (copy.trial(half) / "out_of_fold_chi.csv").unlink()
+    found = examine_study(study, copy, config)
+    assert found is not None
+    assert found.left_out.keys() == {lost, half}
+    assert found.n_trials == 6
+    assert "(chi) are missing" in found.left_out[half]
+    assert any(line.startswith(f"trial {lost} is left out of that: {copy.trial(lost)}") for line in found.sentences)
+    assert found.best_value == ranked[0].values[0]
+    # Without the best trial nothing is corrected, and nothing of before may be taken for it.
+    shutil.rmtree(copy.trial(best))
+    said = finish_study(study, {}, copy)
+    assert any(line.startswith("WARNING: no corrected value, gain or choice by them") for line in said)
+    assert not (copy.path / "overtuning.json").exists()
+    assert "corrected_value" not in json.loads((copy.path / "best_params.json").read_text())
 
 
 def test_select_decides_which_trial_is_named(finished: StudyFolder) -> None:
@@ -373,7 +396,5 @@ def test_several_objectives_give_a_pareto_front(
 
 @pytest.mark.parametrize("wrong", [["exp_mae"], ["exp_mae", "exp_mae"]])
 def test_objectives_must_be_two_or_more(wrong: list[str]) -> None:
-    from chitransfer.errors import ConfigError
-
     with pytest.raises(ConfigError, match="two or more different names"):
         load_config(None, {"search.objectives": wrong})

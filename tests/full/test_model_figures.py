@@ -123,3 +123,25 @@ def test_the_intervals_of_a_few_polymers_are_drawn_with_their_own_coverage(
     own = frame[frame["split"] == "cross-validation"]
     n = min(own.loc[own["fold_1"] != fold, "SMILES"].nunique() for fold in own["fold_1"].unique())
     assert f"with {100 * n / (n + 1):.0f} % interval" in titles[-1]
+
+
+def test_a_polymer_written_in_two_ways_is_one_curve_with_all_its_points() -> None:
+    rows = [("*CC(*)c1ccccc1", 300.0, 0.4), ("[*:1]CC([*:2])c1ccccc1", 320.0, 0.5), ("*CCO*", 300.0, 0.3)]
+    frame = pd.DataFrame(rows, columns=["SMILES", "temp", "chi"]).assign(solvent="O", A_K=0.0, B=0.4, half_width_cv=0.1)
+    (curve,) = temperature_series(frame)
+    assert curve.chi.tolist() == [0.4, 0.5]
+    assert temperature_series(frame.assign(temp=300.0)) == []
+
+
+def test_without_two_temperatures_there_is_no_curve_to_draw(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("metrics.json", "predictions_chi.csv"):
+        shutil.copy(trained.finetuning / name, tmp_path / name)
+    chi = pd.read_csv(tmp_path / "predictions_chi.csv").assign(temp=300.0)
+    chi.to_csv(tmp_path / "predictions_chi.csv", index=False)
+    drawn: dict[str, Figure] = {}
+    monkeypatch.setattr(model_figures, "save_figure", lambda figure, path: drawn.__setitem__(path.stem, figure))
+    draw_model(tmp_path)
+    assert drawn.keys() == {"parity"}
+    assert drawn["parity"].axes[-1].get_ylim() == (299.5, 300.5), "the scale of colours"

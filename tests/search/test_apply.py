@@ -191,7 +191,7 @@ def test_other_differences_from_the_study_are_said(study: StudyFolder, config_fi
     notes = apply_trial(study, config_file, None).notes
     assert notes == [
         "model.use_batchnorm: the study had False, this configuration has True",
-        "training.num_epochs_pretrain: full training's 200, longer on purpose than the study's 100",
+        "training.num_epochs_pretrain: full training's own 200, on purpose, where the study had 100",
     ]
 
 

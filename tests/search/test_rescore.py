@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,15 @@ def test_the_trivial_predictor_is_scored_under_the_new_conditions(study: StudyFo
     header, objective, *_ = rescored.describe()
     assert header.split()[-5:] == ["default", "(trial", "0)", "trivial", "predictor"]
     assert f"{rescored.trials.set_index('number').loc[0, 'value']:.4f}" in objective.split()
+
+
+def test_of_permuted_labels_nothing_better_than_the_trivial_predictor_is_asked(study: StudyFolder) -> None:
+    rescored = rescore_study(study, {})
+    worse = replace(rescored, trials=rescored.trials.assign(value=99.0, exp_mae=99.0, sol_f1=0.0))
+    assert any(line.startswith("WARNING") for line in worse.describe())
+    permuted = replace(worse, is_permuted=True).describe()
+    assert permuted[0].startswith("control: measured values are dealt out")
+    assert not any("WARNING" in line for line in permuted)
 
 
 @pytest.mark.parametrize(

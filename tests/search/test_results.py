@@ -19,7 +19,7 @@ from chitransfer.errors import TrainingError
 from chitransfer.search.objective import COMPONENTS, objective_terms, transfer_objective
 from chitransfer.search.results import beaten_by_trivial, read_standing, trivial_objective
 from chitransfer.search.study_folder import StudyFolder
-from chitransfer.search.summary import describe_budget, describe_data, describe_status
+from chitransfer.search.summary import PERMUTED, describe_data, describe_reference, describe_status
 from chitransfer.sections import ObjectiveSettings, SearchSettings
 
 GUIDE = {"exp_mae": 1.5, "sol_f1": 2.0, "sol_recall": 1.5, "stage1_mae": 0.1}
@@ -247,9 +247,17 @@ def test_a_search_says_when_a_table_has_fewer_polymers_than_folds(tiny_dataset: 
     assert not any("folds" in line for line in describe_data(tiny_dataset, shared_tiny_config))
 
 
-def test_a_default_outside_the_space_is_told_before_the_search() -> None:
+def test_what_the_trials_are_compared_with_is_told_before_the_search() -> None:
     outside = {"model.encoder_hidden_dims": [300]}
-    (warning,) = [line for line in describe_budget(load_config(None, outside)) if "WARNING" in line]
-    assert "lies outside the search space (model.encoder_hidden_dims = [300]), so the search has no default" in warning
-    for config in (load_config(None), load_config(None, {**outside, "search.enqueue_default": False})):
-        assert not any("WARNING" in line for line in describe_budget(config))
+    (warning,) = describe_reference(load_config(None, outside))
+    assert warning.startswith("WARNING: the default configuration lies outside the search space (model.encoder_hidden")
+    assert describe_reference(load_config(None)) == []
+    assert describe_reference(load_config(None, {**outside, "search.enqueue_default": False})) == []
+    assert describe_reference(load_config(None, {"search.control": "permute"})) == [PERMUTED]
+
+
+def test_status_tells_that_labels_were_dealt_out(finished_search: Any) -> None:
+    for control in ("none", "permute"):
+        search = finished_search.config.search.model_copy(update={"control": control})
+        lines = describe_status(finished_search.study, finished_search.folder, search)
+        assert (PERMUTED in lines) == (control == "permute")
