@@ -23,6 +23,7 @@ from chitransfer.search.results import (
     expect_runs,
     explain_recommended,
     has_lowest_objective,
+    pareto_numbers,
     read_recommended,
     read_standing,
     trivial_objective,
@@ -98,16 +99,30 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
         positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
         lines.append(f"  F1 and recall speak of the {'soluble' if positive else 'insoluble'} class")
     for what, rows in (("measured χ", dataset.chi), ("solubility", dataset.solubility)):
-        n_polymers = config.cv.n_cv_folds if rows is None else len(np.unique(rows.polymer))
-        if n_polymers < config.cv.n_cv_folds:
-            lines.append(
-                f"  {what} is scored in at most {n_polymers} of {config.cv.n_cv_folds} folds (cv.n_cv_folds), having "
-                "no more polymers"
-            )
+        if rows is not None:
+            lines += _describe_limits(what, rows, dataset.stage1, config)
     if dataset.n_stereo_variants:
         lines.append(
             f"  {say_count(dataset.n_stereo_variants, 'polymer')} with a stereo variant in the tables: features leave "
             "stereochemistry out, so variants count as one polymer"
+        )
+    return lines
+
+
+def _describe_limits(what: str, rows: Rows, stage1: Rows, config: Config) -> list[str]:
+    lines = []
+    n_polymers = len(np.unique(rows.polymer))
+    if n_polymers < config.cv.n_cv_folds:
+        lines.append(
+            f"  {what} is scored in at most {n_polymers} of {config.cv.n_cv_folds} folds (cv.n_cv_folds), having "
+            "no more polymers"
+        )
+    new = np.setdiff1d(rows.solvent, stage1.solvent)
+    if len(new):
+        n_rows = int(np.isin(rows.solvent, new).sum())
+        lines.append(
+            f"  {say_count(n_rows, 'row')} of {what} in {say_count(len(new), 'solvent')} that Stage 1 has no computed "
+            "χ for"
         )
     return lines
 
@@ -159,7 +174,7 @@ def describe_outcome(
     lines = [_describe_end(standing, config, reason, names)]
     if standing.ranked:
         recommended = read_recommended(folder, standing)
-        lines += _describe_recommended(recommended, standing, config, reference, names)
+        lines += [*_describe_recommended(recommended, standing, config, reference, names), *_describe_front(study)]
         name = _name_recommended(recommended, standing)
         warnings = beaten_by_trivial(recommended.user_attrs, reference, config.objective, name)
         # Nothing can be learned from permuted labels: there it is as it should be.
@@ -217,6 +232,15 @@ def _name_recommended(recommended: FrozenTrial, standing: Standing) -> str:
     return "best" if has_lowest_objective(recommended, standing.ranked) else "chosen"
 
 
+def _describe_front(study: optuna.Study) -> list[str]:
+    """The Pareto front of a study with several objectives."""
+    numbers = pareto_numbers(study)
+    if not numbers:
+        return []
+    trials = f"trials {', '.join(map(str, sorted(numbers)))}" if len(numbers) > 1 else f"trial {numbers[0]}"
+    return [f"Pareto front of the objectives asked for (search.objectives): {trials}; see pareto_front.csv"]
+
+
 def describe_side_by_side(columns: Sequence[tuple[str, Mapping[str, Any], float | None]]) -> list[str]:
     """A table of objective and components, a column for each (title, components, objective)."""
     width = max(len(title) for title in TITLES.values()) + 2
@@ -271,7 +295,7 @@ def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSett
         )
     if standing.ranked:
         select = search.select if search else "best"
-        lines += explain_recommended(standing, read_recommended(folder, standing), select)
+        lines += [*explain_recommended(standing, read_recommended(folder, standing), select), *_describe_front(study)]
     return lines
 
 

@@ -10,17 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
+from pages import read_page
 from scipy.stats import spearmanr
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import dump_config, load_config, override_config
-from chitransfer.errors import ConfigError
 from chitransfer.evidence.insight import measure_insight
 from chitransfer.evidence.overtuning import count_weights, examine_study
 from chitransfer.report.finish import finish_study
@@ -39,15 +38,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, shared_tiny_config: Any) 
     config = override_config(shared_tiny_config, changes)
     assert run_search(config, make_console(quiet=True), draw=finish_study) == 0
     return StudyFolder(folder / "hparam_search" / "finished")
-
-
-def read_page(folder: StudyFolder) -> dict[str, Any]:
-    """The data inside report.html."""
-    text = (folder.path / "report.html").read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    contents: dict[str, Any] = json.loads(found.group(1))
-    return contents
 
 
 def test_best_params_keep_the_guides_keys_and_gain_the_corrected_value(finished: StudyFolder) -> None:
@@ -377,24 +367,3 @@ def test_report_of_nothing_says_so(tmp_path: Path, run_command: Callable[..., tu
     code, _, error = run_command("report", tmp_path)
     assert code == 2
     assert "no study found" in error
-
-
-def test_several_objectives_give_a_pareto_front(
-    tiny: dict[str, object], make_search: Callable[..., tuple[int, Any]]
-) -> None:
-    names = ["exp_mae", "sol_f1", "sol_recall"]
-    _, folder = make_search({**tiny, "search.n_trials": 6, "search.objectives": names}, draw=finish_study)
-    trials = pd.read_csv(folder.path / "all_trials.csv")
-    front = set(pd.read_csv(folder.path / "pareto_front.csv")["number"])
-    signed = trials[names].to_numpy() * np.array([1, -1, -1])
-    for number, own in zip(trials["number"], signed, strict=True):
-        beaten = any((other <= own).all() and (other < own).any() for other in signed)
-        assert (number in front) == (not beaten)
-    assert (folder.figures / "pareto_front.png").stat().st_size > 1000
-    assert set(read_page(folder)["pareto"]) == front
-
-
-@pytest.mark.parametrize("wrong", [["exp_mae"], ["exp_mae", "exp_mae"]])
-def test_objectives_must_be_two_or_more(wrong: list[str]) -> None:
-    with pytest.raises(ConfigError, match="two or more different names"):
-        load_config(None, {"search.objectives": wrong})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from chitransfer.config import load_config
 from chitransfer.errors import TrainingError
 from chitransfer.search.objective import COMPONENTS, objective_terms, transfer_objective
 from chitransfer.search.results import beaten_by_trivial, read_standing, trivial_objective
+from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import PERMUTED, describe_data, describe_reference, describe_status
 from chitransfer.sections import ObjectiveSettings, SearchSettings
@@ -247,6 +249,18 @@ def test_a_search_says_when_a_table_has_fewer_polymers_than_folds(tiny_dataset: 
     assert not any("folds" in line for line in describe_data(tiny_dataset, shared_tiny_config))
 
 
+def test_a_search_says_how_many_rows_are_in_solvents_that_stage_1_has_not(
+    tiny_dataset: Any, shared_tiny_config: Any
+) -> None:
+    assert not any("no computed" in line for line in describe_data(tiny_dataset, shared_tiny_config))
+    solvent = tiny_dataset.chi.solvent.copy()
+    solvent[:3] = len(tiny_dataset.solvents)
+    dataset = replace(tiny_dataset, chi=replace(tiny_dataset.chi, solvent=solvent))
+    assert "  3 rows of measured χ in 1 solvent that Stage 1 has no computed χ for" in describe_data(
+        dataset, shared_tiny_config
+    )
+
+
 def test_what_the_trials_are_compared_with_is_told_before_the_search() -> None:
     outside = {"model.encoder_hidden_dims": [300]}
     (warning,) = describe_reference(load_config(None, outside))
@@ -259,5 +273,5 @@ def test_what_the_trials_are_compared_with_is_told_before_the_search() -> None:
 def test_status_tells_that_labels_were_dealt_out(finished_search: Any) -> None:
     for control in ("none", "permute"):
         search = finished_search.config.search.model_copy(update={"control": control})
-        lines = describe_status(finished_search.study, finished_search.folder, search)
+        lines = describe_status(read_study(finished_search.folder), finished_search.folder, search)
         assert (PERMUTED in lines) == (control == "permute")
