@@ -325,13 +325,15 @@ def _describe_fresh(found: Examination) -> str:
     best, default = _fresh_pair(found)
     counts = sorted({len(score.runs) for score in found.fresh})
     n_runs = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" run" if counts[-1] == 1 else " runs")
+    leader = found.fresh[0] if len(found.fresh) > 1 else None
     read = []
     if best is not None:
+        reads = "comes first, too, and reads" if best is leader else "reads"
         also = ", which is the default configuration," if best is default else ""
-        read.append(f"the best trial ({best.number}){also} reads {best.value:.4f} there")
+        read.append(f"the best trial ({best.number}){also} {reads} {best.value:.4f} there")
     if default is not None and default is not best:
         read.append(f"the default configuration {'' if read else 'reads '}{default.value:.4f}")
-    first = f"trial {found.fresh[0].number} comes first; " if len(found.fresh) > 1 else ""
+    first = f"trial {leader.number} comes first; " if leader is not None and best is not leader else ""
     return f"on fresh seeds and folds ({n_runs} each) {first}{', '.join(read)}"
 
 

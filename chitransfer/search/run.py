@@ -32,6 +32,7 @@ from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, e
 from chitransfer.search.study import create_study, read_searched_dataset, refuse_taken_name, resume_study
 from chitransfer.search.study_folder import StudyFolder, new_study_name
 from chitransfer.search.summary import (
+    Names,
     describe_budget,
     describe_data,
     describe_nothing_to_do,
@@ -117,7 +118,8 @@ def _search(
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     config = settle_pruner(config, dataset)
-    say_and_log(console, [*describe_data(dataset, config), *describe_budget(config), *describe_reference(config)])
+    about_reference = describe_reference(config, Names.of(folder))
+    say_and_log(console, [*describe_data(dataset, config), *describe_budget(config), *about_reference])
     contract = make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)

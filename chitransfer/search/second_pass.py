@@ -275,7 +275,7 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
 def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     """Drive the study, and say what came of it."""
     own, config, dataset = prepared.folder, prepared.config, prepared.dataset
-    say_and_log(console, describe_reference(config))
+    say_and_log(console, describe_reference(config, Names.of(own)))
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in prepared.encoders]}
     study = open_study(own, config, contract, is_new=not own.database.is_file())
     write_provenance(own.path, dataset)

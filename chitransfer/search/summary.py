@@ -142,14 +142,14 @@ def describe_budget(config: Config) -> list[str]:
     return [*lines, f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
 
 
-def describe_reference(config: Config) -> list[str]:
+def describe_reference(config: Config, names: Names) -> list[str]:
     """What the trials are compared with is not what one would think: no default among them, or labels dealt out."""
     lines = [PERMUTED] if config.search.control == "permute" else []
     _, outside = default_params(config)
     if outside and config.search.enqueue_default:
         lines.append(
-            f"WARNING: the default configuration lies outside the search space ({', '.join(outside)}), so the search "
-            "has no default to be compared with"
+            f"WARNING: the search space does not hold the {names.default} ({', '.join(outside)}), so the "
+            f"{names.search} has no such trial to compare with"
         )
     return lines
 

@@ -96,6 +96,17 @@ def test_fresh_runs_of_the_default_alone_are_compared_with_nothing() -> None:
     assert sentence.endswith("the best trial (1), which is the default configuration, reads 0.9050 there")
 
 
+def test_fresh_runs_say_which_trial_comes_first() -> None:
+    best, default = fresh_scores([0.8, 0.82], [0.9, 0.91])
+    for order, expected in (
+        ([best, default], f"the best trial ({best.number}) comes first, too, and reads 0.8100 there, the default"),
+        ([default, best], f"trial {default.number} comes first; the best trial ({best.number}) reads 0.8100 there"),
+    ):
+        found = make_examination(Estimate(0, -1, 1), order, default.number)
+        (sentence,) = [line for line in describe_examination(found) if line.startswith("on fresh")]
+        assert f"each) {expected}" in sentence
+
+
 def test_an_interval_by_hardly_any_fresh_runs_says_so() -> None:
     few = make_examination(Estimate(0.05, -0.5, 0.6), fresh_scores([0.8, 0.82], [0.9, 0.91]))
     assert "hardly anything ran on fresh seeds" in "\n".join(describe_examination(few))

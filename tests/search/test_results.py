@@ -21,7 +21,7 @@ from chitransfer.search.objective import COMPONENTS, objective_terms, transfer_o
 from chitransfer.search.results import beaten_by_trivial, read_standing, trivial_objective
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
-from chitransfer.search.summary import PERMUTED, describe_data, describe_reference, describe_status
+from chitransfer.search.summary import PERMUTED, Names, describe_data, describe_reference, describe_status
 from chitransfer.sections import ObjectiveSettings, SearchSettings
 
 GUIDE = {"exp_mae": 1.5, "sol_f1": 2.0, "sol_recall": 1.5, "stage1_mae": 0.1}
@@ -263,11 +263,11 @@ def test_a_search_says_how_many_rows_are_in_solvents_that_stage_1_has_not(
 
 def test_what_the_trials_are_compared_with_is_told_before_the_search() -> None:
     outside = {"model.encoder_hidden_dims": [300]}
-    (warning,) = describe_reference(load_config(None, outside))
-    assert warning.startswith("WARNING: the default configuration lies outside the search space (model.encoder_hidden")
-    assert describe_reference(load_config(None)) == []
-    assert describe_reference(load_config(None, {**outside, "search.enqueue_default": False})) == []
-    assert describe_reference(load_config(None, {"search.control": "permute"})) == [PERMUTED]
+    (warning,) = describe_reference(load_config(None, outside), Names())
+    assert warning.startswith("WARNING: the search space does not hold the default configuration (model.encoder_hidden")
+    assert describe_reference(load_config(None), Names()) == []
+    assert describe_reference(load_config(None, {**outside, "search.enqueue_default": False}), Names()) == []
+    assert describe_reference(load_config(None, {"search.control": "permute"}), Names()) == [PERMUTED]
 
 
 def test_status_tells_that_labels_were_dealt_out(finished_search: Any) -> None:
