@@ -272,7 +272,17 @@ def _refuse_unpredicted(frame: pd.DataFrame) -> None:
     if len(refused):
         pairs = zip(refused["SMILES"], refused["problem"], strict=True)
         reasons = [f"\n  {smiles!r}: {problem}" for smiles, problem in pairs]
-        raise DataError(f"no prediction for {say_count(len(reasons), 'repeat unit')}{''.join(reasons)}")
+        numbers = [text for text in refused["SMILES"] if _is_number(text)]
+        remedy = f"\nA further temperature has a flag of its own: --temperature {numbers[0]}" if numbers else ""
+        raise DataError(f"no prediction for {say_count(len(reasons), 'repeat unit')}{''.join(reasons)}{remedy}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _tell_label(rule: str) -> str:

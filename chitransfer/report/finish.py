@@ -52,7 +52,6 @@ def finish_study(
     try:
         found = examine_study(study, folder, config)
     except StudyError as error:
-        logger.warning("%s", error)
         sentences.append(f"WARNING: no corrected value, gain or choice by them for this study: {error}")
         found = None
         # One of fewer trials would be taken for this study's.

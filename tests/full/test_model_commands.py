@@ -29,6 +29,10 @@ def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> 
     assert code == 2
     assert "chi_350K_low" in out, "what can be predicted is"
     assert err.startswith("ERROR: no prediction for 1 repeat unit\n  'CCO': a repeat unit needs exactly two *")
+    assert "--temperature" not in err
+    code, _, err = run_command("predict", "--model", trained.model, "*CCO*", "--temperature", 298, 350)
+    assert code == 2
+    assert err.endswith("\nA further temperature has a flag of its own: --temperature 350\n")
     code, _, err = run_command("predict", "--model", trained.model, "*CCO*", "--temperature", 0)
     assert code == 2
     assert "got 0; it looks like °C: add 273.15" in err
