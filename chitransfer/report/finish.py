@@ -75,7 +75,7 @@ def finish_study(
         )
     draw_insight(study, insight, folder, config.objective)
     sentences += describe_fresh_folds(folder)
-    path = write_report(study, reference, folder, config, found, insight, comparison)
+    path = write_report(study, reference, folder, config, found, insight, sentences, comparison)
     sentences.append(f"report: {path}")
     return sentences
 

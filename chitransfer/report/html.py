@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from importlib import resources
@@ -35,16 +35,14 @@ from chitransfer.search.results import (
     TITLES,
     Standing,
     describe_counts,
-    explain_recommended,
     pareto_numbers,
     read_recommended,
     read_standing,
     trials_frame,
 )
-from chitransfer.search.second_pass import describe_fresh_folds
 from chitransfer.search.study import CONTRACT
 from chitransfer.search.study_folder import StudyFolder
-from chitransfer.search.summary import Names, describe_first_pass
+from chitransfer.search.summary import Names
 from chitransfer.sections import ObjectiveSettings
 
 MOST_ROC_POINTS = 400
@@ -58,10 +56,11 @@ def write_report(
     config: Config,
     found: Examination | None,
     insight: Insight | None,
+    sentences: Sequence[str] = (),
     comparison: Path | None = None,
 ) -> Path:
     """Write ``report.html`` of a study with at least one complete trial; returns its path."""
-    contents = report_contents(study, reference, folder, config, found, insight, comparison)
+    contents = report_contents(study, reference, folder, config, found, insight, sentences, comparison)
     # "</" inside a script element would end it, whatever quotes are around it.
     data = json.dumps(plain_numbers(contents), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
     page = resources.files("chitransfer.report").joinpath("page.html").read_text(encoding="utf-8")
@@ -78,9 +77,12 @@ def report_contents(
     config: Config,
     found: Examination | None,
     insight: Insight | None,
+    sentences: Sequence[str] = (),
     comparison: Path | None = None,
 ) -> dict[str, Any]:
     """Everything the page shows, as plain values: numbers of the study's own files, or computed from them.
+
+    `sentences` are what `report.finish` has to say of the study.
 
     Raises
     ------
@@ -100,7 +102,7 @@ def report_contents(
         "chosen": chosen.number,
         "default": None if standing.default is None else standing.default.number,
         "trivial": history.trivial,
-        "summary": _summary(folder, standing, chosen, config.search.select, found, insight, names),
+        "summary": [_summarise(standing, chosen, names), *sentences],
         "scores": _score_table(chosen, standing.default, reference, history.trivial),
         "parameters": _parameter_table(chosen, standing.default, config),
         "trials": _trials(study, config.objective),
@@ -130,25 +132,13 @@ def _subtitle(folder: StudyFolder) -> str:
     return f"Second pass: Stage 2 settings tuned on the Stage 1 of trial {number} of {study.name}"
 
 
-def _summary(
-    folder: StudyFolder,
-    standing: Standing,
-    chosen: FrozenTrial,
-    select: str,
-    found: Examination | None,
-    insight: Insight | None,
-    names: Names,
-) -> list[str]:
+def _summarise(standing: Standing, chosen: FrozenTrial, names: Names) -> str:
     default = standing.default
     states = describe_counts(standing.counts, "unfinished")
-    lines = [f"{states}; trial {chosen.number} is chosen, with objective {chosen.values[0]:.4f}"]
+    line = f"{states}; trial {chosen.number} is chosen, with objective {chosen.values[0]:.4f}"
     if default is not None and default.number != chosen.number:
-        lines[0] += f" against {default.values[0]:.4f} of the {names.default}"
-    lines += describe_first_pass(folder)
-    lines += explain_recommended(standing, chosen, select)
-    lines += [] if found is None else found.sentences
-    lines += [] if insight is None else insight.sentences
-    return lines + describe_fresh_folds(folder)
+        line += f" against {default.values[0]:.4f} of the {names.default}"
+    return line
 
 
 def _score_table(

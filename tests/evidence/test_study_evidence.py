@@ -157,6 +157,7 @@ def test_a_lost_trial_is_left_out_of_the_correction_and_named(finished: StudyFol
     shutil.rmtree(copy.trial(best))
     said = finish_study(study, {}, copy)
     assert any(line.startswith("WARNING: no corrected value, gain or choice by them") for line in said)
+    assert read_page(copy)["summary"][1:] == said[:-1], "all but where the report is"
     assert not (copy.path / "overtuning.json").exists()
     assert "corrected_value" not in json.loads((copy.path / "best_params.json").read_text())
 
