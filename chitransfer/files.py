@@ -50,7 +50,7 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
 def as_cell(value: object) -> object:
     """A value for a CSV file: text that a spreadsheet would run as a formula, and is no number, gets an apostrophe."""
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not _is_number(value)
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number(value)
     return f"'{value}" if is_formula else value
 
 
@@ -187,7 +187,8 @@ def _is_no_file(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether Python reads the text as a number; ``nan`` and ``inf`` are some."""
     try:
         float(text)
     except ValueError:

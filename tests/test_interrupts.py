@@ -91,25 +91,24 @@ def test_on_windows_the_signal_is_raised_since_killing_would_end_the_process(mon
         signal.signal(signal.SIGINT, before)
 
 
+def run_search(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, with the function `search` of a source text as its program."""
+    program = f"from chitransfer import cli\n{source}cli.app = search\ncli.main([])\n"
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    words = [sys.executable, "-m", "program"]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
 def test_an_interrupt_in_generated_code_ends_python_m_with_the_exit_code(tmp_path: Path) -> None:
     # Ctrl-C while a dataclass is being made: Python -m would die of the signal, though it was caught.
-    (tmp_path / "program.py").write_text(
-        "from chitransfer import cli\n"
-        "def search(*_, **__):\n"
-        "    exec('raise KeyboardInterrupt')\n"
-        "cli.app = search\n"
-        "cli.main([])\n",
-        encoding="utf-8",
-    )
-    ended = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = run_search("def search(*_, **__):\n    exec('raise KeyboardInterrupt')\n", tmp_path)
     assert (ended.returncode, ended.stderr) == (130, "interrupted\n")
 
 
 def test_an_interrupt_that_a_library_logs_on_its_way_is_not_printed(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(
+    source = (
         "import os, signal\n"
         "from sqlalchemy import create_engine, event\n"
-        "from chitransfer import cli\n"
         "engine = create_engine('sqlite://')\n"
         "def fail(*_):\n"
         "    raise OSError(5, 'the disk is gone')\n"
@@ -118,11 +117,8 @@ def test_an_interrupt_that_a_library_logs_on_its_way_is_not_printed(tmp_path: Pa
         "        event.listen(engine, 'reset', happen)\n"
         "        engine.connect().close()\n"
         "        event.remove(engine, 'reset', happen)\n"
-        "cli.app = search\n"
-        "cli.main([])\n",
-        encoding="utf-8",
     )
-    ended = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = run_search(source, tmp_path)
     assert ended.returncode == 143
     assert "the disk is gone" in ended.stderr, "what else a library has to say is printed"
     assert "SystemExit" not in ended.stderr

@@ -267,22 +267,15 @@ def screen(
 def _refuse_unpredicted(frame: pd.DataFrame) -> None:
     """Raise DataError naming the repeat units of the command line that have no prediction, and why."""
     from chitransfer.errors import DataError
+    from chitransfer.files import is_number
 
     refused = frame[frame["problem"] != ""].drop_duplicates("SMILES")
     if len(refused):
         pairs = zip(refused["SMILES"], refused["problem"], strict=True)
         reasons = [f"\n  {smiles!r}: {problem}" for smiles, problem in pairs]
-        numbers = [text for text in refused["SMILES"] if _is_number(text)]
+        numbers = [text for text in refused["SMILES"] if is_number(text)]
         remedy = f"\nA further temperature has a flag of its own: --temperature {numbers[0]}" if numbers else ""
         raise DataError(f"no prediction for {say_count(len(reasons), 'repeat unit')}{''.join(reasons)}{remedy}")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _tell_label(rule: str) -> str:

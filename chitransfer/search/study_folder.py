@@ -146,7 +146,15 @@ def keep_storage(folder: StudyFolder, storage: str | None) -> StudyFolder:
 
 
 def load_study_config(folder: StudyFolder, overrides: Mapping[str, object]) -> Config:
-    """The configuration a study was started with, with overrides (a larger budget, another device) laid over it."""
+    """The configuration a study was started with, with overrides (a larger budget, another device) laid over it.
+
+    Raises
+    ------
+    StudyError
+        The folder has no ``config.yaml``.
+    ConfigError
+        A value of it or an override is not allowed.
+    """
     if not folder.config.is_file():
         raise StudyError(
             f"{folder.config}: missing; put a copy of it back, or have it made again by going on with the study "
