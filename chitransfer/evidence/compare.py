@@ -123,8 +123,10 @@ def _run(
             say("interrupted; the same command goes on")
             raise
         write_json(fold.done, _tested(dataset, fold))
-        left = (time.monotonic() - started) / (position + 1) * (len(todo) - position - 1)
-        say(f"{fold.protocol}, outer fold {fold.number + 1} of {plan.n_outer} done; about {format_seconds(left)} left")
+        n_left = len(todo) - position - 1
+        left = format_seconds((time.monotonic() - started) / (position + 1) * n_left)
+        remaining = f"; about {left} left" if n_left else ""
+        say(f"{fold.protocol}, outer fold {fold.number + 1} of {plan.n_outer} done{remaining}")
     return summarise(config, dataset, folder, _complete(outer, say))
 
 

@@ -12,12 +12,18 @@ from chitransfer.errors import ConfigError
 
 # Where and how many at a time trials of a search run; those of a comparison run one by one in its own process.
 SPEED_KEYS = ("search.workers", "search.pack", "search.devices", "search.scheduler")
-UNREAD = {
-    *SPEED_KEYS, "search.storage", "search.study_name", "search.max_worker_deaths", "search.select",
-    "training.test_fraction", "training.n_networks",
-}  # fmt: skip
-UNREAD_SECTIONS = ("cluster.", "second_pass.")
 ALONE = "the searches of a comparison run one trial at a time in its own process, on training.device"
+NAMED = "its folder is named by --name"
+# Keys and whole sections (with a dot at the end) that a comparison does not read, and why.
+UNREAD = {
+    **dict.fromkeys((*SPEED_KEYS, "search.max_worker_deaths", "cluster."), ALONE),
+    "search.storage": NAMED,
+    "search.study_name": NAMED,
+    "search.select": "the table has a row for each choice",
+    "training.test_fraction": "the outer folds set polymers aside",
+    "training.n_networks": "whatever is fine-tuned in full is one network",
+    "second_pass.": "a comparison has no second pass",
+}
 
 
 def refuse_without_effect(config: Config, overrides: Iterable[str]) -> None:
@@ -33,12 +39,11 @@ def refuse_without_effect(config: Config, overrides: Iterable[str]) -> None:
             f"search.control: {config.search.control} is for a search (`chitransfer search --control permute`); "
             "a comparison takes the labels as they are, so set it to none"
         )
-    useless = sorted(key for key in overrides if key in UNREAD or key.startswith(UNREAD_SECTIONS))
+    reasons = {key: UNREAD.get(key) or UNREAD.get(f"{key.split('.')[0]}.") for key in sorted(overrides)}
+    useless = {key: reason for key, reason in reasons.items() if reason}
     if useless:
-        raise ConfigError(
-            f"without effect in a comparison: {', '.join(useless)}; leave it out. {ALONE[:1].upper()}{ALONE[1:]}, "
-            "and its folder is named by --name"
-        )
+        why = "; ".join(dict.fromkeys(useless.values()))
+        raise ConfigError(f"without effect in a comparison: {', '.join(useless)}; leave it out ({why})")
 
 
 def describe_without_effect(config: Config) -> list[str]:

@@ -16,7 +16,7 @@ ROWS = {
     "default": "default configuration",
     "stage1_best": "best by Stage 1 loss alone",
     "transfer_best": "best by the transfer objective",
-    "transfer_noise_aware": "best by the transfer objective, noise-aware",
+    "transfer_noise_aware": "best by the transfer objective, by fresh runs",
     "random_best": "random search, same budget",
     "default_full": "default configuration, fine-tuned in full",
     "transfer_full": "best by the transfer objective, fine-tuned in full",
@@ -74,7 +74,7 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
         metric = "objective" if "objective" in set(shown["metric"]) else str(shown["metric"].iloc[0])
         for row, what in (
             ("transfer_best", "the transfer-aware search"),
-            ("transfer_noise_aware", "its noise-aware choice"),
+            ("transfer_noise_aware", "its choice by fresh runs of the best trials"),
             ("stage1_best", "tuning Stage 1 for itself"),
             ("random_best", "random search"),
             ("default_full", "fine-tuning the default configuration in full"),

@@ -112,8 +112,14 @@ def test_a_second_comparison_in_the_folder_is_refused(run: Any, tmp_path: Path) 
     [
         (["search.control=permute"], "search.control: permute is for a search"),
         (["search.workers=4", "cluster.cores=2"], "without effect in a comparison: cluster.cores, search.workers;"),
-        (["search.storage=postgresql://u@h/db"], "without effect in a comparison: search.storage;"),
-        (["training.n_networks=3"], "without effect in a comparison: training.n_networks;"),
+        (
+            ["search.storage=postgresql://u@h/db"],
+            "without effect in a comparison: search.storage; leave it out (its folder is named by --name)",
+        ),
+        (
+            ["training.n_networks=3"],
+            "training.n_networks; leave it out (whatever is fine-tuned in full is one network)",
+        ),
     ],
 )
 def test_what_a_comparison_would_not_heed_is_refused(run_command: Any, words: list[str], named: str) -> None:
