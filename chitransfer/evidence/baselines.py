@@ -6,134 +6,18 @@ Called by `evidence.nested`; each is fitted on the training polymers' rows alone
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from chitransfer.data.assemble import Dataset, Rows
-from chitransfer.training.metrics import best_f1_threshold
+from chitransfer.training.forest import Prediction, TaskData, classify, forest_chi, forest_solubility, predict_mean
 
-N_TREES = 200
 NOISE_SHARES = (0.03, 0.1, 0.3, 1.0)
 # At the ends ridge regression fits every row or is the training mean: beyond them nothing changes.
 PENALTIES = np.geomspace(1e-2, 1e8, 21)
-N_POLYMER_FOLDS = 5
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """One measured table as scikit-learn wants it.
-
-    Attributes
-    ----------
-    features
-        Polymer and solvent features and 298.15/T, (n_rows, n_features).
-    polymer_counts, solvent_counts
-        Fingerprint counts for the Tanimoto kernel, (n_rows, n_bits); solvents have none when all rows are in water.
-    descriptors
-        Of the polymer, (n_rows, n_descriptors).
-    polymer
-        Which polymer a row is of, (n_rows,): what a choice within the training rows is made by.
-    target
-        χ, or 1 for the positive class, (n_rows,).
-    training
-        True for rows a model may learn from, (n_rows,) bool.
-    """
-
-    features: np.ndarray
-    polymer_counts: np.ndarray
-    solvent_counts: np.ndarray
-    descriptors: np.ndarray
-    polymer: np.ndarray
-    target: np.ndarray
-    training: np.ndarray
-
-    @property
-    def has_one_class(self) -> bool:
-        """Whether all rows to learn from are of one class, as where the only polymer of the other is tested."""
-        return len(np.unique(self.target[self.training])) < 2
-
-    def polymer_folds(self) -> GroupKFold | None:
-        """Folds of whole training polymers to choose by; none where there is one polymer to learn from."""
-        n_folds = min(N_POLYMER_FOLDS, len(np.unique(self.polymer[self.training])))
-        return GroupKFold(n_folds) if n_folds > 1 else None
-
-    @classmethod
-    def build(cls, dataset: Dataset, rows: Rows, target: np.ndarray, training: np.ndarray) -> TaskData:
-        """Lay out the rows of one table."""
-        n_bits = dataset.recipe.fingerprint_bits
-        polymer = dataset.polymer_features[rows.structure].toarray()
-        solvent = dataset.solvent_features[rows.solvent].toarray()
-        inverse = (298.15 / rows.temperature)[:, None]
-        return cls(
-            features=np.hstack([polymer, solvent, inverse]).astype(np.float32),
-            polymer_counts=polymer[:, :n_bits],
-            solvent_counts=solvent[:, :n_bits],
-            descriptors=polymer[:, n_bits:],
-            polymer=rows.polymer,
-            target=target,
-            training=training,
-        )
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Values for every row, (n_rows,), and a classifier's threshold, chosen on training polymers left out in turn."""
-
-    value: np.ndarray
-    threshold: float = 0.5
-
-
-def predict_mean(data: TaskData, seed: int) -> Prediction:
-    """The training rows' mean; as a classifier it calls all positive, and without a positive row to learn from none."""
-    mean = float(data.target[data.training].mean())
-    return Prediction(np.full(len(data.target), mean), min(mean, 0.5) or 0.5)
-
-
-def forest_chi(data: TaskData, seed: int) -> Prediction:
-    """Random forest on all features, a third of them a split."""
-    model = RandomForestRegressor(N_TREES, max_features=0.3, random_state=seed, n_jobs=1)
-    model.fit(data.features[data.training], data.target[data.training])
-    return Prediction(model.predict(data.features))
-
-
-def _classify(probability: Callable[[TaskData], np.ndarray], data: TaskData) -> Prediction:
-    """A classifier's probabilities and the threshold with the best F1 on training polymers left out in turn.
-
-    `probability` learns from the training rows of what it is given, all of them or all but a fold's, and returns
-    P(positive) of every row, (n_rows,). Rows of one polymer are alike: a threshold chosen on rows whose polymer was
-    learned from is one for known polymers.
-    """
-    if data.has_one_class:
-        return predict_mean(data, 0)
-    rows = np.flatnonzero(data.training)
-    folds = data.polymer_folds()
-    if folds is None:
-        return Prediction(probability(data))
-    left_out = np.zeros(len(rows))
-    for _, held in folds.split(rows, groups=data.polymer[rows]):
-        learned = data.training.copy()
-        learned[rows[held]] = False
-        part = replace(data, training=learned)
-        values = predict_mean(part, 0).value if part.has_one_class else probability(part)
-        left_out[held] = values[rows[held]]
-    return Prediction(probability(data), best_f1_threshold(data.target[rows] > 0.5, left_out))
-
-
-def forest_solubility(data: TaskData, seed: int) -> Prediction:
-    """Random forest on all features."""
-
-    def probability(known: TaskData) -> np.ndarray:
-        model = RandomForestClassifier(N_TREES, random_state=seed, n_jobs=1)
-        model.fit(known.features[known.training], known.target[known.training])
-        return model.predict_proba(known.features)[:, 1]
-
-    return _classify(probability, data)
 
 
 def ridge_chi(data: TaskData, seed: int) -> Prediction:
@@ -156,7 +40,7 @@ def ridge_chi(data: TaskData, seed: int) -> Prediction:
 
 def ridge_solubility(data: TaskData, seed: int) -> Prediction:
     """Logistic regression with a ridge penalty on all standardised features."""
-    return _classify(lambda known: _logistic(known.features, known, C=0.01), data)
+    return classify(lambda known: _logistic(known.features, known, C=0.01), data)
 
 
 def descriptor_logistic(data: TaskData, seed: int) -> Prediction:
@@ -169,7 +53,7 @@ def descriptor_logistic(data: TaskData, seed: int) -> Prediction:
         strength = np.abs(centred.T @ (target - target.mean()))
         return _logistic(known.descriptors[:, np.argsort(-strength, kind="stable")[:4]], known, C=1.0)
 
-    return _classify(probability, data)
+    return classify(probability, data)
 
 
 def _logistic(features: np.ndarray, data: TaskData, C: float) -> np.ndarray:
@@ -207,7 +91,7 @@ def gaussian_process(data: TaskData, seed: int) -> Prediction:
 
     if not np.isin(data.target, (0.0, 1.0)).all():
         return Prediction(value(data))
-    return _classify(lambda known: value(known).clip(0, 1), data)
+    return classify(lambda known: value(known).clip(0, 1), data)
 
 
 def _pair_kernel(data: TaskData) -> np.ndarray:
@@ -242,7 +126,7 @@ def correct_affinely(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
 
 def classify_by_chi(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
     """Logistic regression on Stage 1's χ at the reference temperature alone."""
-    return _classify(lambda known: _logistic(stage1_chi[:, None], known, C=1.0), data)
+    return classify(lambda known: _logistic(stage1_chi[:, None], known, C=1.0), data)
 
 
 Baseline = Callable[[TaskData, int], Prediction]

@@ -1,0 +1,229 @@
+"""A random forest on the features the networks have, scored as they are: what they must beat to be worth having.
+
+Called by `search.run`, `search.rescore` and `training.finetune`; `evidence.baselines` has further predictors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.model_selection import GroupKFold
+
+from chitransfer.data.assemble import Dataset, Rows
+from chitransfer.processors import count_processors
+from chitransfer.training.crossval import OutOfFold, score_predictions
+from chitransfer.training.metrics import best_f1_threshold
+
+N_TREES = 200
+N_POLYMER_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """One measured table as scikit-learn wants it.
+
+    Attributes
+    ----------
+    features
+        Polymer and solvent features and 298.15/T, (n_rows, n_features).
+    polymer_counts, solvent_counts
+        Fingerprint counts for the Tanimoto kernel, (n_rows, n_bits); solvents have none when all rows are in water.
+    descriptors
+        Of the polymer, (n_rows, n_descriptors).
+    polymer
+        Which polymer a row is of, (n_rows,): what a choice within the training rows is made by.
+    target
+        χ, or 1 for the positive class, (n_rows,).
+    training
+        True for rows a model may learn from, (n_rows,) bool.
+    """
+
+    features: np.ndarray
+    polymer_counts: np.ndarray
+    solvent_counts: np.ndarray
+    descriptors: np.ndarray
+    polymer: np.ndarray
+    target: np.ndarray
+    training: np.ndarray
+
+    @property
+    def has_one_class(self) -> bool:
+        """Whether all rows to learn from are of one class, as where the only polymer of the other is tested."""
+        return len(np.unique(self.target[self.training])) < 2
+
+    def varying_features(self) -> np.ndarray:
+        """The features that differ between training rows, (n_rows, n_varying); no other can split a tree."""
+        varying: np.ndarray = self.features[:, np.ptp(self.features[self.training], axis=0) > 0]
+        # A tree needs one at least.
+        return varying if varying.shape[1] else self.features[:, :1]
+
+    def polymer_folds(self) -> GroupKFold | None:
+        """Folds of whole training polymers to choose by; none where there is one polymer to learn from."""
+        n_folds = min(N_POLYMER_FOLDS, len(np.unique(self.polymer[self.training])))
+        return GroupKFold(n_folds) if n_folds > 1 else None
+
+    @classmethod
+    def build(cls, dataset: Dataset, rows: Rows, target: np.ndarray, training: np.ndarray) -> TaskData:
+        """Lay out the rows of one table."""
+        n_bits = dataset.recipe.fingerprint_bits
+        polymer = dataset.polymer_features[rows.structure].toarray()
+        solvent = dataset.solvent_features[rows.solvent].toarray()
+        inverse = (298.15 / rows.temperature)[:, None]
+        return cls(
+            features=np.hstack([polymer, solvent, inverse]).astype(np.float32),
+            polymer_counts=polymer[:, :n_bits],
+            solvent_counts=solvent[:, :n_bits],
+            descriptors=polymer[:, n_bits:],
+            polymer=rows.polymer,
+            target=target,
+            training=training,
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Values for every row, (n_rows,), and a classifier's threshold, chosen on training polymers left out in turn."""
+
+    value: np.ndarray
+    threshold: float = 0.5
+
+
+def predict_mean(data: TaskData, seed: int) -> Prediction:
+    """The training rows' mean; as a classifier it calls all positive, and without a positive row to learn from none."""
+    mean = float(data.target[data.training].mean())
+    return Prediction(np.full(len(data.target), mean), min(mean, 0.5) or 0.5)
+
+
+def classify(probability: Callable[[TaskData], np.ndarray], data: TaskData) -> Prediction:
+    """A classifier's probabilities and the threshold with the best F1 on training polymers left out in turn.
+
+    `probability` learns from the training rows of what it is given, all of them or all but a fold's, and returns
+    P(positive) of every row, (n_rows,). Rows of one polymer are alike: a threshold chosen on rows whose polymer was
+    learned from is one for known polymers.
+    """
+    if data.has_one_class:
+        return predict_mean(data, 0)
+    rows = np.flatnonzero(data.training)
+    folds = data.polymer_folds()
+    if folds is None:
+        return Prediction(probability(data))
+    left_out = np.zeros(len(rows))
+    for _, held in folds.split(rows, groups=data.polymer[rows]):
+        learned = data.training.copy()
+        learned[rows[held]] = False
+        part = replace(data, training=learned)
+        values = predict_mean(part, 0).value if part.has_one_class else probability(part)
+        left_out[held] = values[rows[held]]
+    return Prediction(probability(data), best_f1_threshold(data.target[rows] > 0.5, left_out))
+
+
+def forest_chi(data: TaskData, seed: int, n_jobs: int = 1) -> Prediction:
+    """Random forest on all features that vary, a third of them a split."""
+    features = data.varying_features()
+    model = RandomForestRegressor(N_TREES, max_features=0.3, random_state=seed, n_jobs=n_jobs)
+    model.fit(features[data.training], data.target[data.training])
+    return Prediction(model.predict(features))
+
+
+def forest_solubility(data: TaskData, seed: int, n_jobs: int = 1) -> Prediction:
+    """Random forest on all features that vary."""
+
+    def probability(known: TaskData) -> np.ndarray:
+        features = known.varying_features()
+        model = RandomForestClassifier(N_TREES, random_state=seed, n_jobs=n_jobs)
+        model.fit(features[known.training], known.target[known.training])
+        return model.predict_proba(features)[:, 1]
+
+    return classify(probability, data)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What forests that learned from the other folds alone say of a table's rows.
+
+    Attributes
+    ----------
+    value
+        χ, or the probability of the positive class, (n_rows,). Rows that no fold has (−1) have the value of a forest
+        that learned from all the others.
+    threshold
+        From which probability on a row is called positive, (n_rows,): chosen on training rows, as `classify` does.
+    """
+
+    value: np.ndarray
+    threshold: np.ndarray
+
+    def called_positive(self) -> np.ndarray:
+        """Which rows are called positive, (n_rows,) bool."""
+        called: np.ndarray = self.value >= self.threshold
+        return called
+
+
+def leave_out_chi(dataset: Dataset, fold: np.ndarray, seed: int) -> LeftOut | None:
+    """χ of the measured rows by forests that left their fold out; ``None`` where some fold has no others.
+
+    Parameters
+    ----------
+    fold
+        Of every polymer, (n_polymers,); −1: kept for the test.
+    """
+    if dataset.chi is None:
+        return None
+    return _leave_out(forest_chi, dataset, dataset.chi, dataset.chi.value, fold, seed)
+
+
+def leave_out_solubility(dataset: Dataset, fold: np.ndarray, positive_label: int, seed: int) -> LeftOut | None:
+    """As `leave_out_chi`, of the class `positive_label`."""
+    if dataset.solubility is None:
+        return None
+    positive = (dataset.solubility.value == positive_label).astype(float)
+    return _leave_out(forest_solubility, dataset, dataset.solubility, positive, fold, seed)
+
+
+def _leave_out(
+    fit: Callable[[TaskData, int, int], Prediction],
+    dataset: Dataset,
+    rows: Rows,
+    target: np.ndarray,
+    fold: np.ndarray,
+    seed: int,
+) -> LeftOut | None:
+    fold_of_rows = fold[rows.polymer]
+    data = TaskData.build(dataset, rows, target, fold_of_rows >= 0)
+    value, threshold = np.full(len(rows), np.nan), np.full(len(rows), 0.5)
+    for one in np.unique(fold_of_rows):
+        held = fold_of_rows == one
+        training = ~held & (fold_of_rows >= 0)
+        if not training.any():
+            return None
+        found = fit(replace(data, training=training), seed, count_processors())
+        value[held], threshold[held] = found.value[held], found.threshold
+    return LeftOut(value, threshold)
+
+
+def score_random_forest(dataset: Dataset, fold: np.ndarray, positive_label: int, seed: int) -> dict[str, float]:
+    """Scores of forests on one fold shuffle (n_polymers,), named as a trial's are; what cannot be scored is not there.
+
+    A fold's rows are seen by neither its forest nor that forest's threshold.
+    """
+    chi = leave_out_chi(dataset, fold, seed)
+    solubility = leave_out_solubility(dataset, fold, positive_label, seed)
+    fold_of_chi, fold_of_solubility = (
+        fold[None, [] if rows is None else rows.polymer] for rows in (dataset.chi, dataset.solubility)
+    )
+    threshold = np.full((1, int(fold.max()) + 1), 0.5)
+    if solubility is not None:
+        threshold[0, fold_of_solubility[0]] = solubility.threshold
+    out_of_fold = OutOfFold(
+        fold_of_chi,
+        fold_of_solubility,
+        np.zeros(fold_of_chi.shape) if chi is None else chi.value[None],
+        np.zeros(fold_of_solubility.shape) if solubility is None else solubility.value[None],
+        threshold,
+    )
+    unknown = tuple(prefix for prefix, left_out in (("exp_", chi), ("sol_", solubility)) if left_out is None)
+    scores = score_predictions(dataset, positive_label, out_of_fold).mean
+    return {name: value for name, value in scores.items() if not name.startswith(unknown)}
