@@ -21,12 +21,10 @@ from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, S
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.progress import NamedProgress
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
+from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.results import (
-    beaten_by_trivial,
     name_columns,
-    trivial_objective,
     with_one_value,
-    write_reference,
 )
 from chitransfer.search.runner import NetworkScores, TrialRunner
 from chitransfer.search.space import to_overrides
@@ -34,7 +32,6 @@ from chitransfer.search.study import read_searched_dataset, read_study
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import PERMUTED, describe_side_by_side
 from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings, SpaceParameter
-from chitransfer.training.trivial import score_trivial_predictor
 
 # Found out again on every machine; no part of what was measured.
 PLACE_KEYS = ("paths.results_dir", "paths.cache_dir", "training.device", "training.num_threads", "search.n_trials")
@@ -55,8 +52,8 @@ class Rescored:
         parameters, components.
     skipped
         Why trials were left out, by number.
-    trivial
-        Components of the trivial predictor under the new conditions.
+    reference
+        What they are compared with, under the new conditions.
     weights
         The objective's.
     is_permuted
@@ -66,22 +63,20 @@ class Rescored:
     folder: Path
     trials: pd.DataFrame
     skipped: dict[int, str]
-    trivial: Mapping[str, float]
+    reference: Reference
     weights: ObjectiveSettings
     is_permuted: bool = False
 
     def describe(self) -> list[str]:
-        """Best trial, default configuration and trivial predictor side by side, and what to be warned of."""
+        """Best trial, default configuration and what they are compared with side by side, and what to be warned of."""
         best, *others = ({str(key): value for key, value in row.items()} for row in self.trials.to_dict("records"))
         columns = [(f"best (trial {best['number']})", best)]
         columns += [(f"default (trial {row['number']})", row) for row in (best, *others) if row["is_default"]]
-        value = trivial_objective(self.trivial, float(best["stage1_mae"]), self.weights)
-        table = describe_side_by_side(
-            [*((title, row, row["value"]) for title, row in columns), ("trivial predictor", self.trivial, value)]
-        )
+        references = self.reference.columns(float(best["stage1_mae"]), self.weights)
+        table = describe_side_by_side([*((title, row, row["value"]) for title, row in columns), *references])
         if self.is_permuted:
             return [PERMUTED, *table]
-        return [*table, *(f"WARNING: {line}" for line in beaten_by_trivial(best, self.trivial, self.weights))]
+        return [*table, *(f"WARNING: {line}" for line in self.reference.beats(best, self.weights))]
 
     @property
     def rank_correlation(self) -> float:
@@ -186,10 +181,9 @@ def rescore_study(
     frame, errors = _score_trials(runner, folder, trials, progress)
     target = folder.path / "rescored" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
     _write(target, frame, config, folder, {t.number: t.params for t in trials})
-    trivial = score_trivial_predictor(dataset, runner.folds, runner.stage2_data.positive_label)
-    write_reference(target / "reference.json", trivial)
+    reference = score_reference(target / "reference.json", config, dataset, runner.folds)
     skipped = {number: str(error) for number, error in errors.items()}
-    return Rescored(target, frame, skipped, trivial.mean, config.objective, config.search.control == "permute")
+    return Rescored(target, frame, skipped, reference, config.objective, config.search.control == "permute")
 
 
 def _refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:

@@ -26,7 +26,8 @@ from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
 from chitransfer.search.lock import drive_alone, explain_unwritable
 from chitransfer.search.reevaluate import reevaluate_top
-from chitransfer.search.results import expect_runs, read_standing, write_reference, write_results
+from chitransfer.search.reference import Reference, score_reference
+from chitransfer.search.results import expect_runs, read_standing, write_results
 from chitransfer.search.space import make_pruner, settle_pruner
 from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
 from chitransfer.search.study import create_study, read_searched_dataset, refuse_taken_name, resume_study
@@ -43,14 +44,12 @@ from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
 from chitransfer.training.settings import make_study_folds
-from chitransfer.training.tasks import resolve_positive_label
-from chitransfer.training.trivial import score_trivial_predictor
 
 EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
 SIGNALS: tuple[StopReason, ...] = ("interrupt", "terminate")
 # How long a database server may be away before the search stops.
 STORAGE_WAIT_SECONDS = 600.0
-Draw = Callable[[optuna.Study, Mapping[str, float], StudyFolder], Sequence[str] | None]
+Draw = Callable[[optuna.Study, Reference, StudyFolder], Sequence[str] | None]
 logger = logging.getLogger("chitransfer")
 
 
@@ -123,7 +122,7 @@ def _search(
     contract = make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
-    reference = score_reference(folder, config, dataset)
+    reference = score_reference(folder.reference, config, dataset, make_study_folds(config, dataset))
     workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
     say_and_log(console, describe_workers(workers, config))
     reason: StopReason | None = None
@@ -250,15 +249,6 @@ def describe_workers(workers: Workers, config: Config) -> list[str]:
         return []
     where = config.search.scheduler or "this machine"
     return [f"{workers.capacity} workers on {where}; Dask dashboard: {dashboard}"]
-
-
-def score_reference(folder: StudyFolder, config: Config, dataset: Dataset) -> dict[str, float]:
-    """Score the trivial predictor on the study's folds, keep that in its folder, and return the means."""
-    folds = make_study_folds(config, dataset)
-    positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
-    scores = score_trivial_predictor(dataset, folds, positive)
-    write_reference(folder.reference, scores)
-    return scores.mean
 
 
 class _Stop:

@@ -30,6 +30,7 @@ from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
 from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
+from chitransfer.search.reference import score_reference
 from chitransfer.search.rescore import find_without_effect, score_encoders
 from chitransfer.search.results import read_standing
 from chitransfer.search.run import (
@@ -39,7 +40,6 @@ from chitransfer.search.run import (
     log_to,
     open_study,
     say_and_log,
-    score_reference,
     write_what_there_is,
 )
 from chitransfer.search.runner import TrialRunner
@@ -53,6 +53,7 @@ from chitransfer.sections import SpaceParameter
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
 from chitransfer.training.metrics import mean_half_width
+from chitransfer.training.settings import make_study_folds
 
 # Fold shuffles that neither pass has seen, for an honest last word.
 N_FRESH_SHUFFLES = 5
@@ -279,7 +280,7 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in prepared.encoders]}
     study = open_study(own, config, contract, is_new=not own.database.is_file())
     write_provenance(own.path, dataset)
-    reference = score_reference(own, config, dataset)
+    reference = score_reference(own.reference, config, dataset, make_study_folds(config, dataset))
     runner = functools.partial(EncoderRunner, encoders=prepared.encoders, number=prepared.number)
     workers = InProcessWorkers(config, dataset, make_runner=runner)
     # It speaks of the best trial so far, which may not stay the best.
