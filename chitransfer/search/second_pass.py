@@ -71,13 +71,14 @@ FIXED: dict[str, object] = {
     "search.devices": [],
     "search.scheduler": None,
     "search.storage": None,
+    "search.halve_batch_when_out_of_memory": False,
 }
 # Its budget, by the name that the flag of a search has.
 BUDGET = {"search.n_trials": "second_pass.n_trials"}
 # What it does not read.
 UNUSED = {
     "search.study_name", "search.space", "search.pack", "search.reevaluate_seeds", "search.max_worker_deaths",
-    "search.n_pretrain_seeds", "search.halve_batch_when_out_of_memory", "paths.results_dir",
+    "search.n_pretrain_seeds", "paths.results_dir",
 }  # fmt: skip
 UNUSED_SECTIONS = ("search.space.", "cluster.")
 # Those of these keys that are flags of `chitransfer search`.
