@@ -82,7 +82,7 @@ class PackWorkers(InProcessWorkers):
         return None if seconds is None else seconds / len(self._under_way)
 
     def abandon(self, future: Future[RungResult]) -> None:
-        """Leave a rung out of its pack after the epoch under way; a pack that does not react is left in its thread."""
+        """Leave a rung out of its pack after the epoch under way; where that takes long, the next pack waits for it."""
         self._collected = [job for job in self._collected if job.outcome is not future]
         super().abandon(future)
 

@@ -48,7 +48,7 @@ from chitransfer.search.study import read_searched_dataset
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome, describe_reference
 from chitransfer.search.watch import SearchDisplay
-from chitransfer.search.workers import InProcessWorkers, check_workers
+from chitransfer.search.workers import InProcessWorkers, check_workers, wait_for_left_behind
 from chitransfer.sections import SpaceParameter
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
@@ -296,6 +296,7 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     say_and_log(console, describe_outcome(study, own, config, reference, reason))
     best = read_standing(study).best
     if reason == "finished" and best is not None and not best.user_attrs.get("is_default"):
+        wait_for_left_behind(config.search.trial_timeout_minutes)
         _keep_fresh_scores(prepared, workers.runner, best.params, console)
     if best is not None:
         say_and_log(console, draw(study, reference, own) or [])
