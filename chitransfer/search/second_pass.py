@@ -44,7 +44,7 @@ from chitransfer.search.run import (
 )
 from chitransfer.search.runner import TrialRunner
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import read_searched_dataset
+from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome, describe_reference
 from chitransfer.search.watch import SearchDisplay
@@ -218,7 +218,7 @@ def run_second_pass(
     Raises
     ------
     StudyError
-        There is no such complete trial, or the overrides would change its Stage 1.
+        There is no such complete trial, its polymers had other names, or the overrides would change its Stage 1.
     ConfigError
         Some of the overrides would have no effect.
     CheckpointError
@@ -264,6 +264,7 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
     check_workers(config)
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
+    refuse_other_names(read_study(folder), folder.place, config, dataset)
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
         raise StudyError(
             f"{folder.path}: trial {number} was pretrained under other conditions than these; leave what concerns "
