@@ -29,7 +29,7 @@ from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.results import expect_runs, read_standing, write_results
 from chitransfer.search.space import make_pruner, settle_pruner
-from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
+from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors, hold_again
 from chitransfer.search.study import create_study, read_searched_dataset, refuse_taken_name, resume_study
 from chitransfer.search.study_folder import StudyFolder, new_study_name
 from chitransfer.search.summary import (
@@ -49,6 +49,8 @@ EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 1
 SIGNALS: tuple[StopReason, ...] = ("interrupt", "terminate")
 # How long a database server may be away before the search stops.
 STORAGE_WAIT_SECONDS = 600.0
+# How often a search makes sure of its lock on the server.
+LOCK_CHECK_SECONDS = 10.0
 Draw = Callable[[optuna.Study, Reference, StudyFolder], Sequence[str] | None]
 logger = logging.getLogger("chitransfer")
 
@@ -205,26 +207,34 @@ def _drive(
     stop_requested: StopRequested,
 ) -> StopReason:
     """Drive the study; after a database server was away for a while, go on as a resumed search would."""
+
+    def stop_or_lose() -> StopReason | None:
+        # A server away between two of the driver's accesses has lost the lock unnoticed; away still, it locks for none.
+        with suppress(*STORAGE_ERRORS):
+            hold_again(folder.storage, folder.name, LOCK_CHECK_SECONDS)
+        return stop_requested()
+
     while True:
         try:
-            return SearchDriver(config, dataset, study, folder, workers, display, stop_requested).run()
+            return SearchDriver(config, dataset, study, folder, workers, display, stop_or_lose).run()
         except STORAGE_ERRORS as error:
             what = describe_storage_error(folder.place, error)
             if folder.storage is None:
                 raise StudyError(f"{what}. Resume with: {folder.resume_command}") from None
         # Outside the except block: whatever is raised now must not drag the database's own message along.
         logger.warning("%s; waiting for it", what)
-        if not _wait_for_storage(study, stop_requested):
+        if not _wait_for_storage(study, folder, stop_requested):
             if (reason := stop_requested()) in SIGNALS:
                 return reason
             raise StudyError(f"{what}. Resume with: {folder.resume_command}")
 
 
-def _wait_for_storage(study: optuna.Study, stop_requested: StopRequested) -> bool:
+def _wait_for_storage(study: optuna.Study, folder: StudyFolder, stop_requested: StopRequested) -> bool:
     deadline = time.monotonic() + STORAGE_WAIT_SECONDS
     while time.monotonic() < deadline and stop_requested() is None:
         try:
             study.get_trials(deepcopy=False)
+            hold_again(folder.storage, folder.name)
         except STORAGE_ERRORS:
             time.sleep(1.0)
         else:
