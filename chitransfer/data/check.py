@@ -28,7 +28,15 @@ from chitransfer.data.check_facts import (
     TemperatureFacts,
 )
 from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_obstacles, find_warnings
-from chitransfer.data.tables import CONTRADICTS, SHOWN_ROWS, USUAL_CHI, BadRows, Contradictions, Table
+from chitransfer.data.tables import (
+    CONTRADICTS,
+    SHOWN_ROWS,
+    USUAL_CHI,
+    BadRows,
+    Contradictions,
+    Table,
+    describe_builtin_beside_own,
+)
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 from chitransfer.progress import NamedProgress, name_progress
 
@@ -101,8 +109,9 @@ def check_tables(
         n_labelled=sum(int(table.rows["SMILES"].str.contains(LABELLED).sum()) for table in tables),
     )
     obstacles = tuple(find_obstacles(report, n_folds))
-    warnings = find_warnings(report, n_folds, positive_label)
-    return replace(report, n_obstacles=len(obstacles), warnings=(*obstacles, *warnings))
+    builtin = (f"{line}." for line in describe_builtin_beside_own(tables))
+    warnings = (*obstacles, *builtin, *find_warnings(report, n_folds, positive_label))
+    return replace(report, n_obstacles=len(obstacles), warnings=warnings)
 
 
 def _table_facts(table: Table, on_bad_rows: BadRows, on_contradictory_labels: Contradictions) -> TableFacts:

@@ -18,7 +18,16 @@ from rdkit import Chem, rdBase
 
 from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.polymers import LONGEST_SMILES
-from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_number, read_source, refuse_misnamed
+from chitransfer.counts import say_count
+from chitransfer.data.csv_text import (
+    BUILTIN_PREFIX,
+    Column,
+    find_columns,
+    parse_csv,
+    read_number,
+    read_source,
+    refuse_misnamed,
+)
 from chitransfer.data.temperatures import COLDEST_K, DEFAULT_TEMPERATURE_K, looks_like_celsius, read_kelvin
 from chitransfer.errors import DataError
 from chitransfer.progress import Progress
@@ -31,6 +40,9 @@ SHOWN_ROWS = 20
 # Why `_settle_contradictions` leaves a row out.
 CONTRADICTS = "contradicts another row of the same polymer and solvent"
 LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
+
+# What a configuration calls the tables of Stage 2.
+STAGE2_KEYS = {"chi": "paths.exp_chi_csv", "solubility": "paths.solubility_csv"}
 
 BadRows = Literal["error", "skip"]
 Contradictions = Literal["error", "drop", "majority"]
@@ -253,6 +265,20 @@ def describe_rejected(name: str, rejected: Sequence[tuple[int, str, str]], n_row
     if len(rejected) > SHOWN_ROWS:
         shown.append(f"  … and {len(rejected) - SHOWN_ROWS} more")
     return f"{name}: {len(rejected)} of {n_rows} rows cannot be used\n" + "\n".join(shown)
+
+
+def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
+    """A line for every built-in table of Stage 2 among tables of the user's own, which he may not know of."""
+    if all(table.source.startswith(BUILTIN_PREFIX) for table in tables):
+        return []
+    stage2 = [table for table in tables if table.kind in STAGE2_KEYS]
+    remedy = "null leaves it out" if len(stage2) > 1 else "name one of your own"
+    return [
+        f"{STAGE2_KEYS[table.kind]} is {table.source} ({say_count(len(table), 'row')}), the built-in table, beside "
+        f"tables of your own; {remedy}"
+        for table in stage2
+        if table.source.startswith(BUILTIN_PREFIX)
+    ]
 
 
 def _settle_contradictions(table: Table, rule: Contradictions) -> Table:
