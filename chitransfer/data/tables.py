@@ -40,7 +40,8 @@ SHOWN_ROWS = 20
 # Why `_settle_contradictions` leaves a row out.
 CONTRADICTS = "contradicts another row of the same polymer and solvent"
 LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
-
+# What `data.compute` adds to a table; its other columns, a measured χ too, it keeps.
+UNIFAC_CHI = "chi_unifac"
 # What a configuration calls the tables of Stage 2.
 STAGE2_KEYS = {"chi": "paths.exp_chi_csv", "solubility": "paths.solubility_csv"}
 
@@ -102,7 +103,7 @@ class ReadOptions(TypedDict, total=False):
 
 
 def read_stage1_table(source: str, **options: Unpack[ReadOptions]) -> Table:
-    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; as `read_chi_table`."""
+    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; as `read_chi_table`, and refuses `UNIFAC_CHI` beside χ."""
     return _read("stage1", source, [Column("chi", True), Column("temp", False)], **options)
 
 
@@ -171,6 +172,12 @@ def _read(
     positions = find_columns(header, [Column("SMILES", True), *columns, Column("solvent", False)], name)
     # Labels have no temperature, so a column of one is no mistake beside them.
     refuse_misnamed(header, {*positions, "temp"} if kind == "solubility" else positions, name)
+    if kind == "stage1" and UNIFAC_CHI in (cell.lower() for cell in header):
+        raise DataError(
+            f"{name}, line 1: holds both chi and {UNIFAC_CHI}. Stage 1 learns the column chi, which beside "
+            f"{UNIFAC_CHI} seems to be measured: rename {UNIFAC_CHI} to chi, and the present chi to something else or "
+            "take it out"
+        )
     smiles = [record[positions["SMILES"]].strip() for _, record in records]
     identities = identify_polymers(smiles, cache_folder=cache_folder, n_jobs=n_jobs, progress=progress)
     kept: list[tuple[object, ...]] = []

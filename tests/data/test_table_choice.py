@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset, load_dataset
 from chitransfer.data.check import check_tables
+from chitransfer.data.compute import compute_table
 from chitransfer.data.tables import (
     describe_builtin_beside_own,
     read_chi_table,
@@ -53,3 +56,19 @@ def test_tables_of_one_kind_are_no_surprise(tables: Tables) -> None:
 def test_the_only_table_of_stage_2_cannot_be_left_out(tables: Tables) -> None:
     (line,) = describe_builtin_beside_own([read_stage1_table(str(tables.stage1)), read_solubility_table(LABELS)])
     assert line.endswith("; name one of your own")
+
+
+def test_measured_chi_beside_computed_is_not_taken_for_stage_1(
+    tables: Tables, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    output = tmp_path / "computed.csv"
+    compute_table(tables.chi, output)
+    code, _, err = run_command("data", "check", "--set", f"paths.dft_chi_csv={output}")
+    assert code == 2
+    assert f"{output}, line 1: holds both chi and chi_unifac" in err
+    assert "rename chi_unifac to chi" in err
+    # As the message says, and as a table of measurements the output stays good.
+    frame = pd.read_csv(output)
+    assert len(read_chi_table(str(output))) == len(frame)
+    frame.rename(columns={"chi": "measured", "chi_unifac": "chi"}).to_csv(output, index=False)
+    assert read_stage1_table(str(output)).rows["chi"].tolist() == frame["chi_unifac"].tolist()
