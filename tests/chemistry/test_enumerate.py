@@ -152,11 +152,11 @@ def test_monomers_are_canonical_and_without_repeats() -> None:
         (b"family,SMILES\nvinyl,C=C\nvinyl,\n", "line 3: SMILES = '': not a readable SMILES"),
         (
             b"family,SMILES\nvinyls,C=C\n",
-            "line 2: family = 'vinyls': there is no .*(?s:.)*Known families: amino_acid, .*, vinyl",
+            "(?s)line 2: family = 'vinyls': there is no .*Known families: amino_acid, .*, vinyl",
         ),
         (
             b"family,SMILES\nvinyls,C=C\nvinyl,C=CC\nvinyl,C1C\n",
-            r"2 of 3 rows cannot be used\n  line 2: family = 'vinyls': .*\n  line 4: SMILES = 'C1C': not a readable SMILES",
+            r"2 of 3 rows cannot be used\n  line 2: family = 'vinyls': .*\n  line 4: SMILES = 'C1C': not",
         ),
         (b"family,SMILES\nvinyl,C=C\xe9\n", "line 2: not UTF-8 text"),
         (b"family,SMILES\nvinyl,C=C,styrene\n", "line 2: 3 cells"),
