@@ -68,6 +68,22 @@ def test_everything_that_gets_installed_is_pinned(project_root: Path) -> None:
     assert wanted <= pinned
 
 
+def test_what_lacks_an_extra_says_how_to_add_it(
+    project_root: Path, monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """No registry has the package, so ``pip install 'chitransfer[…]'`` finds nothing."""
+    project = tomllib.loads((project_root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [path.read_text(encoding="utf-8") for path in (project_root / "chitransfer").rglob("*.py")]
+    named = {extra for text in texts for extra in re.findall(r"say_install\('(\w+)'\)", text)}
+    assert named == {"cluster", "dashboard", "postgresql"}
+    assert named <= set(project["optional-dependencies"])
+    assert not any("chitransfer[" in text for text in texts)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = run_command("dashboard", "study")
+    assert code == 2
+    assert "install it in the checkout with `pip install -c constraints.txt -e '.[dashboard]'`" in err
+
+
 def test_types_are_shipped(project_root: Path) -> None:
     settings = tomllib.loads((project_root / "pyproject.toml").read_text(encoding="utf-8"))
     assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["chitransfer"]
