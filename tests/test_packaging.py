@@ -127,8 +127,11 @@ case "$*" in *venv*) mkdir -p "$4/bin" && rm -f "$4/bin/python" && cp "$0" "$4/b
 
 
 @pytest.fixture
-def prepare(project_root: Path, tmp_path: Path) -> Callable[[], str]:
-    """Calls `prepare_environment` in a checkout without packages; what it said, and what it had a Python do."""
+def prepare(project_root: Path, tmp_path: Path) -> Callable[..., str]:
+    """Calls `prepare_environment` in a checkout without packages; what it said, and what it had a Python do.
+
+    It is called with the active environment, if any, and the extra.
+    """
     root = tmp_path / "checkout"
     (tmp_path / "stub" / "bin").mkdir(parents=True)
     root.mkdir()
@@ -137,14 +140,15 @@ def prepare(project_root: Path, tmp_path: Path) -> Callable[[], str]:
     stub = tmp_path / "stub" / "bin" / "python3"
     stub.write_text(STUB)
     stub.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
     environment |= {"PATH": f"{stub.parent}:{os.environ['PATH']}", "STUB_LOG": str(tmp_path / "log"), "ROOT": str(root)}
 
-    def call() -> str:
+    def call(active: Path | None = None, extra: str = "") -> str:
         (tmp_path / "log").write_text("")
-        words = f'set -euo pipefail; source "{project_root}/scripts/environment.sh"; prepare_environment ""'
+        words = f'set -euo pipefail; source "{project_root}/scripts/environment.sh"; prepare_environment "{extra}"'
+        variables = environment | ({} if active is None else {"VIRTUAL_ENV": str(active)})
         done = subprocess.run(
-            ["bash", "-c", words], env=environment, timeout=60, capture_output=True, text=True, check=False
+            ["bash", "-c", words], env=variables, timeout=60, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout + (tmp_path / "log").read_text()
@@ -152,7 +156,41 @@ def prepare(project_root: Path, tmp_path: Path) -> Callable[[], str]:
     return call
 
 
-def test_an_environment_is_made_once(prepare: Callable[[], str]) -> None:
+@pytest.mark.parametrize(
+    ("code", "extra", "is_used"),
+    [
+        ("checkout", "", True),
+        ("checkout", "dev", True),
+        ("installed", "", True),
+        ("installed", "dev", False),
+        ("other", "", False),
+        ("other", "dev", False),
+    ],
+)
+def test_an_active_environment_with_the_code_of_another_checkout_is_not_used(
+    prepare: Callable[..., str], tmp_path: Path, code: str, extra: str, is_used: bool
+) -> None:
+    """Configurations would be those of one checkout, the code that of another."""
+    active = tmp_path / "active"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", active], check=True, timeout=60)
+    (packages,) = active.glob("lib/python*/site-packages")
+    (packages / "chitransfer-1.0.dist-info").mkdir()
+    (packages / "chitransfer-1.0.dist-info" / "METADATA").write_text("Name: chitransfer\nVersion: 1.0\n")
+    place = packages if code == "installed" else tmp_path / code
+    (place / "chitransfer").mkdir(parents=True)
+    (place / "chitransfer" / "__init__.py").touch()
+    if code != "installed":
+        (packages / "editable.pth").write_text(f"{place}\n")
+    said = prepare(active, extra)
+    assert ("making a virtual environment" in said) is not is_used
+    assert (f"[chitransfer] using the active virtual environment {active}" in said) is is_used
+    root = tmp_path / "checkout"
+    if not is_used:
+        assert f"not using the active virtual environment {active}: its chitransfer is that of {place}, not" in said
+    assert (f"not that of {root}" in said) is (code == "installed" and is_used)
+
+
+def test_an_environment_is_made_once(prepare: Callable[..., str]) -> None:
     first = prepare()
     assert "making a virtual environment" in first
     assert ".venv -m pip install" in first
@@ -161,7 +199,7 @@ def test_an_environment_is_made_once(prepare: Callable[[], str]) -> None:
     assert "-m" not in second
 
 
-def test_an_environment_whose_python_is_gone_is_made_again(prepare: Callable[[], str], tmp_path: Path) -> None:
+def test_an_environment_whose_python_is_gone_is_made_again(prepare: Callable[..., str], tmp_path: Path) -> None:
     prepare()
     python = tmp_path / "checkout" / ".venv" / "bin" / "python"
     python.unlink()
@@ -174,7 +212,7 @@ def test_an_environment_whose_python_is_gone_is_made_again(prepare: Callable[[],
 
 @pytest.mark.parametrize("has_ensurepip", [False, True])
 def test_an_environment_without_pip_gets_it_or_is_made_again(
-    prepare: Callable[[], str], tmp_path: Path, has_ensurepip: bool
+    prepare: Callable[..., str], tmp_path: Path, has_ensurepip: bool
 ) -> None:
     """An interruption, or Debian's python3 without python3-venv, leaves such a one."""
     python = tmp_path / "checkout" / ".venv" / "bin" / "python"
@@ -193,7 +231,8 @@ def test_the_launcher_runs_the_package_and_not_the_folder_it_is_called_in(projec
     (tmp_path / "chitransfer" / "__init__.py").write_text("raise SystemExit('another chitransfer')")
     launcher = project_root / "scripts" / "run_hparam_search.sh"
     done = subprocess.run(
-        ["bash", launcher, "--help"], cwd=tmp_path, env={**os.environ, "VIRTUAL_ENV": sys.prefix}, timeout=120,
+        ["bash", launcher, "--help"], cwd=tmp_path, timeout=120,
+        env={**os.environ, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(project_root)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
