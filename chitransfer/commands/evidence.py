@@ -94,14 +94,12 @@ def dashboard(
     import socket
     from importlib.util import find_spec
 
-    from chitransfer.errors import ConfigError
+    from chitransfer.errors import ConfigError, say_install
     from chitransfer.search.storage import open_storage
     from chitransfer.search.study_folder import locate_study
 
     if find_spec("optuna_dashboard") is None:
-        raise ConfigError(
-            "the dashboard needs optuna-dashboard; install it with `pip install 'chitransfer[dashboard]'`"
-        )
+        raise ConfigError(f"the dashboard needs optuna-dashboard; {say_install('dashboard')}")
     folder = locate_study(study)
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -9,11 +9,11 @@ import gzip
 import hashlib
 import json
 import logging
-import shutil
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import islice
@@ -132,7 +132,8 @@ def build_table(
     """Write a Stage 1 table of `n` distinct polymers: ``SMILES, chi, temp, solvent, method``.
 
     An interrupted build goes on where it stopped when it is started again with the same output: finished parts lie in
-    ``<output>.parts`` until the table is whole. The table depends on `n`, `solvents`, `temperatures`, `seed` and the
+    ``<output>.parts`` until the table is whole; what else lies there, such as parts of another seed, stays. The table
+    depends on `n`, `solvents`, `temperatures`, `seed` and the
     monomers alone, byte for byte, and not on `n_jobs`.
 
     Parameters
@@ -185,7 +186,7 @@ def build_table(
         seconds=time.perf_counter() - started,
     )
     _write_provenance(summary, solvent_names, solvent_groups, kelvin, seed, families)
-    shutil.rmtree(parts, ignore_errors=True)
+    _remove_parts(parts, _input_digest(families, seed))
     return summary
 
 
@@ -231,6 +232,14 @@ def _units_in_order(
             for line in lines:
                 yield None if line is None else _unit_from_line(line)
         number += len(chunks)
+
+
+def _remove_parts(parts: Path, inputs: str) -> None:
+    """Remove the parts of one build, halves that a killed process left among them, and the folder once it is empty."""
+    with suppress(OSError):
+        for path in parts.glob(f"*{inputs}-*.z"):
+            path.unlink()
+        parts.rmdir()
 
 
 def _expand_chunk(reactions: list[Reaction], path: Path) -> list[list | None]:

@@ -21,7 +21,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from chitransfer.errors import ConfigError, StudyError
+from chitransfer.errors import ConfigError, StudyError, say_install
 from chitransfer.secrecy import mask_passwords
 
 # What a storage raises when the database is away, full or damaged, as against a mistake of ours.
@@ -69,9 +69,7 @@ def open_storage(address: str) -> RDBStorage:
             },
         )
     except ImportError:
-        raise ConfigError(
-            "search.storage: PostgreSQL needs psycopg; install it with `pip install 'chitransfer[postgresql]'`"
-        ) from None
+        raise ConfigError(f"search.storage: PostgreSQL needs psycopg; {say_install('postgresql')}") from None
     except (sqlalchemy.exc.ArgumentError, ValueError):
         # The library's own message repeats the whole address.
         raise StudyError(
