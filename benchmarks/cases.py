@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.conventional import ConventionalStage1, lightning_epochs, plain_finetuning
-from benchmarks.measure import Timing, compare
+from benchmarks.measure import Timing, as_timings, compare
 from benchmarks.synthetic import (
     GUIDE_HIDDEN,
     fold_masks,
@@ -30,6 +30,7 @@ from chitransfer.training.stage1 import Stage1Data, Stage1Run
 from chitransfer.training.stage2 import fit_members
 
 N_FOLDS, N_REPEATS = 5, 3
+N_WORKER_RUNS = 3
 
 
 def _epochs(data: Stage1Data, hidden: str = "512_256", seed: int = 0) -> Callable[[], None]:
@@ -74,9 +75,8 @@ def stage1_accuracy(n_rows: int) -> list[Timing]:
     ]
 
 
-def quick_stage2(n_rows: int) -> list[Timing]:
-    """5 folds × 3 repeats × 20 epochs on 40 + 443 rows: all members at once against a loop over folds."""
-    data = make_stage1(2_000)
+def _ways_of_stage2(data: Stage1Data) -> dict[str, Callable[[], object]]:
+    """5 folds × 3 repeats × 20 epochs on 40 + 443 rows: a loop over folds, and all members at once."""
     stage2 = make_stage2(data)
     network = TransferNetwork(make_shape(data)).eval()
     chi, solubility = (fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility))
@@ -86,16 +86,15 @@ def quick_stage2(n_rows: int) -> list[Timing]:
             own = slice(member, member + 1)
             fit_members(network, stage2, chi[own], solubility[own], make_stage2_settings(), member)
 
-    return compare(
-        "Quick Stage 2, 15 members",
-        {
-            "a loop over folds": loop,
-            "chitransfer, all folds at once": lambda: fit_members(
-                network, stage2, chi, solubility, make_stage2_settings(), 0
-            ),
-        },
-        n_runs=5,
-    )
+    def together() -> None:
+        fit_members(network, stage2, chi, solubility, make_stage2_settings(), 0)
+
+    return {"a loop over folds": loop, "chitransfer, all folds at once": together}
+
+
+def quick_stage2(n_rows: int) -> list[Timing]:
+    """A whole quick Stage 2 in either way."""
+    return compare("Quick Stage 2, 15 members", _ways_of_stage2(make_stage1(2_000)), n_runs=5)
 
 
 def whole_network_stage2(n_rows: int) -> list[Timing]:
@@ -160,8 +159,6 @@ def features(n_rows: int) -> list[Timing]:
 def whole_search(n_rows: int) -> list[Timing]:
     """Seconds of a search of 50 trials of 100 epochs, worked out from epochs of each encoder and a quick Stage 2."""
     data = make_stage1(n_rows)
-    stage2 = make_stage2(data)
-    chi, solubility = (fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility))
     totals = {"conventional": np.zeros(2), "chitransfer": np.zeros(2)}
     for hidden in GUIDE_HIDDEN:
         timed = compare(
@@ -174,32 +171,14 @@ def whole_search(n_rows: int) -> list[Timing]:
         )
         for t in timed:
             totals[t.variant] += 50 * 100 / len(GUIDE_HIDDEN) * np.array([t.wall, t.cpu])
-    network = TransferNetwork(make_shape(data)).eval()
-
-    def loop() -> None:
-        for member in range(N_FOLDS * N_REPEATS):
-            own = slice(member, member + 1)
-            fit_members(network, stage2, chi[own], solubility[own], make_stage2_settings(), member)
-
-    def together() -> None:
-        fit_members(network, stage2, chi, solubility, make_stage2_settings(), 0)
-
-    for t in compare("stage 2", {"conventional": loop, "chitransfer": together}, n_runs=1):
-        totals[t.variant] += 50 * np.array([t.wall, t.cpu])
-    reference = totals["conventional"]
-    return [
-        Timing(
-            f"Search of 50 trials × 100 epochs, {n_rows} rows, no pruning, one process (extrapolated)",
-            name,
-            2,
-            float(own[0]),
-            float(own[1]),
-            float(reference[0] / own[0]),
-            float(reference[1] / own[1]),
-            f"{own[0] / 3600:.1f} h on the clock, {own[1] / 3600:.1f} CPU hours",
-        )
-        for name, own in totals.items()
-    ]
+    for name, t in zip(totals, compare("stage 2", _ways_of_stage2(data), n_runs=1), strict=True):
+        totals[name] += 50 * np.array([t.wall, t.cpu])
+    return as_timings(
+        f"Search of 50 trials × 100 epochs, {n_rows} rows, no pruning, one process (extrapolated)",
+        {name: (float(wall), float(cpu)) for name, (wall, cpu) in totals.items()},
+        2,
+        {name: f"{wall / 3600:.1f} h on the clock, {cpu / 3600:.1f} CPU hours" for name, (wall, cpu) in totals.items()},
+    )
 
 
 def growth(n_rows: int) -> list[Timing]:
@@ -210,58 +189,52 @@ def growth(n_rows: int) -> list[Timing]:
 
 _WORKER = """
 import sys, time, torch
-torch.set_num_threads(1)
+n_rows, n_threads = map(int, sys.argv[1:])
+torch.set_num_threads(n_threads)
 from benchmarks.cases import _epochs
 from benchmarks.synthetic import make_stage1
-epoch = _epochs(make_stage1(9000))
+epoch = _epochs(make_stage1(n_rows))
 epoch()
 print('ready', flush=True)
 sys.stdin.readline()
-started = time.perf_counter()
+started = time.process_time()
 for _ in range(6):
     epoch()
-print(time.perf_counter() - started, flush=True)
+print(time.process_time() - started, flush=True)
 """
 
 
-def workers(n_rows: int) -> list[Timing]:
-    """Epochs per second of one single-threaded process, of two at a time, and of one process with two threads."""
-
-    def run(n_processes: int) -> float:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-c", _WORKER],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(n_processes)
-        ]
-        for process in processes:
-            if process.stdout is not None:
-                process.stdout.readline()
-        started = time.perf_counter()
-        for process in processes:
-            if process.stdin is not None:
-                process.stdin.write("go\n")
-                process.stdin.flush()
-        for process in processes:
-            process.communicate()
-        return (time.perf_counter() - started) / n_processes
-
-    seconds = {n: min(run(n) for _ in range(2)) for n in (1, 2)}
-    return [
-        Timing(
-            "Seconds per 6 epochs of 9000 rows, by workers",
-            f"{n} worker(s) of one thread",
-            2,
-            s,
-            s,
-            seconds[1] / s,
-            1.0,
+def _train_beside_each_other(n_processes: int, n_threads: int, n_rows: int) -> tuple[float, float]:
+    """Seconds on the clock and of the processor for six epochs, where the processes share what they take together."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", _WORKER, str(n_rows), str(n_threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
         )
-        for n, s in seconds.items()
+        for _ in range(n_processes)
     ]
+    for process in processes:
+        if process.stdout is not None:
+            process.stdout.readline()
+    started = time.perf_counter()
+    for process in processes:
+        if process.stdin is not None:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+    cpu = sum(float(process.communicate()[0]) for process in processes)
+    return (time.perf_counter() - started) / n_processes, cpu / n_processes
+
+
+def workers(n_rows: int) -> list[Timing]:
+    """Seconds per six epochs of one process with one thread, of two such at a time, and of one with two threads."""
+    n_rows = min(n_rows, 9_000)
+    ways = {"1 worker of one thread": (1, 1), "2 workers of one thread": (2, 1), "1 worker of two threads": (1, 2)}
+    runs = [[_train_beside_each_other(*way, n_rows) for way in ways.values()] for _ in range(N_WORKER_RUNS)]
+    medians = dict(zip(ways, np.median(runs, axis=0).tolist(), strict=True))
+    return as_timings(f"Seconds per 6 epochs of {n_rows} rows, by workers", medians, N_WORKER_RUNS)
 
 
 def start_of_help(n_rows: int) -> list[Timing]:

@@ -57,7 +57,14 @@ def compare(
                 wall[name].append(time.perf_counter() - clock)
                 cpu[name].append(_cpu_seconds() - processor)
     medians = {name: (statistics.median(wall[name]), statistics.median(cpu[name])) for name in variants}
-    reference = next(iter(medians.values()))
+    return as_timings(case, medians, n_runs, notes)
+
+
+def as_timings(
+    case: str, seconds: Mapping[str, tuple[float, float]], n_runs: int, notes: Mapping[str, str] | None = None
+) -> list[Timing]:
+    """Timings of variants from their seconds on the clock and of the processor; the first is the reference."""
+    reference = next(iter(seconds.values()))
     return [
         Timing(
             case,
@@ -68,7 +75,7 @@ def compare(
             reference[1] / max(own[1], CLOCK_TICK),
             (notes or {}).get(name, ""),
         )
-        for name, own in medians.items()
+        for name, own in seconds.items()
     ]
 
 

@@ -31,7 +31,7 @@ from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings
 
 
 class ConventionalRun:
-    """A conventional Stage 1 with what `TrialRunner` asks of a `Stage1Run`: best weights, early stopping."""
+    """A conventional Stage 1 with what `TrialRunner` and `carry` ask of a `Stage1Run`."""
 
     def __init__(self, data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int) -> None:
         self._run, self._settings, self._scale = (
@@ -39,6 +39,7 @@ class ConventionalRun:
             settings,
             data.chi_scaler.scale,
         )
+        self.device = data.features.device
         self.epoch, self.best_epoch, self.best_mae = 0, 0, float("inf")
         self.history: list[dict[str, float]] = []
         self._best = self._run.network

@@ -120,11 +120,13 @@ class Dataset:
         present = [rows.polymer for rows in (self.chi, self.solubility) if rows is not None]
         return np.unique(np.concatenate(present))
 
-    def fold_of_polymers(self, n_folds: int, random_state: int, among: np.ndarray | None = None) -> np.ndarray:
+    def fold_of_polymers(
+        self, n_folds: int, random_state: int, among: np.ndarray | None = None, first_size: float = 1.0
+    ) -> np.ndarray:
         """Fold of every polymer under one shuffle, (n_polymers,) int64; −1 for polymers that are not split.
 
         The folds are joint over the χ and solubility tables. `among` limits them to some polymers (default: all with a
-        Stage 2 row).
+        Stage 2 row); `first_size` is that of fold 0 as a multiple of each other's.
         """
         chosen = self.measured_polymers() if among is None else among
         loads = np.zeros((len(self.polymers), 3))
@@ -134,7 +136,8 @@ class Dataset:
             for label in (0, 1):
                 np.add.at(loads[:, 1 + label], self.solubility.polymer[self.solubility.value == label], 1.0)
         folds = np.full(len(self.polymers), -1, dtype=np.int64)
-        folds[chosen] = assign_folds([self.polymers[i] for i in chosen], loads[chosen], n_folds, random_state)
+        names = [self.polymers[i] for i in chosen]
+        folds[chosen] = assign_folds(names, loads[chosen], n_folds, random_state, first_size)
         return folds
 
 

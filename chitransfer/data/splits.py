@@ -15,8 +15,10 @@ from chitransfer.errors import DataError
 LEAST_STAGE1_POLYMERS = 2
 
 
-def assign_folds(polymers: Sequence[str], loads: np.ndarray, n_folds: int, random_state: int) -> np.ndarray:
-    """Assign whole polymers to folds of about equal load.
+def assign_folds(
+    polymers: Sequence[str], loads: np.ndarray, n_folds: int, random_state: int, first_size: float = 1.0
+) -> np.ndarray:
+    """Assign whole polymers to folds of about equal load, or to a first fold of another size and equal others.
 
     Polymers come in random order; each goes to the fold that stays most balanced, so every shuffle differs.
 
@@ -30,6 +32,8 @@ def assign_folds(polymers: Sequence[str], loads: np.ndarray, n_folds: int, rando
         At least 2 and at most n_polymers.
     random_state
         Seed of the shuffle.
+    first_size
+        Load of fold 0 as a multiple of each other fold's, above 0.
 
     Returns
     -------
@@ -55,16 +59,20 @@ def assign_folds(polymers: Sequence[str], loads: np.ndarray, n_folds: int, rando
     shares = np.hstack([shares, np.full((n_polymers, 1), 1.0 / n_polymers)])
     filled = np.zeros((n_folds, shares.shape[1]))  # (fold, kind)
     folds = np.empty(n_polymers, dtype=np.int64)
-    sizes = np.zeros(n_folds, dtype=np.int64)
+    counts = np.zeros(n_folds, dtype=np.int64)
+    size = np.ones(n_folds)
+    size[0] = first_size
     for position, polymer in enumerate(order):
-        # Σ(f + s)² over folds differs between the choices only by 2 f·s: the best fold has the smallest f·s.
-        cost = filled @ shares[polymer]
-        if n_polymers - position <= int((sizes == 0).sum()):
-            cost = np.where(sizes == 0, cost, np.inf)
+        # Σ(f + s)²/size over folds differs between the choices by (2 f·s + s·s)/size; among folds of one size, where
+        # the last term is 0, the best one has the smallest f·s.
+        own = shares[polymer]
+        cost = filled @ own / size + 0.5 * (own @ own) * (1.0 / size - 1.0)
+        if n_polymers - position <= int((counts == 0).sum()):
+            cost = np.where(counts == 0, cost, np.inf)
         best = int(np.argmin(cost))
         folds[polymer] = best
         filled[best] += shares[polymer]
-        sizes[best] += 1
+        counts[best] += 1
     return folds
 
 

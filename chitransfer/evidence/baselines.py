@@ -74,24 +74,26 @@ def tanimoto_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(larger > 0, smaller / np.where(larger > 0, larger, 1.0), 1.0)
 
 
-def gaussian_process(data: TaskData, seed: int) -> Prediction:
-    """Gaussian process, kernel Tanimoto(polymer) · Tanimoto(solvent) · RBF(298.15/T); noise by marginal likelihood.
+def gaussian_process_chi(data: TaskData, seed: int) -> Prediction:
+    """Gaussian process, kernel Tanimoto(polymer) · Tanimoto(solvent) · RBF(298.15/T); noise by marginal likelihood."""
+    return Prediction(_regress(_pair_kernel(data), data))
 
-    For labels it regresses 0 and 1, clipped.
-    """
+
+def gaussian_process_solubility(data: TaskData, seed: int) -> Prediction:
+    """The same process regresses labels of 0 and 1, clipped."""
     kernel = _pair_kernel(data)
+    return classify(lambda known: _regress(kernel, known).clip(0, 1), data)
 
-    def value(known: TaskData) -> np.ndarray:
-        train, target = known.training, known.target[known.training]
-        mean, scale = float(target.mean()), max(float(target.std()), 1e-9)
-        y = (target - mean) / scale
-        own = kernel[np.ix_(train, train)]
-        noise = max(NOISE_SHARES, key=lambda share: _log_likelihood(own, y, share))
-        return mean + scale * (kernel[:, train] @ np.linalg.solve(own + noise * np.eye(len(y)), y))
 
-    if not np.isin(data.target, (0.0, 1.0)).all():
-        return Prediction(value(data))
-    return classify(lambda known: value(known).clip(0, 1), data)
+def _regress(kernel: np.ndarray, data: TaskData) -> np.ndarray:
+    """The process's mean in every row, (n_rows,), from its covariances (n_rows, n_rows)."""
+    train, target = data.training, data.target[data.training]
+    mean, scale = float(target.mean()), max(float(target.std()), 1e-9)
+    y = (target - mean) / scale
+    own = kernel[np.ix_(train, train)]
+    noise = max(NOISE_SHARES, key=lambda share: _log_likelihood(own, y, share))
+    value: np.ndarray = mean + scale * (kernel[:, train] @ np.linalg.solve(own + noise * np.eye(len(y)), y))
+    return value
 
 
 def _pair_kernel(data: TaskData) -> np.ndarray:
@@ -134,7 +136,7 @@ Baseline = Callable[[TaskData, int], Prediction]
 BASELINES: dict[str, tuple[Baseline | None, Baseline | None]] = {
     "random_forest": (forest_chi, forest_solubility),
     "ridge": (ridge_chi, ridge_solubility),
-    "gaussian_process": (gaussian_process, gaussian_process),
+    "gaussian_process": (gaussian_process_chi, gaussian_process_solubility),
     "descriptor_logistic": (None, descriptor_logistic),
     "mean": (predict_mean, predict_mean),
 }

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import expit
+from scipy.special import logit as log_odds
 from sklearn.linear_model import LogisticRegression
 
 from chitransfer.model.calibration import ChiInterval, ProbabilityCalibration
@@ -18,7 +20,8 @@ COVERAGE = 0.9
 N_RESAMPLES = 200
 # Weak enough to leave hundreds of rows alone, strong enough to keep a table that separates perfectly finite.
 PLATT_STRENGTH = 10.0
-STEEPEST = 10.0
+# A slope below zero would turn the networks' ranking over, which a calibration must not do.
+FLATTEST, STEEPEST = 1e-3, 10.0
 
 
 def polymer_weights(polymer: np.ndarray) -> np.ndarray:
@@ -76,7 +79,11 @@ def promised_coverage(n_polymers: int, coverage: float = COVERAGE) -> float:
 def cross_fit_half_widths(
     residual: np.ndarray, spread: np.ndarray, polymer: np.ndarray, fold: np.ndarray, coverage: float = COVERAGE
 ) -> np.ndarray:
-    """Half-widths (n_rows,) of each fold's rows from an interval fitted on the other folds: an honest test of it."""
+    """Half-widths (n_rows,) of each fold's rows from an interval fitted on the other folds' residuals.
+
+    So none is tested on a residual that it was fitted on. What remains of a fold in its own interval is that the
+    members behind the other folds' residuals learned from its rows.
+    """
     half_width = np.full(len(residual), np.nan)
     for scored in _folds_with_others(fold):
         others = ~scored
@@ -123,9 +130,10 @@ def fit_probability(
 def cross_fit_calibration(logit: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probability and threshold of each row, (n_rows,) each, by sigmoid and best F1 of the other folds.
 
-    A fold's own labels touch neither. Each fold has a sigmoid of its own, so probabilities rank rows within a fold, and
-    logits over all of them. Where the other folds have rows of one class alone, the networks' own probability stands;
-    where they have no rows, the threshold is 0.5, too.
+    Neither is fitted to the fold's own labels, but the members behind the other folds' logits learned from them: what
+    remains of a fold in its own sigmoid is that. Each fold has a sigmoid of its own, so probabilities rank rows within
+    a fold, and logits over all of them. Where the other folds have rows of one class alone, the networks' own
+    probability stands; where they have no rows, the threshold is 0.5, too.
     """
     probability: np.ndarray = expit(logit)
     threshold = np.full(len(logit), 0.5)
@@ -159,6 +167,14 @@ def _folds_with_others(fold: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _fit_platt(logit: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of the best sigmoid whose slope is allowed; its mean is the share of positives."""
     fitted = LogisticRegression(C=PLATT_STRENGTH).fit(logit[:, None], positive)
-    # A negative slope would turn the networks' ranking over, which a calibration must not do.
-    return float(np.clip(fitted.coef_[0, 0], 1e-3, STEEPEST)), float(fitted.intercept_[0])
+    slope = float(fitted.coef_[0, 0])
+    if FLATTEST <= slope <= STEEPEST:
+        return slope, float(fitted.intercept_[0])
+    # The likelihood is concave, so the best allowed slope is the bound, with the intercept that is best beside it.
+    slope = FLATTEST if slope < FLATTEST else STEEPEST
+    share, scaled = float(positive.mean()), slope * logit
+    # With an intercept of the first end no probability is above the share, with one of the other none below it.
+    ends = log_odds(share) - scaled.max() - 1e-9, log_odds(share) - scaled.min() + 1e-9
+    return slope, float(brentq(lambda intercept: expit(scaled + intercept).mean() - share, *ends))

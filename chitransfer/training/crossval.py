@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from chitransfer.data.assemble import Dataset
+from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import TransferNetwork, chi_at
 from chitransfer.training.metrics import best_f1_threshold, call_metrics, chi_metrics, solubility_metrics
@@ -98,9 +98,8 @@ def cross_validate(
         As in `fit_members`; what it raises ends the training.
     """
     n_repeats, n_folds = folds.shape[0], int(folds.max()) + 1
-    fold_of_chi = folds[:, [] if dataset.chi is None else dataset.chi.polymer]
-    fold_of_solubility = folds[:, [] if dataset.solubility is None else dataset.solubility.polymer]
-    masks = [training_masks(fold_of_rows, n_folds) for fold_of_rows in (fold_of_chi, fold_of_solubility)]
+    fold_of_chi, fold_of_solubility = (fold_of_rows(folds, rows) for rows in (dataset.chi, dataset.solubility))
+    masks = [training_masks(fold, n_folds) for fold in (fold_of_chi, fold_of_solubility)]
     members = fit_members(network, data, masks[0], masks[1], settings, seed, after_epoch)
     chi, _ = predict_members(members, data, data.chi)
     _, probability = predict_members(members, data, data.solubility)
@@ -163,11 +162,23 @@ def score_predictions(dataset: Dataset, positive_label: int, out_of_fold: OutOfF
     )
 
 
-def training_masks(fold_of_rows: np.ndarray, n_folds: int) -> np.ndarray:
+def fold_of_rows(folds: np.ndarray, rows: Rows | None) -> np.ndarray:
+    """Fold of every row of a table by that of its polymer, (n_repeats, n_rows); an absent table has no rows.
+
+    Parameters
+    ----------
+    folds
+        As from `make_folds`, (n_repeats, n_polymers).
+    """
+    own: np.ndarray = folds[:, [] if rows is None else rows.polymer]
+    return own
+
+
+def training_masks(fold: np.ndarray, n_folds: int) -> np.ndarray:
     """(n_repeats · n_folds, n_rows): a member trains on the rows of all other folds of its repeat."""
     scored_fold = np.arange(n_folds)[None, :, None]
-    training = (fold_of_rows[:, None, :] != scored_fold) & (fold_of_rows[:, None, :] >= 0)
-    return training.reshape(len(fold_of_rows) * n_folds, fold_of_rows.shape[1])
+    training = (fold[:, None, :] != scored_fold) & (fold[:, None, :] >= 0)
+    return training.reshape(len(fold) * n_folds, fold.shape[1])
 
 
 @torch.no_grad()
@@ -178,8 +189,8 @@ def predict_members(members: FittedMembers, data: Stage2Data, task: TaskRows) ->
     return chi, torch.sigmoid(logits.double()).cpu().numpy()
 
 
-def own_fold(by_member: np.ndarray, fold_of_rows: np.ndarray, n_folds: int) -> np.ndarray:
+def own_fold(by_member: np.ndarray, fold: np.ndarray, n_folds: int) -> np.ndarray:
     """Of values (n_repeats · n_folds, n_rows) those by the member that left the row out, (n_repeats, n_rows)."""
-    n_repeats, n_rows = fold_of_rows.shape
+    n_repeats, n_rows = fold.shape
     grouped = by_member.reshape(n_repeats, n_folds, n_rows)
-    return np.take_along_axis(grouped, np.maximum(fold_of_rows, 0)[:, None, :], axis=1)[:, 0]
+    return np.take_along_axis(grouped, np.maximum(fold, 0)[:, None, :], axis=1)[:, 0]

@@ -29,7 +29,7 @@ from chitransfer.model.network import TransferNetwork
 from chitransfer.progress import NamedProgress
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
-from chitransfer.training.crossval import training_masks
+from chitransfer.training.crossval import fold_of_rows, training_masks
 from chitransfer.training.forest import leave_out
 from chitransfer.training.handover import hand_over
 from chitransfer.training.inputs import FeatureTable, group_by_pair
@@ -229,10 +229,8 @@ def fit_ensemble(
         Fixes new weights, batch order and dropout.
     """
     n_folds = int(folds.max()) + 1
-    fold_of_rows = [
-        folds[:, [] if rows is None else rows.polymer] for rows in (dataset.chi, dataset.solubility)
-    ]  # (repeat, row)
-    masks = [training_masks(fold, n_folds) for fold in fold_of_rows]
+    fold_of_chi, fold_of_solubility = (fold_of_rows(folds, rows) for rows in (dataset.chi, dataset.solubility))
+    masks = [training_masks(fold, n_folds) for fold in (fold_of_chi, fold_of_solubility)]
     device = data.features.device
     groups = []
     n_networks = len(networks)
@@ -249,9 +247,9 @@ def fit_ensemble(
         )
     chi = A = logits = None
     if dataset.chi is not None:
-        chi, A = (TaskPredictions(values, fold_of_rows[0], dataset.chi.polymer) for values in predict_chi(groups, data))
+        chi, A = (TaskPredictions(values, fold_of_chi, dataset.chi.polymer) for values in predict_chi(groups, data))
     if dataset.solubility is not None:
-        logits = TaskPredictions(predict_logits(groups, data), fold_of_rows[1], dataset.solubility.polymer)
+        logits = TaskPredictions(predict_logits(groups, data), fold_of_solubility, dataset.solubility.polymer)
     return Ensemble(groups, folds, chi, A, logits)
 
 

@@ -14,7 +14,7 @@ from sklearn.model_selection import GroupKFold
 
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.processors import count_processors
-from chitransfer.training.crossval import OutOfFold, score_predictions
+from chitransfer.training.crossval import OutOfFold, fold_of_rows, score_predictions
 from chitransfer.training.metrics import best_f1_threshold
 
 N_TREES = 200
@@ -218,9 +218,7 @@ def score_random_forest(dataset: Dataset, fold: np.ndarray, positive_label: int,
     """
     found = leave_out(dataset, fold, positive_label, seed)
     chi, solubility = found.chi, found.solubility
-    fold_of_chi, fold_of_solubility = (
-        fold[None, [] if rows is None else rows.polymer] for rows in (dataset.chi, dataset.solubility)
-    )
+    fold_of_chi, fold_of_solubility = (fold_of_rows(fold[None], rows) for rows in (dataset.chi, dataset.solubility))
     threshold = np.full((1, int(fold.max()) + 1), 0.5)
     if solubility is not None:
         threshold[0, fold_of_solubility[0]] = solubility.threshold

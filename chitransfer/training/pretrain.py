@@ -57,18 +57,25 @@ class _Done:
 def choose_test_polymers(dataset: Dataset, fraction: float, seed: int) -> np.ndarray:
     """Polymers that neither stage learns from, as indices, sorted (n_test,) int64.
 
-    Of the measured polymers one of 1/fraction folds is taken, balanced in χ rows and labels, because a few polymers
-    may carry most rows; of the others a random share. A fraction of 0 gives none.
+    Of the measured polymers a fold of that size is taken, balanced in χ rows and labels, because a few polymers may
+    carry most rows: one at least, and never the only one. Of the others it is a random share. A fraction of 0 gives
+    none.
     """
     measured = dataset.measured_polymers()
     others = np.setdiff1d(np.arange(len(dataset.polymers)), measured)
     if fraction == 0.0:
         return np.zeros(0, dtype=np.int64)
     seed = derive_seed(seed, "test polymers")
-    n_folds = min(round(1.0 / fraction), len(measured))
+    n_others = round((1.0 - fraction) / fraction)
+    # Rounded, as a fold of 1/3 that is a hair smaller than the others would be another one.
+    first_size = round(n_others * fraction / (1.0 - fraction), 6)
+    if n_others >= len(measured):
+        # Folds of a single polymer are of one size.
+        n_others, first_size = len(measured) - 1, 1.0
     chosen = np.random.default_rng(seed).permutation(others)[: round(fraction * len(others))]
-    if n_folds >= 2:
-        chosen = np.concatenate([np.flatnonzero(dataset.fold_of_polymers(n_folds, seed) == 0), chosen])
+    if n_others >= 1:
+        folds = dataset.fold_of_polymers(1 + n_others, seed, first_size=first_size)
+        chosen = np.concatenate([np.flatnonzero(folds == 0), chosen])
     return np.sort(chosen)
 
 

@@ -120,12 +120,12 @@ class _MemberTraining:
     def _loss(self, batch: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Sum over members, so that each member's gradient is its own."""
         total = torch.zeros(self.n_members, device=self.data.chi.target.device)
-        if "chi" in batch and self.settings.lambda_exp > 0:
+        if "chi" in batch:
             index, real = batch["chi"]
             coefficients, _ = self._forward("chi", index)
             predicted = chi_at(coefficients, self.data.chi.tau[index])
             total = total + self.settings.lambda_exp * chi_loss(predicted, self.data.chi.target[index], real)
-        if "solubility" in batch and self.settings.lambda_sol > 0:
+        if "solubility" in batch:
             index, real = batch["solubility"]
             _, logits = self._forward("solubility", index)
             label = self.data.solubility.target[index]
@@ -199,7 +199,8 @@ def fit_members(
     """Fine-tune one member per row of the training masks: all at once, or whole networks on the CPU one by one.
 
     Every member starts from `network` (not changed) with a new solubility head. With a frozen encoder latents are
-    computed once, in eval mode, and only the heads train.
+    computed once, in eval mode, and only the heads train. A table whose loss has no weight is left out: it lengthens no
+    epoch.
 
     Parameters
     ----------
@@ -215,8 +216,9 @@ def fit_members(
     TrainingError
         The loss became NaN or infinite.
     """
-    learns_chi = settings.lambda_exp > 0 and bool(train_chi.any())
-    if not learns_chi and not (settings.lambda_sol > 0 and bool(train_solubility.any())):
+    data = data.of_weight(settings)
+    train_chi, train_solubility = train_chi[:, : len(data.chi)], train_solubility[:, : len(data.solubility)]
+    if not train_chi.any() and not train_solubility.any():
         raise TrainingError(
             "Stage 2 has nothing to learn: the only table with rows has weight zero; "
             "raise training.lambda_exp or training.lambda_sol, or give both tables"

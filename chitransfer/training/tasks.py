@@ -5,7 +5,7 @@ Built by `search.runner`, `training.finetune` and `evidence`; trained on by `tra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -55,6 +55,10 @@ class TaskRows:
     def __len__(self) -> int:
         return int(self.target.shape[0])
 
+    def without_rows(self) -> TaskRows:
+        """As of an absent table."""
+        return TaskRows(self.structure[:0], self.solvent[:0], self.tau[:0], self.target[:0])
+
 
 @dataclass(frozen=True)
 class Stage2Data:
@@ -87,6 +91,14 @@ class Stage2Data:
             ),
             positive_label=positive_label,
             T_ref=T_ref,
+        )
+
+    def of_weight(self, settings: Stage2Settings) -> Stage2Data:
+        """The same with no rows in a table whose loss has no weight: they are no part of an epoch."""
+        return replace(
+            self,
+            chi=self.chi if settings.lambda_exp > 0 else self.chi.without_rows(),
+            solubility=self.solubility if settings.lambda_sol > 0 else self.solubility.without_rows(),
         )
 
     def rehearsed(self, settings: Stage2Settings) -> PairTable | None:

@@ -72,9 +72,7 @@ class _MemberRun:
         self, shared: _Inputs, data: Stage2Data, chi: Tensor, solubility: Tensor, settings: Stage2Settings, seed: int
     ) -> None:
         self._data, self._settings, self._rows = data, settings, shared.rows
-        # A table whose loss has no weight needs no forward pass.
-        self._chi = chi if settings.lambda_exp > 0 else chi[:0]
-        self._solubility = solubility if settings.lambda_sol > 0 else solubility[:0]
+        self._chi, self._solubility = chi, solubility
         self._shuffle = torch.Generator().manual_seed(seed)
         self.network = with_new_solubility_head(shared.network)
         let_dropout_work(self.network)
@@ -162,7 +160,8 @@ def fit_one_by_one(
     Parameters
     ----------
     train_chi, train_solubility
-        True for the rows a member may learn from, (n_members, n_chi_rows) and (n_members, n_solubility_rows) bool.
+        True for the rows a member may learn from, (n_members, n_chi_rows) and (n_members, n_solubility_rows) bool; as
+        `data`, without rows where a loss has no weight.
     seed
         Fixes batch order; new weights and dropout come from PyTorch's global generator.
     after_epoch

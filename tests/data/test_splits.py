@@ -52,6 +52,22 @@ def test_rows_of_every_kind_are_spread_evenly(seed: int, rng: np.random.Generato
     assert np.ptp(np.bincount(folds)) <= 8
 
 
+@pytest.mark.parametrize("n_folds", [2, 3, 4])
+@pytest.mark.parametrize("first_size", [0.8, 1.4, 2.0])
+def test_a_first_fold_of_another_size_has_that_share_of_every_kind(n_folds: int, first_size: float) -> None:
+    rng = np.random.default_rng(4)
+    loads = np.column_stack([rng.poisson(8, 150), rng.poisson(3, 150)]).astype(float)
+    # A polymer with a tenth of a kind's rows, as measured tables have.
+    loads[0, 0] = 130.0
+    share = first_size / (first_size + n_folds - 1)
+    for seed in range(5):
+        folds = assign_folds([str(i) for i in range(150)], loads, n_folds, seed, first_size)
+        assert (folds == 0).mean() == pytest.approx(share, abs=0.05)
+        assert loads[folds == 0].sum(axis=0) / loads.sum(axis=0) == pytest.approx([share] * 2, abs=0.05)
+        others = [loads[folds == fold].sum(axis=0) for fold in range(1, n_folds)]
+        assert (np.abs(others / np.mean(others, axis=0) - 1.0) < 0.25).all()
+
+
 def test_seeds_differ_and_repeat() -> None:
     polymers, loads = [str(i) for i in range(40)], np.ones((40, 1))
     first = assign_folds(polymers, loads, 5, 1)

@@ -21,7 +21,7 @@ from chitransfer.evidence.baselines import (
     classify_by_chi,
     correct_affinely,
     descriptor_logistic,
-    gaussian_process,
+    gaussian_process_chi,
     ridge_chi,
     tanimoto_kernel,
 )
@@ -67,24 +67,37 @@ def test_gaussian_process_tells_solvents_and_temperatures_apart(rng: np.random.G
     counts, own = np.ones((40, 5)), np.eye(2)[solvent]
     features = np.hstack([counts, own, (inverse if differs == "temperature" else np.ones(40))[:, None]])
     task = TaskData(features, counts, own, counts[:, :4], np.arange(40), target, np.arange(40) < 30)
-    assert np.abs(gaussian_process(task, 0).value - target).max() < 0.2 * np.ptp(target)
+    assert np.abs(gaussian_process_chi(task, 0).value - target).max() < 0.2 * np.ptp(target)
 
 
 def test_gaussian_process_follows_what_has_no_noise(rng: np.random.Generator) -> None:
     task = make_task(rng)
-    exact = np.abs(gaussian_process(task, 0).value - task.target)[task.training].mean()
+    exact = np.abs(gaussian_process_chi(task, 0).value - task.target)[task.training].mean()
     noise = replace(task, target=rng.normal(size=40))
-    smoothed = np.abs(gaussian_process(noise, 0).value - noise.target)[task.training].mean()
+    smoothed = np.abs(gaussian_process_chi(noise, 0).value - noise.target)[task.training].mean()
     assert exact < 0.2 * task.target[task.training].std()
     assert smoothed > 0.3 * noise.target[task.training].std()
+
+
+def test_chi_of_0_and_1_is_no_label() -> None:
+    inverse = np.linspace(0.4, 1.6, 40)[:, None]
+    counts, chi = np.ones((40, 5)), (inverse[:, 0] > 1.0).astype(float)
+    features = np.hstack([counts, inverse])
+    task = TaskData(features, counts, np.zeros((40, 0)), counts, np.arange(40), chi, np.ones(40, dtype=bool))
+    found = gaussian_process_chi(task, 0)
+    shifted = gaussian_process_chi(replace(task, target=2.0 * chi + 5.0), 0)
+    assert found.value == pytest.approx((shifted.value - 5.0) / 2.0)
+    # A smooth curve passes a step by on both sides, where a probability would be clipped.
+    assert found.value.min() < -0.01
+    assert found.value.max() > 1.01
 
 
 def test_gaussian_process_reads_training_rows_only(rng: np.random.Generator) -> None:
     task = make_task(rng)
     changed = np.where(task.training, task.target, 1e6)
     other = replace(task, target=changed)
-    assert np.array_equal(gaussian_process(task, 0).value, gaussian_process(other, 0).value)
-    error = np.abs(gaussian_process(task, 0).value - task.target)[~task.training].mean()
+    assert np.array_equal(gaussian_process_chi(task, 0).value, gaussian_process_chi(other, 0).value)
+    error = np.abs(gaussian_process_chi(task, 0).value - task.target)[~task.training].mean()
     assert error < np.abs(task.target - task.target[task.training].mean())[~task.training].mean()
 
 

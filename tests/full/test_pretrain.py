@@ -17,6 +17,7 @@ from chitransfer.config import load_config, parse_set_options
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.model.checkpoint import Pretrained
+from chitransfer.seeds import derive_seed
 from chitransfer.training import pretrain
 from chitransfer.training.pretrain import choose_test_polymers, load_run_config, run_pretraining
 from chitransfer.training.settings import read_dataset
@@ -211,6 +212,22 @@ def test_what_a_resumed_run_would_not_heed_is_refused(
     code, _, error = run_command("pretrain", "--resume", trained.pretraining, *words)
     assert code == 2
     assert f"an interrupted run goes on with its own configuration; {named}" in " ".join(error.split())
+
+
+@pytest.mark.parametrize("fraction", [0.15, 0.28, 0.35, 0.4, 0.45])
+def test_the_share_of_test_polymers_is_the_one_asked_for(tiny_dataset: Dataset, fraction: float) -> None:
+    measured = tiny_dataset.measured_polymers()
+    for seed in range(5):
+        chosen = np.intersect1d(choose_test_polymers(tiny_dataset, fraction, seed), measured)
+        assert abs(len(chosen) - fraction * len(measured)) <= 1.5
+
+
+@pytest.mark.parametrize("n_folds", [2, 3, 4, 5, 10, 1000])
+def test_one_of_n_is_one_of_n_equal_folds(tiny_dataset: Dataset, n_folds: int) -> None:
+    measured = tiny_dataset.measured_polymers()
+    folds = tiny_dataset.fold_of_polymers(min(n_folds, len(measured)), derive_seed(7, "test polymers"))
+    chosen = choose_test_polymers(tiny_dataset, 1.0 / n_folds, 7)
+    assert np.intersect1d(chosen, measured).tolist() == np.flatnonzero(folds == 0).tolist()
 
 
 def test_test_polymers_are_a_share_and_depend_on_the_seed(trained: Any) -> None:

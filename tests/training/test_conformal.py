@@ -1,4 +1,4 @@
-"""Calibration: coverage where polymers are exchangeable, Platt's sigmoid, and honest cross-fitting."""
+"""Calibration: coverage where polymers are exchangeable, Platt's sigmoid, and cross-fitting."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
@@ -144,6 +145,46 @@ def test_platt_finds_slope_and_shift() -> None:
     assert calibration.slope == pytest.approx(0.5, abs=0.05)
     assert calibration.intercept == pytest.approx(-1.0, abs=0.12)
     assert np.std(calibration.slopes) < 0.05
+
+
+def draw_bound(case: str) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels whose best slope is not allowed: below the flattest, or above the steepest."""
+    generator = np.random.default_rng(11)
+    if case == "against the labels":
+        positive = generator.random(300) < 0.3
+        return 5.0 + np.where(positive, -2.0, 2.0) + generator.normal(size=300), positive
+    if case == "narrow and separated":
+        positive = np.arange(150) % 16 < 5
+        return 2.0 + np.where(positive, 0.2, -0.2) + 0.02 * generator.normal(size=150), positive
+    return np.full(40, 7.0), np.arange(40) < 10
+
+
+@pytest.mark.parametrize("case", ["against the labels", "narrow and separated", "all alike"])
+def test_a_sigmoid_at_its_bound_is_right_on_average(case: str) -> None:
+    logit, positive = draw_bound(case)
+    signs, middle = np.where(positive, 1.0, -1.0), logit.mean()
+
+    def loss(line: np.ndarray) -> float:
+        return 0.05 * line[0] ** 2 + float(np.logaddexp(0.0, -signs * (line[0] * (logit - middle) + line[1])).sum())
+
+    slope, at_middle = minimize(loss, [1.0, 0.0], bounds=[(1e-3, 10.0), (None, None)]).x
+    calibration = fit_probability(logit, positive, np.arange(len(logit)), seed=0)
+    assert calibration.slope in (1e-3, 10.0)
+    assert calibration.slope == pytest.approx(slope)
+    assert calibration.intercept + calibration.slope * middle == pytest.approx(at_middle, abs=1e-3)
+    assert calibration.probability(logit).mean() == pytest.approx(positive.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_logits_that_say_nothing_give_the_share_of_positives(share: float) -> None:
+    generator = np.random.default_rng(2)
+    n_at_bound = 0
+    for _ in range(30):
+        logit, positive = generator.normal(-4.0, 2.0, 150), generator.random(150) < share
+        slope, intercept = conformal._fit_platt(logit, positive)
+        n_at_bound += slope == 1e-3
+        assert expit(slope * logit + intercept).mean() == pytest.approx(positive.mean(), abs=1e-3)
+    assert n_at_bound > 5
 
 
 def test_calibration_never_turns_the_ranking_over(monkeypatch: pytest.MonkeyPatch) -> None:

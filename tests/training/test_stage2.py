@@ -17,7 +17,7 @@ from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork
 from chitransfer.training.stage1 import Stage1Data
 from chitransfer.training.stage2 import fit_members
-from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_positive_label
+from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows, resolve_positive_label
 
 
 def with_dropout(network: TransferNetwork, **rates: float) -> TransferNetwork:
@@ -162,6 +162,33 @@ class TestMembers:
             for position in (0, 1):
                 same = torch.equal(after[0][position], before.predict(*where)[0][position])
                 assert same != bool(masks[0][position, row]), (position, row)
+
+
+@pytest.mark.parametrize("way", ["frozen", "side by side", "one by one"])
+@pytest.mark.parametrize("weight", ["lambda_exp", "lambda_sol"])
+def test_a_table_of_weight_zero_is_as_none(
+    pretrained: tuple[TransferNetwork, Stage2Data],
+    masks: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    weight: str,
+    way: str,
+) -> None:
+    network, data = pretrained
+    monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_: way == "one by one")
+    settings = replace(FINE_TUNING, batch_size=5, n_epochs=4, freeze_encoder=way == "frozen")
+    kind, place = ("chi", 0) if weight == "lambda_exp" else ("solubility", 1)
+    rows, mask = getattr(data, kind), masks[place]
+    # Ten times the rows, which would make ten times the steps.
+    many = TaskRows(*(part.repeat(10) for part in (rows.structure, rows.solvent, rows.tau, rows.target)))
+    weightless = list(masks)
+    weightless[place] = np.tile(mask, 10)
+    found = fit_members(network, replace(data, **{kind: many}), *weightless, replace(settings, **{weight: 0.0}), 3)
+    absent = list(masks)
+    absent[place] = mask[:, :0]
+    expected = fit_members(network, replace(data, **{kind: rows.without_rows()}), *absent, settings, 3)
+    assert found.parameters.keys() == expected.parameters.keys()
+    for name, tensor in expected.parameters.items():
+        assert torch.equal(found.parameters[name], tensor), name
 
 
 def test_features_that_no_row_has_keep_the_weights_of_stage_1(
