@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 
-from chitransfer.chemistry.cover import Candidate, cheapest_covers
+from chitransfer.chemistry.cover import Candidate, CoverError, cheapest_covers
 from chitransfer.chemistry.polymers import PolymerError, oligomer, polymer_identity
 
 # A subgroup's SMARTS never looks further than this many bonds beyond the atoms it covers.
@@ -178,7 +178,8 @@ def repeat_unit_groups(smiles: str) -> Groups:
     Raises
     ------
     FragmentationError
-        With the reason: no repeat unit, an ion, an element or an atom environment without a UNIFAC group.
+        With the reason: no repeat unit, an ion, an element or an atom environment without a UNIFAC group, too many
+        ways to choose the groups.
     """
     try:
         identity = polymer_identity(smiles)
@@ -240,9 +241,10 @@ def _oligomer_for_matching(
     molecule = oligomer(identity, copies, cap="*")
     with rdBase.BlockLogs():
         Chem.SanitizeMol(molecule)
-    ends = [index for index, atom in enumerate(position) if atom in (head, tail)]
-    distance = Chem.GetDistanceMatrix(molecule)[ends].min(axis=0)
-    return molecule, position, (distance > PATTERN_REACH).tolist()
+    near = {index for index, atom in enumerate(position) if atom in (head, tail)}
+    for _ in range(PATTERN_REACH):
+        near |= {beside.GetIdx() for index in near for beside in molecule.GetAtomWithIdx(index).GetNeighbors()}
+    return molecule, position, [index not in near for index in range(len(position))]
 
 
 def _matches(molecule: Chem.Mol) -> list[tuple[int, tuple[int, ...]]]:
@@ -271,7 +273,10 @@ def _best_groups(
     """The cover with fewest derived subgroups, then fewest subgroups, then the largest polar surface, then by name."""
     table = subgroups()
     candidates = {Candidate(index, frozenset(covered), (int(table[index].derived), 1)) for index, covered in matches}
-    solutions = cheapest_covers(universe, candidates)
+    try:
+        solutions = cheapest_covers(universe, candidates)
+    except CoverError as error:
+        raise FragmentationError(f"this structure has too many ways to be written in UNIFAC groups: {error}") from error
     if not solutions:
         covered_atoms = {atom for candidate in candidates for atom in candidate.atoms}
         bare = [names.get(atom, atom) for atom in universe if atom not in covered_atoms]

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from chitransfer.chemistry import cover
 from chitransfer.chemistry import groups as module
-from chitransfer.chemistry.cover import Candidate, cheapest_covers
+from chitransfer.chemistry.cover import Candidate, CoverError, cheapest_covers
 from chitransfer.chemistry.groups import (
     FragmentationError,
     count_matrix,
@@ -202,6 +203,24 @@ def test_every_atom_is_counted_once() -> None:
     patterns = {index: pattern for index, pattern, _ in module._patterns()}
     counted = sum(patterns[index].GetNumAtoms() * count for index, count in repeat_unit_groups(unit).counts)
     assert counted == Chem.MolFromSmiles(unit).GetNumAtoms() - 2
+
+
+@pytest.mark.parametrize("n", [2, 16, 20, 60])
+def test_long_grafts_get_the_best_of_very_many_covers(n: int) -> None:
+    """By hand: each unit of the ester chain starts with the CH2 of the unit before; the first carbonyl has none."""
+    found = repeat_unit_groups(f"*CC(*)C(=O){'OCC(=O)' * n}OC").by_name()
+    assert found == {"CH3": 1, "CH2": 1, "CH": 1, "CH2COO": n, "COO": 1}
+    found = repeat_unit_groups(f"*CC(*)C{'OC' * n}").by_name()
+    assert found == {"CH2": 2, "CH": 1, "CH3O": 1, "CH2O": n - 1}
+
+
+def test_a_search_that_is_given_up_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cover, "MOST_COVERS", 2)
+    with pytest.raises(FragmentationError, match="search for the best cover was given up at 2 partial covers"):
+        molecule_groups("CC(C)OC(C)OCOC(C)OCC")
+    separate = {Candidate(piece, frozenset({atom}), (0, 1)) for atom in (0, 1) for piece in (0, 1)}
+    with pytest.raises(CoverError, match="given up"):
+        cheapest_covers([0, 1], separate)
 
 
 def test_count_matrix_has_the_counts() -> None:
