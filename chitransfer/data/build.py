@@ -40,7 +40,7 @@ from chitransfer.files import replace_atomically, write_atomically, write_json
 from chitransfer.progress import Progress
 
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 CHUNK = 100
 # Polymers whose χ is worked out and written at once.
 BLOCK = 2000
