@@ -21,6 +21,25 @@ class RepeatUnit:
     rule: str
 
 
+_ACID = "[CX3](=O)[OX2H1]"
+_DONOR = "[$([OX2H1]),$([SX2H1]),$([NX3;H2,H1;!r3]);!$(*-[C,S,N]=[O,S,N])]"
+# A C=C beside an aromatic ring, C=O, C=N, C#N or another C=C, and that of a vinyl ether, ester or amide.
+_ACTIVATED = "[$(C=C-[a,$(C=[O,N,C]),$(C#N)]),$([CH2]=[CH]-[O,#7])]"
+# Rings that open, also such as no rule below opens.
+_RING_KINDS = (
+    ("a 2-oxazoline", "[#6;R]1=[#7;R][#6;R][#6;R][#8;R]1"),
+    ("a lactone or lactam", "[O,N;R;!$(*(C=O)C=O)]-[CX3;R]=[OX1]"),
+    ("a three-membered ring", "[OX2,NX3,SX2]1[CX4][CX4]1"),
+    ("a cyclosiloxane", "[Si;R][O;R]"),
+)
+_OPEN_KINDS = (
+    ("an isocyanate", "[NX2]=[CX2]=[OX1]"),
+    ("a carbodiimide", "[NX2]=[CX2]=[NX2]"),
+    ("an acetylene", "[CX2H1]#[CX2]"),
+    ("an aldehyde", "[OX1]=[CX3;H1,H2;!$(C(=O)[#7,#8,#16])]"),
+)
+
+
 def vinyl_repeat_unit(monomer: str) -> str | None:
     """``CH2=CXY`` to ``*CC(*)(X)Y`` when the monomer's only aliphatic C=C is that one; ``None`` otherwise.
 
@@ -35,13 +54,18 @@ def vinyl_repeat_unit(monomer: str) -> str | None:
 
 
 def polymerise(monomer: str) -> RepeatUnit | str:
-    """The repeat unit a monomer gives when only one answer is possible, else the reason why there is none.
+    """The repeat unit a monomer gives when its groups polymerise in one way only, else the reason why there is none.
 
-    Rules, in order of preference: α-amino and α,ω-hydroxy acids (polycondensation); 2-oxazolines, lactams, lactones and
-    cyclic diesters, cyclic carbonates, epoxides, aziridines, thiiranes, cyclic ethers and acetals, cyclosiloxanes
-    (ring opening); isocyanates, carbodiimides, aldehydes and acetone (addition over C=N and C=O); terminal acetylenes;
-    acyclic and cyclic 1,3-dienes (1,4-addition); vinyl and vinylidene monomers, fluorinated ethenes, 1,2-disubstituted
-    and cyclic ethenes that cannot open their ring (1,2-addition); anilines (head to tail, para).
+    Rules, in order of preference: amino and hydroxy acids (polycondensation); 2-oxazolines, lactams, lactones and
+    cyclic diesters, epoxides, cyclic ethers and acetals (ring opening); isocyanates, carbodiimides, aldehydes and
+    acetone (addition over C=N and C=O); terminal acetylenes; acyclic and cyclic 1,3-dienes (1,4-addition); vinyl and
+    vinylidene monomers, fluorinated ethenes, 1,2-disubstituted and cyclic ethenes that cannot open their ring
+    (1,2-addition); anilines (head to tail, para). These are the ways that occur in PolySol.
+
+    A monomer with groups of two kinds gets no answer, with two exceptions. A C=C beside an aromatic ring, C=O, C=N, C≡N
+    or C=C, and that of a vinyl ether, ester or amide, is taken to polymerise while rings stay closed (glycidyl
+    methacrylate, N-vinylpyrrolidone). Any other C=C is taken to stay while another group polymerises (allyl glycidyl
+    ether, β-vinyl-β-propiolactone). An amino acid with a hydroxyl group gives the amide.
 
     Parameters
     ----------
@@ -65,7 +89,12 @@ def polymerise(monomer: str) -> RepeatUnit | str:
         return "the structure has open valences, so it is no monomer"
     if _matches(molecule, "[#6]=[#6]=[#6,#7,#8,#15,#16]"):
         return "cumulated double bonds polymerise in more than one way"
+    rivals, is_vinyl = _rivals(molecule)
+    if len(rivals) > 1:
+        return f"a monomer with {' and '.join(rivals)} can polymerise in more than one way"
     for name, rule in _RULES:
+        if name in (_RINGS if is_vinyl else _OVER_DOUBLE_BOND if rivals else ()):
+            continue
         units = rule(molecule)
         if units is None:
             continue
@@ -86,6 +115,19 @@ def _parse(smiles: str) -> Chem.Mol | None:
 
 def _matches(molecule: Chem.Mol, smarts: str) -> list[tuple[int, ...]]:
     return [tuple(match) for match in molecule.GetSubstructMatches(Chem.MolFromSmarts(smarts))]
+
+
+def _rivals(molecule: Chem.Mol) -> tuple[list[str], bool]:
+    """The kinds of groups that would polymerise, by name, and whether a C=C is one that leaves rings closed."""
+    is_vinyl = bool(_matches(molecule, _ACTIVATED))
+    kinds = [name for name, pattern in (*_RING_KINDS, *_OPEN_KINDS) if _matches(molecule, pattern)]
+    if is_vinyl:
+        kinds = ["a C=C", *(name for name, _ in _OPEN_KINDS if name in kinds)]
+    acids, donors = _matches(molecule, _ACID), _matches(molecule, _DONOR)
+    takes_donors = any(name not in ("a C=C", "an acetylene") for name in kinds)
+    if (acids and donors) or ((acids or donors) and takes_donors):
+        kinds.append("a hydroxyl, amine or acid group")
+    return kinds, is_vinyl
 
 
 def _finish(molecule: Chem.RWMol, ends: tuple[int, ...]) -> str | None:
@@ -127,7 +169,7 @@ def _condense(nucleophile: str, name: str) -> Rule:
     """A-B monomers: lose water between the nucleophile and the acid."""
 
     def rule(molecule: Chem.Mol) -> list[str] | str | None:
-        acids, donors = _matches(molecule, "[CX3](=O)[OX2H1]"), _matches(molecule, nucleophile)
+        acids, donors = _matches(molecule, _ACID), _matches(molecule, nucleophile)
         if not acids or not donors:
             return None
         if len(acids) > 1 or len(donors) > 1:
@@ -156,32 +198,22 @@ def _ring_opening(bond: str, *, at_most: int = 1) -> Rule:
         homes = [index for index, atoms in enumerate(rings) if {found[0][0], found[0][1]} <= atoms]
         if len(homes) != 1 or len(found) > at_most or not all(set(match[:2]) <= rings[homes[0]] for match in found):
             return None
-        if _polymerisable_double_bonds(molecule):
-            return None
         return _kept([_open_ring(molecule, match[0], match[1]) for match in found])
 
     return rule
 
 
-def _polymerisable_double_bonds(molecule: Chem.Mol) -> bool:
-    """Whether a vinyl group beside the ring competes; a lactone opens its ring all the same."""
-    vinyl = _matches(molecule, "[CH2]=[C]")
-    return bool(vinyl) and not _matches(molecule, "[O;R][C;R](=O)")
-
-
 def _cyclic_ether(molecule: Chem.Mol) -> list[str] | str | None:
     rings = molecule.GetRingInfo().AtomRings()
-    if len(rings) != 1 or _matches(molecule, "[CH2]=[C]") or _matches(molecule, "[#6]=[#8]"):
+    if len(rings) != 1 or any(bond.GetBondType() != Chem.BondType.SINGLE for bond in molecule.GetBonds()):
         return None
     ring = rings[0]
     symbols = [molecule.GetAtomWithIdx(index).GetSymbol() for index in ring]
     oxygens = [index for index in ring if molecule.GetAtomWithIdx(index).GetSymbol() == "O"]
-    if set(symbols) != {"C", "O"} or any(molecule.GetAtomWithIdx(index).GetIsAromatic() for index in ring):
+    if set(symbols) != {"C", "O"}:
         return None
     if len(ring) == 6 and len(oxygens) == 1:
         return "a six-membered cyclic ether does not polymerise"
-    if any(bond.GetBondType() != Chem.BondType.SINGLE for bond in molecule.GetBonds()):
-        return None
     bonds = [
         (oxygen, neighbour.GetIdx())
         for oxygen in oxygens
@@ -197,17 +229,13 @@ def _n_oxygens(molecule: Chem.Mol, atom: int) -> int:
     return sum(neighbour.GetSymbol() == "O" for neighbour in molecule.GetAtomWithIdx(atom).GetNeighbors())
 
 
-def _three_ring(atom: str) -> Rule:
-    """Epoxides, aziridines, thiiranes: either bond to the heteroatom gives the same chain, read from the other end."""
-
-    def rule(molecule: Chem.Mol) -> list[str] | str | None:
-        found = _matches(molecule, f"[{atom}]1[CX4][CX4]1")
-        if len(found) != 1 or _matches(molecule, "[CH2]=[C]"):
-            return None
-        hetero, first, second = found[0]
-        return _kept([_open_ring(molecule, hetero, first), _open_ring(molecule, hetero, second)])
-
-    return rule
+def _epoxide(molecule: Chem.Mol) -> list[str] | str | None:
+    """Either bond to the oxygen gives the same chain, read from the other end."""
+    found = _matches(molecule, "[OX2]1[CX4][CX4]1")
+    if len(found) != 1:
+        return None
+    oxygen, first, second = found[0]
+    return _kept([_open_ring(molecule, oxygen, first), _open_ring(molecule, oxygen, second)])
 
 
 def _oxazoline(molecule: Chem.Mol) -> list[str] | str | None:
@@ -220,40 +248,6 @@ def _oxazoline(molecule: Chem.Mol) -> list[str] | str | None:
     opened.GetBondBetweenAtoms(carbon, nitrogen).SetBondType(Chem.BondType.SINGLE)
     opened.GetBondBetweenAtoms(carbon, oxygen).SetBondType(Chem.BondType.DOUBLE)
     return _kept([_finish(opened, (nitrogen, far))])
-
-
-def _cyclosiloxane(molecule: Chem.Mol) -> list[str] | str | None:
-    rings = molecule.GetRingInfo().AtomRings()
-    if len(rings) != 1 or {molecule.GetAtomWithIdx(index).GetSymbol() for index in rings[0]} != {"Si", "O"}:
-        return None
-    ring = set(rings[0])
-    units = []
-    for match in _matches(molecule, "[Si;R][O;R]"):
-        silicon, oxygen = match
-        other = next(
-            neighbour.GetIdx()
-            for neighbour in molecule.GetAtomWithIdx(oxygen).GetNeighbors()
-            if neighbour.GetIdx() != silicon
-        )
-        before = next(
-            neighbour.GetIdx()
-            for neighbour in molecule.GetAtomWithIdx(silicon).GetNeighbors()
-            if neighbour.GetIdx() in ring and neighbour.GetIdx() != oxygen
-        )
-        cut = Chem.FragmentOnBonds(
-            molecule,
-            [
-                molecule.GetBondBetweenAtoms(oxygen, other).GetIdx(),
-                molecule.GetBondBetweenAtoms(before, silicon).GetIdx(),
-            ],
-            dummyLabels=[(0, 0), (0, 0)],
-        )
-        for atoms, fragment in zip(
-            Chem.GetMolFrags(cut), Chem.GetMolFrags(cut, asMols=True, sanitizeFrags=True), strict=True
-        ):
-            if silicon in atoms:
-                units.append(Chem.MolToSmiles(fragment))
-    return units or None
 
 
 def _addition(pattern: str, *, alone: str = "") -> Rule:
@@ -339,18 +333,16 @@ def _aniline(molecule: Chem.Mol) -> list[str] | str | None:
     return _kept([_finish(opened, (found[0][0], found[0][4]))])
 
 
+_RINGS = ("2-oxazoline", "lactam", "lactone", "epoxide", "cyclic ether")
+_OVER_DOUBLE_BOND = ("diene 1,4", "ethene")
 _RULES: tuple[tuple[str, Rule], ...] = (
     ("amino acid", _condense("[NX3;H2,H1;!$(NC=O)]", "amine")),
     ("hydroxy acid", _condense("[OX2H1;!$(OC=O)]", "hydroxyl")),
     ("2-oxazoline", _oxazoline),
-    ("lactam", _ring_opening("[NX3;R]-[CX3;R]=[OX1]")),
-    ("cyclic carbonate", _ring_opening("[OX2;R]-[CX3;R](=[OX1])-[OX2;R]", at_most=2)),
-    ("lactone", _ring_opening("[OX2;R]-[CX3;R](=[OX1])-[#6]", at_most=2)),
-    ("epoxide", _three_ring("OX2")),
-    ("aziridine", _three_ring("NX3")),
-    ("thiirane", _three_ring("SX2")),
+    ("lactam", _ring_opening("[NX3;R;!$(N(C=O)C=O)]-[CX3;R](=[OX1])-[#6]")),
+    ("lactone", _ring_opening("[OX2;R;!$(O(C=O)C=O)]-[CX3;R](=[OX1])-[#6]", at_most=2)),
+    ("epoxide", _epoxide),
     ("cyclic ether", _cyclic_ether),
-    ("cyclosiloxane", _cyclosiloxane),
     ("isocyanate", _addition("[NX2]=[CX2]=[OX1]")),
     ("carbodiimide", _carbodiimide),
     ("acetylene", _acetylene),
