@@ -41,6 +41,11 @@ class TrainingError(ChitransferError):
     """Training cannot go on; in a search this fails the trial, not the study."""
 
 
+def say_install(extra: str) -> str:
+    """How to add one of the extras of pyproject.toml; chitransfer itself is in no registry of packages."""
+    return f"install it in the checkout with `pip install -c constraints.txt -e '.[{extra}]'`"
+
+
 def describe_os_error(error: OSError) -> str:
     """What the operating system refused, of which file, and the remedy, in one line."""
     what = "written" if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS} else "used"

@@ -64,7 +64,6 @@ def write_provenance(folder: Path, dataset: Dataset) -> None:
     """
     path = folder / "environment.json"
     write_json(path, {**describe_environment(), "earlier_runs": _runs_so_far(path)})
-    tables = [rows.table for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
-    rejected = [table.rejected.assign(table=table.source) for table in tables if len(table.rejected)]
+    rejected = [table.rejected.assign(table=table.source) for table in dataset.tables if len(table.rejected)]
     if rejected:
         write_csv(folder / "rejected_rows.csv", pd.concat(rejected, ignore_index=True))

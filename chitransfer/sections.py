@@ -133,6 +133,7 @@ class CrossValidationSettings(Section):
 
     n_cv_folds: Annotated[int, Field(ge=2)] = 5
     n_cv_repeats: Count = 3
+    random_forest: bool = True
 
 
 class SolubilitySettings(Section):

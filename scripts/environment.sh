@@ -1,5 +1,6 @@
 # Sourced by the other scripts: leaves $PYTHON pointing at a Python that has chitransfer and the extras asked for.
-# An active virtual environment that has them already is used as it is; otherwise .venv is made, once.
+# An active virtual environment that has them already is used as it is, unless its chitransfer is that of another
+# checkout; otherwise .venv is made, once.
 
 say() { printf '[chitransfer] %s\n' "$*"; }
 
@@ -34,18 +35,36 @@ for name, extras in wanted:
 ' "$2" 2>/dev/null
 }
 
+# code_of PYTHON: the folder whose chitransfer that Python imports.
+code_of() {
+    "$1" -P -c '
+from importlib.util import find_spec
+from pathlib import Path
+
+print(Path(find_spec("chitransfer").origin).parents[1])
+' 2>/dev/null
+}
+
 # has_pip PYTHON: whether pip is there. Where making the environment was interrupted, ensurepip adds it.
 has_pip() { "$1" -m pip --version || "$1" -m ensurepip; } >/dev/null 2>&1
 
 # prepare_environment EXTRA: EXTRA like "" or "dev", of pyproject.toml. "dev" has all there is.
 prepare_environment() {
-    local extra=$1 own="$ROOT/.venv" sum stamp
+    local extra=$1 own="$ROOT/.venv" sum stamp code
     # What this script made goes by its stamps, which tell an outdated one.
     if [ -n "${VIRTUAL_ENV:-}" ] && ! { [ "$VIRTUAL_ENV" -ef "$own" ] && compgen -G "$own/.installed-*" >/dev/null; } &&
-        has_package "$VIRTUAL_ENV/bin/python" "$extra"; then
+        has_package "$VIRTUAL_ENV/bin/python" "$extra" && code=$(code_of "$VIRTUAL_ENV/bin/python"); then
         PYTHON="$VIRTUAL_ENV/bin/python"
-        say "using the active virtual environment $VIRTUAL_ENV"
-        return
+        if [ "$code" -ef "$ROOT" ]; then
+            say "using the active virtual environment $VIRTUAL_ENV"
+            return
+        fi
+        # A search may run what is installed; the tests are those of this checkout's code.
+        if [ -z "$extra" ] && [ "${code##*/}" = site-packages ]; then
+            say "using the active virtual environment $VIRTUAL_ENV with the chitransfer installed in it, not that of $ROOT"
+            return
+        fi
+        say "not using the active virtual environment $VIRTUAL_ENV: its chitransfer is that of $code, not of $ROOT"
     fi
     PYTHON="$own/bin/python"
     sum=$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum | cut -d' ' -f1)

@@ -133,6 +133,7 @@ def tiny_overrides(tables: Tables, folder: Path) -> dict[str, object]:
         "search.pruner": "none",
         "cv.n_cv_folds": 3,
         "cv.n_cv_repeats": 2,
+        "cv.random_forest": False,
         "search.n_trials": 3,
         "search.n_startup_trials": 2,
         "search.space": {name: dict(parameter) for name, parameter in TINY_SPACE.items()},
@@ -234,9 +235,8 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> FinishedSearch:
     from chitransfer.search.study_folder import StudyFolder
 
     root = tmp_path_factory.mktemp("finished")
-    config = load_config(
-        None, {**tiny_overrides(write_tables(root / "tables"), root), "search.n_trials": 6, "search.study_name": "done"}
-    )
+    further = {"search.n_trials": 6, "search.study_name": "done", "cv.random_forest": True}
+    config = load_config(None, {**tiny_overrides(write_tables(root / "tables"), root), **further})
     path = root / "config.yaml"
     path.write_text(dump_config(config), encoding="utf-8")
     printed = io.StringIO()

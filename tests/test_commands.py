@@ -368,7 +368,7 @@ print(sorted({{"torch", "sklearn", "scipy.stats", "rdkit"}} & set(sys.modules)))
     def test_the_launcher(self, tiny_yaml: Path, project_root: Path, tmp_path: Path) -> None:
         if not (Path(sys.prefix) / "bin" / "python").exists():
             pytest.skip("this Python is no virtual environment")
-        environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+        environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(project_root)}
         launcher = project_root / "scripts" / "run_hparam_search.sh"
 
         def launch(*words: str) -> subprocess.CompletedProcess[str]:

@@ -45,6 +45,7 @@ def workplace(tmp_path: Path, project_root: Path, tables: Any) -> Path:
     """A folder as a fresh clone has it, with a configuration of seconds and the tables the guide names."""
     for name in ("scripts", "src", "configs"):
         shutil.copytree(project_root / name, tmp_path / name)
+    (tmp_path / "chitransfer").symlink_to(project_root / "chitransfer")
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(project_root / name, tmp_path / name)
     (tmp_path / "my").mkdir()
@@ -82,6 +83,8 @@ def test_every_command_of_the_document_runs(document: str, workplace: Path, proj
         **os.environ,
         "PATH": f"{workplace / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": sys.prefix,
+        # The scripts take an active environment with this checkout's code.
+        "PYTHONPATH": str(workplace),
         "CHITRANSFER_CACHE": str(workplace / "cache"),
         "OMP_NUM_THREADS": "1",
     }

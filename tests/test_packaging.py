@@ -68,6 +68,22 @@ def test_everything_that_gets_installed_is_pinned(project_root: Path) -> None:
     assert wanted <= pinned
 
 
+def test_what_lacks_an_extra_says_how_to_add_it(
+    project_root: Path, monkeypatch: pytest.MonkeyPatch, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """No registry has the package, so ``pip install 'chitransfer[…]'`` finds nothing."""
+    project = tomllib.loads((project_root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [path.read_text(encoding="utf-8") for path in (project_root / "chitransfer").rglob("*.py")]
+    named = {extra for text in texts for extra in re.findall(r"say_install\('(\w+)'\)", text)}
+    assert named == {"cluster", "dashboard", "postgresql"}
+    assert named <= set(project["optional-dependencies"])
+    assert not any("chitransfer[" in text for text in texts)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = run_command("dashboard", "study")
+    assert code == 2
+    assert "install it in the checkout with `pip install -c constraints.txt -e '.[dashboard]'`" in err
+
+
 def test_types_are_shipped(project_root: Path) -> None:
     settings = tomllib.loads((project_root / "pyproject.toml").read_text(encoding="utf-8"))
     assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["chitransfer"]
@@ -111,8 +127,11 @@ case "$*" in *venv*) mkdir -p "$4/bin" && rm -f "$4/bin/python" && cp "$0" "$4/b
 
 
 @pytest.fixture
-def prepare(project_root: Path, tmp_path: Path) -> Callable[[], str]:
-    """Calls `prepare_environment` in a checkout without packages; what it said, and what it had a Python do."""
+def prepare(project_root: Path, tmp_path: Path) -> Callable[..., str]:
+    """Calls `prepare_environment` in a checkout without packages; what it said, and what it had a Python do.
+
+    It is called with the active environment, if any, and the extra.
+    """
     root = tmp_path / "checkout"
     (tmp_path / "stub" / "bin").mkdir(parents=True)
     root.mkdir()
@@ -121,14 +140,15 @@ def prepare(project_root: Path, tmp_path: Path) -> Callable[[], str]:
     stub = tmp_path / "stub" / "bin" / "python3"
     stub.write_text(STUB)
     stub.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
     environment |= {"PATH": f"{stub.parent}:{os.environ['PATH']}", "STUB_LOG": str(tmp_path / "log"), "ROOT": str(root)}
 
-    def call() -> str:
+    def call(active: Path | None = None, extra: str = "") -> str:
         (tmp_path / "log").write_text("")
-        words = f'set -euo pipefail; source "{project_root}/scripts/environment.sh"; prepare_environment ""'
+        words = f'set -euo pipefail; source "{project_root}/scripts/environment.sh"; prepare_environment "{extra}"'
+        variables = environment | ({} if active is None else {"VIRTUAL_ENV": str(active)})
         done = subprocess.run(
-            ["bash", "-c", words], env=environment, timeout=60, capture_output=True, text=True, check=False
+            ["bash", "-c", words], env=variables, timeout=60, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout + (tmp_path / "log").read_text()
@@ -136,7 +156,41 @@ def prepare(project_root: Path, tmp_path: Path) -> Callable[[], str]:
     return call
 
 
-def test_an_environment_is_made_once(prepare: Callable[[], str]) -> None:
+@pytest.mark.parametrize(
+    ("code", "extra", "is_used"),
+    [
+        ("checkout", "", True),
+        ("checkout", "dev", True),
+        ("installed", "", True),
+        ("installed", "dev", False),
+        ("other", "", False),
+        ("other", "dev", False),
+    ],
+)
+def test_an_active_environment_with_the_code_of_another_checkout_is_not_used(
+    prepare: Callable[..., str], tmp_path: Path, code: str, extra: str, is_used: bool
+) -> None:
+    """Configurations would be those of one checkout, the code that of another."""
+    active = tmp_path / "active"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", active], check=True, timeout=60)
+    (packages,) = active.glob("lib/python*/site-packages")
+    (packages / "chitransfer-1.0.dist-info").mkdir()
+    (packages / "chitransfer-1.0.dist-info" / "METADATA").write_text("Name: chitransfer\nVersion: 1.0\n")
+    place = packages if code == "installed" else tmp_path / code
+    (place / "chitransfer").mkdir(parents=True)
+    (place / "chitransfer" / "__init__.py").touch()
+    if code != "installed":
+        (packages / "editable.pth").write_text(f"{place}\n")
+    said = prepare(active, extra)
+    assert ("making a virtual environment" in said) is not is_used
+    assert (f"[chitransfer] using the active virtual environment {active}" in said) is is_used
+    root = tmp_path / "checkout"
+    if not is_used:
+        assert f"not using the active virtual environment {active}: its chitransfer is that of {place}, not" in said
+    assert (f"not that of {root}" in said) is (code == "installed" and is_used)
+
+
+def test_an_environment_is_made_once(prepare: Callable[..., str]) -> None:
     first = prepare()
     assert "making a virtual environment" in first
     assert ".venv -m pip install" in first
@@ -145,7 +199,7 @@ def test_an_environment_is_made_once(prepare: Callable[[], str]) -> None:
     assert "-m" not in second
 
 
-def test_an_environment_whose_python_is_gone_is_made_again(prepare: Callable[[], str], tmp_path: Path) -> None:
+def test_an_environment_whose_python_is_gone_is_made_again(prepare: Callable[..., str], tmp_path: Path) -> None:
     prepare()
     python = tmp_path / "checkout" / ".venv" / "bin" / "python"
     python.unlink()
@@ -158,7 +212,7 @@ def test_an_environment_whose_python_is_gone_is_made_again(prepare: Callable[[],
 
 @pytest.mark.parametrize("has_ensurepip", [False, True])
 def test_an_environment_without_pip_gets_it_or_is_made_again(
-    prepare: Callable[[], str], tmp_path: Path, has_ensurepip: bool
+    prepare: Callable[..., str], tmp_path: Path, has_ensurepip: bool
 ) -> None:
     """An interruption, or Debian's python3 without python3-venv, leaves such a one."""
     python = tmp_path / "checkout" / ".venv" / "bin" / "python"
@@ -177,7 +231,8 @@ def test_the_launcher_runs_the_package_and_not_the_folder_it_is_called_in(projec
     (tmp_path / "chitransfer" / "__init__.py").write_text("raise SystemExit('another chitransfer')")
     launcher = project_root / "scripts" / "run_hparam_search.sh"
     done = subprocess.run(
-        ["bash", launcher, "--help"], cwd=tmp_path, env={**os.environ, "VIRTUAL_ENV": sys.prefix}, timeout=120,
+        ["bash", launcher, "--help"], cwd=tmp_path, timeout=120,
+        env={**os.environ, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(project_root)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from operator import add
 
-# Search steps before giving up; real structures need fewer than a hundred once forced pieces are taken.
-STEP_LIMIT = 20_000
+# Partial covers held before giving up; grafts of 60 acetals or glycolides need fewer than ten, side chains with six
+# kinds of equally good choices at twenty places each need more.
+MOST_COVERS = 50_000
 Cost = tuple[int, int]
+# How often each piece is in a cover, in the order of the pieces' numbers.
+Counts = tuple[int, ...]
+
+
+class CoverError(RuntimeError):
+    """The search for covers was given up, so that nothing is known about the best of them."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +31,30 @@ class Candidate:
 
 
 def cheapest_covers(universe: Sequence[int], candidates: Collection[Candidate]) -> list[list[int]]:
-    """All ways of least total cost to cover each element of `universe` exactly once, as lists of pieces.
+    """All ways of least total cost to cover each element of `universe` exactly once, as sorted lists of pieces.
+
+    Elements are covered from the lowest to the highest, so a search is quick when those that share a piece are near
+    each other in number, as the atoms of a SMILES are.
 
     Returns
     -------
-    list of lists of `Candidate.piece`; empty when there is no cover. Ways that differ only in where a piece sits
-    are all listed (parts that do not touch each other are combined, so the list can repeat the same pieces).
+    list of lists of `Candidate.piece`, in order; empty when there is no cover. Ways that differ only in where a piece
+    sits are one.
+
+    Raises
+    ------
+    CoverError
+        There are too many partial covers to follow all of them.
     """
-    solutions: list[list[int]] = [[]]
+    pieces = sorted({candidate.piece for candidate in candidates})
+    solutions: set[Counts] = {(0,) * len(pieces)}
     for part in _independent_parts(universe, candidates):
-        found = _search(part, [candidate for candidate in candidates if candidate.atoms <= part])
-        distinct = {tuple(sorted(pieces)) for pieces in found}
-        merged = {tuple(sorted((*old, *new))) for old in solutions for new in distinct}
-        solutions = [list(pieces) for pieces in merged]
-        if not solutions:
-            return []
-    return solutions
+        found = _best_covers(part, [candidate for candidate in candidates if candidate.atoms <= part], pieces)
+        _check_number(len(solutions) * len(found))
+        solutions = {tuple(map(add, old, new)) for old in solutions for new in found}
+    return sorted(
+        [piece for piece, count in zip(pieces, counts, strict=True) for _ in range(count)] for counts in solutions
+    )
 
 
 def _independent_parts(universe: Iterable[int], candidates: Iterable[Candidate]) -> list[frozenset[int]]:
@@ -60,40 +76,46 @@ def _independent_parts(universe: Iterable[int], candidates: Iterable[Candidate])
     return [frozenset(part) for part in parts.values()]
 
 
-def _search(part: frozenset[int], candidates: Sequence[Candidate]) -> list[list[int]]:
-    bits = {atom: 1 << place for place, atom in enumerate(sorted(part))}
-    masked = [(sum(bits[atom] for atom in c.atoms), c.piece, c.cost) for c in candidates]
-    best: list[Cost] = []
-    found: list[list[int]] = []
-    steps = 0
+def _best_covers(part: frozenset[int], candidates: Sequence[Candidate], pieces: Sequence[int]) -> set[Counts]:
+    """Counts of `pieces` in the cheapest covers of one part.
 
-    def visit(left: int, options: list[tuple[int, int, Cost]], chosen: list[int], cost: Cost) -> None:
-        nonlocal steps
-        steps += 1
-        if steps > STEP_LIMIT or (best and cost > best[0]):
-            return
-        if left == 0:
-            if not best or cost < best[0]:
-                best[:] = [cost]
-                found.clear()
-            found.append(list(chosen))
-            return
-        # The element with fewest options first: forced pieces are taken without branching.
-        fewest: list[tuple[int, int, Cost]] | None = None
-        rest = left
-        while rest:
-            bit = rest & -rest
-            rest ^= bit
-            here = [option for option in options if option[0] & bit]
-            if fewest is None or len(here) < len(fewest):
-                fewest = here
-                if len(here) < 2:
-                    break
-        for mask, piece, price in sorted(fewest or [], key=lambda option: option[2]):
-            chosen.append(piece)
-            remaining = [option for option in options if not option[0] & mask]
-            visit(left & ~mask, remaining, chosen, (cost[0] + price[0], cost[1] + price[1]))
-            chosen.pop()
+    All covers of the elements before a given one are worked out at once. What is left to do depends only on the later
+    elements that they cover already, so of those that agree in these the cheapest are kept.
+    """
+    elements = sorted(part)
+    bits = {element: 1 << place for place, element in enumerate(elements)}
+    place_of = {piece: place for place, piece in enumerate(pieces)}
+    starting: dict[int, list[tuple[int, int, Cost]]] = {element: [] for element in elements}
+    for candidate in candidates:
+        mask = sum(bits[element] for element in candidate.atoms)
+        starting[min(candidate.atoms)].append((mask, place_of[candidate.piece], candidate.cost))
+    covers: dict[int, tuple[Cost, set[Counts]]] = {0: ((0, 0), {(0,) * len(pieces)})}
+    for element in elements:
+        longer: dict[int, tuple[Cost, set[Counts]]] = {}
+        n_covers = 0
+        for covered, (cost, found) in covers.items():
+            if covered & bits[element]:
+                n_covers += _keep(longer, covered, cost, found)
+                continue
+            for mask, place, price in starting[element]:
+                if not covered & mask:
+                    grown = {(*counts[:place], counts[place] + 1, *counts[place + 1 :]) for counts in found}
+                    n_covers += _keep(longer, covered | mask, (cost[0] + price[0], cost[1] + price[1]), grown)
+            _check_number(n_covers)
+        covers = longer
+    # Every element is covered in each of them, so there is one or none.
+    return next(iter(covers.values()))[1] if covers else set()
 
-    visit((1 << len(bits)) - 1, masked, [], (0, 0))
-    return found
+
+def _keep(covers: dict[int, tuple[Cost, set[Counts]]], covered: int, cost: Cost, found: set[Counts]) -> int:
+    """Keep covers of the elements `covered` when none cheaper is known; how many were kept."""
+    known = covers.get(covered)
+    if known is not None and cost > known[0]:
+        return 0
+    covers[covered] = (cost, known[1] | found if known is not None and cost == known[0] else found)
+    return len(found)
+
+
+def _check_number(n_covers: int) -> None:
+    if n_covers > MOST_COVERS:
+        raise CoverError(f"the search for the best cover was given up at {MOST_COVERS} partial covers")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 
-from chitransfer.chemistry.cover import Candidate, cheapest_covers
+from chitransfer.chemistry.cover import Candidate, CoverError, cheapest_covers
 from chitransfer.chemistry.polymers import PolymerError, oligomer, polymer_identity
 
 # A subgroup's SMARTS never looks further than this many bonds beyond the atoms it covers.
@@ -24,6 +24,7 @@ LONGEST_MATCH = 6
 ELEMENTS = frozenset({"C", "N", "O", "S", "F", "Cl", "Br", "I", "Si", "H"})
 # Stands among atomic numbers for "some atom is aromatic".
 AROMATIC = -1
+_DOUBLE_BOND_OUTWARD = Chem.MolFromSmarts("a=*")
 
 
 class FragmentationError(ValueError):
@@ -74,7 +75,7 @@ DERIVED_SUBGROUPS: tuple[tuple[str, str, str, str], ...] = (
     # name, subgroup whose main group it joins, R and Q, SMARTS
     ("CHCO", "CH2CO", "CH2CO - CH2 + CH", "[CX4H][CX3H0]=O"),
     ("CCO", "CH2CO", "CH2CO - CH2 + C", "[CX4H0][CX3H0]=O"),
-    ("CO", "CH2CO", "CH2CO - CH2", "[CX3H0,cX3H0]=O"),
+    ("CO", "CH2CO", "CH2CO - CH2", "[CX3H0]=O"),
     ("C-O", "CH2O", "CH2O - CH2 + C", "[CX4H0][OX2H0]"),
     ("O", "CH2O", "CH2O - CH2", "[OX2H0,oX2]"),
     ("CNH2", "CH2NH2", "CH2NH2 - CH2 + C", "[CX4H0][NX3H2]"),
@@ -113,7 +114,7 @@ DERIVED_SUBGROUPS: tuple[tuple[str, str, str, str], ...] = (
     ("SU", "(CH2)2SU", "(CH2)2SU - 2 CH2", "[SX4](=O)=O"),
     ("HCONH2", "HCON(CH2)2", "HCON(CH2)2 - CH2 + CH2NH2 - CH2N - CH2", "[CX3H](=O)[NX3H2]"),
     ("HCONH", "HCON(CH2)2", "HCON(CH2)2 - 2 CH2 + CH2NH - CH2N", "[CX3H](=O)[NX3H]"),
-    ("HCON", "HCON(CH2)2", "HCON(CH2)2 - 2 CH2", "[CX3H](=O)[NX3H0]"),
+    ("HCON", "HCON(CH2)2", "HCON(CH2)2 - 2 CH2", "[CX3H](=O)[#7X3H0]"),
     ("AMHCH", "AMHCH2", "AMHCH2 - CH2 + CH", "[CX3H0](=O)[NX3H][CX4H]"),
     ("AMHC", "AMHCH2", "AMHCH2 - CH2 + C", "[CX3H0](=O)[NX3H][CX4H0]"),
     ("AMH", "AMHCH2", "AMHCH2 - CH2", "[CX3H0](=O)[NX3H]"),
@@ -123,26 +124,26 @@ DERIVED_SUBGROUPS: tuple[tuple[str, str, str, str], ...] = (
     ("AMCH3", "AM(CH2)2", "AM(CH2)2 - 2 CH2 + CH3", "[CX3H0](=O)[NX3H0][CX4H3]"),
     ("AMCH2", "AM(CH2)2", "AM(CH2)2 - CH2", "[CX3H0](=O)[NX3H0][CX4H2]"),
     ("AMCH", "AM(CH2)2", "AM(CH2)2 - 2 CH2 + CH", "[CX3H0](=O)[NX3H0][CX4H]"),
-    ("AM", "AM(CH2)2", "AM(CH2)2 - 2 CH2", "[CX3H0](=O)[NX3H0]"),
+    ("AM", "AM(CH2)2", "AM(CH2)2 - 2 CH2", "[CX3H0](=O)[#7X3H0]"),
     ("IMIDE", "AM(CH2)2", "AM(CH2)2 - 2 CH2 + CH2CO - CH2", "[CX3H0](=O)[NX3H0][CX3H0]=O"),
     ("IMIDEH", "AMHCH2", "AMHCH2 - CH2 + CH2CO - CH2", "[CX3H0](=O)[NX3H][CX3H0]=O"),
     ("UREAH3", "AMH2", "AMH2 + CH2NH - CH2", "[NX3H2][CX3H0](=O)[NX3H]"),
     ("UREAH2", "AMHCH2", "AMHCH2 - CH2 + CH2NH - CH2", "[NX3H][CX3H0](=O)[NX3H]"),
-    ("UREAH", "AMHCH2", "AMHCH2 - CH2 + CH2N - CH2", "[NX3H][CX3H0](=O)[NX3H0]"),
-    ("UREA", "AM(CH2)2", "AM(CH2)2 - 3 CH2 + CH2N", "[NX3H0][CX3H0](=O)[NX3H0]"),
+    ("UREAH", "AMHCH2", "AMHCH2 - CH2 + CH2N - CH2", "[NX3H][CX3H0](=O)[#7X3H0]"),
+    ("UREA", "AM(CH2)2", "AM(CH2)2 - 3 CH2 + CH2N", "[#7X3H0][CX3H0](=O)[#7X3H0]"),
 )
 
 # Published patterns read as text match more than the chemistry their parameters were fitted to. An atom of the first
 # kind keeps every subgroup of these main groups off itself.
 VETOES: tuple[tuple[str, frozenset[int]], ...] = (
     # the carbonyl of an ester, acid or amide is no ketone
-    ("[CX3]([O,N])=O", frozenset({9})),
+    ("[CX3]([#8,#7])=O", frozenset({9})),
     # the carbonyl of an amide, urethane or urea is no ester
-    ("[CX3](N)=O", frozenset({11, 12, 41})),
+    ("[CX3]([#7])=O", frozenset({11, 12, 41})),
     # the imidazole group was fitted to imidazolium salts
     ("[n,c]", frozenset({84})),
     # the nitrogen beside a carbonyl, and one with a multiple bond, is no amine
-    ("[$([NX3][CX3]=[O,S]),$([NX3](=O)=O),$([NX3+](=O)[O-]),$([NX2]),$([NX1])]", frozenset({14, 15, 16, 17})),
+    ("[$([#7X3][CX3]=[O,S]),$([NX3](=O)=O),$([NX3+](=O)[O-]),$([NX2]),$([NX1])]", frozenset({14, 15, 16, 17})),
 )
 # Names that ugropy and thermo spell differently; thermo calls both the aldehyde and the CH-O ether group CHO.
 THERMO_NAMES = {"HCO": ("CHO", 10), "CHO": ("CHO", 13)}
@@ -178,7 +179,8 @@ def repeat_unit_groups(smiles: str) -> Groups:
     Raises
     ------
     FragmentationError
-        With the reason: no repeat unit, an ion, an element or an atom environment without a UNIFAC group.
+        With the reason: no repeat unit, an ion, an element or an atom environment without a UNIFAC group, too many
+        ways to choose the groups.
     """
     try:
         identity = polymer_identity(smiles)
@@ -194,6 +196,10 @@ def molecule_groups(smiles: str) -> Groups:
         molecule = Chem.MolFromSmiles(smiles)
     if molecule is None:
         raise FragmentationError(f"{smiles!r} is not a readable SMILES")
+    # A labelled solvent has the groups of the plain one.
+    for atom in molecule.GetAtoms():
+        atom.SetIsotope(0)
+    molecule = _without_carbonyl_aromaticity(Chem.RemoveHs(molecule))
     atoms = range(molecule.GetNumAtoms())
     _refuse_foreign_atoms(molecule, atoms)
     candidates = [(index, tuple(match)) for index, match in _matches(molecule)]
@@ -218,6 +224,7 @@ def groups_of_identity(identity: str) -> Groups:
     inner = [atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() != 0]
     _refuse_foreign_atoms(unit, inner)
     chain, position, shown = _oligomer_for_matching(identity, unit, stars[0], stars[1])
+    chain = _without_carbonyl_aromaticity(chain)
     candidates = []
     for index, match in _matches(chain):
         covered = tuple(position[atom] for atom in match)
@@ -240,9 +247,40 @@ def _oligomer_for_matching(
     molecule = oligomer(identity, copies, cap="*")
     with rdBase.BlockLogs():
         Chem.SanitizeMol(molecule)
-    ends = [index for index, atom in enumerate(position) if atom in (head, tail)]
-    distance = Chem.GetDistanceMatrix(molecule)[ends].min(axis=0)
-    return molecule, position, (distance > PATTERN_REACH).tolist()
+    near = {index for index, atom in enumerate(position) if atom in (head, tail)}
+    for _ in range(PATTERN_REACH):
+        near |= {beside.GetIdx() for index in near for beside in molecule.GetAtomWithIdx(index).GetNeighbors()}
+    return molecule, position, [index not in near for index in range(len(position))]
+
+
+def _without_carbonyl_aromaticity(molecule: Chem.Mol) -> Chem.Mol:
+    """The molecule in which no aromatic ring has a double bond that points out of it.
+
+    RDKit calls pyridone, uracil, coumarin and the imide rings of a pyromellitic diimide aromatic, but what they hold is
+    an amide, an ester or an imide. A benzene ring fused to one stays aromatic.
+    """
+    outward = {atom for match in molecule.GetSubstructMatches(_DOUBLE_BOND_OUTWARD) for atom in match}
+    if not outward:
+        return molecule
+    aromatic = {bond.GetIdx() for bond in molecule.GetBonds() if bond.GetIsAromatic()}
+    rings = molecule.GetRingInfo()
+    cleared, kept = set(), set()
+    for atoms, bonds in zip(rings.AtomRings(), rings.BondRings(), strict=True):
+        if not outward.isdisjoint(atoms):
+            cleared.update(bonds)
+        elif aromatic.issuperset(bonds):
+            kept.update(bonds)
+    plain = Chem.Mol(molecule)
+    Chem.Kekulize(plain)
+    for index in aromatic:
+        bond = plain.GetBondWithIdx(index)
+        if index in cleared - kept:
+            bond.SetIsAromatic(False)
+        else:
+            bond.SetBondType(Chem.BondType.AROMATIC)
+    for atom in plain.GetAtoms():
+        atom.SetIsAromatic(any(bond.GetIsAromatic() for bond in atom.GetBonds()))
+    return plain
 
 
 def _matches(molecule: Chem.Mol) -> list[tuple[int, tuple[int, ...]]]:
@@ -271,7 +309,10 @@ def _best_groups(
     """The cover with fewest derived subgroups, then fewest subgroups, then the largest polar surface, then by name."""
     table = subgroups()
     candidates = {Candidate(index, frozenset(covered), (int(table[index].derived), 1)) for index, covered in matches}
-    solutions = cheapest_covers(universe, candidates)
+    try:
+        solutions = cheapest_covers(universe, candidates)
+    except CoverError as error:
+        raise FragmentationError(f"this structure has too many ways to be written in UNIFAC groups: {error}") from error
     if not solutions:
         covered_atoms = {atom for candidate in candidates for atom in candidate.atoms}
         bare = [names.get(atom, atom) for atom in universe if atom not in covered_atoms]

@@ -74,14 +74,15 @@ def report(
 ) -> None:
     """Write a study's report.html, figures and corrected estimate again."""
     from chitransfer.errors import StudyError
-    from chitransfer.report.finish import finish_study, read_reference
+    from chitransfer.report.finish import finish_study
+    from chitransfer.search.reference import read_reference
     from chitransfer.search.study import read_study
     from chitransfer.search.study_folder import locate_study
 
     folder = locate_study(study)
     if comparison is not None and not (comparison / "table.csv").is_file():
         raise StudyError(f"{comparison}: no table.csv there; give the folder that `chitransfer compare` printed")
-    for line in finish_study(read_study(folder), read_reference(folder), folder, comparison):
+    for line in finish_study(read_study(folder), read_reference(folder.reference), folder, comparison):
         print(line)
 
 
@@ -93,14 +94,12 @@ def dashboard(
     import socket
     from importlib.util import find_spec
 
-    from chitransfer.errors import ConfigError
+    from chitransfer.errors import ConfigError, say_install
     from chitransfer.search.storage import open_storage
     from chitransfer.search.study_folder import locate_study
 
     if find_spec("optuna_dashboard") is None:
-        raise ConfigError(
-            "the dashboard needs optuna-dashboard; install it with `pip install 'chitransfer[dashboard]'`"
-        )
+        raise ConfigError(f"the dashboard needs optuna-dashboard; {say_install('dashboard')}")
     folder = locate_study(study)
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:

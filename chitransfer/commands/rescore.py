@@ -50,6 +50,8 @@ def rescore(
     for rank, row in enumerate(rescored.trials.head(10).itertuples(), start=1):
         line = f"{rank:4d}  {row.number:5d}  {row.value:9.4f}  {row.value_before:6.4f}  {row.rank_before:11d}"
         console.print(line)
+    if rescored.is_of_first_runs:
+        console.print("before: of each trial's first run, whose encoders are scored here, not the mean of its runs")
     if len(rescored.trials) >= 3:
         console.print(f"rank correlation with the scores before: {rescored.rank_correlation:.2f}")
     for text in rescored.describe():

@@ -100,10 +100,14 @@ class Dataset:
     chi: Rows | None
     solubility: Rows | None
 
+    @property
+    def tables(self) -> list[Table]:
+        """The tables there are: Stage 1, measured χ, solubility."""
+        return [rows.table for rows in (self.stage1, self.chi, self.solubility) if rows is not None]
+
     def digest(self) -> str:
         """SHA-256 over the tables' contents, the polymers' names and the feature recipe: what training rests on."""
-        tables = [rows.table for rows in (self.stage1, self.chi, self.solubility) if rows is not None]
-        parts = [f"{table.kind}:{table.digest}:{len(table)}" for table in tables]
+        parts = [f"{table.kind}:{table.digest}:{len(table)}" for table in self.tables]
         parts += [f"stereo variants:{self.n_stereo_variants}"] if self.n_stereo_variants else []
         return hashlib.sha256("\n".join([*parts, self.names_digest(), self.recipe.digest()]).encode()).hexdigest()
 

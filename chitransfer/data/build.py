@@ -9,11 +9,11 @@ import gzip
 import hashlib
 import json
 import logging
-import shutil
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from itertools import islice
@@ -36,11 +36,11 @@ from chitransfer.data.monomers import read_monomers
 from chitransfer.data.tables import canonical_solvent
 from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
-from chitransfer.files import replace_atomically, write_atomically, write_json
+from chitransfer.files import is_compressed, names_csv, replace_atomically, write_atomically, write_json
 from chitransfer.progress import Progress
 
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 CHUNK = 100
 # Polymers whose χ is worked out and written at once.
 BLOCK = 2000
@@ -132,7 +132,8 @@ def build_table(
     """Write a Stage 1 table of `n` distinct polymers: ``SMILES, chi, temp, solvent, method``.
 
     An interrupted build goes on where it stopped when it is started again with the same output: finished parts lie in
-    ``<output>.parts`` until the table is whole. The table depends on `n`, `solvents`, `temperatures`, `seed` and the
+    ``<output>.parts`` until the table is whole; what else lies there, such as parts of another seed, stays. The table
+    depends on `n`, `solvents`, `temperatures`, `seed` and the
     monomers alone, byte for byte, and not on `n_jobs`.
 
     Parameters
@@ -162,7 +163,7 @@ def build_table(
     started = time.perf_counter()
     if n < 1:
         raise DataError(f"the number of polymers must be at least 1, got {n}")
-    if not output.name.endswith((".csv", ".csv.gz")):
+    if not names_csv(output):
         raise DataError(f"{output}: the table is a CSV; end its name with .csv or .csv.gz")
     kelvin = _checked_temperatures(temperatures)
     solvent_names, solvent_groups = _checked_solvents(solvents)
@@ -185,7 +186,7 @@ def build_table(
         seconds=time.perf_counter() - started,
     )
     _write_provenance(summary, solvent_names, solvent_groups, kelvin, seed, families)
-    shutil.rmtree(parts, ignore_errors=True)
+    _remove_parts(parts, _input_digest(families, seed))
     return summary
 
 
@@ -231,6 +232,14 @@ def _units_in_order(
             for line in lines:
                 yield None if line is None else _unit_from_line(line)
         number += len(chunks)
+
+
+def _remove_parts(parts: Path, inputs: str) -> None:
+    """Remove the parts of one build, halves that a killed process left among them, and the folder once it is empty."""
+    with suppress(OSError):
+        for path in parts.glob(f"*{inputs}-*.z"):
+            path.unlink()
+        parts.rmdir()
 
 
 def _expand_chunk(reactions: list[Reaction], path: Path) -> list[list | None]:
@@ -280,7 +289,7 @@ def _write_rows(
     def write(path: Path) -> None:
         # No time and no file name in the gzip header: the same table is the same bytes.
         with path.open("wb") as raw:
-            stream = gzip.GzipFile("", "wb", 9, raw, mtime=0) if output.name.endswith(".gz") else raw
+            stream = gzip.GzipFile("", "wb", 9, raw, mtime=0) if is_compressed(output) else raw
             stream.write((",".join(COLUMNS) + "\n").encode())
             for start in range(0, len(units), BLOCK):
                 block = slice(start, start + BLOCK)

@@ -28,7 +28,15 @@ from chitransfer.data.check_facts import (
     TemperatureFacts,
 )
 from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_obstacles, find_warnings
-from chitransfer.data.tables import CONTRADICTS, SHOWN_ROWS, USUAL_CHI, BadRows, Contradictions, Table
+from chitransfer.data.tables import (
+    CONTRADICTS,
+    SHOWN_ROWS,
+    USUAL_CHI,
+    BadRows,
+    Contradictions,
+    Table,
+    describe_builtin_beside_own,
+)
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 from chitransfer.progress import NamedProgress, name_progress
 
@@ -43,6 +51,7 @@ def check_tables(
     solubility: Table | None,
     *,
     n_folds: int = 5,
+    positive_label: int = 1,
     on_bad_rows: BadRows = "error",
     on_contradictory_labels: Contradictions = "error",
     cache_folder: Path | None = None,
@@ -58,6 +67,8 @@ def check_tables(
         everything can be reported at once; either Stage 2 table may be missing.
     n_folds
         Folds of cross-validation, for the warning about too few polymers.
+    positive_label
+        The label, 1 (soluble) or 0, that a search's F1 and recall speak of.
     on_bad_rows, on_contradictory_labels
         How a search reads the tables: whether it stops at rows that were left out here.
     cache_folder
@@ -85,6 +96,7 @@ def check_tables(
     report = CheckReport(
         tables=facts,
         shared_polymers=shared,
+        n_stage1=len(merged["stage1"]),
         n_measured=len({names[polymer] for table in measured for polymer in table.rows["polymer"]}),
         stage1_temperatures=_temperature_facts(stage1.rows),
         chi_temperatures=None if chi is None else _temperature_facts(chi.rows),
@@ -97,7 +109,9 @@ def check_tables(
         n_labelled=sum(int(table.rows["SMILES"].str.contains(LABELLED).sum()) for table in tables),
     )
     obstacles = tuple(find_obstacles(report, n_folds))
-    return replace(report, n_obstacles=len(obstacles), warnings=(*obstacles, *find_warnings(report, n_folds)))
+    builtin = (f"{line}." for line in describe_builtin_beside_own(tables))
+    warnings = (*obstacles, *builtin, *find_warnings(report, n_folds, positive_label))
+    return replace(report, n_obstacles=len(obstacles), warnings=warnings)
 
 
 def _table_facts(table: Table, on_bad_rows: BadRows, on_contradictory_labels: Contradictions) -> TableFacts:

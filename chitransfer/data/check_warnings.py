@@ -11,6 +11,7 @@ import numpy as np
 
 from chitransfer.counts import say_count
 from chitransfer.data.check_facts import SHOWN, CheckReport, CoverageFacts, TableFacts
+from chitransfer.data.splits import LEAST_STAGE1_POLYMERS
 from chitransfer.data.tables import USUAL_CHI
 
 ENOUGH_SPAN_K = 20.0
@@ -24,8 +25,15 @@ POOR_RANKING = 0.3
 NAMES = {"stage1": "Stage 1", "chi": "experimental chi", "solubility": "solubility"}
 
 
-def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
-    """Warnings in plain words about what a search takes; each says what follows and what to do."""
+def find_warnings(report: CheckReport, n_folds: int, positive_label: int) -> Iterator[str]:
+    """Warnings in plain words about what a search takes; each says what follows and what to do.
+
+    Parameters
+    ----------
+    n_folds, positive_label
+        Folds of cross-validation; the label, 1 (soluble) or 0, that F1 and recall speak of.
+    """
+    yield from _about_pretraining(report)
     for facts in report.tables:
         yield from _about_table(facts, n_folds if report.n_measured >= n_folds else None)
     yield from _about_contradictions(report)
@@ -34,7 +42,7 @@ def find_warnings(report: CheckReport, n_folds: int) -> Iterator[str]:
     yield from _about_temperatures(report)
     for coverage in report.coverage:
         yield from _about_coverage(coverage)
-    yield from _about_labels(report)
+    yield from _about_labels(report, positive_label)
     yield from _about_noise(report)
     yield from _about_agreement(report)
 
@@ -47,6 +55,12 @@ def find_obstacles(report: CheckReport, n_folds: int) -> Iterator[str]:
                 f"{_tell_rejected(facts)}. A search stops there; correct them, or leave such rows out with "
                 f"{' and '.join(facts.settings_to_skip)}."
             )
+    if report.n_stage1 < LEAST_STAGE1_POLYMERS:
+        yield (
+            f"Stage 1 has {say_count(report.n_stage1, 'polymer')}, stereo variants counted as one. A search holds out "
+            f"a share of them for validation, needs at least {LEAST_STAGE1_POLYMERS} and refuses to start: add some to "
+            "paths.dft_chi_csv; `chitransfer data build` makes thousands in minutes."
+        )
     n_rows = {facts.kind: facts.n_rows for facts in report.tables}
     if n_rows.get("solubility") == 0:
         yield (
@@ -73,15 +87,18 @@ def _tell_rejected(facts: TableFacts) -> str:
     return f"{NAMES[facts.kind]}, {facts.source}: {say_count(facts.n_rejected, 'row')} cannot be used ({shown}{more})"
 
 
+def _about_pretraining(report: CheckReport) -> Iterator[str]:
+    if LEAST_STAGE1_POLYMERS <= report.n_stage1 < FEW_STAGE1_POLYMERS:
+        yield (
+            f"Stage 1: only {say_count(report.n_stage1, 'polymer')}. Pretraining has little to teach; "
+            "`chitransfer data build` makes thousands in minutes."
+        )
+
+
 def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
     name = NAMES[facts.kind]
     if facts.n_rejected and not facts.settings_to_skip:
         yield f"{_tell_rejected(facts)}. A search leaves them out."
-    if facts.kind == "stage1" and facts.n_polymers < FEW_STAGE1_POLYMERS:
-        yield (
-            f"{name}: only {say_count(facts.n_polymers, 'polymer')}. Pretraining has little to teach; "
-            "`chitransfer data build` makes thousands in minutes."
-        )
     if n_folds is not None and facts.kind != "stage1" and 0 < facts.n_polymers < FEW_PER_FOLD * n_folds:
         few = (
             f"fewer than {FEW_PER_FOLD} to score per fold"
@@ -94,7 +111,13 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
         )
     share, polymer = facts.largest_share or (0.0, "")
     if share > DOMINANT_SHARE and facts.n_polymers > 1:
-        yield f"{name}: {share:.0%} of the rows are one polymer, {polymer}; its fold decides the score."
+        # Stage 1 has no folds.
+        follows = (
+            "whether it is held out for validation decides the validation error"
+            if facts.kind == "stage1"
+            else "its fold decides the score"
+        )
+        yield f"{name}: {share:.0%} of the rows are one polymer, {polymer}; {follows}."
     if facts.n_duplicates:
         lines = ", ".join(map(str, facts.duplicate_lines)) + (", …" if facts.n_duplicates > SHOWN else "")
         yield (
@@ -193,21 +216,24 @@ def _about_coverage(coverage: CoverageFacts) -> Iterator[str]:
         )
 
 
-def _about_labels(report: CheckReport) -> Iterator[str]:
+def _about_labels(report: CheckReport, positive_label: int) -> Iterator[str]:
     share = report.soluble_share
     n_rows = next((facts.n_rows for facts in report.tables if facts.kind == "solubility"), None)
     if share is None or n_rows is None or share in (0.0, 1.0):
         return
     smaller = min(share, 1 - share)
-    if share > LOPSIDED_SHARE:
+    positive, negative = ("soluble", "insoluble") if positive_label else ("insoluble", "soluble")
+    positive_share = share if positive_label else 1 - share
+    if positive_share > LOPSIDED_SHARE:
         yield (
-            f"Solubility: {share:.0%} are soluble, so calling everything soluble has F1 {2 * share / (1 + share):.2f} "
-            "and recall 1. Set solubility.positive to insoluble, or give sol_auc a weight in the objective."
+            f"Solubility: {share:.0%} are soluble, so calling everything {positive} has F1 "
+            f"{2 * positive_share / (1 + positive_share):.2f} and recall 1. Set solubility.positive to {negative}, or "
+            "give sol_auc a weight in the objective."
         )
-    elif share < 1 - LOPSIDED_SHARE:
+    elif positive_share < 1 - LOPSIDED_SHARE:
         yield (
-            f"Solubility: {share:.0%} are soluble. Calling everything insoluble is right {1 - share:.0%} of the time; "
-            "look at sol_auc and sol_balanced_accuracy too."
+            f"Solubility: {share:.0%} are soluble. Calling everything {negative} is right {1 - positive_share:.0%} of "
+            "the time; look at sol_auc and sol_balanced_accuracy too."
         )
     if smaller * n_rows < FEW_OF_A_CLASS:
         yield (

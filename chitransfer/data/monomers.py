@@ -11,6 +11,7 @@ from rdkit import Chem, rdBase
 
 from chitransfer.chemistry.enumerate import FAMILIES
 from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
+from chitransfer.data.tables import describe_rejected
 from chitransfer.errors import DataError
 
 
@@ -20,19 +21,28 @@ def read_monomers(path: Path | None = None) -> dict[str, list[str]]:
     Raises
     ------
     DataError
-        The file cannot be read, a column is missing, a family is none of `FAMILIES`, or a SMILES is no molecule.
+        The file cannot be read, a column is missing, or there are rows whose family is none of `FAMILIES` or whose
+        SMILES is no molecule: all of them are named.
     """
     content, name = read_source(str(path or Path(__file__).parent / "builtin" / "monomers.csv"))
     header, rows = parse_csv(content, name)
     places = find_columns(header, [Column("family", True), Column("SMILES", True)], name)
     families: dict[str, list[str]] = {}
+    refused: list[tuple[int, str, str]] = []
     for line, row in rows:
         family, smiles = row[places["family"]].strip(), row[places["SMILES"]].strip()
         if family not in FAMILIES:
-            raise DataError(f"{name}, line {line}: there is no monomer family {family!r}; known: {', '.join(FAMILIES)}")
+            refused.append((line, f"family = {family!r}", "there is no such monomer family"))
+            continue
         with rdBase.BlockLogs():
             molecule = Chem.MolFromSmiles(smiles)
         if molecule is None or molecule.GetNumAtoms() == 0:
-            raise DataError(f"{name}, line {line}: {smiles!r} is not a readable SMILES; correct it or take the row out")
+            refused.append((line, f"SMILES = {smiles!r}", "not a readable SMILES"))
+            continue
         families.setdefault(family, []).append(Chem.MolToSmiles(molecule))
+    if refused:
+        raise DataError(
+            f"{describe_rejected(name, refused, len(rows))}\nCorrect them, or take these rows out. "
+            f"Known families: {', '.join(FAMILIES)}"
+        )
     return families

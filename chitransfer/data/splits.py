@@ -11,6 +11,9 @@ import numpy as np
 
 from chitransfer.errors import DataError
 
+# One to learn from, one to hold out.
+LEAST_STAGE1_POLYMERS = 2
+
 
 def assign_folds(
     polymers: Sequence[str], loads: np.ndarray, n_folds: int, random_state: int, first_size: float = 1.0
@@ -82,11 +85,11 @@ def hold_out_polymers(polymers: Sequence[str], fraction: float, random_state: in
         True for held-out rows, (n_rows,); `polymers` may repeat, all rows of a polymer share its side.
     """
     distinct, inverse = np.unique(np.asarray(polymers, dtype=object), return_inverse=True)
-    if len(distinct) < 2:
+    if len(distinct) < LEAST_STAGE1_POLYMERS:
         raise DataError(
-            "Stage 1 holds out a share of its polymers for validation, so it needs at least 2 polymers, got "
-            f"{len(distinct)}; add polymers to the computed table (paths.dft_chi_csv), or, in full training, lower "
-            "training.test_fraction, which takes polymers from it"
+            "Stage 1 holds out a share of its polymers for validation, so it needs at least "
+            f"{LEAST_STAGE1_POLYMERS} polymers, got {len(distinct)}; add polymers to the computed table "
+            "(paths.dft_chi_csv), or, in full training, lower training.test_fraction, which takes polymers from it"
         )
     chosen = np.zeros(len(distinct), dtype=bool)
     n_out = count_held_out(len(distinct), fraction)

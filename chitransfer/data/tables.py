@@ -18,7 +18,16 @@ from rdkit import Chem, rdBase
 
 from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.polymers import LONGEST_SMILES
-from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_number, read_source, refuse_misnamed
+from chitransfer.counts import say_count
+from chitransfer.data.csv_text import (
+    BUILTIN_PREFIX,
+    Column,
+    find_columns,
+    parse_csv,
+    read_number,
+    read_source,
+    refuse_misnamed,
+)
 from chitransfer.data.temperatures import COLDEST_K, DEFAULT_TEMPERATURE_K, looks_like_celsius, read_kelvin
 from chitransfer.errors import DataError
 from chitransfer.progress import Progress
@@ -31,6 +40,10 @@ SHOWN_ROWS = 20
 # Why `_settle_contradictions` leaves a row out.
 CONTRADICTS = "contradicts another row of the same polymer and solvent"
 LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
+# What `data.compute` adds to a table; its other columns, a measured χ too, it keeps.
+UNIFAC_CHI = "chi_unifac"
+# What a configuration calls the tables of Stage 2.
+STAGE2_KEYS = {"chi": "paths.exp_chi_csv", "solubility": "paths.solubility_csv"}
 
 BadRows = Literal["error", "skip"]
 Contradictions = Literal["error", "drop", "majority"]
@@ -90,7 +103,7 @@ class ReadOptions(TypedDict, total=False):
 
 
 def read_stage1_table(source: str, **options: Unpack[ReadOptions]) -> Table:
-    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; as `read_chi_table`."""
+    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; as `read_chi_table`, and refuses `UNIFAC_CHI` beside χ."""
     return _read("stage1", source, [Column("chi", True), Column("temp", False)], **options)
 
 
@@ -159,6 +172,12 @@ def _read(
     positions = find_columns(header, [Column("SMILES", True), *columns, Column("solvent", False)], name)
     # Labels have no temperature, so a column of one is no mistake beside them.
     refuse_misnamed(header, {*positions, "temp"} if kind == "solubility" else positions, name)
+    if kind == "stage1" and UNIFAC_CHI in (cell.lower() for cell in header):
+        raise DataError(
+            f"{name}, line 1: holds both chi and {UNIFAC_CHI}. Stage 1 learns the column chi, which beside "
+            f"{UNIFAC_CHI} seems to be measured: rename {UNIFAC_CHI} to chi, and the present chi to something else or "
+            "take it out"
+        )
     smiles = [record[positions["SMILES"]].strip() for _, record in records]
     identities = identify_polymers(smiles, cache_folder=cache_folder, n_jobs=n_jobs, progress=progress)
     kept: list[tuple[object, ...]] = []
@@ -253,6 +272,20 @@ def describe_rejected(name: str, rejected: Sequence[tuple[int, str, str]], n_row
     if len(rejected) > SHOWN_ROWS:
         shown.append(f"  … and {len(rejected) - SHOWN_ROWS} more")
     return f"{name}: {len(rejected)} of {n_rows} rows cannot be used\n" + "\n".join(shown)
+
+
+def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
+    """A line for every built-in table of Stage 2 among tables of the user's own, which he may not know of."""
+    if all(table.source.startswith(BUILTIN_PREFIX) for table in tables):
+        return []
+    stage2 = [table for table in tables if table.kind in STAGE2_KEYS]
+    remedy = "null leaves it out" if len(stage2) > 1 else "name one of your own"
+    return [
+        f"{STAGE2_KEYS[table.kind]} is {table.source} ({say_count(len(table), 'row')}), the built-in table, beside "
+        f"tables of your own; {remedy}"
+        for table in stage2
+        if table.source.startswith(BUILTIN_PREFIX)
+    ]
 
 
 def _settle_contradictions(table: Table, rule: Contradictions) -> Table:

@@ -33,7 +33,7 @@ from chitransfer.search.run import open_study
 from chitransfer.search.space import settle_pruner, to_overrides
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.watch import TrialCounter
-from chitransfer.search.workers import InProcessWorkers
+from chitransfer.search.workers import InProcessWorkers, wait_for_left_behind
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import choose_thresholds, make_folds
 from chitransfer.training.finetune import calibrate_solubility, fit_ensemble
@@ -114,6 +114,8 @@ def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Sa
             reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested)
     finally:
         workers.close()
+    # This process itself trains next.
+    wait_for_left_behind(config.search.trial_timeout_minutes)
     if read_standing(study).best is None:
         hours = f"{config.search.timeout_hours:g} h (search.timeout_hours)"
         raise StudyError(

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, RED, ORANGE, GREY = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a"
-# Of what a search is drawn with: its trials, the best, the default configuration and the trivial predictor.
-TRIAL, BEST, DEFAULT, TRIVIAL = BLUE, RED, ORANGE, GREY
+BLUE, RED, ORANGE, GREY, PURPLE = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a", "#7b5ea7"
+# Of what a search is drawn with: its trials, the best, the default configuration, and what they are compared with.
+TRIAL, BEST, DEFAULT, TRIVIAL, FOREST = BLUE, RED, ORANGE, GREY, PURPLE
 
 
 def save_figure(figure: Figure, path: Path) -> None:

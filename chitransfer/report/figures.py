@@ -17,12 +17,22 @@ from optuna.importance import BaseImportanceEvaluator, PedAnovaImportanceEvaluat
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from chitransfer.counts import say_count
-from chitransfer.report.drawing import BEST, DEFAULT, TRIAL, TRIVIAL, legend_below, new_figure, plain_axes, save_figure
+from chitransfer.report.drawing import (
+    BEST,
+    DEFAULT,
+    FOREST,
+    TRIAL,
+    TRIVIAL,
+    legend_below,
+    new_figure,
+    plain_axes,
+    save_figure,
+)
+from chitransfer.search.reference import Reference, borrowed_objective
 from chitransfer.search.results import (
     has_lowest_objective,
     read_recommended,
     read_standing,
-    trivial_objective,
     with_one_value,
 )
 from chitransfer.search.study import CONTRACT
@@ -40,7 +50,7 @@ Marked = list[tuple[FrozenTrial, str, str]]
 
 @dataclass(frozen=True)
 class HistorySeries:
-    """Objective by trial number, its running minimum, the trials without one, and the two points of reference."""
+    """Objective by trial number, its running minimum, the trials without one, and the points of reference."""
 
     number: np.ndarray
     value: np.ndarray
@@ -49,6 +59,7 @@ class HistorySeries:
     failed: list[int]
     default: tuple[int, float] | None
     trivial: float | None
+    forest: float | None
 
 
 @dataclass(frozen=True)
@@ -65,19 +76,24 @@ class ParameterSeries:
     is_log: bool
 
 
-def history_series(study: optuna.Study, reference: Mapping[str, float], recommended: FrozenTrial) -> HistorySeries:
+def history_series(study: optuna.Study, reference: Reference, recommended: FrozenTrial) -> HistorySeries:
     """The optimisation history of the trials that ended, in order of number.
 
-    The trivial predictor's objective takes the Stage 1 MAE of the recommended trial.
+    The objectives of the trivial predictor and the random forest take the Stage 1 MAE of the recommended trial.
     """
     standing = read_standing(study)
     trials = sorted(standing.ranked, key=lambda trial: trial.number)
     value = np.array([trial.values[0] for trial in trials])
     default = standing.default
     weights = study.user_attrs.get(CONTRACT, {}).get("objective")
-    trivial = None
+    trivial = forest = None
     if weights is not None:
-        trivial = trivial_objective(reference, recommended.user_attrs["stage1_mae"], ObjectiveSettings(**weights))
+        trivial, forest = (
+            borrowed_objective(scores, recommended.user_attrs["stage1_mae"], ObjectiveSettings(**weights))
+            if scores
+            else None
+            for scores in (reference.trivial, reference.forest)
+        )
     pruned, failed = (
         [trial.number for trial in study.get_trials(deepcopy=False, states=(state,))]
         for state in (TrialState.PRUNED, TrialState.FAIL)
@@ -90,6 +106,7 @@ def history_series(study: optuna.Study, reference: Mapping[str, float], recommen
         running_best=np.minimum.accumulate(value) if len(value) else value,
         default=None if default is None else (default.number, default.values[0]),
         trivial=trivial,
+        forest=forest,
     )
 
 
@@ -181,13 +198,13 @@ def marked_trials(
     return [(default, DEFAULT, names.default), (recommended, BEST, name)]
 
 
-def draw_study(study: optuna.Study, reference: Mapping[str, float], folder: StudyFolder) -> None:
+def draw_study(study: optuna.Study, reference: Reference, folder: StudyFolder) -> None:
     """Write the four PNGs of a study with at least one complete trial into its ``figures/``.
 
     Parameters
     ----------
     reference
-        Mean scores of the trivial predictor.
+        What the trials are compared with.
     """
     standing = read_standing(study)
     trials = sorted(standing.ranked, key=lambda trial: trial.number)
@@ -227,8 +244,12 @@ def _draw_history(series: HistorySeries, marked: Marked) -> Figure:
         # The entry in the legend has the line, too.
         style: dict[str, Any] = {"color": color, "lw": 1.2, "ls": "--" if is_default else "", "marker": "D", "ms": 8}
         axes.plot([special.number], [value], **style, mec="k", zorder=4, label=f"{label} {value:.3f}")
-    if series.trivial is not None:
-        axes.axhline(series.trivial, color=TRIVIAL, lw=1.2, ls=":", label=f"trivial predictor {series.trivial:.3f}")
+    for value, what, color, dash in (
+        (series.trivial, "trivial predictor", TRIVIAL, ":"),
+        (series.forest, "random forest", FOREST, "-."),
+    ):
+        if value is not None:
+            axes.axhline(value, color=color, lw=1.2, ls=dash, label=f"{what} {value:.3f}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="trial", ylabel=OBJECTIVE, title="Optimization history")
     legend_below(figure, axes)

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from chitransfer.files import write_csv, write_json
 from chitransfer.report.figures import draw_study
 from chitransfer.report.html import write_report
 from chitransfer.report.insight_figures import draw_insight
+from chitransfer.search.reference import Reference
 from chitransfer.search.results import (
     explain_recommended,
     read_recommended,
@@ -35,14 +34,14 @@ logger = logging.getLogger(__name__)
 
 
 def finish_study(
-    study: optuna.Study, reference: Mapping[str, float], folder: StudyFolder, comparison: Path | None = None
+    study: optuna.Study, reference: Reference, folder: StudyFolder, comparison: Path | None = None
 ) -> list[str]:
     """Write everything a study with at least one complete trial is shown by; returns what to say about it.
 
     Parameters
     ----------
     reference
-        Mean scores of the trivial predictor.
+        What its trials are compared with.
     comparison
         Folder of a comparison to show in the report.
     """
@@ -103,13 +102,3 @@ def _name_choice(study: optuna.Study, folder: StudyFolder, found: Examination) -
             "one_se_trial_number": found.one_se_trial,
         },
     )
-
-
-def read_reference(folder: StudyFolder) -> dict[str, float]:
-    """Mean scores of the trivial predictor, as the search left them; empty when the file is missing."""
-    try:
-        values: dict[str, float] = json.loads(folder.reference.read_text(encoding="utf-8"))["trivial_predictor"]["mean"]
-        return {name: float(value) for name, value in values.items() if value is not None}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        logger.warning("%s is missing or damaged; the report does without the trivial predictor", folder.reference)
-        return {}

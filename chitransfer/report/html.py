@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from importlib import resources
@@ -28,8 +28,15 @@ from chitransfer.evidence.outcomes import read_repeats
 from chitransfer.evidence.overtuning import Examination, positive_label
 from chitransfer.evidence.verdict import LOWER_IS_BETTER, NAMES
 from chitransfer.files import plain_numbers, write_atomically
-from chitransfer.report.figures import history_series, importance_series, parameter_series, searched_parameters
+from chitransfer.report.figures import (
+    HistorySeries,
+    history_series,
+    importance_series,
+    parameter_series,
+    searched_parameters,
+)
 from chitransfer.report.insight_figures import TRANSFER
+from chitransfer.search.reference import Reference
 from chitransfer.search.results import (
     COMPONENTS,
     TITLES,
@@ -51,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 def write_report(
     study: optuna.Study,
-    reference: Mapping[str, float],
+    reference: Reference,
     folder: StudyFolder,
     config: Config,
     found: Examination | None,
@@ -72,7 +79,7 @@ def write_report(
 
 def report_contents(
     study: optuna.Study,
-    reference: Mapping[str, float],
+    reference: Reference,
     folder: StudyFolder,
     config: Config,
     found: Examination | None,
@@ -102,8 +109,9 @@ def report_contents(
         "chosen": chosen.number,
         "default": None if standing.default is None else standing.default.number,
         "trivial": history.trivial,
+        "forest": history.forest,
         "summary": [_summarise(standing, chosen, names), *sentences],
-        "scores": _score_table(chosen, standing.default, reference, history.trivial),
+        "scores": _score_table(chosen, standing.default, reference, history),
         "parameters": _parameter_table(chosen, standing.default, config),
         "trials": _trials(study, config.objective),
         "axes": [asdict(parameter_series(trials, name)) for name in searched_parameters(trials)],
@@ -142,14 +150,15 @@ def _summarise(standing: Standing, chosen: FrozenTrial, names: Names) -> str:
 
 
 def _score_table(
-    chosen: FrozenTrial, default: FrozenTrial | None, reference: Mapping[str, float], trivial: float | None
+    chosen: FrozenTrial, default: FrozenTrial | None, reference: Reference, history: HistorySeries
 ) -> list[dict[str, Any]]:
     rows = [
         {
             "title": "transfer objective",
             "chosen": chosen.values[0],
             "default": None if default is None else default.values[0],
-            "trivial": trivial,
+            "forest": history.forest,
+            "trivial": history.trivial,
         }
     ]
     for name in COMPONENTS:
@@ -161,7 +170,8 @@ def _score_table(
                     "chosen": value,
                     "spread": chosen.user_attrs.get(f"{name}_std"),
                     "default": None if default is None else default.user_attrs.get(name),
-                    "trivial": reference.get(name),
+                    "forest": reference.forest.get(name),
+                    "trivial": reference.trivial.get(name),
                 }
             )
     return rows

@@ -134,7 +134,9 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
             "permute), so its parameters mean nothing; apply a study of the true values"
         )
     applied = read_complete_trial(folder, trial)
-    chosen = to_overrides(applied.params, study_config.search.space, applied.user_attrs)
+    # A second pass trains no Stage 1, so a batch that an earlier release halved in it is none of Stage 1's.
+    attributes = applied.user_attrs if folder.first_pass is None else {}
+    chosen = to_overrides(applied.params, study_config.search.space, attributes)
     notes = []
     if trial is None:
         notes += explain_recommended(read_standing(read_study(folder)), applied, study_config.search.select)

@@ -17,7 +17,7 @@ import dask
 from distributed import LocalCluster, system
 from distributed.utils import get_mp_context
 
-from chitransfer.errors import ConfigError, StudyError
+from chitransfer.errors import ConfigError, StudyError, say_install
 from chitransfer.interrupts import same_interrupts
 from chitransfer.processors import count_processors
 from chitransfer.search import preload
@@ -138,9 +138,7 @@ class BatchWorkers:
             with same_interrupts():
                 jobqueue = importlib.import_module("dask_jobqueue")
         except ImportError as error:
-            raise ConfigError(
-                f"search.scheduler: {system} needs dask-jobqueue; install it with `pip install 'chitransfer[cluster]'`"
-            ) from error
+            raise ConfigError(f"search.scheduler: {system} needs dask-jobqueue; {say_install('cluster')}") from error
         if shutil.which(SUBMIT_COMMANDS[system]) is None:
             raise StudyError(
                 f"search.scheduler: {system} is not on this machine ({SUBMIT_COMMANDS[system]} was not found); "

@@ -25,6 +25,8 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
     values = config.model_dump()
     training = {k: v for k, v in values["training"].items() if k not in {"device", "num_threads"}}
     search = {k: values["search"][k] for k in SEARCH_KEYS}
+    # A predictor to compare trials with changes none of them.
+    del values["cv"]["random_forest"]
     return {
         "seed": config.seed,
         "T_ref_K": config.T_ref_K,

@@ -1,4 +1,4 @@
-"""What is kept of a trial's Stage 1: its results, named by the hash of all that determines them, and states on the way.
+"""What is kept of a trial's Stage 1: its results, named by the hash of what determines them, and states on the way.
 
 Packed by `search.runner`, written by `search.records`; `search.rescore` and `search.second_pass` read results.
 """
@@ -73,9 +73,10 @@ class SavedEncoder:
 
 
 def stage1_key(config: Config, dataset: Dataset, seed: int) -> str:
-    """Hash of all that determines a Stage 1 result: table, features, split, network, optimisation and seed.
+    """Hash of what determines a Stage 1 result: table, features, settings of the split, network, optimisation, seed.
 
-    `config` is the trial's, its overrides laid over the study's.
+    `config` is the trial's, its overrides laid over the study's. The polymers' names, by which the validation polymers
+    are drawn and which are others under another RDKit, are left out: `study.refuse_other_names` compares them.
     """
     shape = network_shape(config, dataset.recipe.n_features).to_dict()
     what = {

@@ -11,13 +11,18 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-import torch
-
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.search.memory import reset_peak_memory
 from chitransfer.search.objective import RungResult, RungTask
-from chitransfer.search.runner import OUT_OF_MEMORY, TRIAL_FAILURES, Cancelled, TrialRunner, describe_failure
+from chitransfer.search.runner import (
+    OUT_OF_MEMORY,
+    TRIAL_FAILURES,
+    Cancelled,
+    Stage2MemoryError,
+    TrialRunner,
+    describe_failure,
+)
 from chitransfer.search.workers import InProcessWorkers, Job
 from chitransfer.training.packed import train_together
 from chitransfer.training.stage1 import Stage1Run
@@ -77,7 +82,7 @@ class PackWorkers(InProcessWorkers):
         return None if seconds is None else seconds / len(self._under_way)
 
     def abandon(self, future: Future[RungResult]) -> None:
-        """Leave a rung out of its pack after the epoch under way; a pack that does not react is left in its thread."""
+        """Leave a rung out of its pack after the epoch under way; where that takes long, the next pack waits for it."""
         self._collected = [job for job in self._collected if job.outcome is not future]
         super().abandon(future)
 
@@ -102,21 +107,38 @@ class PackWorkers(InProcessWorkers):
                     job.outcome.set_exception(outcome)
 
     def _run_pack(self, jobs: Sequence[Job]) -> list[RungResult | BaseException]:
-        """Results or errors, in the order of the jobs; a pack too large for the memory is tried again in halves."""
+        """Results or errors, in the order of the jobs; what is too large for the memory is tried again with fewer."""
+        outcomes: list[RungResult | BaseException | None] | None
         try:
-            return self._train_and_score(jobs)
+            outcomes = self._train_and_score(jobs)
         except OUT_OF_MEMORY:
-            pass
+            outcomes = None
         # Outside the except block, so that the failed attempt's tensors are no longer held by its traceback.
-        if self.runner.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if outcomes is not None:
+            return [
+                self._try_alone(job) if outcome is None else outcome
+                for job, outcome in zip(jobs, outcomes, strict=True)
+            ]
         if len(jobs) == 1:
-            return [self._run_alone(jobs[0])]
+            return [self._try_alone(jobs[0])]
+        self.runner.free_memory()
         half = len(jobs) // 2
         logger.warning("out of memory with %d trials in a pack (search.pack); once more with %d", len(jobs), half)
         return [*self._run_pack(jobs[:half]), *self._run_pack(jobs[half:])]
 
-    def _train_and_score(self, jobs: Sequence[Job]) -> list[RungResult | BaseException]:
+    def _try_alone(self, job: Job) -> RungResult | BaseException:
+        """Result or error of a rung that no other's runs share the memory with."""
+        if _gives_up(job):
+            return Cancelled()
+        self.runner.free_memory()
+        try:
+            return self._run_alone(job)
+        except Exception as error:  # noqa: BLE001 - it is this trial's alone
+            _gives_up(job)
+            return error
+
+    def _train_and_score(self, jobs: Sequence[Job]) -> list[RungResult | BaseException | None]:
+        """Results or errors of a pack; ``None`` where a member's scoring found no memory beside the others' runs."""
         started = time.perf_counter()
         reset_peak_memory(self.runner.device)
         runs_of: dict[int, list[Stage1Run]] = {}
@@ -142,7 +164,7 @@ class PackWorkers(InProcessWorkers):
 
     def _score(
         self, job: Job, runs: Sequence[Stage1Run], error: BaseException | None, stage1_seconds: float
-    ) -> RungResult | BaseException:
+    ) -> RungResult | BaseException | None:
         if _gives_up(job):
             return Cancelled()
         try:
@@ -150,6 +172,10 @@ class PackWorkers(InProcessWorkers):
                 raise error
             self._current.job = job
             return self.runner.score(job.task, runs, stage1_seconds)
+        except Stage2MemoryError as shortage:
+            logger.warning("trial %d in a pack (search.pack): %s; once more alone", job.task.number, str(shortage))
+            # Not the error: its traceback holds the member's runs.
+            return None
         except TRIAL_FAILURES as failure:
             return describe_failure(job.task, failure, stage1_seconds)
         except Exception as other:  # noqa: BLE001 - as in `InProcessWorkers`

@@ -19,6 +19,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import distributed
 from distributed import WorkerPlugin, get_worker
 
 PACKAGE = "chitransfer"
@@ -57,8 +58,7 @@ class StudyPlugin(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         """Called by Dask when the worker starts or the plugin arrives."""
         self._worker = worker
-        # A joined cluster may give a worker several threads; PyTorch's are better spent on one rung at a time.
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = lock_of_process()
         self._stop = threading.Event()
         self._runner: Any = None
         keep_freed_memory()
@@ -88,6 +88,16 @@ class StudyPlugin(WorkerPlugin):
             return None
         digits = str(self._worker.name).rpartition("-")[2]
         return self.devices[int(digits) % len(self.devices) if digits.isdigit() else 0]
+
+
+def lock_of_process() -> Any:
+    """The lock under which rungs compute in this process, one at a time, whichever study and release they are of.
+
+    A joined cluster may give a worker several threads and several studies, and training draws from PyTorch's one
+    generator of the process: two rungs at once would not give what their seeds say. The lock lies in Dask's own module,
+    because every study brings a `remote` of its own.
+    """
+    return vars(distributed).setdefault("chitransfer_computes", threading.Lock())
 
 
 def keep_freed_memory() -> None:

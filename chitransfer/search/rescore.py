@@ -21,20 +21,17 @@ from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, S
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.progress import NamedProgress
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
+from chitransfer.search.reference import Reference, score_reference
+from chitransfer.search.replicates import values_of_runs
 from chitransfer.search.results import (
-    beaten_by_trivial,
     name_columns,
-    trivial_objective,
-    with_one_value,
-    write_reference,
 )
 from chitransfer.search.runner import NetworkScores, TrialRunner
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import read_searched_dataset, read_study
+from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import PERMUTED, describe_side_by_side
 from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings, SpaceParameter
-from chitransfer.training.trivial import score_trivial_predictor
 
 # Found out again on every machine; no part of what was measured.
 PLACE_KEYS = ("paths.results_dir", "paths.cache_dir", "training.device", "training.num_threads", "search.n_trials")
@@ -52,40 +49,42 @@ class Rescored:
         were written.
     trials
         One line a trial, best first: ``number``, ``value``, ``value_before``, ``rank_before``, ``is_default``,
-        parameters, components.
+        parameters, components. Where a trial ran several times (`search.replicates`) ``value_before`` and
+        ``rank_before`` are those of its first run, whose encoders are scored.
     skipped
         Why trials were left out, by number.
-    trivial
-        Components of the trivial predictor under the new conditions.
+    reference
+        What they are compared with, under the new conditions.
     weights
         The objective's.
     is_permuted
         The measured values were dealt out to other polymers, so nothing can be better than the trivial predictor.
+    is_of_first_runs
+        Trials may have run several times.
     """
 
     folder: Path
     trials: pd.DataFrame
     skipped: dict[int, str]
-    trivial: Mapping[str, float]
+    reference: Reference
     weights: ObjectiveSettings
     is_permuted: bool = False
+    is_of_first_runs: bool = False
 
     def describe(self) -> list[str]:
-        """Best trial, default configuration and trivial predictor side by side, and what to be warned of."""
+        """Best trial, default configuration and what they are compared with side by side, and what to be warned of."""
         best, *others = ({str(key): value for key, value in row.items()} for row in self.trials.to_dict("records"))
         columns = [(f"best (trial {best['number']})", best)]
         columns += [(f"default (trial {row['number']})", row) for row in (best, *others) if row["is_default"]]
-        value = trivial_objective(self.trivial, float(best["stage1_mae"]), self.weights)
-        table = describe_side_by_side(
-            [*((title, row, row["value"]) for title, row in columns), ("trivial predictor", self.trivial, value)]
-        )
+        references = self.reference.columns(float(best["stage1_mae"]), self.weights)
+        table = describe_side_by_side([*((title, row, row["value"]) for title, row in columns), *references])
         if self.is_permuted:
             return [PERMUTED, *table]
-        return [*table, *(f"WARNING: {line}" for line in beaten_by_trivial(best, self.trivial, self.weights))]
+        return [*table, *(f"WARNING: {line}" for line in self.reference.beats(best, self.weights))]
 
     @property
     def rank_correlation(self) -> float:
-        """Spearman's correlation of the objective before and after; NaN below three trials."""
+        """Spearman's correlation of ``value_before`` and ``value``; NaN below three trials."""
         if len(self.trials) < 3:
             return float("nan")
         before, after = self.trials["value_before"].rank(), self.trials["value"].rank()
@@ -164,10 +163,10 @@ def rescore_study(
     ConfigError
         Some of the overrides would have no effect; the message names them.
     StudyError
-        The study is a second pass or has no complete trial, or what is changed would change Stage 1 of all; the message
-        names it.
+        The study is a second pass or has no complete trial, its polymers had other names, or what is changed would
+        change Stage 1 of all; the message names it.
     TrainingError
-        Stage 2 diverges for every trial.
+        Stage 2 diverges, or finds too little memory, for every trial.
     CheckpointError
         No complete trial kept a readable Stage 1 result.
     """
@@ -178,18 +177,20 @@ def rescore_study(
         )
     config = load_study_config(folder, overrides)
     _refuse_without_effect(overrides, config)
-    trials = [t for t in read_study(folder).get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    study = read_study(folder)
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not trials:
         raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to score again")
     dataset = read_searched_dataset(config)
+    refuse_other_names(study, folder.place, config, dataset)
     runner = TrialRunner(config, dataset, n_threads=config.training.num_threads)
     frame, errors = _score_trials(runner, folder, trials, progress)
     target = folder.path / "rescored" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
     _write(target, frame, config, folder, {t.number: t.params for t in trials})
-    trivial = score_trivial_predictor(dataset, runner.folds, runner.stage2_data.positive_label)
-    write_reference(target / "reference.json", trivial)
+    reference = score_reference(target / "reference.json", config, dataset, runner.folds)
     skipped = {number: str(error) for number, error in errors.items()}
-    return Rescored(target, frame, skipped, trivial.mean, config.objective, config.search.control == "permute")
+    is_permuted, is_of_first_runs = config.search.control == "permute", config.search.replicates > 1
+    return Rescored(target, frame, skipped, reference, config.objective, is_permuted, is_of_first_runs)
 
 
 def _refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:
@@ -216,7 +217,8 @@ def _score_trials(
 ) -> tuple[pd.DataFrame, dict[int, ChitransferError]]:
     """The table of `Rescored`, and why trials are not in it, by number; raises when it would be empty."""
     config, dataset = runner.config, runner.dataset
-    before = {t.number: with_one_value(t).values[0] for t in trials}
+    # Of the run whose encoders are kept.
+    before = {t.number: values_of_runs(t)[0] for t in trials}
     order = sorted(before, key=lambda number: (before[number], number))
     rows: list[dict[str, Any]] = []
     errors: dict[int, ChitransferError] = {}

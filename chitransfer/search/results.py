@@ -11,26 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from chitransfer.errors import StudyError, TrainingError
+from chitransfer.errors import StudyError
 from chitransfer.files import write_csv, write_json
-from chitransfer.search.objective import COMPONENTS, ERRORS, transfer_objective
+from chitransfer.search.objective import COMPONENTS
 from chitransfer.search.records import SECONDS_TOTAL
 from chitransfer.search.replicates import REPLICATE_VALUES, count_runs, posterior_means, values_of_runs
 from chitransfer.search.space import HALVED_BATCH_SIZE
 from chitransfer.search.study import CONTRACT
 from chitransfer.search.study_folder import StudyFolder
-from chitransfer.sections import ObjectiveSettings, SearchSettings
-
-if TYPE_CHECKING:
-    from chitransfer.training.crossval import Scores
+from chitransfer.sections import SearchSettings
 
 OTHER_ATTRIBUTES = (
     "seconds_stage1",
@@ -273,47 +269,3 @@ def write_best_params(
             **further,
         },
     )
-
-
-def write_reference(path: Path, trivial: Scores) -> None:
-    """Keep the scores of the trivial predictor beside those of the trials."""
-    write_json(path, {"trivial_predictor": {"mean": trivial.mean, "std": trivial.std}})
-
-
-def trivial_objective(reference: Mapping[str, float], stage1_mae: float, weights: ObjectiveSettings) -> float | None:
-    """The objective of the trivial predictor, with a given Stage 1 MAE because it has none of its own."""
-    try:
-        return transfer_objective({**reference, "stage1_mae": stage1_mae}, weights)
-    except TrainingError:
-        return None
-
-
-def beaten_by_trivial(
-    best: Mapping[str, Any], reference: Mapping[str, float], weights: ObjectiveSettings, name: str = "best"
-) -> list[str]:
-    """Where the best trial is not better than the trivial predictor, a sentence each: the objective, then its parts.
-
-    `best` holds the trial's components, `name` says what to call it. A score that the trivial predictor has in full,
-    as the recall of calling everything positive, cannot be bettered and says nothing.
-    """
-    sentences = []
-    shared = [name for name in weights.model_dump() if best.get(name) is not None and name in reference]
-    own = transfer_objective({name: best[name] for name in (*shared, "stage1_mae")}, weights)
-    without = trivial_objective({name: reference[name] for name in shared}, best["stage1_mae"], weights)
-    if shared and without is not None and own >= without:
-        sentences.append(
-            f"the {name} trial does not beat the trivial predictor: objective {own:.4f} against {without:.4f}; other "
-            "parts of the objective (sol_auc, sol_balanced_accuracy, sol_mcc) or the other solubility.positive may say "
-            "more"
-        )
-    for name, weight in weights.model_dump().items():
-        mine, trivial = best.get(name), reference.get(name)
-        if weight <= 0 or mine is None or trivial is None or (name not in ERRORS and trivial >= 1.0):
-            continue
-        worse = mine >= trivial if name in ERRORS else mine <= trivial
-        if worse:
-            sentences.append(
-                f"{TITLES[name]}: {mine:.3f} is no better than the trivial predictor's {trivial:.3f}, "
-                "so this part of the objective rewards doing nothing here"
-            )
-    return sentences

@@ -26,9 +26,10 @@ from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
 from chitransfer.search.lock import drive_alone, explain_unwritable
 from chitransfer.search.reevaluate import reevaluate_top
-from chitransfer.search.results import expect_runs, read_standing, write_reference, write_results
+from chitransfer.search.reference import Reference, score_reference
+from chitransfer.search.results import expect_runs, read_standing, write_results
 from chitransfer.search.space import make_pruner, settle_pruner
-from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors
+from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors, hold_again
 from chitransfer.search.study import create_study, read_searched_dataset, refuse_taken_name, resume_study
 from chitransfer.search.study_folder import StudyFolder, new_study_name
 from chitransfer.search.summary import (
@@ -43,14 +44,14 @@ from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
 from chitransfer.training.settings import make_study_folds
-from chitransfer.training.tasks import resolve_positive_label
-from chitransfer.training.trivial import score_trivial_predictor
 
 EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
 SIGNALS: tuple[StopReason, ...] = ("interrupt", "terminate")
 # How long a database server may be away before the search stops.
 STORAGE_WAIT_SECONDS = 600.0
-Draw = Callable[[optuna.Study, Mapping[str, float], StudyFolder], Sequence[str] | None]
+# How often a search makes sure of its lock on the server.
+LOCK_CHECK_SECONDS = 10.0
+Draw = Callable[[optuna.Study, Reference, StudyFolder], Sequence[str] | None]
 logger = logging.getLogger("chitransfer")
 
 
@@ -123,7 +124,7 @@ def _search(
     contract = make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
-    reference = score_reference(folder, config, dataset)
+    reference = score_reference(folder.reference, config, dataset, make_study_folds(config, dataset))
     workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
     say_and_log(console, describe_workers(workers, config))
     reason: StopReason | None = None
@@ -206,26 +207,34 @@ def _drive(
     stop_requested: StopRequested,
 ) -> StopReason:
     """Drive the study; after a database server was away for a while, go on as a resumed search would."""
+
+    def stop_or_lose() -> StopReason | None:
+        # A server away between two of the driver's accesses has lost the lock unnoticed; away still, it locks for none.
+        with suppress(*STORAGE_ERRORS):
+            hold_again(folder.storage, folder.name, LOCK_CHECK_SECONDS)
+        return stop_requested()
+
     while True:
         try:
-            return SearchDriver(config, dataset, study, folder, workers, display, stop_requested).run()
+            return SearchDriver(config, dataset, study, folder, workers, display, stop_or_lose).run()
         except STORAGE_ERRORS as error:
             what = describe_storage_error(folder.place, error)
             if folder.storage is None:
                 raise StudyError(f"{what}. Resume with: {folder.resume_command}") from None
         # Outside the except block: whatever is raised now must not drag the database's own message along.
         logger.warning("%s; waiting for it", what)
-        if not _wait_for_storage(study, stop_requested):
+        if not _wait_for_storage(study, folder, stop_requested):
             if (reason := stop_requested()) in SIGNALS:
                 return reason
             raise StudyError(f"{what}. Resume with: {folder.resume_command}")
 
 
-def _wait_for_storage(study: optuna.Study, stop_requested: StopRequested) -> bool:
+def _wait_for_storage(study: optuna.Study, folder: StudyFolder, stop_requested: StopRequested) -> bool:
     deadline = time.monotonic() + STORAGE_WAIT_SECONDS
     while time.monotonic() < deadline and stop_requested() is None:
         try:
             study.get_trials(deepcopy=False)
+            hold_again(folder.storage, folder.name)
         except STORAGE_ERRORS:
             time.sleep(1.0)
         else:
@@ -250,15 +259,6 @@ def describe_workers(workers: Workers, config: Config) -> list[str]:
         return []
     where = config.search.scheduler or "this machine"
     return [f"{workers.capacity} workers on {where}; Dask dashboard: {dashboard}"]
-
-
-def score_reference(folder: StudyFolder, config: Config, dataset: Dataset) -> dict[str, float]:
-    """Score the trivial predictor on the study's folds, keep that in its folder, and return the means."""
-    folds = make_study_folds(config, dataset)
-    positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
-    scores = score_trivial_predictor(dataset, folds, positive)
-    write_reference(folder.reference, scores)
-    return scores.mean
 
 
 class _Stop:

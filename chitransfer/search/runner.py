@@ -18,7 +18,7 @@ from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.model.network import TransferNetwork
-from chitransfer.model.tensor_file import MALFORMED
+from chitransfer.model.tensor_file import MALFORMED, first_line
 from chitransfer.search.encoders import SavedEncoder, pack_encoders, pack_state, stage1_key, unpack_state
 from chitransfer.search.memory import peak_memory_mb, reset_peak_memory
 from chitransfer.search.objective import FIRST_FRESH, ReplicateResult, RungResult, RungTask, transfer_objective
@@ -105,29 +105,36 @@ class TrialRunner:
         started = time.perf_counter()
         reset_peak_memory(self.device)
         try:
-            return self._run_within_memory(task)
+            return self._run(task)
         except TRIAL_FAILURES as error:
             return describe_failure(task, error, time.perf_counter() - started)
 
-    def _run_within_memory(self, task: RungTask) -> RungResult:
+    def _run(self, task: RungTask) -> RungResult:
+        started, half = time.perf_counter(), None
         try:
-            return self._run(task)
+            runs = self._train(task)
         except torch.OutOfMemoryError:
             half = override_config(self.config, task.overrides).training.batch_size_dft // 2
             if not self.config.search.halve_batch_when_out_of_memory or half < 1:
                 raise
-        # Outside the except block, so that the failed attempt's tensors are no longer held by its traceback.
-        logger.warning("trial %d: out of memory; once more with training.batch_size_dft=%d", task.number, half)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        result = self._run(replace(task, overrides={**task.overrides, "training.batch_size_dft": half}))
-        return replace(result, halved_batch_size=half)
+        if half is not None:
+            # Outside the except block, so that the failed attempt's tensors are no longer held by its traceback.
+            logger.warning("trial %d: out of memory; once more with training.batch_size_dft=%d", task.number, half)
+            self.free_memory()
+            task = replace(task, overrides={**task.overrides, "training.batch_size_dft": half})
+            runs = self._train(task)
+        return replace(self.score(task, runs, time.perf_counter() - started), halved_batch_size=half)
 
-    def _run(self, task: RungTask) -> RungResult:
-        started = time.perf_counter()
+    def _train(self, task: RungTask) -> list[Stage1Run]:
         runs = self.start(task)
         carry(runs, task.epoch, self._heed_stop)
-        return self.score(task, runs, time.perf_counter() - started)
+        return runs
+
+    def free_memory(self) -> None:
+        """Drop what is kept from rung to rung, which goes on from its bytes then, and give unused memory back."""
+        self._kept = []
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _heed_stop(self) -> None:
         if self._stop_requested():
@@ -165,6 +172,8 @@ class TrialRunner:
 
         Raises
         ------
+        Stage2MemoryError
+            Memory ran out.
         TrainingError
             Stage 2 or the objective is not finite.
         Cancelled
@@ -222,6 +231,8 @@ class TrialRunner:
 
         Raises
         ------
+        Stage2MemoryError
+            Memory ran out.
         TrainingError
             Stage 2 or the objective is not finite.
         Cancelled
@@ -229,15 +240,23 @@ class TrialRunner:
         """
         replicates = []
         for pretraining, (network, encoder) in enumerate(zip(networks, encoders, strict=True), start=first):
-            out_of_fold, scores = cross_validate(
-                network,
-                self.stage2_data,
-                self.dataset,
-                folds,
-                stage2_settings(config, config.training.stage2_epochs),
-                derive_seed(config.seed, "quick stage2", number, pretraining),
-                lambda epoch: self._heed_stop(),
-            )
+            shortage = ""
+            try:
+                out_of_fold, scores = cross_validate(
+                    network,
+                    self.stage2_data,
+                    self.dataset,
+                    folds,
+                    stage2_settings(config, config.training.stage2_epochs),
+                    derive_seed(config.seed, "quick stage2", number, pretraining),
+                    lambda epoch: self._heed_stop(),
+                )
+            except OUT_OF_MEMORY as error:
+                logger.debug("trial %d: out of memory in Stage 2", number, exc_info=error)
+                shortage = first_line(error)
+            if shortage:
+                # Outside the except block, so that whoever keeps this error does not keep Stage 2's tensors.
+                raise Stage2MemoryError(f"out of memory in Stage 2 ({shortage}); lower training.batch_size_exp")
             replicates.append(ReplicateResult(encoder.seed, encoder.best_epoch, scores, out_of_fold, []))
         of_all = {
             name: [value for replicate in replicates for value in replicate.scores.per_repeat[name]]
@@ -258,11 +277,11 @@ class TrialRunner:
 def describe_failure(task: RungTask, error: BaseException, seconds: float) -> RungResult:
     """The result of a rung that broke off after so many seconds, one of `TRIAL_FAILURES` being the reason."""
     logger.debug("trial %d failed", task.number, exc_info=error)
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    # Our own say in one line what to do, however long.
+    reason = str(error) if isinstance(error, TrainingError) else first_line(error)
     if isinstance(error, OUT_OF_MEMORY):
         reason = (
-            f"out of memory ({reason}); lower training.batch_size_dft or training.batch_size_exp, "
-            "or set search.halve_batch_when_out_of_memory"
+            f"out of memory ({reason}); lower training.batch_size_dft, or set search.halve_batch_when_out_of_memory"
         )
     return RungResult(number=task.number, epoch=0, finished=True, seconds={"failed": seconds}, failure=reason)
 
@@ -271,6 +290,10 @@ def _pretrainings(config: Config, task: RungTask) -> range:
     """Numbers of a task's pretraining seeds; further runs of a trial go on counting."""
     n_seeds = config.search.n_pretrain_seeds
     return range(task.replicate * n_seeds, (task.replicate + 1) * n_seeds)
+
+
+class Stage2MemoryError(TrainingError):
+    """Memory ran out in Stage 2, where a smaller batch of Stage 1 would not help."""
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it

@@ -30,6 +30,7 @@ from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
 from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
+from chitransfer.search.reference import score_reference
 from chitransfer.search.rescore import find_without_effect, score_encoders
 from chitransfer.search.results import read_standing
 from chitransfer.search.run import (
@@ -39,20 +40,20 @@ from chitransfer.search.run import (
     log_to,
     open_study,
     say_and_log,
-    score_reference,
     write_what_there_is,
 )
 from chitransfer.search.runner import TrialRunner
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import read_searched_dataset
+from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome, describe_reference
 from chitransfer.search.watch import SearchDisplay
-from chitransfer.search.workers import InProcessWorkers, check_workers
+from chitransfer.search.workers import InProcessWorkers, check_workers, wait_for_left_behind
 from chitransfer.sections import SpaceParameter
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
 from chitransfer.training.metrics import mean_half_width
+from chitransfer.training.settings import make_study_folds
 
 # Fold shuffles that neither pass has seen, for an honest last word.
 N_FRESH_SHUFFLES = 5
@@ -71,13 +72,14 @@ FIXED: dict[str, object] = {
     "search.devices": [],
     "search.scheduler": None,
     "search.storage": None,
+    "search.halve_batch_when_out_of_memory": False,
 }
 # Its budget, by the name that the flag of a search has.
 BUDGET = {"search.n_trials": "second_pass.n_trials"}
 # What it does not read.
 UNUSED = {
     "search.study_name", "search.space", "search.pack", "search.reevaluate_seeds", "search.max_worker_deaths",
-    "search.n_pretrain_seeds", "search.halve_batch_when_out_of_memory", "paths.results_dir",
+    "search.n_pretrain_seeds", "paths.results_dir",
 }  # fmt: skip
 UNUSED_SECTIONS = ("search.space.", "cluster.")
 # Those of these keys that are flags of `chitransfer search`.
@@ -217,7 +219,7 @@ def run_second_pass(
     Raises
     ------
     StudyError
-        There is no such complete trial, or the overrides would change its Stage 1.
+        There is no such complete trial, its polymers had other names, or the overrides would change its Stage 1.
     ConfigError
         Some of the overrides would have no effect.
     CheckpointError
@@ -263,6 +265,7 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
     check_workers(config)
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
+    refuse_other_names(read_study(folder), folder.place, config, dataset)
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
         raise StudyError(
             f"{folder.path}: trial {number} was pretrained under other conditions than these; leave what concerns "
@@ -279,7 +282,7 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in prepared.encoders]}
     study = open_study(own, config, contract, is_new=not own.database.is_file())
     write_provenance(own.path, dataset)
-    reference = score_reference(own, config, dataset)
+    reference = score_reference(own.reference, config, dataset, make_study_folds(config, dataset))
     runner = functools.partial(EncoderRunner, encoders=prepared.encoders, number=prepared.number)
     workers = InProcessWorkers(config, dataset, make_runner=runner)
     # It speaks of the best trial so far, which may not stay the best.
@@ -295,6 +298,7 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     say_and_log(console, describe_outcome(study, own, config, reference, reason))
     best = read_standing(study).best
     if reason == "finished" and best is not None and not best.user_attrs.get("is_default"):
+        wait_for_left_behind(config.search.trial_timeout_minutes)
         _keep_fresh_scores(prepared, workers.runner, best.params, console)
     if best is not None:
         say_and_log(console, draw(study, reference, own) or [])

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,13 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from chitransfer.errors import ConfigError, StudyError
+from chitransfer.errors import ConfigError, StudyError, say_install
 from chitransfer.secrecy import mask_passwords
 
 # What a storage raises when the database is away, full or damaged, as against a mistake of ours.
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 CONNECT_SECONDS = 10
+END_OWN_BACKEND = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND application_name = :name"
 # How long SQLite waits for others that write.
 SQLITE_SECONDS = 60.0
 DAMAGED = "the file is damaged; restore it from a copy (trials/*/scores.json still hold each trial's results)"
@@ -67,9 +69,7 @@ def open_storage(address: str) -> RDBStorage:
             },
         )
     except ImportError:
-        raise ConfigError(
-            "search.storage: PostgreSQL needs psycopg; install it with `pip install 'chitransfer[postgresql]'`"
-        ) from None
+        raise ConfigError(f"search.storage: PostgreSQL needs psycopg; {say_install('postgresql')}") from None
     except (sqlalchemy.exc.ArgumentError, ValueError):
         # The library's own message repeats the whole address.
         raise StudyError(
@@ -144,9 +144,70 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
+class _ServerLock:
+    """A lock of the database server on a study; it is free when the connection is gone."""
+
+    def __init__(self, address: str, study_name: str, place: str) -> None:
+        self._place = place
+        self._key = _lock_key(study_name)
+        self._me = f"chitransfer host {socket.gethostname()[:24]}, pid {os.getpid()}"
+        self._engine = sqlalchemy.create_engine(
+            _psycopg(address),
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": self._me, "keepalives_idle": 60},
+        )
+        self._connection: sqlalchemy.Connection | None = None
+        # The server's process that serves the connection.
+        self._backend: int | None = None
+        self._checked = 0.0
+
+    def take(self) -> None:
+        """Take the lock over a new connection; what it raises is as of `hold_again`."""
+        self.close()
+        self._connection = connection = self._engine.connect()
+        if self._backend is not None:
+            # Where it was the network that failed, the server may hold the lock for the lost connection still.
+            connection.execute(sqlalchemy.text(END_OWN_BACKEND), {"pid": self._backend, "name": self._me})
+        query = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
+        for _ in range(1 if self._backend is None else 20):
+            if connection.scalar(query, {"key": self._key}):
+                self._backend = connection.scalar(sqlalchemy.text("SELECT pg_backend_pid()"))
+                return
+            time.sleep(0.1)
+        who = _read_lock_holder(connection, self._key) or "unknown"
+        raise StudyError(f"{self._place}: another search is writing to this study ({who}); stop it first")
+
+    def hold_again(self, every: float) -> None:
+        """As the function of that name."""
+        if time.monotonic() - self._checked < every:
+            return
+        self._checked = time.monotonic()
+        if not self._is_held():
+            self.take()
+
+    def _is_held(self) -> bool:
+        try:
+            return self._connection is not None and self._connection.scalar(sqlalchemy.text("SELECT 1")) == 1
+        except SQLAlchemyError:
+            return False
+
+    def close(self) -> None:
+        """Free the lock."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+# By address and study, those that this process holds.
+_held: dict[tuple[str, str], _ServerLock] = {}
+
+
 @contextmanager
 def lock_on_server(address: str | None, study_name: str) -> Iterator[None]:
-    """Hold a lock of the database server for as long as the connection lives; nothing to do for SQLite.
+    """Hold a lock of the database server; nothing to do for SQLite.
+
+    Where its connection dies the lock is lost, and `hold_again` takes it again.
 
     Raises
     ------
@@ -156,28 +217,39 @@ def lock_on_server(address: str | None, study_name: str) -> Iterator[None]:
     if address is None:
         yield
         return
-    key = _lock_key(study_name)
-    me = f"chitransfer host {socket.gethostname()[:24]}, pid {os.getpid()}"
-    place = f"{mask_passwords(address)}, study {study_name}"
+    which, place = (address, study_name), f"{mask_passwords(address)}, study {study_name}"
     with explain_storage_errors(place):
         # Opening the storage first tells a missing driver or a wrong address in our own words.
         open_storage(address).engine.dispose()
-        engine = sqlalchemy.create_engine(
-            _psycopg(address),
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-            connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": me, "keepalives_idle": 60},
-        )
-        connection = engine.connect()
+        lock = _ServerLock(address, study_name, place)
     try:
         with explain_storage_errors(place):
-            if not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
-                who = _read_lock_holder(connection, key) or "unknown"
-                raise StudyError(f"{place}: another search is writing to this study ({who}); stop it first")
+            lock.take()
+        _held[which] = lock
         yield
     finally:
-        connection.close()
-        engine.dispose()
+        if _held.get(which) is lock:
+            del _held[which]
+        lock.close()
+
+
+def hold_again(address: str | None, study_name: str, every: float = 0.0) -> None:
+    """Make sure that a lock taken by `lock_on_server` is held still, and take it again where its connection died.
+
+    Parameters
+    ----------
+    every
+        Do nothing within so many seconds of the last time.
+
+    Raises
+    ------
+    StudyError
+        Another driver holds it meanwhile; the message names its host and process.
+    sqlalchemy.exc.SQLAlchemyError
+        The server is away.
+    """
+    if address is not None and (lock := _held.get((address, study_name))) is not None:
+        lock.hold_again(every)
 
 
 def find_lock_holder(address: str | None, study_name: str) -> str | None:

@@ -21,8 +21,10 @@ from chitransfer.config import Config
 from chitransfer.errors import StudyError
 from chitransfer.progress import NamedProgress
 from chitransfer.search.contract import (
+    NAMES,
     find_differences,
     find_space_refusals,
+    make_contract,
     space_hint,
 )
 from chitransfer.search.objective import ERRORS
@@ -215,6 +217,22 @@ def resume_study(
     if now["space"] != known["space"]:
         study.set_user_attr(CONTRACT, {**known, "space": now["space"]})
     return study
+
+
+def refuse_other_names(study: optuna.Study, place: str, config: Config, dataset: Dataset) -> None:
+    """Refuse a study whose polymers had other names: by these folds and Stage 1's validation polymers are drawn.
+
+    Where the tables are others, or the study's release kept no checksum of the names, they cannot be compared.
+
+    Raises
+    ------
+    StudyError
+        The tables are the study's, the names are not.
+    """
+    known = study.user_attrs.get(CONTRACT, {}).get("data", {})
+    told = find_differences({"data": known}, {"data": make_contract(config, dataset)["data"]})
+    if len(told) == 1 and told[0].startswith(f"data.{NAMES}:"):
+        raise StudyError(f"{place}: {told[0]}")
 
 
 def read_searched_dataset(config: Config, progress: NamedProgress | None = None) -> Dataset:

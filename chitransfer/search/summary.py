@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
@@ -15,10 +15,10 @@ from chitransfer.config import Config
 from chitransfer.console import format_seconds
 from chitransfer.counts import say_count
 from chitransfer.search.lock import find_driver
+from chitransfer.search.reference import Column, Reference
 from chitransfer.search.results import (
     TITLES,
     Standing,
-    beaten_by_trivial,
     describe_counts,
     expect_runs,
     explain_recommended,
@@ -26,7 +26,6 @@ from chitransfer.search.results import (
     pareto_numbers,
     read_recommended,
     read_standing,
-    trivial_objective,
 )
 from chitransfer.search.space import default_params, rung_epochs
 from chitransfer.search.study_folder import StudyFolder
@@ -81,7 +80,8 @@ SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
 
 def describe_data(dataset: Dataset, config: Config) -> list[str]:
     """One line a table, then what a user should know before waiting."""
-    # Here, since it imports PyTorch: `chitransfer status` does without.
+    # Here, since they import RDKit and PyTorch: `chitransfer status` does without.
+    from chitransfer.data.tables import describe_builtin_beside_own
     from chitransfer.training.tasks import resolve_positive_label
 
     lines = [_describe_rows("Stage 1, computed χ", dataset.stage1, dataset)]
@@ -98,6 +98,7 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
         lines.append(_describe_rows("Stage 2, solubility", dataset.solubility, dataset) + f", {share:.0%} soluble")
         positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
         lines.append(f"  F1 and recall speak of the {'soluble' if positive else 'insoluble'} class")
+    lines += [f"  {line}" for line in describe_builtin_beside_own(dataset.tables)]
     for what, rows in (("measured χ", dataset.chi), ("solubility", dataset.solubility)):
         if rows is not None:
             lines += _describe_limits(what, rows, dataset.stage1, config)
@@ -166,7 +167,7 @@ def _describe_rows(title: str, rows: Rows, dataset: Dataset) -> str:
 
 
 def describe_outcome(
-    study: optuna.Study, folder: StudyFolder, config: Config, reference: Mapping[str, float], reason: StopReason
+    study: optuna.Study, folder: StudyFolder, config: Config, reference: Reference, reason: StopReason
 ) -> list[str]:
     """What the search found beside the default and the trivial predictor, warnings, and the next command."""
     standing = read_standing(study)
@@ -176,7 +177,7 @@ def describe_outcome(
         recommended = read_recommended(folder, standing)
         lines += [*_describe_recommended(recommended, standing, config, reference, names), *_describe_front(study)]
         name = _name_recommended(recommended, standing)
-        warnings = beaten_by_trivial(recommended.user_attrs, reference, config.objective, name)
+        warnings = reference.beats(recommended.user_attrs, config.objective, name)
         # Nothing can be learned from permuted labels: there it is as it should be.
         lines += [f"WARNING: {sentence}" for sentence in warnings if config.search.control != "permute"]
     else:
@@ -209,18 +210,15 @@ def _describe_end(standing: Standing, config: Config, reason: StopReason, names:
 
 
 def _describe_recommended(
-    recommended: FrozenTrial, standing: Standing, config: Config, reference: Mapping[str, float], names: Names
+    recommended: FrozenTrial, standing: Standing, config: Config, reference: Reference, names: Names
 ) -> list[str]:
     default = standing.default
     name = _name_recommended(recommended, standing)
-    columns: list[tuple[str, Mapping[str, Any], float | None]] = [
-        (f"{name} (trial {recommended.number})", recommended.user_attrs, recommended.values[0])
-    ]
+    columns: list[Column] = [(f"{name} (trial {recommended.number})", recommended.user_attrs, recommended.values[0])]
     if default is not None:
         columns.append((f"{names.column} (trial {default.number})", default.user_attrs, default.values[0]))
     stage1_mae = float(recommended.user_attrs["stage1_mae"])
-    columns.append(("trivial predictor", reference, trivial_objective(reference, stage1_mae, config.objective)))
-    lines = ["", *describe_side_by_side(columns)]
+    lines = ["", *describe_side_by_side([*columns, *reference.columns(stage1_mae, config.objective)])]
     parameters = ", ".join(f"{name}={_short(value)}" for name, value in recommended.params.items())
     lines += ["", f"{name} parameters: {parameters}"]
     if default is not None and recommended.number == default.number and name == "best":
@@ -241,7 +239,7 @@ def _describe_front(study: optuna.Study) -> list[str]:
     return [f"Pareto front of the objectives asked for (search.objectives): {trials}; see pareto_front.csv"]
 
 
-def describe_side_by_side(columns: Sequence[tuple[str, Mapping[str, Any], float | None]]) -> list[str]:
+def describe_side_by_side(columns: Sequence[Column]) -> list[str]:
     """A table of objective and components, a column for each (title, components, objective)."""
     width = max(len(title) for title in TITLES.values()) + 2
     column = max(20, 2 + max(len(title) for title, _, _ in columns))

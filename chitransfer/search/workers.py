@@ -26,8 +26,10 @@ from chitransfer.training.settings import resolve_device
 # Trials a pack on a GPU when the configuration leaves it open: Stage 1 of ten takes little longer than that of one, and
 # the sampler still learns from the packs before.
 PACK_ON_A_GPU = 10
-# A rung given up gets this long to notice before its thread is left behind.
+# A rung given up gets this long to notice before the driver goes on without it.
 PATIENCE_SECONDS = 10.0
+# Threads of rungs given up that were still computing then.
+_left_behind: set[threading.Thread] = set()
 logger = logging.getLogger(__name__)
 
 
@@ -128,6 +130,24 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
     )
 
 
+def wait_for_left_behind(minutes: float | None) -> None:
+    """Wait until the rungs given up in this process have ended, which they do after the epoch under way.
+
+    Training draws from PyTorch's one generator of the process, so two at once would not give what their seeds say.
+
+    Parameters
+    ----------
+    minutes
+        `search.trial_timeout_minutes`: one that takes as long again hangs, and is waited for no more. ``None``: no
+        trial is taken to hang.
+    """
+    for thread in _left_behind - {threading.current_thread()}:
+        thread.join(None if minutes is None else minutes * 60)
+        if thread.is_alive():
+            logger.warning("a trial given up does not end; its thread is left behind and keeps its memory")
+        _left_behind.discard(thread)
+
+
 @dataclass(eq=False)
 class Job:
     """A rung on its way: whoever asked for it holds the future, and may give it up."""
@@ -158,6 +178,7 @@ class InProcessWorkers:
         make_runner: Callable[..., TrialRunner] = TrialRunner,
     ) -> None:
         self._current = threading.local()
+        self._timeout_minutes = config.search.trial_timeout_minutes
         self.runner = make_runner(
             config,
             dataset,
@@ -188,21 +209,24 @@ class InProcessWorkers:
         return None if job is None or job.started is None else time.monotonic() - job.started
 
     def abandon(self, future: Future[RungResult]) -> None:
-        """Ask the rung to end at its next epoch; one that does not is left behind in its thread."""
+        """Ask the rung to end after the epoch under way; where that takes long, the next rung waits for it."""
         job = self._jobs.pop(future)
         job.give_up.set()
         wait([future], timeout=PATIENCE_SECONDS)
         if not future.done():
-            logger.warning("trial %d does not react; its thread is left behind and keeps its memory", job.task.number)
+            logger.warning("trial %d does not react yet; the next one waits for the end of its epoch", job.task.number)
             self._queue.put(None)
+            _left_behind.add(self._thread)
             self._start_thread()
 
     def close(self) -> None:
-        """Stop the running rung at its next epoch and wait for that, but not for one that hangs."""
+        """Stop the running rung after the epoch under way and wait for that, but not for long."""
         for job in self._jobs.values():
             job.give_up.set()
         self._queue.put(None)
         self._thread.join(timeout=PATIENCE_SECONDS)
+        if self._thread.is_alive():
+            _left_behind.add(self._thread)
         self._jobs.clear()
 
     def _start_thread(self) -> None:
@@ -213,6 +237,7 @@ class InProcessWorkers:
 
     def _work(self, jobs: queue.SimpleQueue[Sequence[Job] | None]) -> None:
         while (together := jobs.get()) is not None:
+            wait_for_left_behind(self._timeout_minutes)
             self._run_jobs(
                 [job for job in together if not job.give_up.is_set() and job.outcome.set_running_or_notify_cancel()]
             )

@@ -18,6 +18,7 @@ from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.config import Config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
+from chitransfer.data.tables import describe_builtin_beside_own
 from chitransfer.errors import CheckpointError, DataError
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.calibration import ProbabilityCalibration
@@ -29,6 +30,7 @@ from chitransfer.progress import NamedProgress
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
 from chitransfer.training.crossval import fold_of_rows, training_masks
+from chitransfer.training.forest import leave_out
 from chitransfer.training.handover import hand_over
 from chitransfer.training.inputs import FeatureTable, group_by_pair
 from chitransfer.training.metrics import best_f1_threshold
@@ -117,6 +119,8 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         torch.set_num_threads(config.training.num_threads)
     device = resolve_device(config.training.device)
     dataset = read_dataset(config, progress)
+    for line in describe_builtin_beside_own(dataset.tables):
+        say(line)
     check_recipe(path, stage1.scales.recipe, dataset.recipe)
     learned = learnable_polymers(dataset, stage1.test_polymers)
     positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
@@ -150,7 +154,11 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         if isinstance(error, INTERRUPTS):
             say(f"interrupted; fine-tuning cannot be resumed: start it again ({folder.path} held no model and is gone)")
         raise
-    for line in write_model_report(folder, dataset, model, ensemble.chi, ensemble.A, ensemble.logits):
+    forest = None
+    if config.cv.random_forest:
+        # As of a search: the first shuffle of the folds.
+        forest = leave_out(dataset, folds[0], positive_label, derive_seed(config.seed, "random forest"))
+    for line in write_model_report(folder, dataset, model, ensemble.chi, ensemble.A, ensemble.logits, forest):
         say(line)
     # Measured polymers of both kinds lie in all folds; those with χ need not.
     if model.domain.chi is not None and model.domain.chi.smallest_similarity >= 1.0:

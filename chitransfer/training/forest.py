@@ -125,7 +125,8 @@ def forest_chi(data: TaskData, seed: int, n_jobs: int = 1) -> Prediction:
     features = data.varying_features()
     model = RandomForestRegressor(N_TREES, max_features=0.3, random_state=seed, n_jobs=n_jobs)
     model.fit(features[data.training], data.target[data.training])
-    return Prediction(model.predict(features))
+    # Threads add up the trees in any order, and the last digit differs.
+    return Prediction(model.set_params(n_jobs=1).predict(features))
 
 
 def forest_solubility(data: TaskData, seed: int, n_jobs: int = 1) -> Prediction:
@@ -135,7 +136,7 @@ def forest_solubility(data: TaskData, seed: int, n_jobs: int = 1) -> Prediction:
         features = known.varying_features()
         model = RandomForestClassifier(N_TREES, random_state=seed, n_jobs=n_jobs)
         model.fit(features[known.training], known.target[known.training])
-        return model.predict_proba(features)[:, 1]
+        return model.set_params(n_jobs=1).predict_proba(features)[:, 1]
 
     return classify(probability, data)
 
@@ -162,25 +163,31 @@ class LeftOut:
         return called
 
 
-def leave_out_chi(dataset: Dataset, fold: np.ndarray, seed: int) -> LeftOut | None:
-    """χ of the measured rows by forests that left their fold out; ``None`` where some fold has no others.
+@dataclass(frozen=True)
+class ForestPredictions:
+    """Both measured tables' rows; ``None`` where there is no table, or some fold has no others to learn from."""
+
+    chi: LeftOut | None
+    solubility: LeftOut | None
+
+
+def leave_out(dataset: Dataset, fold: np.ndarray, positive_label: int, seed: int) -> ForestPredictions:
+    """What forests that left a row's fold out say of it.
 
     Parameters
     ----------
     fold
         Of every polymer, (n_polymers,); −1: kept for the test.
+    positive_label
+        The class whose probability is wanted.
     """
-    if dataset.chi is None:
-        return None
-    return _leave_out(forest_chi, dataset, dataset.chi, dataset.chi.value, fold, seed)
-
-
-def leave_out_solubility(dataset: Dataset, fold: np.ndarray, positive_label: int, seed: int) -> LeftOut | None:
-    """As `leave_out_chi`, of the class `positive_label`."""
-    if dataset.solubility is None:
-        return None
-    positive = (dataset.solubility.value == positive_label).astype(float)
-    return _leave_out(forest_solubility, dataset, dataset.solubility, positive, fold, seed)
+    chi = solubility = None
+    if dataset.chi is not None:
+        chi = _leave_out(forest_chi, dataset, dataset.chi, dataset.chi.value, fold, seed)
+    if dataset.solubility is not None:
+        positive = (dataset.solubility.value == positive_label).astype(float)
+        solubility = _leave_out(forest_solubility, dataset, dataset.solubility, positive, fold, seed)
+    return ForestPredictions(chi, solubility)
 
 
 def _leave_out(
@@ -209,8 +216,8 @@ def score_random_forest(dataset: Dataset, fold: np.ndarray, positive_label: int,
 
     A fold's rows are seen by neither its forest nor that forest's threshold.
     """
-    chi = leave_out_chi(dataset, fold, seed)
-    solubility = leave_out_solubility(dataset, fold, positive_label, seed)
+    found = leave_out(dataset, fold, positive_label, seed)
+    chi, solubility = found.chi, found.solubility
     fold_of_chi, fold_of_solubility = (fold_of_rows(fold[None], rows) for rows in (dataset.chi, dataset.solubility))
     threshold = np.full((1, int(fold.max()) + 1), 0.5)
     if solubility is not None:

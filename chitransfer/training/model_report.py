@@ -24,6 +24,7 @@ from chitransfer.training.conformal import (
     cross_fit_half_widths,
     promised_coverage,
 )
+from chitransfer.training.forest import ForestPredictions
 from chitransfer.training.metrics import call_metrics, solubility_metrics
 from chitransfer.training.out_of_fold import TaskPredictions
 from chitransfer.training.run_folder import RunFolder, chi_scores, describe_rows
@@ -38,6 +39,11 @@ SEARCHED_ON_TEST = (
     "it chose these settings their errors may be a little too good; `chitransfer compare` measures on polymers no "
     "search saw"
 )
+FOREST = "  random forest (same features, folds of the first repeat): "
+INSTEAD = (
+    "take the forest for it, or try more computed χ and, where the encoder is frozen, "
+    "training.freeze_encoder_stage2: false"
+)
 ALL_KEPT = "add measured polymers, or lower training.test_fraction and pretrain again"
 
 
@@ -48,12 +54,18 @@ def write_model_report(
     chi: TaskPredictions | None,
     slopes: TaskPredictions | None,
     logits: TaskPredictions | None,
+    forest: ForestPredictions | None = None,
 ) -> list[str]:
-    """Write predictions_chi.csv, predictions_solubility.csv and metrics.json; what they say, in a few lines."""
+    """Write predictions_chi.csv, predictions_solubility.csv and metrics.json; what they say, in a few lines.
+
+    With a `forest`, how the same rows fare by it is said as well.
+    """
     metrics: dict[str, Any] = {"threshold": model.threshold, "positive_label": model.positive_label}
     said = []
     if chi is not None and slopes is not None and dataset.chi is not None:
         frame = chi_frame(dataset.chi, model, chi, slopes)
+        if forest is not None and forest.chi is not None:
+            frame["chi_forest"] = forest.chi.value
         write_csv(folder.path / CHI_FILE, frame)
         metrics["chi"] = chi_report(frame, dataset.chi.polymer)
         if model.chi_interval is not None:
@@ -61,6 +73,9 @@ def write_model_report(
         said += describe_chi(metrics["chi"])
     if logits is not None and dataset.solubility is not None:
         frame = solubility_frame(dataset.solubility, model, logits)
+        if forest is not None and forest.solubility is not None:
+            frame["p_forest"] = forest.solubility.value
+            frame["forest_called_positive"] = forest.solubility.called_positive().astype(int)
         write_csv(folder.path / SOLUBILITY_FILE, frame)
         metrics["solubility"] = solubility_report(frame, dataset.solubility.polymer)
         said += _describe_solubility(metrics["solubility"], model.probability is not None)
@@ -133,6 +148,11 @@ def chi_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any]:
         trivial = frame["chi_trivial"].to_numpy()
         report["trivial_predictor"] = {
             name: chi_scores(chi[rows], trivial[rows]) for name, rows in (("validation", own), (TEST, ~own))
+        }
+    if "chi_forest" in frame:
+        forest = frame["chi_forest"].to_numpy()
+        report["random_forest"] = {
+            name: chi_scores(chi[rows], forest[rows]) for name, rows in (("validation", own), (TEST, ~own))
         }
     half_width = frame["half_width_cv"].to_numpy()
     stated = {
@@ -227,6 +247,12 @@ def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any
         for name, rows in (("validation", own), (TEST, ~own))
         if rows.any()
     }
+    if "p_forest" in frame:
+        forest, forest_called = frame["p_forest"].to_numpy(), frame["forest_called_positive"].to_numpy() == 1
+        report["random_forest"] = {
+            name: _solubility_scores(positive[rows], forest[rows], forest_called[rows])
+            for name, rows in (("validation", own), (TEST, ~own))
+        }
     train = frame["p_train"].to_numpy()[own]
     report["train"] = {
         name: value
@@ -263,6 +289,14 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
         )
         trivial = _shown(report["trivial_predictor"]["validation"], CHI_SHOWN)
         lines.append(f"  trivial predictor (mean of the training folds): {trivial}")
+        if "random_forest" in report:
+            forest = report["random_forest"]["validation"]
+            lines.append(FOREST + _shown(forest, CHI_SHOWN))
+            if forest["mae"] < mean["mae"]:
+                lines.append(
+                    f"warning: χ: the random forest errs less on polymers left out, {forest['mae']:.3f} against "
+                    f"{mean['mae']:.3f}; {INSTEAD}"
+                )
     else:
         lines.append(
             f"warning: χ: all {report['test']['n_rows']} rows are of test polymers; the model has learned from no "
@@ -285,6 +319,8 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
         lines.append(f"χ on test polymers ({rows}): {_shown(report['test'], CHI_SHOWN)}")
         if "trivial_predictor" in report:
             lines.append(f"  trivial predictor: {_shown(report['trivial_predictor'][TEST], CHI_SHOWN)}")
+        if "random_forest" in report:
+            lines.append(f"  random forest: {_shown(report['random_forest'][TEST], CHI_SHOWN)}")
         if "interval_test" in report:
             lines.append(f"  the interval {_describe_coverage(report['interval_test'])}")
     return lines
@@ -307,6 +343,14 @@ def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[st
         f"solubility on polymers left out: {_shown(scores, SOLUBILITY_SHOWN)}",
         f"  trivial predictor (every row in the positive class): {_shown(trivial['validation'], SOLUBILITY_SHOWN)}",
     ]
+    if "random_forest" in report:
+        forest = report["random_forest"]["validation"]
+        lines.append(FOREST + _shown(forest, SOLUBILITY_SHOWN))
+        if forest["auc"] > scores["auc"]:
+            lines.append(
+                "warning: solubility: the random forest ranks polymers left out better, AUC "
+                f"{forest['auc']:.3f} against {scores['auc']:.3f}; {INSTEAD}"
+            )
     if scores["f1"] <= trivial["validation"]["f1"]:
         lines.append(
             "warning: solubility: F1 is no better than that of calling every row positive; look at ROC-AUC and Brier, "
@@ -318,6 +362,8 @@ def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[st
             f"solubility on test polymers ({rows}): {_shown(report[TEST], SOLUBILITY_SHOWN)}",
             f"  trivial predictor: {_shown(trivial[TEST], SOLUBILITY_SHOWN)}",
         ]
+        if "random_forest" in report:
+            lines.append(f"  random forest: {_shown(report['random_forest'][TEST], SOLUBILITY_SHOWN)}")
     if not is_calibrated:
         lines.append(
             f"warning: the {scores['n_rows']} solubility rows learned from are of one class, or of "

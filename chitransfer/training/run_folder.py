@@ -107,13 +107,12 @@ class RunFolder:
 
 def describe_provenance(config: Config, dataset: Dataset, **more: Any) -> dict[str, Any]:
     """Versions, configuration, tables with their SHA-256, and the date, for a checkpoint."""
-    tables = [rows.table for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
     return {
         "versions": versions(),
         "created": datetime.now().astimezone().isoformat(timespec="seconds"),
         "config": dump_config(config),
         "tables": {
-            table.kind: {"source": table.source, "sha256": table.digest, "rows": len(table)} for table in tables
+            table.kind: {"source": table.source, "sha256": table.digest, "rows": len(table)} for table in dataset.tables
         },
         **more,
     }

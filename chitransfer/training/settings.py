@@ -23,7 +23,7 @@ from chitransfer.progress import NamedProgress, name_progress
 from chitransfer.seeds import derive_seed
 from chitransfer.training.crossval import make_folds
 from chitransfer.training.stage1 import Stage1Data, Stage1Settings
-from chitransfer.training.tasks import Stage2Settings
+from chitransfer.training.tasks import Stage2Settings, choose_positive_label
 
 
 def read_dataset(config: Config, progress: NamedProgress | None = None) -> Dataset:
@@ -168,11 +168,14 @@ def check_configured_tables(config: Config, progress: NamedProgress) -> CheckRep
             cache_folder=cache_folder,
             n_jobs=n_jobs,
         )
+    # Labels that all contradict each other leave a table without rows.
+    labels = solubility.rows["soluble"].to_numpy() if solubility is not None and len(solubility) else None
     return check_tables(
         stage1,
         chi,
         solubility,
         n_folds=config.cv.n_cv_folds,
+        positive_label=choose_positive_label(labels, config.solubility.positive),
         on_bad_rows=bad_rows,
         on_contradictory_labels=settle,
         cache_folder=cache_folder,

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from chitransfer.chemistry import cover
 from chitransfer.chemistry import groups as module
-from chitransfer.chemistry.cover import Candidate, cheapest_covers
+from chitransfer.chemistry.cover import Candidate, CoverError, cheapest_covers
 from chitransfer.chemistry.groups import (
     FragmentationError,
     count_matrix,
@@ -55,6 +56,66 @@ SOLVER_WARNING = pytest.mark.filterwarnings("ignore:PULP_CBC_CMD is deprecated:D
 )
 def test_counts_of_known_polymers(smiles: str, expected: dict[str, int]) -> None:
     assert repeat_unit_groups(smiles).by_name() == expected
+
+
+# A carbonyl in a ring that RDKit calls aromatic, and the same without such a ring where there is one.
+AROMATIC_CARBONYLS = {
+    # Kapton as it is written in tables and as RDKit writes it, and a polyimide of the same kind with no fused core
+    "*Oc1ccc(N2C(=O)c3cc4C(=O)N(c5ccc(*)cc5)C(=O)c4cc3C2=O)cc1": {"ACH": 10, "AC": 8, "O": 1, "IMIDE": 2},
+    "*Oc1ccc(-n2c(=O)c3cc4c(=O)n(-c5ccc(*)cc5)c(=O)c4cc3c2=O)cc1": {"ACH": 10, "AC": 8, "O": 1, "IMIDE": 2},
+    "*Oc1ccc(N2C(=O)c3ccc(cc3C2=O)-c2ccc3C(=O)N(c4ccc(*)cc4)C(=O)c3c2)cc1": {
+        "ACH": 14, "AC": 10, "O": 1, "IMIDE": 2,
+    },
+    "*CC(*)N1C=CC(=O)NC1=O": {"CH2": 1, "CH=CH": 1, "AMCH": 1, "AMH": 1},
+    "*CC(*)c1cc(=O)oc2ccccc12": {"CH2": 1, "CH": 1, "CH=C": 1, "ACH": 4, "AC": 2, "COO": 1},
+    # carbazole keeps its rings, but not its nitrogen, which belongs to an amide
+    "*CC(*)C(=O)n1c2ccccc2c2ccccc12": {"CH2": 1, "CH": 1, "ACH": 8, "AC": 4, "AM": 1},
+    "CN1C(=O)c2ccccc2C1=O": {"CH3": 1, "ACH": 4, "AC": 2, "IMIDE": 1},
+    "Cn1c(=O)c2cc3c(=O)n(C)c(=O)c3cc2c1=O": {"CH3": 2, "ACH": 2, "AC": 4, "IMIDE": 2},
+    "O=c1cc[nH]c(=O)[nH]1": {"CH=CH": 1, "AMH": 2},
+    "Cn1ccccc1=O": {"CH=CH": 2, "AMCH3": 1},
+    "O=c1ccc2ccccc2o1": {"CH=CH": 1, "ACH": 4, "AC": 2, "COO": 1},
+    "O=c1[nH]c2ccccc2c2ccccc12": {"ACH": 8, "AC": 4, "AMH": 1},
+    "O=c1[nH]c2ccccc2[nH]1": {"ACH": 4, "AC": 2, "UREAH2": 1},
+    "O=c1[nH]c2CCCCc2cc1": {"CH2": 4, "CH=CH": 1, "C=C": 1, "AMH": 1},
+    # the carbonyl of xanthone stands between carbons
+    "O=c1c2ccccc2oc2ccccc12": {"ACH": 8, "AC": 4, "CO": 1, "O": 1},
+    # caffeine: its imidazole ring stays aromatic; carbonyldiimidazole is a urea
+    "Cn1cnc2c1c(=O)n(C)c(=O)n2C": {"CH3": 1, "AC": 1, "an": 1, "AC2HN": 1, "AMCH3": 2},
+    "O=C(n1ccnc1)n1ccnc1": {"ACH": 2, "AC2H2N": 2, "UREA": 1},
+    "O=Cn1cccc1": {"ACH": 4, "HCON": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("smiles", "expected"), AROMATIC_CARBONYLS.items())
+def test_a_carbonyl_beside_aromatic_nitrogen_or_oxygen_is_no_ketone(smiles: str, expected: dict[str, int]) -> None:
+    found = repeat_unit_groups(smiles) if "*" in smiles else molecule_groups(smiles)
+    assert found.by_name() == expected
+
+
+@pytest.mark.parametrize("smiles", [smiles for smiles in AROMATIC_CARBONYLS if "*" not in smiles])
+def test_groups_of_such_rings_do_not_depend_on_how_they_are_written(smiles: str) -> None:
+    written = Chem.MolToRandomSmilesVect(Chem.MolFromSmiles(smiles), 10, randomSeed=1)
+    assert {molecule_groups(text) for text in written} == {molecule_groups(smiles)}
+
+
+def test_a_ring_with_a_carbonyl_and_a_double_bond_to_nitrogen_has_no_groups() -> None:
+    with pytest.raises(FragmentationError, match="no UNIFAC group for the"):
+        molecule_groups("O=c1[nH]cnc2ccccc12")
+
+
+@pytest.mark.parametrize(
+    ("labelled", "plain"),
+    [
+        ("[2H]O[2H]", "O"),
+        ("[2H]C(Cl)(Cl)Cl", "ClC(Cl)Cl"),
+        ("[2H]C([2H])([2H])S(=O)C([2H])([2H])[2H]", "CS(C)=O"),
+        ("[13CH3]C#N", "CC#N"),
+        ("[H]O[H]", "O"),
+    ],
+)
+def test_a_labelled_solvent_has_the_groups_of_the_plain_one(labelled: str, plain: str) -> None:
+    assert molecule_groups(labelled) == molecule_groups(plain)
 
 
 def test_urethane_is_an_amide_beside_an_ether() -> None:
@@ -202,6 +263,24 @@ def test_every_atom_is_counted_once() -> None:
     patterns = {index: pattern for index, pattern, _ in module._patterns()}
     counted = sum(patterns[index].GetNumAtoms() * count for index, count in repeat_unit_groups(unit).counts)
     assert counted == Chem.MolFromSmiles(unit).GetNumAtoms() - 2
+
+
+@pytest.mark.parametrize("n", [2, 16, 20, 60])
+def test_long_grafts_get_the_best_of_very_many_covers(n: int) -> None:
+    """By hand: each unit of the ester chain starts with the CH2 of the unit before; the first carbonyl has none."""
+    found = repeat_unit_groups(f"*CC(*)C(=O){'OCC(=O)' * n}OC").by_name()
+    assert found == {"CH3": 1, "CH2": 1, "CH": 1, "CH2COO": n, "COO": 1}
+    found = repeat_unit_groups(f"*CC(*)C{'OC' * n}").by_name()
+    assert found == {"CH2": 2, "CH": 1, "CH3O": 1, "CH2O": n - 1}
+
+
+def test_a_search_that_is_given_up_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cover, "MOST_COVERS", 2)
+    with pytest.raises(FragmentationError, match="search for the best cover was given up at 2 partial covers"):
+        molecule_groups("CC(C)OC(C)OCOC(C)OCC")
+    separate = {Candidate(piece, frozenset({atom}), (0, 1)) for atom in (0, 1) for piece in (0, 1)}
+    with pytest.raises(CoverError, match="given up"):
+        cheapest_covers([0, 1], separate)
 
 
 def test_count_matrix_has_the_counts() -> None:

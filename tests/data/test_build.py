@@ -187,7 +187,7 @@ def test_parts_of_another_monomer_list_are_not_used(
     tmp_path: Path, monomers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "table.csv"
-    monkeypatch.setattr(build.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(build, "_remove_parts", lambda *_: None)
     build_table(4, output, monomers=monomers)
     monomers.write_text(MONOMERS.replace("C=Cc1ccccc1", "C=CC#N"), encoding="utf-8")
     build_table(N_POLYMERS, output, monomers=monomers)
@@ -200,7 +200,7 @@ def test_parts_of_another_monomer_list_are_not_used(
 def test_parts_of_another_build_are_not_used(
     tmp_path: Path, monomers: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(build.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(build, "_remove_parts", lambda *_: None)
     build_table(4, tmp_path / "table.csv", monomers=monomers)
     if change == "software":
         monkeypatch.setattr(build.metadata, "version", lambda name: "0.0")
@@ -211,6 +211,28 @@ def test_parts_of_another_build_are_not_used(
     assert len(again) >= summary.n_reactions
     build_table(4, tmp_path / "anew.csv", monomers=monomers, seed=seed)
     assert (tmp_path / "table.csv").read_bytes() == (tmp_path / "anew.csv").read_bytes()
+
+
+def test_only_parts_of_its_own_are_removed(tmp_path: Path, monomers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, parts = tmp_path / "table.csv", tmp_path / "table.csv.parts"
+    with monkeypatch.context() as kept:
+        kept.setattr(build, "_remove_parts", lambda *_: None)
+        build_table(4, output, monomers=monomers, seed=1)
+    other = sorted(parts.iterdir())
+    assert other
+    mine = parts / "notes.txt"
+    mine.write_text("the user's own", encoding="utf-8")
+    with monkeypatch.context() as killed:
+        killed.setattr(build, "_write_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_table(4, output, monomers=monomers)
+    own = next(path for path in parts.iterdir() if path not in [*other, mine])
+    (parts / f".{own.stem}-half.z").write_bytes(b"left by a killed process")
+    build_table(4, output, monomers=monomers)
+    assert sorted(parts.iterdir()) == sorted([*other, mine])
+    mine.unlink()
+    build_table(4, output, monomers=monomers, seed=1)
+    assert not parts.exists()
 
 
 def test_progress_reaches_the_end(tmp_path: Path, monomers: Path) -> None:

@@ -13,10 +13,12 @@ from rdkit import DataStructs
 from scipy import sparse
 from scipy.stats import spearmanr
 
+from chitransfer.config import load_config
 from chitransfer.data.check import _temperature_facts, check_tables, nearest_similarity
 from chitransfer.data.check_facts import CheckReport
 from chitransfer.data.tables import Table, read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.report.check_page import describe_check, draw_check
+from chitransfer.training.settings import check_configured_tables
 
 STAGE1 = """SMILES,chi,temp,solvent
 *CCO*,0.60,280,O
@@ -223,6 +225,18 @@ def test_lopsided_labels_are_told(tmp_path, labels, words):
     report = check_tables(*tables(tmp_path, solubility="SMILES,soluble\n" + rows))
     assert warned(report, words)
     assert warned(report, "1 row of the rarer class")
+
+
+@pytest.mark.parametrize("positive", ["soluble", "insoluble", "minority"])
+def test_the_positive_class_is_that_of_the_configuration(tmp_path, positive):
+    rows = "".join(f"*CC(*){'C' * (n + 1)},{int(n < 8)}\n" for n in range(10))
+    sources = [table.source for table in tables(tmp_path, solubility="SMILES,soluble\n" + rows)]
+    keys = ("dft_chi_csv", "exp_chi_csv", "solubility_csv", "cache_dir")
+    values = {f"paths.{key}": value for key, value in zip(keys, [*sources, str(tmp_path / "kept")], strict=True)}
+    config = load_config(None, {**values, "solubility.positive": positive})
+    report = check_configured_tables(config, lambda what, done, total: None)
+    assert warned(report, "Set solubility.positive to insoluble") == (positive == "soluble")
+    assert warned(report, "Calling everything soluble is right 80% of the time") == (positive != "soluble")
 
 
 @pytest.mark.parametrize(("label", "name"), [(1, "soluble"), (0, "insoluble")])

@@ -34,6 +34,7 @@ COVERAGE = check_facts.CoverageFacts("chi", 100, 50, (0.29,) * 10 + (0.3,) * 90,
 GOOD = check_facts.CheckReport(
     tables=(FACTS, CHI, LABELS),
     shared_polymers={},
+    n_stage1=1000,
     n_measured=200,
     stage1_temperatures=check_facts.TemperatureFacts(1000, 500, 20.0, None),
     chi_temperatures=check_facts.TemperatureFacts(100, 1, 5.0, 0.1),
@@ -48,7 +49,7 @@ GOOD = check_facts.CheckReport(
 
 
 def test_good_tables_are_warned_of_their_noise_alone() -> None:
-    (noise,) = find_warnings(GOOD, 5)
+    (noise,) = find_warnings(GOOD, 5, 1)
     assert "differ by 0.18 (standard deviation, 2 sets)" in noise
     assert list(find_obstacles(GOOD, 5)) == []
 
@@ -56,10 +57,15 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tables": (replace(FACTS, n_polymers=499), CHI, LABELS)}, "Stage 1: only 499 polymers"),
+        ({"n_stage1": 499}, "Stage 1: only 499 polymers"),
+        ({"n_stage1": 2}, "Stage 1: only 2 polymers"),
+        (
+            {"tables": (replace(FACTS, largest_share=(0.31, "*CC*")), CHI, LABELS)},
+            "Stage 1: 31% of the rows are one polymer, *CC*; whether it is held out for validation decides",
+        ),
         ({"tables": (FACTS, replace(CHI, n_polymers=14), LABELS)}, "14 polymers in 5 folds: fewer than 3 to score"),
         ({"tables": (FACTS, replace(CHI, n_polymers=4), LABELS)}, "4 polymers in 5 folds: folds without any to score"),
-        ({"tables": (FACTS, replace(CHI, largest_share=(0.31, "*CC*")), LABELS)}, "31% of the rows are one polymer"),
+        ({"tables": (FACTS, replace(CHI, largest_share=(0.31, "*CC*")), LABELS)}, "*CC*; its fold decides"),
         ({"tables": (FACTS, replace(CHI, n_rejected=2), LABELS)}, "2 rows cannot be used (; …). A search leaves them"),
         ({"tables": (FACTS, replace(CHI, temperature_range=(259.0, 300.0, 360.0)), LABELS)}, "(259 to 360 K) reach"),
         ({"tables": (FACTS, replace(CHI, temperature_range=(280.0, 300.0, 381.0)), LABELS)}, "(280 to 381 K) reach"),
@@ -95,7 +101,7 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
     ],
 )
 def test_each_is_told_beyond_its_threshold(changes: dict[str, Any], words: str) -> None:
-    told = list(find_warnings(replace(GOOD, **changes), 5))
+    told = list(find_warnings(replace(GOOD, **changes), 5, 1))
     assert [words in warning for warning in told].count(True) == 1
     # The one about noise, which a change may replace, and the one that the change calls for.
     assert len(told) == (1 if "noise" in changes else 2)
@@ -104,7 +110,7 @@ def test_each_is_told_beyond_its_threshold(changes: dict[str, Any], words: str) 
 def test_rows_that_stop_a_search_are_its_obstacle_and_no_second_warning() -> None:
     stopping = replace(CHI, n_rejected=1, rejected=((7, "chi = 'x'", "no number"),), settings_to_skip=("data.a=skip",))
     report = replace(GOOD, tables=(FACTS, stopping, LABELS))
-    assert len(list(find_warnings(report, 5))) == 1
+    assert len(list(find_warnings(report, 5, 1))) == 1
     (obstacle,) = find_obstacles(report, 5)
     assert "1 row cannot be used (line 7: chi = 'x': no number). A search stops there" in obstacle
     assert obstacle.endswith("leave such rows out with data.a=skip.")
@@ -113,3 +119,26 @@ def test_rows_that_stop_a_search_are_its_obstacle_and_no_second_warning() -> Non
 @pytest.mark.parametrize(("n_measured", "n_obstacles"), [(5, 0), (4, 1)])
 def test_as_many_polymers_as_folds_are_enough(n_measured: int, n_obstacles: int) -> None:
     assert len(list(find_obstacles(replace(GOOD, n_measured=n_measured), 5))) == n_obstacles
+
+
+def test_stage_1_needs_a_polymer_to_learn_from_and_one_to_hold_out() -> None:
+    report = replace(GOOD, n_stage1=1)
+    (obstacle,) = find_obstacles(report, 5)
+    assert obstacle.startswith("Stage 1 has 1 polymer, stereo variants counted as one. A search holds out")
+    assert len(list(find_warnings(report, 5, 1))) == 1, "said already"
+    assert list(find_obstacles(replace(GOOD, n_stage1=2), 5)) == []
+
+
+@pytest.mark.parametrize(
+    ("positive_label", "share", "words"),
+    [
+        (0, 0.66, "66% are soluble. Calling everything soluble is right 66% of the time; look at sol_auc"),
+        (0, 0.34, "calling everything insoluble has F1 0.80 and recall 1. Set solubility.positive to soluble, or"),
+        (1, 0.66, "calling everything soluble has F1 0.80 and recall 1. Set solubility.positive to insoluble, or"),
+    ],
+)
+def test_lopsided_labels_are_judged_by_the_class_that_scores_speak_of(
+    positive_label: int, share: float, words: str
+) -> None:
+    told, _noise = find_warnings(replace(GOOD, soluble_share=share), 5, positive_label)
+    assert words in told

@@ -119,6 +119,23 @@ def test_data_check_says_so(dataset: Dataset, tables: Tables, run_command: Calla
     assert "4 polymers with a stereo variant in the tables" in " ".join(out.split())
 
 
+def test_data_check_says_that_variants_alone_are_too_few_for_stage_1_as_a_search_does(
+    dataset: Dataset, tables: Tables, tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    stage1 = tmp_path / "computed.csv"
+    stage1.write_text(f"SMILES,chi\n{TRANS},0.5\n{CIS},0.4\n", encoding="utf-8")
+    paths = tables.overrides() | {"paths.dft_chi_csv": str(stage1)}
+    paths |= {f"paths.{key}": str(tmp_path) for key in ("results_dir", "cache_dir")}
+    words = [word for key, value in paths.items() for word in ("--set", f"{key}={value}")]
+    code, out, err = run_command("data", "check", *words)
+    assert code == 2
+    assert err.endswith("a search would not start with these tables; see warning 1\n")
+    assert "1. Stage 1 has 1 polymer, stereo variants counted as one." in " ".join(out.split())
+    code, _, err = run_command("search", *words)
+    assert code == 2
+    assert "needs at least 2 polymers, got 1" in err
+
+
 def test_a_study_that_split_variants_does_not_go_on(
     dataset: Dataset, tiny: dict[str, object], make_search: Callable[..., tuple[int, object]]
 ) -> None:

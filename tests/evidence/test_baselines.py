@@ -13,7 +13,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from chitransfer.data.assemble import Dataset
-from chitransfer.evidence import baselines
 from chitransfer.evidence.baselines import (
     BASELINES,
     PENALTIES,
@@ -26,6 +25,7 @@ from chitransfer.evidence.baselines import (
     ridge_chi,
     tanimoto_kernel,
 )
+from chitransfer.training import forest
 
 
 def test_kernel_is_the_tanimoto_formula(rng: np.random.Generator) -> None:
@@ -162,7 +162,7 @@ CLASSIFIERS = [
 def test_predictors_of_chi_read_training_rows_only(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, predict: Callable[[TaskData, int], Prediction]
 ) -> None:
-    monkeypatch.setattr(baselines, "N_TREES", 10)
+    monkeypatch.setattr(forest, "N_TREES", 10)
     task = make_task(rng)
     other = replace(task, target=np.where(task.training, task.target, task.target + 1e3))
     assert np.array_equal(predict(task, 0).value, predict(other, 0).value)

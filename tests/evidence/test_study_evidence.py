@@ -23,6 +23,7 @@ from chitransfer.config import dump_config, load_config, override_config
 from chitransfer.evidence.insight import measure_insight
 from chitransfer.evidence.overtuning import count_weights, examine_study
 from chitransfer.report.finish import finish_study
+from chitransfer.search.reference import Reference
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
 
@@ -155,7 +156,7 @@ def test_a_lost_trial_is_left_out_of_the_correction_and_named(finished: StudyFol
     assert found.best_value == ranked[0].values[0]
     # Without the best trial nothing is corrected, and nothing of before may be taken for it.
     shutil.rmtree(copy.trial(best))
-    said = finish_study(study, {}, copy)
+    said = finish_study(study, Reference(), copy)
     assert any(line.startswith("WARNING: no corrected value, gain or choice by them") for line in said)
     assert read_page(copy)["summary"][1:] == said[:-1], "all but where the report is"
     assert not (copy.path / "overtuning.json").exists()
@@ -210,8 +211,8 @@ def test_report_can_be_read_without_seeing_it(finished: StudyFolder, tmp_path: P
     assert all('scope="col"' in head or 'scope="row"' in head for head in heads)
     scores = body[body.index("<h2>Scores") : body.index("<h2>Best parameters")]
     heads = re.findall(r"<th[^>]*>([^<]*)</th>", scores[: scores.index("</thead>")])
-    # What the choice is worth is the guard's to say, not a colour's.
-    assert heads == ["metric", "chosen", "± spread", "default", "trivial"]
+    # What the choice is worth the corrected gain says, not a colour.
+    assert heads == ["metric", "chosen", "± spread", "default", "random forest", "trivial"]
     assert not re.search(r'class="(win|worse)"', scores)
     trials = pd.read_csv(finished.path / "all_trials.csv")
     table = body[body.index("<h2>All trials") :]
@@ -229,7 +230,7 @@ def test_ticks_of_the_report_tell_values_apart(finished: StudyFolder, tmp_path: 
     end = page.index("</script>", begin)
     data = json.loads(page[begin:end])
     data["trials"] = data["trials"][:3]
-    data |= {"chosen": 0, "default": 1, "trivial": None, "guard": None}
+    data |= {"chosen": 0, "default": 1, "trivial": None, "forest": None, "guard": None}
     for trial in data["trials"]:
         trial["value"] = 1.0 + trial["number"] * 3e-5
     copy = tmp_path / "close.html"
@@ -262,7 +263,7 @@ def test_report_shows_what_was_added_to_the_space_under_way(finished: StudyFolde
             user_attrs={**best.user_attrs, "is_default": False},
         )
     )
-    finish_study(study, {}, copy)
+    finish_study(study, Reference(), copy)
     page = read_page(copy)
     axes = {axis["name"]: axis for axis in page["axes"]}
     assert axes["weight_decay"]["position"] == [None] * 8 + [1e-4]
@@ -347,7 +348,7 @@ def test_report_survives_names_that_look_like_markup(finished: StudyFolder, tmp_
     shutil.copytree(finished.path, copied.path)
     environment = {"command": ["chitransfer", "</script><script>alert(1)</script>"], "packages": {}}
     (copied.path / "environment.json").write_text(json.dumps(environment))
-    write_report(read_study(copied), {}, copied, load_study_config(copied, {}), None, None)
+    write_report(read_study(copied), Reference(), copied, load_study_config(copied, {}), None, None)
     text = (copied.path / "report.html").read_text(encoding="utf-8")
     assert "</script><script>alert" not in text
     assert "alert(1)" in read_page(copied)["environment"]["command"]

@@ -84,6 +84,7 @@ def full_overrides(folder: Path) -> dict[str, object]:
         "training.num_epochs_finetune": 15,
         "cv.n_cv_folds": 3,
         "cv.n_cv_repeats": 2,
+        "cv.random_forest": False,
     }
 
 
@@ -104,8 +105,9 @@ def train(config: Config) -> Trained:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Frozen encoder, tables in two solvents."""
-    return train(load_config(None, full_overrides(tmp_path_factory.mktemp("frozen"))))
+    """Frozen encoder, tables in two solvents, compared with a random forest."""
+    overrides = full_overrides(tmp_path_factory.mktemp("frozen"))
+    return train(load_config(None, {**overrides, "cv.random_forest": True}))
 
 
 @pytest.fixture(scope="session")

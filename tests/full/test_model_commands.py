@@ -1,4 +1,4 @@
-"""`chitransfer predict` and `screen` on the command line: what they print, and how they refuse what they cannot use."""
+"""`chitransfer predict`, `screen` and `finetune`: what they say, and how they refuse what they cannot use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chitransfer.config import override_config
+from chitransfer.errors import TrainingError
+from chitransfer.training import finetune
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -61,3 +65,19 @@ def test_a_solvent_is_one_and_not_empty(
     code, _, err = run_command(command, "--model", "none.pt", "--input", "none.csv", "--output", output, *words)
     assert code == 2
     assert f"ERROR: {expected}" in err
+
+
+def test_fine_tuning_says_that_a_table_is_the_built_in_one(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*anything: object) -> None:
+        raise TrainingError("far enough")
+
+    monkeypatch.setattr(finetune, "check_recipe", stop)
+    config = override_config(trained.config, {"paths.solubility_csv": "builtin:water_solubility"})
+    said: list[str] = []
+    with pytest.raises(TrainingError, match="far enough"):
+        finetune.run_finetuning(
+            config, [str(trained.pretraining / "checkpoints" / "best_model.pt")], said.append, print
+        )
+    assert said[-1].startswith(
+        "paths.solubility_csv is builtin:water_solubility (153 rows), the built-in table, beside"
+    )

@@ -20,7 +20,8 @@ import sqlalchemy
 from searching import finish_code, start_search, stop
 
 from chitransfer.errors import ConfigError, StudyError
-from chitransfer.search.storage import open_storage
+from chitransfer.search import storage
+from chitransfer.search.storage import find_lock_holder, hold_again, lock_on_server, open_storage
 from chitransfer.search.study_folder import keep_storage, locate_study
 
 pytest.importorskip("psycopg")
@@ -135,11 +136,11 @@ def test_the_leaderboard_is_there(stored: dict[str, object]) -> None:
     """With several objectives, which it reads from text."""
     assert run({**stored, "search.objectives": ["sol_auc", "exp_mae"]}) == 0
     objectives = {t.number: t.user_attrs["objective"] for t in trials_of(stored)}
-    storage = open_storage(str(stored["search.storage"]))
+    opened = open_storage(str(stored["search.storage"]))
     query = sqlalchemy.text("SELECT number, value FROM leaderboard WHERE study_name = :name")
-    with storage.engine.connect() as connection:
+    with opened.engine.connect() as connection:
         rows = [tuple(row) for row in connection.execute(query, {"name": stored["search.study_name"]})]
-    storage.engine.dispose()
+    opened.engine.dispose()
     assert rows == sorted(objectives.items(), key=lambda item: item[1])
 
 
@@ -173,8 +174,6 @@ def test_status_needs_no_password_in_the_folder(
 
 
 def test_a_second_driver_is_refused_even_from_another_folder(stored: dict[str, object], tmp_path: Path) -> None:
-    from chitransfer.search.storage import find_lock_holder, lock_on_server
-
     address, name = str(stored["search.storage"]), str(stored["search.study_name"])
     with lock_on_server(address, name):
         with (
@@ -192,23 +191,78 @@ def test_a_second_driver_is_refused_even_from_another_folder(stored: dict[str, o
         pass
 
 
-def test_a_server_that_restarts_in_the_middle(stored: dict[str, object], server: Server) -> None:
-    process = start_search({**stored, "search.n_trials": 12})
+def wait_for_two_trials(stored: dict[str, object]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         try:
             if sum(t.state.is_finished() for t in trials_of(stored)) >= 2:
-                break
+                return
         except KeyError:
             pass
         time.sleep(0.2)
+
+
+def test_a_server_that_restarts_in_the_middle(stored: dict[str, object], server: Server) -> None:
+    process = start_search({**stored, "search.n_trials": 12})
+    wait_for_two_trials(stored)
     server.stop()
     time.sleep(4)
     server.start()
+    holders = []
+    while process.is_alive():
+        holders.append(find_lock_holder(str(stored["search.storage"]), str(stored["search.study_name"])))
+        time.sleep(0.1)
+    assert f"host {socket.gethostname()[:24]}, pid {process.pid}" in holders, "it goes on without its lock"
     assert finish_code(process) == 0
     trials = trials_of(stored)
     assert [t.number for t in trials] == list(range(12))
     assert {t.state.name for t in trials} == {"COMPLETE"}
+
+
+def check_at_once() -> None:
+    """Let the search make sure of its lock whenever it looks for a signal."""
+    from chitransfer.search import run
+
+    run.LOCK_CHECK_SECONDS = 0.0
+
+
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_another_driver_that_came_while_the_server_was_away_is_the_only_one(
+    stored: dict[str, object], server: Server, is_noticed: bool
+) -> None:
+    process = start_search({**stored, "search.n_trials": 1000}, prepare=None if is_noticed else check_at_once)
+    wait_for_two_trials(stored)
+    if is_noticed:
+        server.stop()
+        time.sleep(4)
+    os.kill(process.pid or 0, signal.SIGSTOP)
+    if not is_noticed:
+        server.stop()
+    server.start()
+    with lock_on_server(str(stored["search.storage"]), str(stored["search.study_name"])):
+        os.kill(process.pid or 0, signal.SIGCONT)
+        assert finish_code(process) == 2
+    said = Path(str(stored["paths.results_dir"]), "errors.txt").read_text()
+    assert f"another search is writing to this study (host {socket.gethostname()[:24]}, pid {os.getpid()})" in said
+
+
+def test_a_lock_whose_connection_only_the_server_believes_in_is_taken_again(stored: dict[str, object]) -> None:
+    """As after a failure of the network."""
+    address, name = str(stored["search.storage"]), str(stored["search.study_name"])
+    with lock_on_server(address, name):
+        lock = storage._held[address, name]
+        assert lock._connection is not None
+        descriptor = lock._connection.connection.dbapi_connection.fileno()  # type: ignore[union-attr]
+        still_open = os.dup(descriptor)
+        here, there = socket.socketpair()
+        there.close()
+        os.dup2(here.fileno(), descriptor)
+        here.close()
+        before = lock._backend
+        hold_again(address, name)
+        os.close(still_open)
+        assert lock._backend != before
+        assert find_lock_holder(address, name) is not None
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

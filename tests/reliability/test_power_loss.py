@@ -55,6 +55,7 @@ class Experiment:
             "training.stage2_epochs": 1,
             "cv.n_cv_repeats": 1,
             "cv.n_cv_folds": 2,
+            "cv.random_forest": False,
         }
         report = folder / "n_writes"
         # Writes to the feature cache come in the first run alone: they are not counted.

@@ -44,6 +44,7 @@ def small(tiny: dict[str, object]) -> dict[str, object]:
         "training.stage2_epochs": 1,
         "cv.n_cv_repeats": 1,
         "cv.n_cv_folds": 2,
+        "cv.random_forest": False,
     }
 
 

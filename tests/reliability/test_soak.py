@@ -75,6 +75,7 @@ def test_soak(tiny: dict[str, object], tmp_path: Path) -> None:
         "training.num_epochs_pretrain": 1,
         "training.stage2_epochs": 1,
         "cv.n_cv_folds": 2,
+        "cv.random_forest": False,
         "cv.n_cv_repeats": 1,
         "paths.results_dir": str(tmp_path / "results"),
     }

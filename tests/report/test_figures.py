@@ -21,6 +21,7 @@ from chitransfer.report.figures import (
     marked_trials,
     parameter_series,
 )
+from chitransfer.search.reference import Reference
 from chitransfer.search.study import CONTRACT, read_study
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import Names
@@ -90,7 +91,9 @@ def marked(trials: list[FrozenTrial], recommended: FrozenTrial, default: FrozenT
 class TestSeries:
     def test_history_is_the_studys(self, finished_search: Any) -> None:
         study = read_study(finished_search.folder)
-        series = history_series(study, {"exp_mae": 0.4, "sol_f1": 0.6, "sol_recall": 1.0}, study.best_trial)
+        trivial = {"exp_mae": 0.4, "sol_f1": 0.6, "sol_recall": 1.0}
+        forest = {"exp_mae": 0.3, "sol_f1": 0.8, "sol_recall": 0.9}
+        series = history_series(study, Reference(trivial, forest), study.best_trial)
         values = [trial.values[0] for trial in study.trials]
         assert series.number.tolist() == list(range(6))
         assert series.value.tolist() == values
@@ -98,10 +101,11 @@ class TestSeries:
         assert series.default == (0, values[0])
         best = study.best_trial.user_attrs["stage1_mae"]
         assert series.trivial == pytest.approx(1.5 * 0.4 + 2.0 * 0.4 + 0.0 + 0.1 * best)
+        assert series.forest == pytest.approx(1.5 * 0.3 + 2.0 * 0.2 + 1.5 * 0.1 + 0.1 * best)
 
     def test_failed_and_pruned_trials_have_no_value_in_the_history(self) -> None:
         study = made_up_study(6)
-        series = history_series(study, {}, study.best_trial)
+        series = history_series(study, Reference(), study.best_trial)
         assert series.number.tolist() == [0, 3, 4, 5]
         assert (series.pruned, series.failed) == ([2], [1])
 
@@ -219,14 +223,14 @@ class TestPictures:
     @pytest.mark.parametrize("n_trials", [1, 30])
     def test_of_any_number_of_trials(self, tmp_path: Path, n_trials: int) -> None:
         folder = StudyFolder(tmp_path)
-        draw_study(made_up_study(n_trials), {"exp_mae": 0.5}, folder)
+        draw_study(made_up_study(n_trials), Reference({"exp_mae": 0.5}), folder)
         assert sorted(path.name for path in folder.figures.iterdir()) == sorted(NAMES)
         for name in NAMES:
             self.assert_shows_something(folder.figures / name)
 
     def test_of_an_extended_study(self, tmp_path: Path) -> None:
         folder = StudyFolder(tmp_path)
-        draw_study(extended_study(8), {"exp_mae": 0.5}, folder)
+        draw_study(extended_study(8), Reference({"exp_mae": 0.5}), folder)
         for name in NAMES:
             self.assert_shows_something(folder.figures / name)
 
@@ -238,7 +242,7 @@ class TestPictures:
                     params={"x": x}, distributions={"x": optuna.distributions.FloatDistribution(0, 1)}, value=1.0
                 )
             )
-        draw_study(study, {}, StudyFolder(tmp_path))
+        draw_study(study, Reference(), StudyFolder(tmp_path))
         assert len(list((tmp_path / "figures").iterdir())) == 4
 
     def test_tick_labels_of_parallel_coordinates_are_not_crossed_by_lines(self) -> None:
@@ -266,7 +270,7 @@ class TestPictures:
         study = made_up_study(5)
         study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED))
         trials = [t for t in study.trials if t.values]
-        series = history_series(study, {}, study.best_trial)
+        series = history_series(study, Reference(), study.best_trial)
         (axes,) = figures._draw_history(series, marked(trials, study.best_trial, trials[0])).axes
         lines = {line.get_label(): line for line in axes.lines}
         assert list(lines["pruned (2)"].get_xdata()) == [2, 5]
@@ -277,7 +281,7 @@ class TestPictures:
         study = made_up_study(12)
         trials = [t for t in study.trials if t.values]
         first, best = trials[0], min(trials, key=lambda trial: trial.values[0])
-        series = history_series(study, {"exp_mae": 0.5}, best)
+        series = history_series(study, Reference({"exp_mae": 0.5}, {"exp_mae": 0.3}), best)
         figure = figures._draw_history(series, marked(trials, best, first))
         (axes,) = figure.axes
         assert axes.get_xlabel() == "trial"
@@ -291,6 +295,7 @@ class TestPictures:
             f"default configuration {first.values[0]:.3f}",
             f"best trial {best.values[0]:.3f}",
             f"trivial predictor {series.trivial:.3f}",
+            f"random forest {series.forest:.3f}",
         ]
         drawn, explained = (
             {(line.get_color(), line.get_linestyle()) for line in lines if line.get_linestyle() != "None"}

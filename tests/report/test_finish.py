@@ -11,7 +11,6 @@ import pytest
 
 from chitransfer.errors import StudyError
 from chitransfer.evidence.outcomes import read_repeats
-from chitransfer.report.finish import read_reference
 from chitransfer.search.study_folder import StudyFolder
 
 
@@ -20,12 +19,6 @@ def copied(finished_search: Any, tmp_path: Path) -> StudyFolder:
     """The finished study, free to be changed."""
     shutil.copytree(finished_search.folder.path, tmp_path / "done")
     return StudyFolder((tmp_path / "done").resolve())
-
-
-@pytest.mark.parametrize("text", ["[1]", "1", "{", '{"trivial_predictor": {"mean": [1]}}', '{"trivial_predictor": []}'])
-def test_a_damaged_reference_is_done_without(copied: StudyFolder, text: str) -> None:
-    copied.reference.write_text(text, encoding="utf-8")
-    assert read_reference(copied) == {}
 
 
 def damage_predictions(folder: Path, kind: str, damage: str) -> None:

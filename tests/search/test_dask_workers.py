@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -270,6 +271,35 @@ def test_each_worker_takes_the_device_of_its_number() -> None:
         plugin._worker = Worker(name)
         chosen.append(plugin._device())
     assert chosen == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_studies_that_share_a_worker_compute_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, followed = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    class Runner:
+        def run(self, task: str) -> None:
+            order.append(f"{task} begins")
+            if task == "first":
+                begun.set()
+                followed.wait(1.0)
+            else:
+                followed.set()
+            order.append(f"{task} ends")
+
+    monkeypatch.setattr(remote, "install_package", lambda *words: None)
+    monkeypatch.setattr(remote.StudyPlugin, "_build_runner", lambda self: Runner())
+    worker = SimpleNamespace(local_directory=str(tmp_path), address="here", log_event=lambda *words: None)
+    studies = [remote.StudyPlugin(name, ("", b""), b"", (), 1) for name in ("first", "second")]
+    for study in studies:
+        study.setup(worker)
+    threads = [threading.Thread(target=study.run, args=("key", pickle.dumps(study.name))) for study in studies]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    for thread in threads:
+        thread.join(60)
+    assert order == ["first begins", "first ends", "second begins", "second ends"]
 
 
 def test_the_study_survives_its_journey(shared_tiny_config: Any, tiny_dataset: Any) -> None:

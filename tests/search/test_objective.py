@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import sys
 import types
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -13,14 +15,16 @@ import pandas as pd
 import pytest
 import torch
 
-from chitransfer.config import Config
+from chitransfer.config import Config, load_config
 from chitransfer.console import make_console
+from chitransfer.search import runner
 from chitransfer.search.apply import apply_trial
 from chitransfer.search.memory import peak_process_memory_mb
 from chitransfer.search.objective import RungTask
 from chitransfer.search.rescore import rescore_study
 from chitransfer.search.runner import TrialRunner
 from chitransfer.search.second_pass import run_second_pass
+from chitransfer.search.study import read_study
 from chitransfer.training.stage1 import Stage1Run
 
 
@@ -117,6 +121,59 @@ def test_a_halved_batch_is_known_to_all_that_is_made_of_its_trial(
     rescored = rescore_study(study, {})
     assert sorted(rescored.trials["number"]) == [0, 2]
     assert "a batch that such a release halved" in rescored.skipped[1]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=str)
+def test_memory_that_runs_out_in_stage_2_does_not_halve_the_batch_of_stage_1(
+    error: BaseException, tiny: dict[str, object], tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    initialise = Stage1Run.__init__
+
+    def count(run: Stage1Run, *words: Any) -> None:
+        initialise(run, *words)
+        begun.append(run.settings.batch_size)
+
+    def run_out(*words: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Stage1Run, "__init__", count)
+    monkeypatch.setattr("chitransfer.search.runner.cross_validate", run_out)
+    config = load_config(None, {**tiny, "search.halve_batch_when_out_of_memory": True})
+    result = TrialRunner(config, tiny_dataset, n_threads=1).run(RungTask(0, {}, 1, None))
+    assert begun == [16], "Stage 1 is not to blame and not trained again"
+    assert result.halved_batch_size is None
+    said = str(error) or "MemoryError"
+    assert result.failure == f"out of memory in Stage 2 ({said}); lower training.batch_size_exp"
+
+
+def test_a_second_pass_halves_no_batch(
+    tiny: dict[str, object], make_search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halving = {"search.halve_batch_when_out_of_memory": True, "search.n_trials": 1, "search.reevaluate_top": 0}
+    _, study = make_search({**tiny, **halving, "second_pass.n_trials": 2})
+    cross_validate: Callable[..., Any] = runner.cross_validate
+    calls: list[int] = []
+
+    def run_out_at_first(*words: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cross_validate(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "cross_validate", run_out_at_first)
+        assert run_second_pass(study, make_console(quiet=True), draw=lambda *_: None) == 0
+    own = study.second_pass(0)
+    assert not load_config(own.config).search.halve_batch_when_out_of_memory
+    failed, complete = read_study(own).trials
+    assert (failed.state.name, complete.state.name) == ("FAIL", "COMPLETE")
+    assert failed.user_attrs["failure_reason"].endswith("lower training.batch_size_exp")
+    # As an earlier release left it, which took half of Stage 1's batch in Stage 2.
+    row = (complete._trial_id, "halved_batch_size_dft", "8")
+    with closing(sqlite3.connect(own.database)) as connection, connection:
+        connection.execute("INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)", row)
+    assert "batch_size_dft: 256\n" in apply_trial(own, None, 1).text
 
 
 def test_later_rungs_take_the_halved_batch_also_when_resumed(

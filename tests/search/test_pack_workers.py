@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import threading
 import types
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 import torch
 
 from chitransfer.config import load_config
-from chitransfer.errors import ConfigError
+from chitransfer.errors import CheckpointError, ConfigError
 from chitransfer.search import pack_workers, runner, workers
 from chitransfer.search.driver import give_up_overdue
 from chitransfer.search.objective import RungTask
@@ -139,6 +142,60 @@ def test_a_pack_too_large_for_the_memory_is_halved(
     assert "search.pack" in caplog.text
     for future, task in zip(futures, tasks(2), strict=True):
         assert future.result().value == pytest.approx(alone.run(task).value, rel=1e-3)
+
+
+def test_a_member_with_no_memory_for_its_scoring_is_scored_alone(
+    packed: PackWorkers, alone: TrialRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beside the runs of the pack, and of the one before, which the next rung may go on with; alone it fits."""
+    # Kept records of caught errors would keep the runs.
+    caplog.set_level(logging.WARNING, "chitransfer")
+    alive: weakref.WeakSet[Stage1Run] = weakref.WeakSet()
+    initialise, cross_validate = Stage1Run.__init__, runner.cross_validate
+
+    def count(run: Stage1Run, *words: Any) -> None:
+        initialise(run, *words)
+        alive.add(run)
+
+    def only_one_fits(*words: Any) -> Any:
+        gc.collect()
+        if len(alive) > 1 and len(alive) != 3:
+            raise torch.OutOfMemoryError("the card is full")
+        return cross_validate(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage1Run, "__init__", count)
+        patch.setattr(runner, "cross_validate", only_one_fits)
+        first = [packed.submit(task) for task in tasks(2)]
+        finish(packed, first)
+        second = [packed.submit(replace(task, number=task.number + 3)) for task in tasks(2)]
+        finish(packed, second)
+    assert [future.result().failure for future in (*first, *second)] == [""] * 6
+    assert second[1].result().value == alone.run(replace(tasks(2)[1], number=4)).value, "it ran alone"
+
+
+@pytest.mark.parametrize("fault", ["given up", "damaged"])
+def test_one_members_trouble_alone_is_its_own(packed: PackWorkers, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    score: Callable[..., Any] = TrialRunner.score
+
+    def run_out_in_a_pack(self: TrialRunner, task: RungTask, runs: Any, seconds: float) -> Any:
+        if task.number == 1:
+            raise runner.Stage2MemoryError("the card is full")
+        return score(self, task, runs, seconds)
+
+    def fail(self: TrialRunner, task: RungTask) -> Any:
+        assert task.number == 1
+        if fault == "damaged":
+            raise CheckpointError(fault)
+        packed._jobs[futures[1]].give_up.set()
+        raise Cancelled
+
+    monkeypatch.setattr(TrialRunner, "score", run_out_in_a_pack)
+    monkeypatch.setattr(TrialRunner, "run", fail)
+    futures = [packed.submit(task) for task in tasks(2)]
+    finish(packed, futures)
+    assert isinstance(futures[1].exception(), CheckpointError if fault == "damaged" else Cancelled)
+    assert futures[0].result().failure == futures[2].result().failure == ""
 
 
 def test_a_member_given_up_leaves_the_others_alone(packed: PackWorkers, monkeypatch: pytest.MonkeyPatch) -> None:

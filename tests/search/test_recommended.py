@@ -20,6 +20,7 @@ from chitransfer.evidence.overtuning import read_fresh_scores
 from chitransfer.report import finish, html
 from chitransfer.search.apply import read_complete_trial
 from chitransfer.search.lock import drive_alone
+from chitransfer.search.reference import Reference
 from chitransfer.search.replicates import estimate_components, posterior_means
 from chitransfer.search.results import read_standing
 from chitransfer.search.storage import open_storage
@@ -75,7 +76,7 @@ def test_all_that_speak_of_one_trial_mean_the_same(
     monkeypatch.setattr(html, "importances", lambda study: {})
     contents = html.report_contents
     monkeypatch.setattr(html, "report_contents", lambda *words: shown.append(contents(*words)) or shown[-1])
-    sentences = finish.finish_study(study, {}, folder)
+    sentences = finish.finish_study(study, Reference(), folder)
     best = json.loads((folder.path / "best_params.json").read_text())
     number = best["best_trial_number"]
     assert number == by_value[1 if select == "best" else 2]
@@ -87,7 +88,7 @@ def test_all_that_speak_of_one_trial_mean_the_same(
         (line,) = [line for line in lines if " is recommended " in line]
         assert line.startswith(reason)
         assert why in line
-    outcome = "\n".join(describe_outcome(study, folder, config, {}, "finished"))
+    outcome = "\n".join(describe_outcome(study, folder, config, Reference(), "finished"))
     assert f"chosen (trial {number})" in outcome
     assert "chosen parameters: latent_dim={latent_dim}".format(**best["best_params"]) in outcome
     assert shown[0]["chosen"] == number

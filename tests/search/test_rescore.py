@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +15,14 @@ import pandas as pd
 import pytest
 import torch
 
+from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.encoders import read_encoders
 from chitransfer.search.rescore import rescore_study, score_encoders
+from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
+
+FOR_CHI_ALONE = {"objective.sol_f1": 0.0, "objective.sol_recall": 0.0}
 
 
 @pytest.fixture
@@ -91,7 +97,7 @@ def test_the_trivial_predictor_is_scored_under_the_new_conditions(study: StudyFo
     rescored = rescore_study(study, {"solubility.positive": "insoluble"})
     kept = json.loads((rescored.folder / "reference.json").read_text())["trivial_predictor"]["mean"]
     before = json.loads((study.path / "reference.json").read_text())["trivial_predictor"]["mean"]
-    assert kept == rescored.trivial
+    assert kept == rescored.reference.trivial
     assert kept["exp_mae"] == before["exp_mae"]
     assert kept["sol_precision"] == pytest.approx(1.0 - before["sol_precision"])  # each says yes to every row
     header, objective, *_ = rescored.describe()
@@ -106,6 +112,37 @@ def test_of_permuted_labels_nothing_better_than_the_trivial_predictor_is_asked(s
     permuted = replace(worse, is_permuted=True).describe()
     assert permuted[0].startswith("control: measured values are dealt out")
     assert not any("WARNING" in line for line in permuted)
+
+
+def test_a_trial_that_ran_twice_is_compared_with_the_run_whose_encoders_it_kept(
+    make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object], run_command: Callable[..., Any]
+) -> None:
+    _, study = make_search({**tiny, "search.reevaluate_top": 0, "search.n_trials": 6, "search.replicates": 2})
+    runs = {trial.number: trial.user_attrs["replicate_values"] for trial in read_study(study).trials}
+    assert max(len(values) for values in runs.values()) == 2
+    rescored = rescore_study(study, {})
+    trials = rescored.trials.set_index("number").sort_index()
+    assert trials["value_before"].tolist() == [runs[number][0] for number in sorted(runs)]
+    assert trials["value"].tolist() == pytest.approx(trials["value_before"].tolist(), rel=1e-6)
+    assert trials["rank_before"].tolist() == trials["value_before"].rank().tolist()
+    assert "before: of each trial's first run" in " ".join(run_command("rescore", study.path)[1].split())
+
+
+def test_polymers_of_other_names_are_refused(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their names the validation polymers of Stage 1 were drawn."""
+    monkeypatch.setattr(Dataset, "names_digest", lambda self: "of another RDKit")
+    with pytest.raises(StudyError, match=r"names: the polymers have other names .*another version of RDKit"):
+        rescore_study(study, {})
+    # Of other tables there is nothing to compare.
+    assert len(rescore_study(study, {"paths.solubility_csv": None, **FOR_CHI_ALONE}).trials) == 3
+    with closing(sqlite3.connect(study.database)) as connection, connection:
+        (contract,) = connection.execute(
+            "SELECT value_json FROM study_user_attributes WHERE key = 'contract'"
+        ).fetchone()
+        kept = json.loads(contract)
+        del kept["data"]["names"]
+        connection.execute("UPDATE study_user_attributes SET value_json = ? WHERE key = 'contract'", [json.dumps(kept)])
+    assert len(rescore_study(study, {}).trials) == 3, "a study of an earlier release has no checksum of them"
 
 
 @pytest.mark.parametrize(

@@ -18,18 +18,14 @@ from sklearn import metrics as sk
 from chitransfer.config import load_config
 from chitransfer.errors import TrainingError
 from chitransfer.search.objective import COMPONENTS, objective_terms, transfer_objective
-from chitransfer.search.results import beaten_by_trivial, read_standing, trivial_objective
+from chitransfer.search.results import read_standing
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import PERMUTED, Names, describe_data, describe_reference, describe_status
 from chitransfer.sections import ObjectiveSettings, SearchSettings
+from tests.formulas import guide_objective
 
 GUIDE = {"exp_mae": 1.5, "sol_f1": 2.0, "sol_recall": 1.5, "stage1_mae": 0.1}
-
-
-def guide_objective(exp_mae: float, sol_f1: float, sol_recall: float, stage1_mae: float) -> float:
-    """The formula as the guide writes it."""
-    return 1.5 * exp_mae + 2.0 * (1 - sol_f1) + 1.5 * (1 - sol_recall) + 0.1 * stage1_mae
 
 
 class TestObjective:
@@ -204,40 +200,6 @@ class TestReadingByOthers:
     def test_the_summary_shows_default_and_trivial_predictor(self, finished_search: Any) -> None:
         for expected in ("default (trial 0)", "trivial predictor", "objective (lower is better)", "best parameters:"):
             assert expected in finished_search.printed
-
-
-class TestTrivial:
-    def test_warnings_name_what_is_not_beaten(self) -> None:
-        best = {"exp_mae": 0.3, "sol_f1": 0.8, "sol_recall": 0.9, "stage1_mae": 0.1}
-        reference = {"exp_mae": 0.4, "sol_f1": 0.82, "sol_recall": 0.95}
-        sentences = beaten_by_trivial(best, reference, ObjectiveSettings())
-        assert len(sentences) == 2
-        assert "solubility F1: 0.800 is no better than the trivial predictor's 0.820" in sentences[0]
-        assert beaten_by_trivial({**best, "sol_f1": 0.9, "sol_recall": 1.0}, reference, ObjectiveSettings()) == []
-
-    def test_as_good_is_not_better(self) -> None:
-        best = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 0.9, "stage1_mae": 0.1}
-        reference = {name: value for name, value in best.items() if name != "stage1_mae"}
-        objective, *parts = beaten_by_trivial(best, reference, ObjectiveSettings())
-        assert "does not beat the trivial predictor" in objective
-        assert len(parts) == 3
-
-    def test_the_objective_comes_first_where_it_is_not_beaten(self) -> None:
-        best = {"exp_mae": 0.39, "sol_f1": 0.83, "sol_recall": 0.5, "stage1_mae": 0.1}
-        sentences = beaten_by_trivial(best, {"exp_mae": 0.4, "sol_f1": 0.82, "sol_recall": 1.0}, ObjectiveSettings())
-        values = [guide_objective(*parts, 0.1) for parts in ((0.39, 0.83, 0.5), (0.4, 0.82, 1.0))]
-        assert len(sentences) == 1
-        assert "does not beat the trivial predictor: objective {:.4f} against {:.4f}".format(*values) in sentences[0]
-
-    def test_a_recall_that_cannot_be_bettered_is_no_warning(self) -> None:
-        best = {"exp_mae": 0.3, "sol_f1": 0.9, "sol_recall": 0.95, "stage1_mae": 0.1}
-        assert beaten_by_trivial(best, {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 1.0}, ObjectiveSettings()) == []
-
-    def test_its_objective_takes_the_best_trials_stage_1(self) -> None:
-        reference = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 1.0}
-        expected = guide_objective(0.4, 0.8, 1.0, 0.2)
-        assert trivial_objective(reference, 0.2, ObjectiveSettings()) == pytest.approx(expected)
-        assert trivial_objective({**reference, "exp_mae": float("nan")}, 0.2, ObjectiveSettings()) is None
 
 
 def test_a_search_says_when_a_table_has_fewer_polymers_than_folds(tiny_dataset: Any, shared_tiny_config: Any) -> None:

@@ -110,6 +110,14 @@ def test_what_it_cannot_do_is_refused(study: StudyFolder) -> None:
         load_config(None, {"second_pass.space.lr": {**SPACE["lr_finetune"], "key": "training.lr_pretrain"}})
 
 
+def test_polymers_of_other_names_are_refused(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their names the validation polymers of Stage 1 were drawn."""
+    monkeypatch.setattr(Dataset, "names_digest", lambda self: "of another RDKit")
+    with pytest.raises(StudyError, match=r"the polymers have other names .*another version of RDKit"):
+        run_second_pass(study, make_console(quiet=True), draw=nothing)
+    assert not list(study.path.glob("second_pass_*"))
+
+
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [

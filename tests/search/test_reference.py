@@ -1,0 +1,125 @@
+"""What trials are compared with: scored once, kept, read from damaged and old files, and named where it is better."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chitransfer.search.reference import (
+    Reference,
+    beaten_by_forest,
+    beaten_by_trivial,
+    borrowed_objective,
+    read_reference,
+    score_reference,
+)
+from chitransfer.sections import ObjectiveSettings
+from chitransfer.training import forest
+from chitransfer.training.settings import make_study_folds
+from tests.formulas import guide_objective
+
+FOREST = {"exp_mae": 0.3, "sol_f1": 0.9, "sol_recall": 0.9}
+
+
+class TestTrivial:
+    def test_warnings_name_what_is_not_beaten(self) -> None:
+        best = {"exp_mae": 0.3, "sol_f1": 0.8, "sol_recall": 0.9, "stage1_mae": 0.1}
+        reference = {"exp_mae": 0.4, "sol_f1": 0.82, "sol_recall": 0.95}
+        sentences = beaten_by_trivial(best, reference, ObjectiveSettings())
+        assert len(sentences) == 2
+        assert "solubility F1: 0.800 is no better than the trivial predictor's 0.820" in sentences[0]
+        assert beaten_by_trivial({**best, "sol_f1": 0.9, "sol_recall": 1.0}, reference, ObjectiveSettings()) == []
+
+    def test_as_good_is_not_better(self) -> None:
+        best = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 0.9, "stage1_mae": 0.1}
+        reference = {name: value for name, value in best.items() if name != "stage1_mae"}
+        objective, *parts = beaten_by_trivial(best, reference, ObjectiveSettings())
+        assert "does not beat the trivial predictor" in objective
+        assert len(parts) == 3
+
+    def test_the_objective_comes_first_where_it_is_not_beaten(self) -> None:
+        best = {"exp_mae": 0.39, "sol_f1": 0.83, "sol_recall": 0.5, "stage1_mae": 0.1}
+        sentences = beaten_by_trivial(best, {"exp_mae": 0.4, "sol_f1": 0.82, "sol_recall": 1.0}, ObjectiveSettings())
+        values = [guide_objective(*parts, 0.1) for parts in ((0.39, 0.83, 0.5), (0.4, 0.82, 1.0))]
+        assert len(sentences) == 1
+        assert "does not beat the trivial predictor: objective {:.4f} against {:.4f}".format(*values) in sentences[0]
+
+    def test_a_recall_that_cannot_be_bettered_is_no_warning(self) -> None:
+        best = {"exp_mae": 0.3, "sol_f1": 0.9, "sol_recall": 0.95, "stage1_mae": 0.1}
+        assert beaten_by_trivial(best, {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 1.0}, ObjectiveSettings()) == []
+
+    def test_its_objective_takes_the_best_trials_stage_1(self) -> None:
+        reference = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 1.0}
+        expected = guide_objective(0.4, 0.8, 1.0, 0.2)
+        assert borrowed_objective(reference, 0.2, ObjectiveSettings()) == pytest.approx(expected)
+        assert borrowed_objective({**reference, "exp_mae": float("nan")}, 0.2, ObjectiveSettings()) is None
+
+
+class TestForest:
+    def test_a_lower_objective_is_named_with_the_parts_that_count(self) -> None:
+        best = {"exp_mae": 0.25, "sol_f1": 0.8, "sol_recall": 0.9, "sol_auc": 0.7, "stage1_mae": 0.1}
+        values = [guide_objective(*parts, 0.1) for parts in ((0.3, 0.9, 0.9), (0.25, 0.8, 0.9))]
+        (sentence,) = beaten_by_forest(best, {**FOREST, "sol_auc": 0.9}, ObjectiveSettings(), "chosen")
+        assert "better than the chosen trial: objective {:.4f} against {:.4f}".format(*values) in sentence
+        assert "experimental χ MAE 0.300 against 0.250, solubility F1 0.900 against 0.800" in sentence
+        assert "ROC-AUC" not in sentence
+        assert Reference({}, FOREST).beats(best, ObjectiveSettings()) == beaten_by_forest(
+            best, FOREST, ObjectiveSettings()
+        )
+
+    @pytest.mark.parametrize("known", [{}, FOREST, {"exp_mae": 0.29}, {"exp_mae": float("nan")}])
+    def test_none_as_good_and_a_missing_part_say_nothing(self, known: dict[str, float]) -> None:
+        best = {"exp_mae": 0.29, "sol_f1": 0.9, "sol_recall": 0.9, "stage1_mae": 0.1}
+        assert beaten_by_forest(best, known, ObjectiveSettings()) == []
+
+    def test_it_is_scored_once(
+        self, tiny_dataset: Any, shared_tiny_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, folds = tmp_path / "reference.json", make_study_folds(shared_tiny_config, tiny_dataset)
+        without = score_reference(path, shared_tiny_config, tiny_dataset, folds)
+        assert without.forest == {}
+        cv = shared_tiny_config.cv.model_copy(update={"random_forest": True})
+        config = shared_tiny_config.model_copy(update={"cv": cv})
+        scored = []
+
+        def score(*parts: Any) -> dict[str, float]:
+            scored.append(parts[1].tolist())
+            return FOREST
+
+        monkeypatch.setattr(forest, "score_random_forest", score)
+        first, second = (score_reference(path, config, tiny_dataset, folds) for _ in range(2))
+        assert first == second == Reference(without.trivial, FOREST)
+        assert scored == [folds[0].tolist()]
+        assert read_reference(path) == first
+        assert [title for title, _, _ in first.columns(0.1, ObjectiveSettings())] == [
+            "random forest",
+            "trivial predictor",
+        ]
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "1", "{", '{"trivial_predictor": {"mean": [1]}}', '{"trivial_predictor": []}', None]
+)
+def test_a_damaged_or_missing_file_is_done_without(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "reference.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    assert read_reference(path) == Reference()
+    assert Reference().columns(0.1, ObjectiveSettings()) == []
+
+
+def test_a_file_of_a_version_without_a_forest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "reference.json"
+    path.write_text(json.dumps({"trivial_predictor": {"mean": {"exp_mae": 0.5, "exp_r2": None}}}), encoding="utf-8")
+    assert read_reference(path) == Reference({"exp_mae": 0.5})
+
+
+def test_a_finished_search_shows_the_forest(finished_search: Any) -> None:
+    known = read_reference(finished_search.folder.reference)
+    assert set(FOREST) < set(known.forest)
+    header = next(line for line in finished_search.printed.splitlines() if "trivial predictor" in line)
+    assert header.split()[-4:] == ["random", "forest", "trivial", "predictor"]
+    assert f"{known.forest['exp_mae']:.4f}" in finished_search.printed
