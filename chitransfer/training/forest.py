@@ -198,12 +198,12 @@ def _leave_out(
     fold: np.ndarray,
     seed: int,
 ) -> LeftOut | None:
-    fold_of_rows = fold[rows.polymer]
-    data = TaskData.build(dataset, rows, target, fold_of_rows >= 0)
+    own_fold = fold[rows.polymer]
+    data = TaskData.build(dataset, rows, target, own_fold >= 0)
     value, threshold = np.full(len(rows), np.nan), np.full(len(rows), 0.5)
-    for one in np.unique(fold_of_rows):
-        held = fold_of_rows == one
-        training = ~held & (fold_of_rows >= 0)
+    for one in np.unique(own_fold):
+        held = own_fold == one
+        training = ~held & (own_fold >= 0)
         if not training.any():
             return None
         found = fit(replace(data, training=training), seed, count_processors())
