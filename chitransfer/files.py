@@ -19,7 +19,6 @@ from chitransfer.errors import ConfigError
 
 # What systems say that do not write the entries of a folder to disk on demand, some network file systems among them.
 NO_FOLDER_SYNC = frozenset({errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP})
-CSV_ENDINGS = (".csv", ".csv.gz")
 NO_FILE = "is a device or a pipe, not a file that can be replaced"
 
 
@@ -43,21 +42,10 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
     Text and names of columns are made safe for spreadsheets (`as_cell`); a path in ``.gz`` is compressed.
     """
-    safe = frame.copy()
-    for column in frame.select_dtypes(include=["object", "string"]).columns:
-        safe[column] = frame[column].map(as_cell)
+    texts = frame.select_dtypes(include=["object", "string"]).columns
+    safe = frame.assign(**{column: frame[column].map(as_cell) for column in texts})
     text = safe.to_csv(index=False, header=[str(as_cell(name)) for name in frame])
-    write_atomically(path, gzip.compress(text.encode(), mtime=0) if is_compressed(path) else text)
-
-
-def is_compressed(path: Path) -> bool:
-    """Whether the name says so: ``.gz``, in capitals or not."""
-    return path.suffix.lower() == ".gz"
-
-
-def names_csv(path: Path) -> bool:
-    """Whether the name has one of `CSV_ENDINGS`, in capitals or not."""
-    return path.name.lower().endswith(CSV_ENDINGS)
+    write_atomically(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)
 
 
 def as_cell(value: object) -> object:

@@ -94,12 +94,12 @@ class Predictor:
         Parameters
         ----------
         smiles
-            One repeat unit or several, with two ``*`` each. NaN or None, as pandas reads a blank cell, is an empty one.
+            One repeat unit or several, with two ``*`` each.
         temperature
             Kelvin, 150 … 1000; one or several, each for every polymer. Default: the model's ``T_ref_K``, 298.15 unless
             its configuration said otherwise.
         solvent
-            One SMILES for all, or one a polymer; an empty one is water.
+            One SMILES for all, or one a polymer.
         n_jobs
             Processes that work out features, for more than a few hundred polymers.
 
@@ -115,19 +115,16 @@ class Predictor:
         Raises
         ------
         DataError
-            A temperature lies outside 150 … 1000 K, temperatures are no list, or there are not as many solvents as
-            polymers.
+            A temperature lies outside 150 … 1000 K, or there are not as many solvents as polymers.
         """
-        texts = [smiles] if isinstance(smiles, str) else _as_cells(smiles)
-        solvents = [solvent] * len(texts) if isinstance(solvent, str) else _as_cells(solvent)
+        texts = [smiles] if isinstance(smiles, str) else list(smiles)
+        solvents = [solvent] * len(texts) if isinstance(solvent, str) else list(solvent)
         if len(solvents) != len(texts):
             raise DataError(
                 f"give one solvent for all or one a polymer: {len(texts)} polymers, {len(solvents)} solvents"
             )
         if temperature is None:
             temperature = self.model.scales.T_ref
-        if np.ndim(temperature) > 1:
-            raise DataError("give one temperature or a list of them, each of which is for every polymer")
         several = np.ndim(temperature) > 0
         chosen = check_temperatures(np.atleast_1d(temperature))
         table = np.tile(chosen, (len(texts), 1))
@@ -321,10 +318,6 @@ class Predictor:
             **{name: pd.array(values, dtype="boolean") for name, values in inside.items()},
             "domain_note": notes,
         }
-
-
-def _as_cells(values: Sequence[object]) -> list[str]:
-    return [value if isinstance(value, str) else "" for value in values]
 
 
 def _remember(

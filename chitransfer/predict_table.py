@@ -26,13 +26,11 @@ from chitransfer.data.csv_text import (
     explain_read_errors,
     find_pair_columns,
     refuse_misnamed,
-    refuse_nul,
-    refuse_workbook,
 )
 from chitransfer.data.tables import WATER
 from chitransfer.data.temperatures import check_temperatures, name_temperature, read_kelvin
 from chitransfer.errors import DataError
-from chitransfer.files import as_cell, is_compressed, replace_atomically
+from chitransfer.files import as_cell, replace_atomically
 from chitransfer.predict import Predictor
 from chitransfer.progress import NamedProgress
 
@@ -139,10 +137,8 @@ def predict_table(
             [row[reader.smiles].strip() for row in cells], solvents, table, names, n_jobs=n_jobs
         )
         problem = [a or b or c for a, b, c in zip(unusable, frame["problem"], reasons, strict=True)]
-        is_blank = np.array([reason == BLANK_ROW for reason in unusable])
-        frame.loc[is_blank, "solvent"] = ""
         if table.shape[1] == 1:
-            frame.insert(2, PREDICTED_AT, np.where(is_blank, np.nan, table[:, 0]))
+            frame.insert(2, PREDICTED_AT, table[:, 0])
         frame["problem"] = problem
         done += len(rows)
         if progress is not None:
@@ -193,7 +189,7 @@ def write_predictions(
     counts = [0, 0]
 
     def write(temporary: Path) -> None:
-        opened = gzip.open if is_compressed(output) else open
+        opened = gzip.open if output.suffix == ".gz" else open
         with opened(temporary, "wt", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             taken = {name.lower() for name in reader.header}
@@ -245,9 +241,7 @@ def _open_text(path: Path) -> Iterator[TextIO]:
 @contextmanager
 def _open_unpacked(path: Path) -> Iterator[BinaryIO]:
     with explain_read_errors(path), path.open("rb") as raw:
-        start = raw.read(4)
-        refuse_workbook(start, str(path))
-        packed = start.startswith(b"\x1f\x8b")
+        packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
 
@@ -279,12 +273,7 @@ def _table_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:
 
 
 def _csv_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:
-    def lines() -> Iterator[str]:
-        for line in stream:
-            refuse_nul(line, str(path))
-            yield line
-
-    reader = csv.reader(lines(), strict=True)
+    reader = csv.reader((line.replace("\0", "") for line in stream), strict=True)
     while True:
         start = reader.line_num + 1
         # The limit is one for the whole process, whose other readers must keep theirs.

@@ -6,18 +6,14 @@ Called by `chitransfer screen`.
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
-from chitransfer.chemistry.identities import identify_polymers
-from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.counts import say_count
 from chitransfer.errors import ConfigError, DataError
 from chitransfer.files import replace_atomically, write_csv
@@ -52,7 +48,7 @@ class Conditions:
     Raises
     ------
     ConfigError
-        A bound is not finite, no χ can fulfil both, or `certain` has none to be certain of.
+        No χ can fulfil both bounds.
     """
 
     max_chi: float | None = None
@@ -62,15 +58,6 @@ class Conditions:
     in_domain: bool = False
 
     def __post_init__(self) -> None:
-        bounds = {"--max-chi": self.max_chi, "--min-chi": self.min_chi, "--min-p-soluble": self.min_p_soluble}
-        for option, bound in bounds.items():
-            if bound is not None and not math.isfinite(bound):
-                raise ConfigError(f"{option} {bound:g}: is no number to compare with; give one, or leave it out")
-        if self.certain and self.max_chi is None and self.min_chi is None:
-            raise ConfigError(
-                "--certain is about the interval of χ, on which there is no condition; add --max-chi or --min-chi, or "
-                "leave it out"
-            )
         if self.min_chi is not None and self.max_chi is not None and self.min_chi > self.max_chi:
             raise ConfigError(
                 f"--min-chi {self.min_chi:g} lies above --max-chi {self.max_chi:g}, so no candidate can fulfil both; "
@@ -146,8 +133,7 @@ def screen_candidates(
         that are told anew are left out.
     rank_by
         ``p_soluble``: highest first; ``chi``: lowest first. The other breaks ties, then the order of the input. A
-        polymer that is there several times with the same solvent, cut elsewhere or at other temperatures, is kept once,
-        at the row that ranks best.
+        polymer that is there several times with the same solvent is kept once, at its first row.
 
     Raises
     ------
@@ -241,35 +227,21 @@ def _best_of(frame: pd.DataFrame, rank_by: RankBy, top: int) -> pd.DataFrame:
         keys = ["p_soluble", "chi", INPUT_ROW] if solubility_first else ["chi", "p_soluble", INPUT_ROW]
         rising = [False, True, True] if solubility_first else [True, False, True]
     ranked = frame.sort_values(keys, ascending=rising, kind="stable")
-    # Different cuts of a chain have the same prediction and the same nearest polymer and similarity. So have some
-    # isomers, whose features are the same.
+    # Different cuts of a chain have the same prediction and the same nearest polymer and similarity.
     same = ["solvent", "A_K", "B", "similarity", "nearest_polymer"] + (["p_soluble"] if "p_soluble" in frame else [])
-    alike = ranked.duplicated(same, keep=False).to_numpy()
-    if not alike.any():
-        return ranked.head(top)
-    # Every row has a prediction, so every repeat unit has an identity.
-    found = identify_polymers(ranked["SMILES"][alike].tolist())
-    pairs = pd.DataFrame({"polymer": [without_stereo(one.key or "") for one in found]})
-    is_again = np.zeros(len(ranked), dtype=bool)
-    is_again[alike] = pairs.assign(solvent=ranked["solvent"][alike].to_numpy()).duplicated()
-    return ranked[~is_again].head(top)
+    return ranked.drop_duplicates(same).head(top)
 
 
 def write_screening(
     screening: Screening, output: Path, picture: Path | None, chi_coverage: float | None = None
 ) -> None:
-    """Write the ranking as CSV and, if asked for, the best `N_PICTURES` structures as a PNG; without any, no PNG stays.
+    """Write the ranking as CSV and, if asked for, the best `N_PICTURES` structures as a PNG.
 
     `chi_coverage` is what the model's χ intervals promise, 0 … 1, to be told in the picture.
     """
     write_csv(output, screening.best)
-    if picture is None:
-        return
-    if len(screening.best):
+    if picture is not None and len(screening.best):
         draw_structures(screening.best.head(N_PICTURES), picture, chi_coverage)
-    else:
-        # One of another screening would be taken for this one's.
-        picture.unlink(missing_ok=True)
 
 
 def draw_structures(best: pd.DataFrame, path: Path, chi_coverage: float | None = None) -> None:

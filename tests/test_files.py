@@ -18,7 +18,6 @@ import pytest
 from chitransfer.errors import ConfigError, describe_os_error
 from chitransfer.files import (
     check_writable,
-    names_csv,
     refuse_overwriting,
     replace_atomically,
     write_atomically,
@@ -201,11 +200,3 @@ def test_a_file_system_that_syncs_no_folders_is_no_reason_to_stop(
     refusal = errno.EIO
     with pytest.raises(OSError, match=re.escape(os.strerror(errno.EIO))):
         write_atomically(tmp_path / "b", "x")
-
-
-def test_names_in_capitals_and_columns_of_any_name_are_written(tmp_path: Path) -> None:
-    path = tmp_path / "TABLE.CSV.GZ"
-    write_csv(path, pd.DataFrame({"self": ["=1+1"], "path": ["a"]}))
-    assert names_csv(path)
-    assert gzip.decompress(path.read_bytes()).decode().splitlines() == ["self,path", "'=1+1,a"]
-    assert not names_csv(tmp_path / "table.xlsx")

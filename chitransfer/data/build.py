@@ -36,7 +36,7 @@ from chitransfer.data.monomers import read_monomers
 from chitransfer.data.tables import canonical_solvent
 from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
-from chitransfer.files import is_compressed, names_csv, replace_atomically, write_atomically, write_json
+from chitransfer.files import replace_atomically, write_atomically, write_json
 from chitransfer.progress import Progress
 
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
@@ -163,7 +163,7 @@ def build_table(
     started = time.perf_counter()
     if n < 1:
         raise DataError(f"the number of polymers must be at least 1, got {n}")
-    if not names_csv(output):
+    if not output.name.endswith((".csv", ".csv.gz")):
         raise DataError(f"{output}: the table is a CSV; end its name with .csv or .csv.gz")
     kelvin = _checked_temperatures(temperatures)
     solvent_names, solvent_groups = _checked_solvents(solvents)
@@ -289,7 +289,7 @@ def _write_rows(
     def write(path: Path) -> None:
         # No time and no file name in the gzip header: the same table is the same bytes.
         with path.open("wb") as raw:
-            stream = gzip.GzipFile("", "wb", 9, raw, mtime=0) if is_compressed(output) else raw
+            stream = gzip.GzipFile("", "wb", 9, raw, mtime=0) if output.name.endswith(".gz") else raw
             stream.write((",".join(COLUMNS) + "\n").encode())
             for start in range(0, len(units), BLOCK):
                 block = slice(start, start + BLOCK)

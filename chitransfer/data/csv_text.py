@@ -105,13 +105,15 @@ def parse_csv(content: bytes, name: str, *, keep_blank: bool = False) -> tuple[l
         The bytes are a workbook, no UTF-8 text or no CSV, a quote is never closed, a row has another number of cells,
         or there is no row.
     """
-    refuse_workbook(content, name)
+    if content.startswith(_ZIP):
+        raise DataError(f"{name}: is a workbook (.xlsx, .ods) or a ZIP archive; save the sheet as CSV in UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{name}, line {line}: not UTF-8 text; save the table as CSV in UTF-8") from error
-    refuse_nul(text, name)
+    if "\0" in text:
+        raise DataError(f"{name}: holds NUL bytes, so it is no CSV text; save the table as CSV in UTF-8")
     # Not strict, a quote that is never closed would take the rest of the file into its cell.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, list[str]]] = []
@@ -140,18 +142,6 @@ def parse_csv(content: bytes, name: str, *, keep_blank: bool = False) -> tuple[l
     if not rows:
         raise DataError(f"{name}: has a header ({', '.join(header)}) but no rows")
     return header, rows
-
-
-def refuse_workbook(start: bytes, name: str) -> None:
-    """Raise DataError where the first bytes of a table are those of a ZIP archive, as workbooks are."""
-    if start.startswith(_ZIP):
-        raise DataError(f"{name}: is a workbook (.xlsx, .ods) or a ZIP archive; save the sheet as CSV in UTF-8")
-
-
-def refuse_nul(text: str, name: str) -> None:
-    """Raise DataError where a table's text holds NUL bytes: without them another cell would be read."""
-    if "\0" in text:
-        raise DataError(f"{name}: holds NUL bytes, so it is no CSV text; save the table as CSV in UTF-8")
 
 
 def describe_csv_error(error: csv.Error) -> str:

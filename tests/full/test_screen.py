@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.errors import ConfigError, DataError
 from chitransfer.predict import Predictor
 from chitransfer.predict_table import TableReader, predict_table, write_predictions
@@ -141,29 +140,6 @@ def test_a_polymer_cut_twice_is_one_candidate(predictor: Predictor, candidates: 
     assert "*CC(*)CO" in set(best["SMILES"])
     assert "*C(CO)C*" not in set(best["SMILES"])
     assert best["SMILES"].tolist().count("*CC(*)CO") == 1
-
-
-def test_isomers_with_the_same_features_are_two_polymers(predictor: Predictor, tmp_path: Path) -> None:
-    path = tmp_path / "nylons.csv"
-    nylons = ["*NCCCCCCNC(=O)CCCCC(=O)*", "*NCCCCCNC(=O)CCCCCC(=O)*", "*C(=O)CCCCC(=O)NCCCCCCN*"]
-    pd.DataFrame({"SMILES": nylons, "temp": [300.0, 300.0, 280.0]}).to_csv(path, index=False)
-    both = predictor.predict(nylons[:2])
-    assert both["A_K"].nunique() == 1, "features of nylon 6,6 and nylon 5,7 are the same"
-    best = screen(predictor, path, Conditions(), rank_by="chi").best
-    kept = [polymer_identity(smiles) for smiles in best["SMILES"]]
-    assert sorted(kept) == sorted(polymer_identity(smiles) for smiles in nylons[:2])
-    # Of nylon 6,6 at two temperatures the row that ranks best is kept.
-    rows = predictor.predict_rows(nylons, ["O"] * 3, np.array([[300.0], [300.0], [280.0]]), ["chi"])
-    assert best["chi"].min() == rows["chi"].min()
-
-
-def test_no_picture_stays_beside_an_empty_table(predictor: Predictor, candidates: Path, tmp_path: Path) -> None:
-    output, picture = tmp_path / "BEST.CSV.GZ", tmp_path / "best.png"
-    write_screening(screen(predictor, candidates, Conditions()), output, picture)
-    assert picture.exists()
-    assert len(pd.read_csv(output, compression="gzip")) == 10
-    write_screening(screen(predictor, candidates, Conditions(max_chi=-99.0)), output, picture)
-    assert not picture.exists()
 
 
 def test_a_model_without_solubility_ranks_by_chi_alone(predictor: Predictor, candidates: Path) -> None:
