@@ -30,7 +30,7 @@ from chitransfer.data.csv_text import (
 from chitransfer.data.tables import WATER
 from chitransfer.data.temperatures import check_temperatures, name_temperature, read_kelvin
 from chitransfer.errors import DataError
-from chitransfer.files import as_cell, replace_atomically
+from chitransfer.files import as_cell, is_compressed, replace_atomically
 from chitransfer.predict import Predictor
 from chitransfer.progress import NamedProgress
 
@@ -189,7 +189,7 @@ def write_predictions(
     counts = [0, 0]
 
     def write(temporary: Path) -> None:
-        opened = gzip.open if output.suffix == ".gz" else open
+        opened = gzip.open if is_compressed(output) else open
         with opened(temporary, "wt", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             taken = {name.lower() for name in reader.header}

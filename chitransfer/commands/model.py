@@ -212,7 +212,7 @@ def screen(
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.temperatures import name_temperature
     from chitransfer.errors import ConfigError
-    from chitransfer.files import check_writable, refuse_overwriting
+    from chitransfer.files import CSV_ENDINGS, beside_csv, check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import TableReader, predict_table
     from chitransfer.processors import count_processors
@@ -223,8 +223,8 @@ def screen(
     medium = _read_solvent(solvent)
     _refuse_repetition("--temperature", [name_temperature(value) for value in temperature or []])
     conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
-    picture = picture or output.with_name(output.name.removesuffix(".gz")).with_suffix(".png")
-    check_writable(output, "--output", (".csv", ".csv.gz"))
+    check_writable(output, "--output", CSV_ENDINGS)
+    picture = picture or beside_csv(output, ".png")
     check_writable(picture, "--picture", (".png",))
     for option, path in (("--output", output), ("--picture", picture)):
         refuse_overwriting(path, option, {"--input": input, "--model": model})

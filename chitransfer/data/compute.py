@@ -6,7 +6,6 @@ Called by `chitransfer data compute`.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import time
 from collections import Counter
@@ -22,8 +21,7 @@ from chitransfer.chunks import map_in_chunks
 from chitransfer.data.csv_text import BLANK_ROW, find_pair_columns, parse_csv, read_source, refuse_misnamed
 from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
-from chitransfer.errors import DataError
-from chitransfer.files import as_cell, write_atomically
+from chitransfer.files import as_cell, check_csv_name, write_csv_text
 from chitransfer.progress import Progress
 
 ADDED_COLUMNS = ("chi_unifac", "A_unifac_K", "B_unifac", "method", "reason")
@@ -99,8 +97,7 @@ def compute_table(
         The file cannot be read as CSV or has no SMILES column. A bad row is no error.
     """
     started = time.perf_counter()
-    if not output.name.endswith((".csv", ".csv.gz")):
-        raise DataError(f"{output}: the table is a CSV; end its name with .csv or .csv.gz")
+    check_csv_name(output)
     header, positions, records = _read_records(input)
     rows = [_read_row(positions, record) for record in records]
     polymers = sorted({row.polymer for row in rows if not row.reason})
@@ -111,8 +108,7 @@ def compute_table(
     writer.writerow(map(as_cell, [*header, *ADDED_COLUMNS]))
     for record, value, reason in zip(records, values, reasons, strict=True):
         writer.writerow(map(as_cell, [*record, *value, reason]))
-    content = text.getvalue().encode()
-    write_atomically(output, gzip.compress(content, mtime=0) if output.name.endswith(".gz") else content)
+    write_csv_text(output, text.getvalue())
     return ComputeSummary(
         output=output,
         n_rows=len(rows),

@@ -274,8 +274,9 @@ def test_other_readers_of_the_process_keep_their_longest_cell(tmp_path: Path) ->
         csv.field_size_limit(before)
 
 
-def test_a_name_in_gz_is_compressed(predictor: Predictor, tmp_path: Path) -> None:
-    path, plain, packed = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / "out.csv.gz"
+@pytest.mark.parametrize("name", ["out.csv.gz", "OUT.CSV.GZ"])
+def test_a_name_in_gz_is_compressed(predictor: Predictor, tmp_path: Path, name: str) -> None:
+    path, plain, packed = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / name
     write_table(path, 5)
     predict_file(predictor, path, plain)
     predict_file(predictor, path, packed)
