@@ -138,10 +138,11 @@ def predict(
     import time
 
     from chitransfer.console import make_console, show_progress
+    from chitransfer.data.pair_table import TableReader
     from chitransfer.errors import ConfigError
     from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
-    from chitransfer.predict_table import TableReader, predict_table, write_predictions
+    from chitransfer.predict_table import predict_table, write_predictions
     from chitransfer.processors import count_processors
 
     medium = _read_solvent(solvent)
@@ -210,11 +211,12 @@ def screen(
 ) -> None:
     """Rank candidate repeat units by P(soluble) or χ under conditions."""
     from chitransfer.console import make_console, show_progress
+    from chitransfer.data.pair_table import TableReader
     from chitransfer.data.temperatures import name_temperature
     from chitransfer.errors import ConfigError
     from chitransfer.files import CSV_ENDINGS, beside_csv, check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
-    from chitransfer.predict_table import TableReader, predict_table
+    from chitransfer.predict_table import predict_table
     from chitransfer.processors import count_processors
     from chitransfer.screen import Conditions, screen_candidates, write_screening
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from chitransfer.chemistry.features import featurise_polymers, featurise_solvents
+from chitransfer.data.pair_table import TableReader
 from chitransfer.errors import DataError
 from chitransfer.model.checkpoint import TrainedModel
 from chitransfer.predict import Predictor
-from chitransfer.predict_table import TableReader, predict_table, write_predictions
+from chitransfer.predict_table import predict_table, write_predictions
 
 RunCommand = Callable[..., tuple[int, str, str]]
 CUTS = ["*CCO*", "*OCC*", "*COC*", "*CCOCCO*"]
@@ -219,7 +220,17 @@ def test_blank_rows_keep_their_place(predictor: Predictor, tmp_path: Path) -> No
     frame = pd.read_csv(output, keep_default_na=False)
     assert frame["problem"].tolist() == ["", "the row is empty", "the row is empty", "", "the row is empty"]
     assert frame["id"].astype(str).str.strip().tolist() == ["1", "", "", "4", ""]
-    assert frame["chi"].astype(str).ne("").tolist() == [True, False, False, True, False]
+    for name in ("chi", "solvent", "temperature_K"):
+        assert frame[name].astype(str).ne("").tolist() == [True, False, False, True, False]
+
+
+def test_flags_set_nothing_beside_a_row_that_cannot_be_used(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("SMILES,note\n*CCO*,a\n,\n*CCO*\nno polymer,b\n")
+    _, frame = next(predict_table(predictor, TableReader.open(path), temperatures=[350.0], solvent="CCO", n_jobs=1))
+    assert frame["solvent"].tolist() == ["CCO", "", "", "CCO"]
+    assert frame["temperature_K"].fillna(0.0).tolist() == [350.0, 0.0, 0.0, 350.0]
+    assert frame["problem"].ne("").tolist() == [False, True, True, True]
 
 
 def test_cells_that_are_passed_on_are_no_formulas(predictor: Predictor, tmp_path: Path) -> None:

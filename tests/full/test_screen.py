@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from chitransfer.data.pair_table import TableReader
 from chitransfer.errors import ConfigError, DataError
 from chitransfer.predict import Predictor
-from chitransfer.predict_table import TableReader, predict_table, write_predictions
+from chitransfer.predict_table import predict_table, write_predictions
 from chitransfer.screen import (
     Conditions,
     Screening,
