@@ -19,7 +19,7 @@ from chitransfer.data.pair_table import TableReader
 from chitransfer.data.tables import WATER
 from chitransfer.data.temperatures import check_temperatures, name_temperature, read_kelvin
 from chitransfer.files import as_cell, is_compressed, replace_atomically
-from chitransfer.predict import Predictor
+from chitransfer.predict import IDENTITY, Predictor
 from chitransfer.progress import NamedProgress
 
 CHUNK_ROWS = 4000
@@ -35,7 +35,9 @@ def predict_table(
     progress: NamedProgress | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Iterator[tuple[list[list[str]], pd.DataFrame]]:
-    """Rows as read and their predictions, chunk by chunk; blank and crooked rows have a ``problem`` and nothing else.
+    """Rows as read and what `Predictor.predict_rows` says of them, chunk by chunk.
+
+    Blank rows and those with more or fewer cells than the header have a ``problem`` and nothing else.
 
     Parameters
     ----------
@@ -121,7 +123,7 @@ def write_predictions(
             taken = {name.lower() for name in reader.header}
             header_written = False
             for rows, frame in predictions:
-                frame = frame.drop(columns="SMILES")
+                frame = frame.drop(columns=["SMILES", IDENTITY])
                 if not header_written:
                     own = [_free_name(name, taken) for name in frame.columns]
                     writer.writerow(map(as_cell, [*reader.header, *own]))
