@@ -209,7 +209,7 @@ def screen(
     n_jobs: JobsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Rank candidate repeat units by P(soluble) or χ under conditions."""
+    """Rank candidate repeat units by P(soluble) or χ under conditions; each once in a solvent, at its best row."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.pair_table import TableReader
     from chitransfer.data.temperatures import name_temperature
@@ -245,14 +245,18 @@ def screen(
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     interval = predictor.model.chi_interval
     write_screening(found, output, picture, None if interval is None else interval.coverage)
-    repeated = ", some of them one polymer more than once" if len(found.best) < min(top, found.n_kept) else ""
+    repeated = (
+        "; a polymer that is among them more than once in the same solvent counts once, at its best row"
+        if len(found.best) < min(top, found.n_kept)
+        else ""
+    )
     console.print(
         f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, "
         f"{found.n_kept} within the conditions{repeated}; "
         + (
             f"the best {len(found.best)} are in {output}, drawn in {picture}"
             if len(found.best)
-            else f"{output} has no row"
+            else f"{output} has no row, and there is no picture"
         )
         + _tell_label(predictor.label_rule),
     )
