@@ -15,10 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from chitransfer.errors import ConfigError
+from chitransfer.errors import ConfigError, DataError
 
 # What systems say that do not write the entries of a folder to disk on demand, some network file systems among them.
 NO_FOLDER_SYNC = frozenset({errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP})
+CSV_ENDINGS = (".csv", ".csv.gz")
 NO_FILE = "is a device or a pipe, not a file that can be replaced"
 
 
@@ -42,10 +43,37 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
 
     Text and names of columns are made safe for spreadsheets (`as_cell`); a path in ``.gz`` is compressed.
     """
-    texts = frame.select_dtypes(include=["object", "string"]).columns
-    safe = frame.assign(**{column: frame[column].map(as_cell) for column in texts})
-    text = safe.to_csv(index=False, header=[str(as_cell(name)) for name in frame])
-    write_atomically(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)
+    safe = frame.copy()
+    for column in frame.select_dtypes(include=["object", "string"]).columns:
+        safe[column] = frame[column].map(as_cell)
+    write_csv_text(path, safe.to_csv(index=False, header=[str(as_cell(name)) for name in frame]))
+
+
+def write_csv_text(path: Path, text: str) -> None:
+    """Write CSV text, compressed where the name says so; the same text is the same bytes."""
+    write_atomically(path, gzip.compress(text.encode(), mtime=0) if is_compressed(path) else text)
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file of this name is compressed with gzip: it ends in ``.gz``, in any case."""
+    return has_ending(path, (".gz",))
+
+
+def has_ending(path: Path, endings: tuple[str, ...]) -> bool:
+    """Whether a file's name ends in one of `endings`, which are in small letters, in any case."""
+    return path.name.lower().endswith(endings)
+
+
+def check_csv_name(path: Path) -> None:
+    """Make sure that a table to be written is called as one; raises DataError where it ends in no `CSV_ENDINGS`."""
+    if not has_ending(path, CSV_ENDINGS):
+        raise DataError(f"{path}: the table is a CSV; end its name with {' or '.join(CSV_ENDINGS)}")
+
+
+def beside_csv(path: Path, ending: str) -> Path:
+    """The path beside a CSV table, called as it is with `ending` in place of one of `CSV_ENDINGS`."""
+    stem = path.with_suffix("") if is_compressed(path) else path
+    return stem.with_suffix(ending)
 
 
 def as_cell(value: object) -> object:
@@ -107,14 +135,14 @@ def check_writable(path: Path, option: str, endings: tuple[str, ...] = ()) -> No
     option
         What the user named it by, for the message.
     endings
-        Those its name may have; empty: any.
+        Those its name may have, in small letters; any case counts. Empty: any.
 
     Raises
     ------
     ConfigError
         Its ending is another, it is a folder, a device or a pipe, or its folder cannot be made or written.
     """
-    if endings and not path.name.lower().endswith(endings):
+    if endings and not has_ending(path, endings):
         raise ConfigError(f"{option} {path}: the name must end in {' or '.join(endings)}")
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder; name a file")

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from chitransfer.chemistry.features import featurise_polymers, featurise_solvents
 from chitransfer.chemistry.identities import identify_polymers
+from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
+from chitransfer.interrupts import restore_interrupts
 from chitransfer.model.checkpoint import TrainedModel
 from chitransfer.model.network import chi_at, inverse_temperature, inverse_temperature_line
 
@@ -29,6 +32,19 @@ DECIMALS = 8
 # Worked out in single precision, whose further digits mean nothing.
 SIMILARITY_DECIMALS = 6
 PAIRS_AT_ONCE = 1024
+# The column of `Predictor.predict_rows` by which polymers are told apart; no table that is written has it.
+IDENTITY = "identity_without_stereo"
+
+
+class _Row(NamedTuple):
+    """A row as read: its texts, why it cannot be used (or ""), the structure whose features count, and who it is."""
+
+    smiles: str
+    written_solvent: str
+    problem: str
+    structure: str
+    solvent: str
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -94,12 +110,13 @@ class Predictor:
         Parameters
         ----------
         smiles
-            One repeat unit or several, with two ``*`` each.
+            One repeat unit or several, with two ``*`` each. What is no text has no prediction; ``None`` and NaN, which
+            pandas makes of empty cells, count as empty text.
         temperature
             Kelvin, 150 … 1000; one or several, each for every polymer. Default: the model's ``T_ref_K``, 298.15 unless
             its configuration said otherwise.
         solvent
-            One SMILES for all, or one a polymer.
+            One SMILES for all, or one a polymer; empty is water, as in a table.
         n_jobs
             Processes that work out features, for more than a few hundred polymers.
 
@@ -115,29 +132,31 @@ class Predictor:
         Raises
         ------
         DataError
-            A temperature lies outside 150 … 1000 K, or there are not as many solvents as polymers.
+            A temperature is no number or lies outside 150 … 1000 K, the temperatures are a table, or there are not as
+            many solvents as polymers.
         """
-        texts = [smiles] if isinstance(smiles, str) else list(smiles)
-        solvents = [solvent] * len(texts) if isinstance(solvent, str) else list(solvent)
+        texts = list(smiles) if _are_several(smiles) else [smiles]
+        solvents = list(solvent) if _are_several(solvent) else [solvent] * len(texts)
         if len(solvents) != len(texts):
             raise DataError(
                 f"give one solvent for all or one a polymer: {len(texts)} polymers, {len(solvents)} solvents"
             )
         if temperature is None:
             temperature = self.model.scales.T_ref
-        several = np.ndim(temperature) > 0
-        chosen = check_temperatures(np.atleast_1d(temperature))
+        given = _read_temperatures(temperature)
+        chosen = check_temperatures(np.atleast_1d(given))
         table = np.tile(chosen, (len(texts), 1))
+        several = given.ndim > 0
         names = [f"chi_{name_temperature(value)}K" for value in chosen] if several else ["chi"]
-        frame = self.predict_rows(texts, solvents, table, names, n_jobs=n_jobs)
+        frame = self.predict_rows(texts, solvents, table, names, n_jobs=n_jobs).drop(columns=IDENTITY)
         if not several:
             frame.insert(2, "temperature_K", chosen[0])
         return frame
 
     def predict_rows(
         self,
-        smiles: Sequence[str],
-        solvents: Sequence[str],
+        smiles: Sequence[object],
+        solvents: Sequence[object],
         temperatures: np.ndarray,
         names: Sequence[str],
         *,
@@ -145,19 +164,22 @@ class Predictor:
     ) -> pd.DataFrame:
         """As `predict`, with temperatures (n_rows, n_temperatures) of each row's own and their columns' names.
 
-        A temperature of NaN gives no χ there and leaves the row's ``in_domain`` open; an empty solvent is water.
+        A temperature of NaN gives no χ there and leaves the row's ``in_domain`` open. A further column, `IDENTITY`, is
+        the same for all spellings and cuts of a polymer, whatever its stereochemistry, and empty for unusable rows.
         """
         n_rows = len(smiles)
-        problem, structures, canonical = self._read_rows(smiles, solvents, n_jobs)
-        problem = self._featurise(structures, canonical, problem, n_jobs)
+        rows = self._read_rows(smiles, solvents, n_jobs)
+        structures, canonical = [row.structure for row in rows], [row.solvent for row in rows]
+        problem = self._featurise(structures, canonical, [row.problem for row in rows], n_jobs)
         good = np.array([not reason for reason in problem], dtype=bool)
         keys = [(structures[row], canonical[row]) for row in np.flatnonzero(good)]
         distinct = {pair: position for position, pair in enumerate(dict.fromkeys(keys))}
         pair_of_row = np.array([distinct[pair] for pair in keys], dtype=np.int64)
         pairs = self._predict_pairs(list(distinct))
         columns: dict[str, object] = {
-            "SMILES": list(smiles),
-            "solvent": [read or written for read, written in zip(canonical, solvents, strict=True)],
+            "SMILES": [row.smiles for row in rows],
+            "solvent": [row.solvent or row.written_solvent for row in rows],
+            IDENTITY: [row.identity for row in rows],
         }
         values = self._chi_columns(pairs, pair_of_row, temperatures[good], names)
         values |= self._solubility_columns(pairs, pair_of_row)
@@ -169,25 +191,28 @@ class Predictor:
         columns["problem"] = problem
         return pd.DataFrame(columns)
 
-    def _read_rows(
-        self, smiles: Sequence[str], solvents: Sequence[str], n_jobs: int
-    ) -> tuple[list[str], list[str], list[str]]:
-        """Per row: why it cannot be used (or ""), the structure whose features count, and the canonical solvent."""
+    def _read_rows(self, smiles: Sequence[object], solvents: Sequence[object], n_jobs: int) -> list[_Row]:
         recipe = self.model.scales.recipe
-        problems, structures, canonical = [], [], []
-        for text, solvent, found in zip(smiles, solvents, identify_polymers(smiles, n_jobs=n_jobs), strict=True):
-            reason, name = found.reason, ""
+        texts = [cell if isinstance(cell, str) else "" for cell in smiles]
+        rows = []
+        for unit, text, medium, found in zip(
+            smiles, texts, solvents, identify_polymers(texts, n_jobs=n_jobs), strict=True
+        ):
+            reason = _refuse_other_than_text(unit, "the repeat unit") or found.reason
+            reason = reason or _refuse_other_than_text(medium, "the solvent")
+            written, canonical = medium if isinstance(medium, str) else "", ""
             if not reason:
                 try:
-                    name = canonical_solvent(solvent) if solvent else WATER
+                    canonical = canonical_solvent(written) if written else WATER
                 except ValueError as error:
-                    reason = f"solvent {solvent}: {error}"
-            if not reason and name != WATER and not recipe.with_solvent:
-                reason = f"solvent {solvent}: this model was trained in water (O) alone and knows no other solvent"
-            problems.append(reason)
-            structures.append((found.key or "") if recipe.representation == "periodic" else text)
-            canonical.append(name)
-        return problems, structures, canonical
+                    reason = f"solvent {written}: {error}"
+            if not reason and canonical != WATER and not recipe.with_solvent:
+                reason = f"solvent {written}: this model was trained in water (O) alone and knows no other solvent"
+            key = found.key or ""
+            structure = key if recipe.representation == "periodic" else text
+            rows.append(_Row(text, written, reason, structure, canonical, "" if reason else without_stereo(key)))
+        restore_interrupts()
+        return rows
 
     def _featurise(
         self, structures: Sequence[str], solvents: Sequence[str], problems: Sequence[str], n_jobs: int
@@ -318,6 +343,27 @@ class Predictor:
             **{name: pd.array(values, dtype="boolean") for name, values in inside.items()},
             "domain_note": notes,
         }
+
+
+def _are_several(cells: object) -> bool:
+    return isinstance(cells, Iterable) and not isinstance(cells, str)
+
+
+def _refuse_other_than_text(cell: Any, what: str) -> str:
+    """Why a cell is neither text nor empty, as pandas writes empty ones; else an empty text."""
+    is_empty = pd.api.types.is_scalar(cell) and pd.isna(cell)
+    return "" if isinstance(cell, str) or is_empty else f"{what} must be text, got {type(cell).__name__}"
+
+
+def _read_temperatures(given: object) -> np.ndarray:
+    """A number as an array (), several as (n,)."""
+    try:
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError("temperatures must be numbers, in kelvin: one, or a list of several") from error
+    if values.ndim > 1:
+        raise DataError(f"give temperatures as one number or one list of them, not as a table of {values.shape}")
+    return values
 
 
 def _remember(

@@ -7,85 +7,22 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain, count, islice, takewhile
+from itertools import chain, count
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
 
 import numpy as np
 import pandas as pd
 
-from chitransfer.counts import say_count
-from chitransfer.data.csv_text import (
-    BLANK_ROW,
-    PREDICTED_AT,
-    describe_csv_error,
-    explain_read_errors,
-    find_pair_columns,
-    refuse_misnamed,
-)
+from chitransfer.data.csv_text import PREDICTED_AT, without_rows
+from chitransfer.data.pair_table import TableReader
 from chitransfer.data.tables import WATER
 from chitransfer.data.temperatures import check_temperatures, name_temperature, read_kelvin
-from chitransfer.errors import DataError
-from chitransfer.files import as_cell, replace_atomically
-from chitransfer.predict import Predictor
+from chitransfer.files import as_cell, is_compressed, replace_atomically
+from chitransfer.predict import IDENTITY, Predictor
 from chitransfer.progress import NamedProgress
 
 CHUNK_ROWS = 4000
-# A cell longer than this is no SMILES and no note; without a limit one missing quote swallows the file.
-LONGEST_CELL = 1_000_000
-
-
-@dataclass(frozen=True)
-class TableReader:
-    """A CSV table whose rows are read a chunk at a time.
-
-    Attributes
-    ----------
-    header
-        Column names as written.
-    smiles, solvent, temperature
-        Positions of the columns that matter; ``None`` where there is none. Without ``temp`` the temperature is
-        ``temperature_K``, which tables of predictions have.
-    """
-
-    path: Path
-    header: list[str]
-    smiles: int
-    solvent: int | None
-    temperature: int | None
-
-    @classmethod
-    def open(cls, path: Path) -> TableReader:
-        """Read the header.
-
-        Raises
-        ------
-        DataError
-            The file cannot be read, is empty, has no column SMILES, or has a column twice that matters.
-        """
-        with _open_text(path) as stream:
-            header = [cell.strip() for cell in next(_table_rows(stream, path), [])]
-        if not header:
-            raise DataError(f"{path}: the file is empty; it needs a header line with a column SMILES")
-        places = find_pair_columns(header, str(path))
-        return cls(path, header, places["SMILES"], places.get("solvent"), places.get("temp"))
-
-    def count_rows(self) -> int:
-        """Rows below the header, blank lines included; for progress alone."""
-        with _open_text(self.path) as stream:
-            return max(0, sum(1 for _ in stream) - 1)
-
-    def chunks(self, n_rows: int) -> Iterator[list[list[str]]]:
-        """Lists of up to `n_rows` rows of cells, blank ones too."""
-        with _open_text(self.path) as stream:
-            rows = _table_rows(stream, self.path)
-            next(rows, None)
-            while chunk := list(islice(rows, n_rows)):
-                yield chunk
 
 
 def predict_table(
@@ -98,7 +35,9 @@ def predict_table(
     progress: NamedProgress | None = None,
     chunk_rows: int = CHUNK_ROWS,
 ) -> Iterator[tuple[list[list[str]], pd.DataFrame]]:
-    """Rows as read and their predictions, chunk by chunk.
+    """Rows as read and what `Predictor.predict_rows` says of them, chunk by chunk.
+
+    Blank rows and those with more or fewer cells than the header have a ``problem`` and nothing else.
 
     Parameters
     ----------
@@ -115,24 +54,23 @@ def predict_table(
         neither is given here nor stands in ``temp`` or ``solvent``.
     """
     given = {"temp": temperatures, "solvent": solvent}
-    columns = {"temp": reader.temperature, "solvent": reader.solvent}
-    settled = [name for name in columns if given[name] is not None or columns[name] is not None]
-    refuse_misnamed(reader.header, settled, str(reader.path))
+    reader.refuse_misnamed([name for name, value in given.items() if value is not None])
     chosen = None if temperatures is None else check_temperatures(temperatures)
     names = ["chi"] if chosen is None or len(chosen) == 1 else [f"chi_{name_temperature(value)}K" for value in chosen]
     total = reader.count_rows() if progress is not None else 0
     done = 0
     for rows in reader.chunks(chunk_rows):
-        width = len(reader.header)
-        unusable = [_explain_row(row, width) for row in rows]
-        cells = [row if len(row) == width else [""] * width for row in rows]
-        solvents = [solvent or WATER] * len(rows)
+        unusable = [reader.explain_unusable(row) for row in rows]
+        cells = [[""] * len(reader.header) if reason else row for row, reason in zip(rows, unusable, strict=True)]
+        # Nothing is predicted of an unusable row, so neither a solvent nor a temperature stands beside it.
+        solvents = ["" if reason else solvent or WATER for reason in unusable]
         if solvent is None and reader.solvent is not None:
             solvents = [row[reader.solvent].strip() for row in cells]
         if chosen is None:
             table, reasons = _row_temperatures(reader, cells, predictor.model.scales.T_ref)
         else:
             table, reasons = np.tile(chosen, (len(rows), 1)), [""] * len(rows)
+        table[[bool(reason) for reason in unusable]] = np.nan
         frame = predictor.predict_rows(
             [row[reader.smiles].strip() for row in cells], solvents, table, names, n_jobs=n_jobs
         )
@@ -146,16 +84,6 @@ def predict_table(
         yield rows, frame
     if progress is not None:
         progress("predicting", total, total)
-
-
-def _explain_row(row: list[str], width: int) -> str:
-    if not any(cell.strip() for cell in row):
-        return BLANK_ROW
-    return (
-        ""
-        if len(row) == width
-        else f"{say_count(len(row), 'cell')} where the header names {say_count(width, 'column')}"
-    )
 
 
 def _row_temperatures(reader: TableReader, cells: list[list[str]], T_ref: float) -> tuple[np.ndarray, list[str]]:
@@ -189,26 +117,23 @@ def write_predictions(
     counts = [0, 0]
 
     def write(temporary: Path) -> None:
-        opened = gzip.open if output.suffix == ".gz" else open
+        opened = gzip.open if is_compressed(output) else open
         with opened(temporary, "wt", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             taken = {name.lower() for name in reader.header}
             header_written = False
             for rows, frame in predictions:
-                frame = frame.drop(columns="SMILES")
+                frame = frame.drop(columns=["SMILES", IDENTITY])
                 if not header_written:
                     own = [_free_name(name, taken) for name in frame.columns]
                     writer.writerow(map(as_cell, [*reader.header, *own]))
                     header_written = True
-                width = len(reader.header)
                 for row, values in zip(rows, frame.itertuples(index=False, name=None), strict=True):
-                    # A row with too many cells must not push the predictions out of their columns.
-                    cells = (row + [""] * width)[:width]
-                    writer.writerow(map(as_cell, [*cells, *(_as_text(value) for value in values)]))
+                    writer.writerow(map(as_cell, [*reader.fit_row(row), *(_as_text(value) for value in values)]))
                 counts[0] += len(rows)
                 counts[1] += int((frame["problem"] != "").sum())
             if not header_written:
-                raise DataError(f"{reader.path}: has a header ({', '.join(reader.header)}) but no rows")
+                raise without_rows(str(reader.path), reader.header)
 
     replace_atomically(output, write)
     return counts[0], counts[1]
@@ -225,65 +150,3 @@ def _as_text(value: object) -> str:
     if isinstance(value, float):
         return repr(round(value, 8))
     return str(value)
-
-
-@contextmanager
-def _open_text(path: Path) -> Iterator[TextIO]:
-    try:
-        with _open_unpacked(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
-            yield text
-    except UnicodeDecodeError as error:
-        with _open_unpacked(path) as binary:
-            line = 1 + sum(1 for _ in takewhile(_is_text, binary))
-        raise DataError(f"{path}, line {line}: not UTF-8 text; save the table as CSV in UTF-8") from error
-
-
-@contextmanager
-def _open_unpacked(path: Path) -> Iterator[BinaryIO]:
-    with explain_read_errors(path), path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
-
-
-def _is_text(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _table_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:
-    """The header and every row below it; an empty line is none, unless it is an empty cell of the only column."""
-    rows = _csv_rows(stream, path)
-    header = next((row for row in rows if any(cell.strip() for cell in row)), None)
-    if header is None:
-        return
-    yield header
-    n_empty = 0
-    for row in rows:
-        if not row or (len(row) == 1 and row[0].isspace()):
-            n_empty += 1
-            continue
-        # Behind the last row there are none: only another row brings them back.
-        yield from ([""] for _ in range(n_empty if len(header) == 1 else 0))
-        n_empty = 0
-        yield row
-
-
-def _csv_rows(stream: TextIO, path: Path) -> Iterator[list[str]]:
-    reader = csv.reader((line.replace("\0", "") for line in stream), strict=True)
-    while True:
-        start = reader.line_num + 1
-        # The limit is one for the whole process, whose other readers must keep theirs.
-        limit = csv.field_size_limit(LONGEST_CELL)
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise DataError(f"{path}, line {start}: {describe_csv_error(error)}") from error
-        finally:
-            csv.field_size_limit(limit)
-        if row is None:
-            return
-        yield row

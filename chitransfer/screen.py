@@ -6,6 +6,7 @@ Called by `chitransfer screen`.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pandas as pd
 from chitransfer.counts import say_count
 from chitransfer.errors import ConfigError, DataError
 from chitransfer.files import replace_atomically, write_csv
+from chitransfer.predict import IDENTITY
 
 RankBy = Literal["p_soluble", "chi"]
 INPUT_ROW = "input_row"
@@ -48,7 +50,8 @@ class Conditions:
     Raises
     ------
     ConfigError
-        No χ can fulfil both bounds.
+        No χ can fulfil both bounds, a bound is not a number, `min_p_soluble` lies outside 0 … 1, or `certain` is asked
+        without a condition on χ.
     """
 
     max_chi: float | None = None
@@ -58,6 +61,15 @@ class Conditions:
     in_domain: bool = False
 
     def __post_init__(self) -> None:
+        for option, bound in (("--max-chi", self.max_chi), ("--min-chi", self.min_chi)):
+            if bound is not None and math.isnan(bound):
+                raise ConfigError(f"{option} {bound:g}: is not a number, so no candidate can fulfil it; give a number")
+        if self.min_p_soluble is not None and not 0.0 <= self.min_p_soluble <= 1.0:
+            raise ConfigError(f"--min-p-soluble {self.min_p_soluble:g}: a probability is a number from 0 to 1")
+        if self.certain and self.max_chi is None and self.min_chi is None:
+            raise ConfigError(
+                "--certain is about conditions on χ, and there is none; give --max-chi or --min-chi, or leave it out"
+            )
         if self.min_chi is not None and self.max_chi is not None and self.min_chi > self.max_chi:
             raise ConfigError(
                 f"--min-chi {self.min_chi:g} lies above --max-chi {self.max_chi:g}, so no candidate can fulfil both; "
@@ -132,8 +144,10 @@ def screen_candidates(
         One called as another column is gets ``_2``, ``_3`` … appended; in a table of predictions those of its columns
         that are told anew are left out.
     rank_by
-        ``p_soluble``: highest first; ``chi``: lowest first. The other breaks ties, then the order of the input. A
-        polymer that is there several times with the same solvent is kept once, at its first row.
+        ``p_soluble``: highest first; ``chi``: lowest first. The other breaks ties, then the order of the input.
+    top
+        Candidates are polymers in a solvent: one that is there several times, cut or spelled otherwise, in another
+        stereochemistry or at other temperatures, is kept once, at its best row among those within the conditions.
 
     Raises
     ------
@@ -174,7 +188,7 @@ def screen_candidates(
     if n_usable == 0:
         lines = [f"--input: nothing can be predicted of {say_count(n_rows, 'candidate')}", *_describe_reasons(reasons)]
         raise DataError("\n".join(lines))
-    first = [INPUT_ROW, *(name for name in best.columns if name not in {INPUT_ROW, "problem"})]
+    first = [INPUT_ROW, *(name for name in best.columns if name not in {INPUT_ROW, IDENTITY, "problem"})]
     ranked = best[first].reset_index(drop=True)
     ranked.insert(0, RANK, range(1, len(ranked) + 1))
     return Screening(ranked, n_rows, n_usable, n_kept, tuple(_describe_reasons(reasons)), dict(n_holding))
@@ -221,15 +235,15 @@ def _check_columns(frame: pd.DataFrame, conditions: Conditions, rank_by: RankBy)
 
 
 def _best_of(frame: pd.DataFrame, rank_by: RankBy, top: int) -> pd.DataFrame:
+    """The best `top` rows, each of another polymer or in another solvent."""
     keys, rising = ["chi", INPUT_ROW], [True, True]
     if "p_soluble" in frame:
         solubility_first = rank_by == "p_soluble"
         keys = ["p_soluble", "chi", INPUT_ROW] if solubility_first else ["chi", "p_soluble", INPUT_ROW]
         rising = [False, True, True] if solubility_first else [True, False, True]
     ranked = frame.sort_values(keys, ascending=rising, kind="stable")
-    # Different cuts of a chain have the same prediction and the same nearest polymer and similarity.
-    same = ["solvent", "A_K", "B", "similarity", "nearest_polymer"] + (["p_soluble"] if "p_soluble" in frame else [])
-    return ranked.drop_duplicates(same).head(top)
+    # Not by equal predictions: isomers may have the same features.
+    return ranked.drop_duplicates([IDENTITY, "solvent"]).head(top)
 
 
 def write_screening(
@@ -237,11 +251,16 @@ def write_screening(
 ) -> None:
     """Write the ranking as CSV and, if asked for, the best `N_PICTURES` structures as a PNG.
 
+    Of an empty ranking there is no picture: an earlier one of this name, which would show other candidates, is removed.
     `chi_coverage` is what the model's χ intervals promise, 0 … 1, to be told in the picture.
     """
     write_csv(output, screening.best)
-    if picture is not None and len(screening.best):
+    if picture is None:
+        return
+    if len(screening.best):
         draw_structures(screening.best.head(N_PICTURES), picture, chi_coverage)
+    else:
+        picture.unlink(missing_ok=True)
 
 
 def draw_structures(best: pd.DataFrame, path: Path, chi_coverage: float | None = None) -> None:

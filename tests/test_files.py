@@ -17,6 +17,7 @@ import pytest
 
 from chitransfer.errors import ConfigError, describe_os_error
 from chitransfer.files import (
+    beside_csv,
     check_writable,
     refuse_overwriting,
     replace_atomically,
@@ -70,9 +71,24 @@ def test_a_full_disk_is_told_with_the_file_that_was_meant(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_name_in_gz_is_compressed(tmp_path: Path) -> None:
-    write_csv(tmp_path / "table.csv.gz", pd.DataFrame({"SMILES": ["*CC*"]}))
-    assert gzip.decompress((tmp_path / "table.csv.gz").read_bytes()) == b"SMILES\n*CC*\n"
+@pytest.mark.parametrize("name", ["table.csv.gz", "TABLE.CSV.GZ"])
+def test_a_name_in_gz_is_compressed(tmp_path: Path, name: str) -> None:
+    write_csv(tmp_path / name, pd.DataFrame({"SMILES": ["*CC*"]}))
+    assert gzip.decompress((tmp_path / name).read_bytes()) == b"SMILES\n*CC*\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("best.csv", "best.png"), ("best.1.csv.gz", "best.1.png"), ("BEST.CSV.GZ", "BEST.png"), ("b.Csv", "b.png")],
+)
+def test_what_lies_beside_a_table_is_called_as_it_is(name: str, expected: str) -> None:
+    assert beside_csv(Path("folder") / name, ".png") == Path("folder") / expected
+
+
+@pytest.mark.parametrize("name", ["self", "frame", 7])
+def test_a_column_may_have_any_name(tmp_path: Path, name: object) -> None:
+    write_csv(tmp_path / "t.csv", pd.DataFrame({name: ["=a"]}))
+    assert (tmp_path / "t.csv").read_text() == f"{name}\n'=a\n"
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ def compute(
     """Add χ(T) from UNIFAC group contributions to a table; rows without groups keep their place and the reason."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.compute import compute_table
-    from chitransfer.files import check_writable, refuse_overwriting
+    from chitransfer.files import CSV_ENDINGS, check_writable, refuse_overwriting
     from chitransfer.processors import count_processors
 
-    check_writable(output, "--output", (".csv", ".csv.gz"))
+    check_writable(output, "--output", CSV_ENDINGS)
     refuse_overwriting(output, "--output", {"--input": input_})
     with show_progress(make_console()) as progress:
         summary = compute_table(
@@ -62,10 +62,10 @@ def build(
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.build import DEFAULT_TEMPERATURES, build_table
     from chitransfer.data.solvents import read_solvents
-    from chitransfer.files import check_writable, refuse_overwriting
+    from chitransfer.files import CSV_ENDINGS, check_writable, refuse_overwriting
     from chitransfer.processors import count_processors
 
-    check_writable(output, "--output", (".csv", ".csv.gz"))
+    check_writable(output, "--output", CSV_ENDINGS)
     if monomers is not None:
         refuse_overwriting(output, "--output", {"--monomers": monomers})
     solvents = list(solvent or ())

@@ -138,10 +138,11 @@ def predict(
     import time
 
     from chitransfer.console import make_console, show_progress
+    from chitransfer.data.pair_table import TableReader
     from chitransfer.errors import ConfigError
     from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
-    from chitransfer.predict_table import TableReader, predict_table, write_predictions
+    from chitransfer.predict_table import predict_table, write_predictions
     from chitransfer.processors import count_processors
 
     medium = _read_solvent(solvent)
@@ -208,13 +209,14 @@ def screen(
     n_jobs: JobsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Rank candidate repeat units by P(soluble) or χ under conditions."""
+    """Rank candidate repeat units by P(soluble) or χ under conditions; each once in a solvent, at its best row."""
     from chitransfer.console import make_console, show_progress
+    from chitransfer.data.pair_table import TableReader
     from chitransfer.data.temperatures import name_temperature
     from chitransfer.errors import ConfigError
-    from chitransfer.files import check_writable, refuse_overwriting
+    from chitransfer.files import CSV_ENDINGS, beside_csv, check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
-    from chitransfer.predict_table import TableReader, predict_table
+    from chitransfer.predict_table import predict_table
     from chitransfer.processors import count_processors
     from chitransfer.screen import Conditions, screen_candidates, write_screening
 
@@ -223,8 +225,8 @@ def screen(
     medium = _read_solvent(solvent)
     _refuse_repetition("--temperature", [name_temperature(value) for value in temperature or []])
     conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
-    picture = picture or output.with_name(output.name.removesuffix(".gz")).with_suffix(".png")
-    check_writable(output, "--output", (".csv", ".csv.gz"))
+    check_writable(output, "--output", CSV_ENDINGS)
+    picture = picture or beside_csv(output, ".png")
     check_writable(picture, "--picture", (".png",))
     for option, path in (("--output", output), ("--picture", picture)):
         refuse_overwriting(path, option, {"--input": input, "--model": model})
@@ -243,14 +245,18 @@ def screen(
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     interval = predictor.model.chi_interval
     write_screening(found, output, picture, None if interval is None else interval.coverage)
-    repeated = ", some of them one polymer more than once" if len(found.best) < min(top, found.n_kept) else ""
+    repeated = (
+        "; a polymer that is among them more than once in the same solvent counts once, at its best row"
+        if len(found.best) < min(top, found.n_kept)
+        else ""
+    )
     console.print(
         f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, "
         f"{found.n_kept} within the conditions{repeated}; "
         + (
             f"the best {len(found.best)} are in {output}, drawn in {picture}"
             if len(found.best)
-            else f"{output} has no row"
+            else f"{output} has no row, and there is no picture"
         )
         + _tell_label(predictor.label_rule),
     )

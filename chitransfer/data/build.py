@@ -36,7 +36,14 @@ from chitransfer.data.monomers import read_monomers
 from chitransfer.data.tables import canonical_solvent
 from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
-from chitransfer.files import replace_atomically, write_atomically, write_json
+from chitransfer.files import (
+    beside_csv,
+    check_csv_name,
+    is_compressed,
+    replace_atomically,
+    write_atomically,
+    write_json,
+)
 from chitransfer.progress import Progress
 
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
@@ -163,8 +170,7 @@ def build_table(
     started = time.perf_counter()
     if n < 1:
         raise DataError(f"the number of polymers must be at least 1, got {n}")
-    if not output.name.endswith((".csv", ".csv.gz")):
-        raise DataError(f"{output}: the table is a CSV; end its name with .csv or .csv.gz")
+    check_csv_name(output)
     kelvin = _checked_temperatures(temperatures)
     solvent_names, solvent_groups = _checked_solvents(solvents)
     families = read_monomers(monomers)
@@ -173,7 +179,7 @@ def build_table(
     methods = _write_rows(output, found.units, solvent_names, solvent_groups, kelvin)
     summary = BuildSummary(
         output=output,
-        provenance=_provenance_path(output),
+        provenance=beside_csv(output, ".provenance.json"),
         n_polymers=len(found.units),
         n_requested=n,
         n_rows=len(found.units) * len(solvent_names) * len(kelvin),
@@ -289,7 +295,7 @@ def _write_rows(
     def write(path: Path) -> None:
         # No time and no file name in the gzip header: the same table is the same bytes.
         with path.open("wb") as raw:
-            stream = gzip.GzipFile("", "wb", 9, raw, mtime=0) if output.name.endswith(".gz") else raw
+            stream = gzip.GzipFile("", "wb", 9, raw, mtime=0) if is_compressed(output) else raw
             stream.write((",".join(COLUMNS) + "\n").encode())
             for start in range(0, len(units), BLOCK):
                 block = slice(start, start + BLOCK)
@@ -388,8 +394,3 @@ def _input_digest(families: dict[str, list[str]], seed: int) -> str:
     versions = [metadata.version(name) for name in SOFTWARE]
     text = json.dumps([BUILD_VERSION, CHUNK, _monomer_digest(families), seed, versions])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _provenance_path(output: Path) -> Path:
-    stem = output.name.removesuffix(".gz").removesuffix(".csv")
-    return output.with_name(f"{stem}.provenance.json")

@@ -6,12 +6,12 @@ Called by `chitransfer data compute`.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,11 @@ import numpy as np
 from chitransfer.chemistry.groups import FragmentationError, Groups, molecule_groups, repeat_unit_groups
 from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fit_a_b, method_name
 from chitransfer.chunks import map_in_chunks
-from chitransfer.data.csv_text import BLANK_ROW, find_pair_columns, parse_csv, read_source, refuse_misnamed
+from chitransfer.data.csv_text import without_rows
+from chitransfer.data.pair_table import TableReader
 from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
-from chitransfer.errors import DataError
-from chitransfer.files import as_cell, write_atomically
+from chitransfer.files import as_cell, check_csv_name, write_csv_text
 from chitransfer.progress import Progress
 
 ADDED_COLUMNS = ("chi_unifac", "A_unifac_K", "B_unifac", "method", "reason")
@@ -41,7 +41,8 @@ class ComputeSummary:
     n_rows, n_values
         Rows, and rows that have a χ.
     n_polymers, n_solvents
-        Among all rows, distinct SMILES of polymers as written, and distinct solvents however written.
+        Among all rows whose cells can be told apart, distinct SMILES of polymers as written, and distinct solvents
+        however written.
     methods
         Rows by the model that gave their value.
     reasons
@@ -82,12 +83,13 @@ def compute_table(
     ``chi_unifac`` is χ at the row's temperature (missing: 298.15 K) in the row's solvent (missing: water);
     ``A_unifac_K`` and ``B_unifac`` are those of χ = A/T + B fitted to UNIFAC at `DEFAULT_TEMPERATURES`; ``method``
     names the model (docs/physics.md); ``reason`` says why a row has no value. Added columns that are there already are
-    replaced.
+    replaced. A row with more or fewer cells than the header is cut or filled up, so that what is added stands in its
+    columns.
 
     Parameters
     ----------
     input, output
-        CSV, or CSV.GZ by name; the output is replaced in one step.
+        CSV, or CSV.GZ by name; the input may be a ``builtin:`` name; the output is replaced in one step.
     n_jobs
         Processes for fragmenting polymers.
     progress
@@ -96,58 +98,56 @@ def compute_table(
     Raises
     ------
     DataError
-        The file cannot be read as CSV or has no SMILES column. A bad row is no error.
+        The file cannot be read as CSV, or has no SMILES column or no rows. A bad row is no error.
     """
     started = time.perf_counter()
-    if not output.name.endswith((".csv", ".csv.gz")):
-        raise DataError(f"{output}: the table is a CSV; end its name with .csv or .csv.gz")
-    header, positions, records = _read_records(input)
-    rows = [_read_row(positions, record) for record in records]
+    check_csv_name(output)
+    reader = TableReader.open(input)
+    reader.refuse_misnamed()
+    replaced = [name in ADDED_COLUMNS for name in reader.header]
+    records = [_without_replaced(row, replaced) for row in reader.rows()]
+    if not records:
+        raise without_rows(str(input), reader.header)
+    rows = [_read_row(reader, record) for record in records]
     polymers = sorted({row.polymer for row in rows if not row.reason})
     chains = dict(zip(polymers, map_in_chunks(_fragment_chunk, polymers, CHUNK, n_jobs, progress), strict=True))
     values, reasons = _values_of_rows(rows, chains)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(as_cell, [*header, *ADDED_COLUMNS]))
+    own = [not is_replaced for is_replaced in replaced]
+    writer.writerow(map(as_cell, [*compress(reader.header, own), *ADDED_COLUMNS]))
     for record, value, reason in zip(records, values, reasons, strict=True):
-        writer.writerow(map(as_cell, [*record, *value, reason]))
-    content = text.getvalue().encode()
-    write_atomically(output, gzip.compress(content, mtime=0) if output.name.endswith(".gz") else content)
+        writer.writerow(map(as_cell, [*compress(reader.fit_row(record), own), *value, reason]))
+    write_csv_text(output, text.getvalue())
     return ComputeSummary(
         output=output,
         n_rows=len(rows),
         n_values=sum(1 for reason in reasons if not reason),
         n_polymers=len({row.polymer for row in rows if row.polymer}),
-        n_solvents=len({row.solvent for row in rows}),
+        n_solvents=len({row.solvent for row in rows if row.solvent}),
         methods=dict(Counter(value[3] for value in values if value[3]).most_common()),
         reasons=dict(Counter(reason for reason in reasons if reason).most_common()),
         seconds=time.perf_counter() - started,
     )
 
 
-def _read_records(path: Path) -> tuple[list[str], dict[str, int], list[list[str]]]:
-    """Header, places of the columns that matter, and rows, without the columns of an earlier computation."""
-    content, name = read_source(str(path))
-    whole, rows = parse_csv(content, name, keep_blank=True)
-    keep = [place for place, cell in enumerate(whole) if cell not in ADDED_COLUMNS]
-    header = [whole[place] for place in keep]
-    positions = find_pair_columns(header, name)
-    refuse_misnamed(header, positions, name)
-    return header, positions, [[record[place] for place in keep] for _, record in rows]
+def _without_replaced(row: list[str], replaced: list[bool]) -> list[str]:
+    """The row with the cells of an earlier computation emptied, so that what was blank but for them is blank."""
+    return ["" if place < len(replaced) and replaced[place] else cell for place, cell in enumerate(row)]
 
 
-def _read_row(positions: dict[str, int], record: list[str]) -> _Row:
-    cells = {name: record[position].strip() for name, position in positions.items()}
-    polymer = cells["SMILES"]
-    if not any(cell.strip() for cell in record):
-        return _Row(polymer, WATER, DEFAULT_TEMPERATURE_K, BLANK_ROW)
+def _read_row(reader: TableReader, record: list[str]) -> _Row:
+    unusable = reader.explain_unusable(record)
+    if unusable:
+        return _Row("", "", DEFAULT_TEMPERATURE_K, unusable)
+    polymer = record[reader.smiles].strip()
     kelvin, reason = DEFAULT_TEMPERATURE_K, ""
+    written = "" if reader.temperature is None else record[reader.temperature].strip()
     try:
-        if cells.get("temp"):
-            kelvin = read_kelvin(cells["temp"])
+        kelvin = read_kelvin(written) if written else kelvin
     except ValueError as error:
         reason = str(error)
-    solvent = cells.get("solvent") or WATER
+    solvent = ("" if reader.solvent is None else record[reader.solvent].strip()) or WATER
     try:
         solvent = canonical_solvent(solvent)
     except ValueError as error:

@@ -1,6 +1,6 @@
 """CSV text to rows of cells with their line numbers; every fault of the text ends in one error that names the line.
 
-Called by `data.tables`, `data.temperatures`, `data.compute`, `data.monomers` and `predict_table`.
+Called by `data.tables`, `data.temperatures`, `data.solvents`, `data.monomers`, `data.pair_table` and its callers.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
+from itertools import takewhile
 from pathlib import Path
+from typing import BinaryIO, TextIO, cast
 
 from chitransfer.counts import say_count
 from chitransfer.errors import DataError
@@ -44,6 +47,8 @@ _LIKELY = _MEANT | {
 }
 # How ZIP archives begin, and with them the workbooks of spreadsheet programs.
 _ZIP = b"PK\x03\x04"
+# A cell longer than this is no SMILES and no note.
+LONGEST_CELL = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -62,20 +67,33 @@ PREDICTED_AT = "temperature_K"
 
 def read_source(source: str) -> tuple[bytes, str]:
     """The decompressed bytes of a path or ``builtin:`` name, and the name used in messages."""
+    with open_source(source) as binary:
+        return binary.read(), source
+
+
+@contextmanager
+def open_source(source: str) -> Iterator[BinaryIO]:
+    """A path or ``builtin:`` name, opened for reading; gzip is known by its first bytes and decompressed.
+
+    Raises
+    ------
+    DataError
+        It cannot be read or decompressed, or there is no such built-in table.
+    """
+    path: Path | Traversable = Path(source)
     if source.startswith(BUILTIN_PREFIX):
         name = source.removeprefix(BUILTIN_PREFIX)
         if name not in BUILTIN_TABLES:
             raise DataError(f"{source}: there is no such built-in table; known: {', '.join(BUILTIN_TABLES)}")
-        raw = resources.files("chitransfer.data").joinpath("builtin", BUILTIN_TABLES[name]).read_bytes()
-        return (gzip.decompress(raw) if BUILTIN_TABLES[name].endswith(".gz") else raw), source
-    path = Path(source)
-    with explain_read_errors(path):
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw), str(path)
+        path = resources.files("chitransfer.data").joinpath("builtin", BUILTIN_TABLES[name])
+    with _explain_read_errors(source), path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=raw) if packed else raw)
 
 
 @contextmanager
-def explain_read_errors(path: Path) -> Iterator[None]:
+def _explain_read_errors(path: str) -> Iterator[None]:
     """Turn what the system says of a file that cannot be read or decompressed into a DataError with a remedy."""
     try:
         yield
@@ -87,64 +105,123 @@ def explain_read_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
-# Why a row of blank cells, as spreadsheets export them, has no result.
-BLANK_ROW = "the row is empty"
-
-
-def parse_csv(content: bytes, name: str, *, keep_blank: bool = False) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header's cells, stripped, and every row that is not blank with its line; all rows are as wide as the header.
+@contextmanager
+def open_csv(open_bytes: Callable[[], AbstractContextManager[BinaryIO]], name: str) -> Iterator[TextIO]:
+    """The text of a CSV table, to be read line by line.
 
     Parameters
     ----------
-    keep_blank
-        Keep rows of several cells that are all blank, too.
+    open_bytes
+        Opens the table's bytes; called again to find the line of a fault.
+    name
+        What messages call the table.
 
     Raises
     ------
     DataError
-        The bytes are a workbook, no UTF-8 text or no CSV, a quote is never closed, a row has another number of cells,
-        or there is no row.
+        The bytes are a workbook, or, as they are read, no UTF-8 text.
     """
-    if content.startswith(_ZIP):
-        raise DataError(f"{name}: is a workbook (.xlsx, .ods) or a ZIP archive; save the sheet as CSV in UTF-8")
     try:
-        text = content.decode("utf-8-sig")
+        with open_bytes() as binary:
+            if binary.read(len(_ZIP)) == _ZIP:
+                raise DataError(f"{name}: is a workbook (.xlsx, .ods) or a ZIP archive; save the sheet as CSV in UTF-8")
+            binary.seek(0)
+            with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
+                yield text
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        with open_bytes() as binary:
+            line = 1 + sum(1 for _ in takewhile(_is_text, binary))
         raise DataError(f"{name}, line {line}: not UTF-8 text; save the table as CSV in UTF-8") from error
-    if "\0" in text:
-        raise DataError(f"{name}: holds NUL bytes, so it is no CSV text; save the table as CSV in UTF-8")
+
+
+def read_records(text: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Every record of CSV text with the line it begins at, blank ones too.
+
+    Raises
+    ------
+    DataError
+        A line holds a NUL byte or is no CSV, or a quote that it opens is never closed.
+    """
     # Not strict, a quote that is never closed would take the rest of the file into its cell.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[tuple[int, list[str]]] = []
+    reader = csv.reader(_without_nul(text, name), strict=True)
+    while True:
+        line = reader.line_num + 1
+        # The limit is one for the whole process, whose other readers must keep theirs.
+        limit = csv.field_size_limit(LONGEST_CELL)
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            raise DataError(f"{name}, line {line}: {_describe_csv_error(error)}") from error
+        finally:
+            csv.field_size_limit(limit)
+        if record is None:
+            return
+        yield line, record
+
+
+def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header's cells, stripped, and every row that is not blank with its line; all rows are as wide as the header.
+
+    Raises
+    ------
+    DataError
+        As `open_csv` and `read_records`; or a row has another number of cells than the header, or there is no row.
+    """
     header: list[str] | None = None
-    last_line = 0
-    try:
-        for record in reader:
-            line, last_line = last_line + 1, reader.line_num
-            is_blank = not any(cell.strip() for cell in record)
-            if is_blank and not (keep_blank and header is not None and len(record) == len(header) > 1):
+    rows: list[tuple[int, list[str]]] = []
+    with open_csv(lambda: io.BytesIO(content), name) as text:
+        for line, record in read_records(text, name):
+            if is_blank(record):
                 continue
             if header is None:
                 header = [cell.strip() for cell in record]
             elif len(record) != len(header):
                 raise DataError(
-                    f"{name}, line {line}: {say_count(len(record), 'cell')} where the header names "
-                    f"{say_count(len(header), 'column')} ({', '.join(header)}); quote cells that hold commas"
-                    f"{_hint_at_separator(header)}"
+                    f"{name}, line {line}: {describe_width(record, header)} ({', '.join(header)}); quote cells that "
+                    f"hold commas{_hint_at_separator(header)}"
                 )
             else:
                 rows.append((line, record))
-    except csv.Error as error:
-        raise DataError(f"{name}, line {last_line + 1}: {describe_csv_error(error)}") from error
     if header is None:
         raise DataError(f"{name}: the file is empty; it needs a header line and at least one row")
     if not rows:
-        raise DataError(f"{name}: has a header ({', '.join(header)}) but no rows")
+        raise without_rows(name, header)
     return header, rows
 
 
-def describe_csv_error(error: csv.Error) -> str:
+def is_blank(record: list[str]) -> bool:
+    """Whether no cell of a record holds more than blanks."""
+    return not any(cell.strip() for cell in record)
+
+
+def describe_width(record: list[str], header: list[str]) -> str:
+    """How many cells a record has, and how many it should have."""
+    return f"{say_count(len(record), 'cell')} where the header names {say_count(len(header), 'column')}"
+
+
+def without_rows(name: str, header: list[str]) -> DataError:
+    """The error of a table that ends with its header."""
+    return DataError(f"{name}: has a header ({', '.join(header)}) but no rows")
+
+
+def _without_nul(lines: Iterable[str], name: str) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise DataError(
+                f"{name}, line {number}: holds a NUL byte, so it is no CSV text; save the table as CSV in UTF-8"
+            )
+        yield line
+
+
+def _is_text(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _describe_csv_error(error: csv.Error) -> str:
     """What is wrong with a line, given what Python's strict reader said of it."""
     if "unexpected end of data" in str(error):
         return 'a quote (") is opened here and never closed'

@@ -133,7 +133,7 @@ def test_fewer_polymers_than_asked_for_is_said(
 
 
 def test_same_bytes_with_any_number_of_processes(tmp_path: Path, monomers: Path) -> None:
-    one, two = tmp_path / "one.csv.gz", tmp_path / "two.csv.gz"
+    one, two = tmp_path / "one.csv.gz", tmp_path / "TWO.CSV.GZ"
     build_table(N_POLYMERS, one, monomers=monomers, n_jobs=1)
     build_table(N_POLYMERS, two, monomers=monomers, n_jobs=2)
     assert one.read_bytes() == two.read_bytes()

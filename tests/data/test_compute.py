@@ -13,6 +13,7 @@ import pytest
 from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_smiles
 from chitransfer.data import compute
 from chitransfer.data.compute import ADDED_COLUMNS, compute_table
+from chitransfer.data.tables import read_solubility_table
 from chitransfer.errors import DataError
 
 PAIRS = """name,Temp,smiles,Solvent
@@ -85,10 +86,11 @@ def test_temperatures_are_read_as_in_the_other_tables(tmp_path: Path, number: st
     assert next(iter(summary.reasons)).startswith("temp ")
 
 
-def test_its_own_output_can_be_computed_again(pairs: Path, tmp_path: Path) -> None:
-    compute_table(pairs, tmp_path / "out.csv.gz")
-    compute_table(tmp_path / "out.csv.gz", tmp_path / "again.csv")
-    packed = (tmp_path / "out.csv.gz").read_bytes()
+@pytest.mark.parametrize("name", ["out.csv.gz", "OUT.CSV.GZ"])
+def test_its_own_output_can_be_computed_again(pairs: Path, tmp_path: Path, name: str) -> None:
+    compute_table(pairs, tmp_path / name)
+    compute_table(tmp_path / name, tmp_path / "again.csv")
+    packed = (tmp_path / name).read_bytes()
     assert gzip.decompress(packed) == (tmp_path / "again.csv").read_bytes()
     assert packed[4:8] == bytes(4), "a time in the gzip header would give the same table other bytes"
 
@@ -103,6 +105,32 @@ def test_blank_rows_keep_their_place(tmp_path: Path) -> None:
     assert (summary.n_rows, summary.n_polymers) == (4, 1)
     compute_table(tmp_path / "out.csv", tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "out.csv").read_bytes()
+
+
+def test_crooked_rows_keep_their_place(tmp_path: Path) -> None:
+    path, output = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_text("SMILES,temp,note\n*CC(*)O,310,a\n*CC(*)O,310,b,c\n*CC(*)O\n*CC(*)O,310,d\n", encoding="utf-8")
+    summary = compute_table(path, output)
+    assert (summary.n_rows, summary.n_values, summary.n_polymers, summary.n_solvents) == (4, 2, 1, 1)
+    table = pd.read_csv(output)
+    assert table.chi_unifac.notna().tolist() == [True, False, False, True]
+    assert table.reason[1:3].tolist() == [
+        f"{cells} where the header names 3 columns" for cells in ("4 cells", "1 cell")
+    ]
+    assert table.note.fillna("").tolist() == ["a", "b", "", "d"]
+
+
+def test_an_empty_line_of_the_only_column_keeps_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("SMILES\n*CC(*)O\n\n*CC(*)O\n\n", encoding="utf-8")
+    compute_table(path, tmp_path / "out.csv")
+    table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert table.reason.tolist() == ["", "the row is empty", ""]
+
+
+def test_a_built_in_table_can_be_computed(tmp_path: Path) -> None:
+    summary = compute_table(Path("builtin:water_solubility"), tmp_path / "out.csv")
+    assert summary.n_rows == len(read_solubility_table("builtin:water_solubility"))
 
 
 def test_cells_that_are_passed_on_are_no_formulas(tmp_path: Path) -> None:
@@ -152,7 +180,8 @@ def test_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("", "empty"),
         ("polymer,solvent\n*CC*,O\n", r"missing column\(s\) SMILES"),
         ("SMILES,temp,Temp\n*CC*,300,300\n", "2 times"),
-        ("SMILES,temp\n*CC*,300,1\n", "3 cells"),
+        ("SMILES,temp\n", r"has a header \(SMILES, temp\) but no rows"),
+        ('SMILES,temp\n*CC*,300\n"*CC*,300\n', "line 3: a quote"),
     ],
 )
 def test_unreadable_files_are_refused(tmp_path: Path, text: str, words: str) -> None:

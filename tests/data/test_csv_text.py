@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, find_pair_columns, parse_csv, refuse_misnamed
+from chitransfer.data.pair_table import TableReader
+from chitransfer.data.solvents import read_solvents
 from chitransfer.data.tables import canonical_solvent, read_solubility_table, read_stage1_table
 from chitransfer.errors import DataError
 
@@ -109,9 +113,24 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: 
     assert "damaged" not in caplog.text
 
 
-def test_blank_lines_of_a_single_column_are_no_rows() -> None:
-    """Of several columns such a row keeps its place where it is asked for: spreadsheets export them."""
-    assert parse_csv(b'SMILES\n*CC*\n \n""\n', "table.csv", keep_blank=True)[1] == [(2, ["*CC*"])]
-    text = b"SMILES,temp\n,\n*CC*,300\n"
-    assert parse_csv(text, "table.csv", keep_blank=True)[1] == [(2, ["", ""]), (3, ["*CC*", "300"])]
-    assert parse_csv(text, "table.csv")[1] == [(3, ["*CC*", "300"])]
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04\x14\0\x06\0", r": is a workbook \(.xlsx, .ods\) or a ZIP archive"),
+        (b"SMILES\n*CC*\n*C\0C*\n", ", line 3: holds a NUL byte"),
+        (b"SMILES\n*CC*\n\xff\xfe*CCO*\n", ", line 3: not UTF-8 text"),
+        (b"SMI\0LES\n*CC*\n", ", line 1: holds a NUL byte"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_reader_refuses_what_is_no_text(tmp_path: Path, content: bytes, message: str, packed: bool) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    for read in (read_solvents, lambda table: list(TableReader.open(table).rows())):
+        with pytest.raises(DataError, match=re.escape(str(path)) + message):
+            read(path)
+
+
+def test_blank_rows_are_no_rows() -> None:
+    """Where a row must keep its place a table is read by `TableReader`."""
+    assert parse_csv(b"SMILES,temp\n,\n*CC*,300\n\n", "table.csv")[1] == [(3, ["*CC*", "300"])]

@@ -199,7 +199,7 @@ class TestBrokenFiles:
             (b"SMILES,chi\n*CC*\n", "line 2: 1 cell where"),
             ("SMILES,chi\n*CC*,1\n# Müller\n".encode("latin-1"), "line 3: not UTF-8"),
             (b"SMILES,chi\n\0\0,1\n", "NUL"),
-            (b"SMILES,chi\n" + b"*" * 200_000 + b",1\n", "not readable as CSV"),
+            (b"SMILES,chi\n" + b"*" * 1_100_000 + b",1\n", "not readable as CSV"),
             (b"\x1f\x8bnot gzip at all", "cannot be read"),
             (gzip.compress(b"SMILES,chi\n*CC*,1\n", mtime=0)[:-12], "cannot be read"),
             (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\xff", "cannot be read"),

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from chitransfer.chemistry.features import featurise_polymers, featurise_solvents
+from chitransfer.data.pair_table import TableReader
 from chitransfer.errors import DataError
 from chitransfer.model.checkpoint import TrainedModel
-from chitransfer.predict import Predictor
-from chitransfer.predict_table import TableReader, predict_table, write_predictions
+from chitransfer.predict import IDENTITY, Predictor
+from chitransfer.predict_table import predict_table, write_predictions
 
 RunCommand = Callable[..., tuple[int, str, str]]
 CUTS = ["*CCO*", "*OCC*", "*COC*", "*CCOCCO*"]
@@ -85,6 +86,37 @@ def test_wrong_solvents_and_temperatures_are_named(predictor: Predictor) -> None
         predictor.predict("*CCO*", solvent=["O", "O"])
 
 
+@pytest.mark.parametrize("empty", [None, math.nan, np.float32("nan"), pd.NA, pd.NaT])
+def test_empty_cells_of_pandas_are_empty_texts(predictor: Predictor, empty: Any) -> None:
+    expected = predictor.predict(["*CCO*", ""], solvent=["", "O"])
+    assert expected["solvent"].tolist() == ["O", "O"]
+    pd.testing.assert_frame_equal(predictor.predict(["*CCO*", empty], solvent=[empty, "O"]), expected)
+    column = pd.Series(["*CCO*", empty], dtype=object)
+    pd.testing.assert_frame_equal(predictor.predict(column), predictor.predict(["*CCO*", ""]))
+    pd.testing.assert_frame_equal(predictor.predict(empty), predictor.predict(""))
+    pd.testing.assert_frame_equal(predictor.predict("*CCO*", solvent=empty), predictor.predict("*CCO*"))
+
+
+def test_what_is_no_text_has_a_reason_and_no_prediction(predictor: Predictor) -> None:
+    cells: Any = ["*CCO*", 7, ["*CCO*"], "*CCO*"]
+    solvents: Any = ["O", "O", "O", b"O"]
+    frame = predictor.predict(cells, solvent=solvents)
+    assert frame["problem"].tolist() == [
+        "",
+        "the repeat unit must be text, got int",
+        "the repeat unit must be text, got list",
+        "the solvent must be text, got bytes",
+    ]
+    assert frame["SMILES"].tolist() == ["*CCO*", "", "", "*CCO*"]
+    assert frame["chi"].notna().tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("temperature", [[[300.0, 310.0]], np.zeros((2, 2)), [[300.0], [310.0, 320.0]], "warm", ["x"]])
+def test_temperatures_are_one_number_or_a_list(predictor: Predictor, temperature: Any) -> None:
+    with pytest.raises(DataError, match=r"temperatures (must be numbers|as one number or one list of them)"):
+        predictor.predict("*CCO*", temperature=temperature)
+
+
 def test_applicability_tells_the_known_from_the_strange(predictor: Predictor) -> None:
     frame = predictor.predict(["*CC(*)CCO", "*c1ccc(cc1)S(=O)(=O)c1ccc(*)cc1"], solvent="O")
     assert frame["similarity"][0] > frame["similarity"][1]
@@ -119,7 +151,7 @@ def test_temperatures_close_together_are_columns_of_their_own(predictor: Predict
     path.write_text("SMILES\n*CC(*)CCO\n")
     reader = TableReader.open(path)
     _, again = next(predict_table(predictor, reader, temperatures=close, solvent=None, n_jobs=1))
-    pd.testing.assert_frame_equal(again, frame)
+    pd.testing.assert_frame_equal(again.drop(columns=IDENTITY), frame)
 
 
 @pytest.mark.parametrize("number", ["3_00", "٣٠٠", "1e999", "nan"])
@@ -141,9 +173,9 @@ def test_one_temperature_may_be_any_number(predictor: Predictor, kind: Callable[
 def test_a_model_of_water_alone_refuses_other_solvents(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = type(predictor.model.scales.recipe)(**{**vars(predictor.model.scales.recipe), "with_solvent": False})
     monkeypatch.setitem(vars(predictor.model.scales), "recipe", recipe)
-    problems, _, _ = predictor._read_rows(["*CCO*", "*CCO*"], ["O", "CCO"], 1)
-    assert problems[0] == ""
-    assert "trained in water" in problems[1]
+    rows = predictor._read_rows(["*CCO*", "*CCO*"], ["O", "CCO"], 1)
+    assert rows[0].problem == ""
+    assert "trained in water" in rows[1].problem
 
 
 def write_table(path: Path, n: int) -> list[str]:
@@ -219,7 +251,17 @@ def test_blank_rows_keep_their_place(predictor: Predictor, tmp_path: Path) -> No
     frame = pd.read_csv(output, keep_default_na=False)
     assert frame["problem"].tolist() == ["", "the row is empty", "the row is empty", "", "the row is empty"]
     assert frame["id"].astype(str).str.strip().tolist() == ["1", "", "", "4", ""]
-    assert frame["chi"].astype(str).ne("").tolist() == [True, False, False, True, False]
+    for name in ("chi", "solvent", "temperature_K"):
+        assert frame[name].astype(str).ne("").tolist() == [True, False, False, True, False]
+
+
+def test_flags_set_nothing_beside_a_row_that_cannot_be_used(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("SMILES,note\n*CCO*,a\n,\n*CCO*\nno polymer,b\n")
+    _, frame = next(predict_table(predictor, TableReader.open(path), temperatures=[350.0], solvent="CCO", n_jobs=1))
+    assert frame["solvent"].tolist() == ["CCO", "", "", "CCO"]
+    assert frame["temperature_K"].fillna(0.0).tolist() == [350.0, 0.0, 0.0, 350.0]
+    assert frame["problem"].ne("").tolist() == [False, True, True, True]
 
 
 def test_cells_that_are_passed_on_are_no_formulas(predictor: Predictor, tmp_path: Path) -> None:
@@ -274,8 +316,9 @@ def test_other_readers_of_the_process_keep_their_longest_cell(tmp_path: Path) ->
         csv.field_size_limit(before)
 
 
-def test_a_name_in_gz_is_compressed(predictor: Predictor, tmp_path: Path) -> None:
-    path, plain, packed = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / "out.csv.gz"
+@pytest.mark.parametrize("name", ["out.csv.gz", "OUT.CSV.GZ"])
+def test_a_name_in_gz_is_compressed(predictor: Predictor, tmp_path: Path, name: str) -> None:
+    path, plain, packed = tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / name
     write_table(path, 5)
     predict_file(predictor, path, plain)
     predict_file(predictor, path, packed)

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from chitransfer.errors import ConfigError, DataError
+from chitransfer.data.pair_table import TableReader
+from chitransfer.errors import DataError
 from chitransfer.predict import Predictor
-from chitransfer.predict_table import TableReader, predict_table, write_predictions
+from chitransfer.predict_table import predict_table, write_predictions
 from chitransfer.screen import (
     Conditions,
     Screening,
@@ -70,76 +70,39 @@ def test_conditions_hold_for_every_candidate_kept(predictor: Predictor, candidat
     assert screen(predictor, candidates, Conditions(max_chi=-1e9)).best.empty
 
 
-MADE_UP = pd.DataFrame(
-    {
-        "SMILES": ["*CC*", "*CCC*", "*CCCC*", "*CCO*", "*CCCO*"],
-        "solvent": "O",
-        "chi": [0.5, 0.4, 0.9, 0.3, np.nan],
-        "chi_low": [0.3, 0.3, 0.6, 0.1, np.nan],
-        "chi_high": [0.7, 0.5, 1.2, 0.5, np.nan],
-        "A_K": [1.0, 2.0, 3.0, 4.0, np.nan],
-        "B": 0.0,
-        "p_soluble": [0.8, 0.8, 0.9, 0.6, np.nan],
-        "similarity": 1.0,
-        "nearest_polymer": "*CC*",
-        "in_domain": pd.array([True, True, True, False, None], dtype="boolean"),
-        "chi_in_domain": pd.array([False, True, True, False, None], dtype="boolean"),
-        "problem": ["", "", "", "", "no repeat unit"],
-    }
-)
-
-
-@pytest.mark.parametrize(
-    ("conditions", "kept"),
-    [
-        (Conditions(), [0, 1, 2, 3]),
-        (Conditions(max_chi=0.5), [0, 1, 3]),
-        (Conditions(max_chi=0.5, certain=True), [1, 3]),
-        (Conditions(min_chi=0.4), [0, 1, 2]),
-        (Conditions(min_chi=0.4, certain=True), [2]),
-        (Conditions(min_p_soluble=0.8), [0, 1, 2]),
-        (Conditions(in_domain=True), [0, 1, 2]),
-        (Conditions(in_domain=True, min_chi=0.0), [1, 2]),
-        (Conditions(in_domain=True, max_chi=9.0), [1, 2]),
-    ],
-)
-def test_conditions_hold_as_written(conditions: Conditions, kept: list[int]) -> None:
-    assert conditions.select(MADE_UP, "p_soluble").index.tolist() == kept
-    if conditions.in_domain:
-        assert conditions.select(MADE_UP, "chi").index.tolist() == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("conditions", "rank_by"),
-    [(Conditions(in_domain=True), "chi"), (Conditions(in_domain=True, max_chi=0.5), "p_soluble")],
-)
-def test_the_domain_of_chi_is_not_asked_of_a_model_without_measured_chi(conditions: Conditions, rank_by: Any) -> None:
-    computed = MADE_UP.drop(columns=["chi_low", "chi_high", "chi_in_domain"])
-
-    def choose(asked: Conditions, by: Any) -> Any:
-        parts = iter([([[smiles] for smiles in computed["SMILES"]], computed)])
-        return screen_candidates(parts, ["SMILES"], asked, rank_by=by, top=9)
-
-    with pytest.raises(
-        DataError, match=r"no measured χ, so nothing is known of the errors of its χ; leave --in-domain"
-    ):
-        choose(conditions, rank_by)
-    assert choose(Conditions(in_domain=True), "p_soluble").n_kept == 3
-
-
-def test_the_other_prediction_breaks_ties() -> None:
-    tied = MADE_UP.assign(chi=[0.5, 0.4, 0.9, 0.4, np.nan])
-    for rank_by, expected in (("p_soluble", [3, 2, 1, 4]), ("chi", [2, 4, 1, 3])):
-        parts = iter([([[smiles] for smiles in tied["SMILES"]], tied)])
-        best = screen_candidates(parts, ["SMILES"], Conditions(), rank_by=rank_by, top=9).best
-        assert best["input_row"].tolist() == expected
-
-
 def test_a_polymer_cut_twice_is_one_candidate(predictor: Predictor, candidates: Path) -> None:
     best = screen(predictor, candidates, Conditions(), top=100).best
     assert "*CC(*)CO" in set(best["SMILES"])
     assert "*C(CO)C*" not in set(best["SMILES"])
     assert best["SMILES"].tolist().count("*CC(*)CO") == 1
+
+
+def test_isomers_are_candidates_of_their_own(predictor: Predictor, tmp_path: Path) -> None:
+    """Nylon 6,6 and 5,7 have the same features, so the same predictions."""
+    path = tmp_path / "in.csv"
+    nylons = ["*NCCCCCCNC(=O)CCCCC(*)=O", "*NCCCCCNC(=O)CCCCCC(*)=O"]
+    path.write_text("\n".join(["SMILES", *nylons, "*C(=O)CCCCCCC(=O)NCCCCN*"]))
+    best = screen(predictor, path, Conditions()).best
+    assert best["chi"].nunique() < 3, "no longer an example"
+    assert len(best) == 3
+
+
+def test_a_polymer_is_kept_once_in_a_solvent_at_its_best_row(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    rows = [f"{unit},{T},{solvent}" for solvent in ("O", "CCO") for unit in ("*CCO*", "*OCC*") for T in (280, 350, 300)]
+    stereo = ["*C[C@H](*)CO,300,O", "*C[C@@H](*)CO,310,O", "*CC(*)CO,290,O"]
+    path.write_text("\n".join(["SMILES,temp,solvent", *rows, *stereo]))
+    everything = next(predict_table(predictor, TableReader.open(path), temperatures=None, solvent=None, n_jobs=1))[
+        1
+    ].assign(polymer=["PEO"] * len(rows) + ["other"] * len(stereo))
+    expected = everything.loc[everything.groupby(["polymer", "solvent"])["chi"].idxmin()].sort_values("chi")
+    best = screen(predictor, path, Conditions(), rank_by="chi").best
+    assert best["input_row"].tolist() == (expected.index + 1).tolist()
+    assert best["temperature_K"].tolist() == expected["temperature_K"].tolist()
+    limit = everything["chi"].nsmallest(2).iloc[-1]
+    within = screen(predictor, path, Conditions(min_chi=limit), rank_by="chi").best
+    assert len(within) == 3
+    assert within["chi"].min() == limit
 
 
 def test_a_model_without_solubility_ranks_by_chi_alone(predictor: Predictor, candidates: Path) -> None:
@@ -160,7 +123,7 @@ def test_command_writes_table_and_picture(
     )  # fmt: skip
     assert code == 0, err
     assert "43 candidates" in out
-    assert "one polymer more than once" not in out
+    assert "more than once" not in out
     assert len(pd.read_csv(output)) == 6
     image = Image.open(tmp_path / "best.png")
     assert image.width == 4 * 320
@@ -168,7 +131,8 @@ def test_command_writes_table_and_picture(
     _, out, _ = run_command(
         "screen", "--model", trained.model, "--input", candidates, "--output", output, "--top", 100, "--n-jobs", 1
     )
-    assert "42 within the conditions, some of them one polymer more than once; the best 40 are in" in out
+    repeats = "; a polymer that is among them more than once in the same solvent counts once, at its best row; "
+    assert f"42 within the conditions{repeats}the best 40 are in" in out
     code, _, err = run_command(
         "screen", "--model", trained.model, "--input", candidates, "--output", output, "--rank-by", "beauty"
     )
@@ -213,9 +177,19 @@ def test_reasons_are_not_kept_for_every_row() -> None:
         screen_candidates(iter([(rows, problems)]), ["SMILES"], Conditions(), rank_by="chi", top=3)
 
 
-def test_bounds_that_nothing_can_fulfil_are_refused() -> None:
-    with pytest.raises(ConfigError, match="--min-chi 2 lies above --max-chi 1"):
-        Conditions(min_chi=2.0, max_chi=1.0)
+def test_an_empty_ranking_stands_beside_no_earlier_picture(
+    trained: Any, candidates: Path, run_command: RunCommand, tmp_path: Path
+) -> None:
+    output, picture = tmp_path / "BEST.CSV.GZ", tmp_path / "BEST.png"
+    words = ["screen", "--model", trained.model, "--input", candidates, "--output", output, "--n-jobs", 1]
+    assert run_command(*words)[0] == 0
+    assert picture.exists()
+    for _ in range(2):
+        code, out, _ = run_command(*words, "--max-chi", -1000)
+        assert code == 0
+        assert f"{output} has no row, and there is no picture" in " ".join(out.split())
+        assert pd.read_csv(output, compression="gzip").empty
+        assert not picture.exists()
 
 
 def test_numbers_of_the_candidates_pass_through(predictor: Predictor, tmp_path: Path) -> None:
