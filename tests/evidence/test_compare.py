@@ -18,7 +18,7 @@ from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import keep_rows, permute_labels, without_polymers
 from chitransfer.errors import StudyError
-from chitransfer.evidence import baselines, nested
+from chitransfer.evidence import nested
 from chitransfer.evidence.compare import (
     ROWS,
     Plan,
@@ -32,7 +32,7 @@ from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold, se
 from chitransfer.model.members import FittedMembers
 from chitransfer.search import driver
 from chitransfer.search.study_folder import StudyFolder
-from chitransfer.training import conformal
+from chitransfer.training import conformal, forest
 from chitransfer.training.stage2 import fit_members
 
 
@@ -40,7 +40,7 @@ from chitransfer.training.stage2 import fit_members
 def small_ensembles() -> Iterator[None]:
     """Fewer trees, resamples and epochs: what is tested here does not depend on how many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "N_TREES", 20)
+        patch.setattr(forest, "N_TREES", 20)
         patch.setattr(conformal, "N_RESAMPLES", 20)
         patch.setattr(nested, "SCRATCH_EPOCHS", 10)
         yield
