@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 
+from tests.forests import few_trees
+
 # A busy machine is no error: how long an example takes decides nothing.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -240,7 +242,7 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> FinishedSearch:
     path = root / "config.yaml"
     path.write_text(dump_config(config), encoding="utf-8")
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
+    with few_trees(), contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as stop:
         main(["search", "--config", str(path)])
     assert stop.value.code == 0
     folder = StudyFolder((root / "results" / "hparam_search" / "done").resolve())

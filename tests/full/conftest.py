@@ -14,6 +14,7 @@ from chitransfer.config import Config, load_config
 from chitransfer.predict import Predictor
 from chitransfer.training.finetune import run_finetuning
 from chitransfer.training.pretrain import run_pretraining
+from tests.forests import few_trees
 
 # The side groups of the small tables: what χ follows is the number of carbons and heteroatoms.
 STEMS = ("C", "CC", "CCC", "CCCC", "CCCCC", "c1ccccc1")
@@ -107,7 +108,8 @@ def train(config: Config) -> Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Frozen encoder, tables in two solvents, compared with a random forest."""
     overrides = full_overrides(tmp_path_factory.mktemp("frozen"))
-    return train(load_config(None, {**overrides, "cv.random_forest": True}))
+    with few_trees():
+        return train(load_config(None, {**overrides, "cv.random_forest": True}))
 
 
 @pytest.fixture(scope="session")

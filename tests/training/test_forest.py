@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from chitransfer.data.assemble import Dataset
-from chitransfer.training import forest
 from chitransfer.training.forest import ForestPredictions, leave_out, score_random_forest
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
+from tests.forests import few_trees
 
 
 @pytest.fixture(autouse=True)
-def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty trees instead of two hundred."""
-    monkeypatch.setattr(forest, "N_TREES", 20)
+def small_forests() -> Iterator[None]:
+    """Every forest here has few trees."""
+    with few_trees():
+        yield
 
 
 def grow(dataset: Dataset, fold: np.ndarray) -> ForestPredictions:
