@@ -25,6 +25,7 @@ SETTINGS = {
     "choices: [64, 128, 256]": "choices: [4, 8]",
     "n_cv_repeats: 3": "n_cv_repeats: 1",
     "stage2_epochs: 20": "stage2_epochs: 1",
+    "random_forest: true ": "random_forest: false",
     "fingerprint_bits: 2048": "fingerprint_bits: 128",
     "dft_chi_csv: builtin:computed_chi ": "dft_chi_csv: my/computed.csv ",
 }
