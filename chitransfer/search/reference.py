@@ -5,9 +5,10 @@ Scored and kept by `search.run` and `search.rescore`, shown by `search.summary` 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +41,13 @@ class Reference:
         Of the predictor that learned nothing, means over the fold shuffles.
     forest
         Of a random forest on the same features, on the first shuffle.
+    forest_key
+        What the forest was grown on (`forest_key`), where that was kept.
     """
 
     trivial: Mapping[str, float] = field(default_factory=dict)
     forest: Mapping[str, float] = field(default_factory=dict)
+    forest_key: str = field(default="", compare=False)
 
     def columns(self, stage1_mae: float, weights: ObjectiveSettings) -> list[Column]:
         """What is known, as columns of a table; with the Stage 1 MAE given, as neither has one of its own."""
@@ -58,11 +62,26 @@ class Reference:
         ]
 
 
-def score_reference(path: Path, config: Config, dataset: Dataset, folds: np.ndarray) -> Reference:
-    """Score both on a study's folds (n_repeats, n_polymers), and keep that in its ``reference.json``.
+def score_reference(
+    path: Path,
+    config: Config,
+    dataset: Dataset,
+    folds: np.ndarray,
+    say: Callable[[str], object],
+    known: Sequence[Path] = (),
+) -> Reference:
+    """Score both on a study's folds, and keep that in its ``reference.json``.
 
-    The forest takes the longest and is taken from the file where that has it: the tables and folds of a study do not
-    change.
+    Parameters
+    ----------
+    path
+        The file. Where it has a forest of the same rows and folds, or one of `known` has, that is taken.
+    folds
+        From `make_folds`, (n_repeats, n_polymers).
+    say
+        Hears that a forest is grown, which takes a while.
+    known
+        Files of other studies on the same tables.
     """
     # Here, since they import PyTorch: who only reads a study does without.
     from chitransfer.training.forest import score_random_forest
@@ -71,14 +90,34 @@ def score_reference(path: Path, config: Config, dataset: Dataset, folds: np.ndar
 
     positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
     trivial = score_trivial_predictor(dataset, folds, positive)
+    kept: dict[str, Any] = {"trivial_predictor": {"mean": trivial.mean, "std": trivial.std}}
     forest: Mapping[str, float] = {}
     if config.cv.random_forest:
-        forest = (read_reference(path).forest if path.exists() else {}) or score_random_forest(
-            dataset, folds[0], positive, derive_seed(config.seed, "random forest")
-        )
-    kept = {"trivial_predictor": {"mean": trivial.mean, "std": trivial.std}}
-    write_json(path, kept | ({"random_forest": dict(forest)} if forest else {}))
+        seed = derive_seed(config.seed, "random forest")
+        key = forest_key(dataset, folds[0], positive, seed)
+        candidates = (read_reference(one) for one in (path, *known) if one.exists())
+        forest = next((one.forest for one in candidates if one.forest_key == key), {})
+        if not forest:
+            say("growing a random forest on the same features and folds, to compare with (cv.random_forest)")
+            forest = score_random_forest(dataset, folds[0], positive, seed)
+        kept |= {"random_forest": dict(forest), "random_forest_key": key}
+    write_json(path, kept)
     return Reference(trivial.mean, forest)
+
+
+def forest_key(dataset: Dataset, fold: np.ndarray, positive_label: int, seed: int) -> str:
+    """SHA-256 of what a forest's scores depend on: features, measured rows, the folds (n_polymers,), class and seed."""
+    from chitransfer.training.forest import N_TREES
+
+    parts = [repr((dataset.recipe, positive_label, seed, N_TREES)), dataset.names_digest()]
+    digest = hashlib.sha256("\n".join(parts).encode())
+    for rows in (dataset.chi, dataset.solubility):
+        if rows is not None:
+            solvents = "\n".join(dataset.solvents[one] for one in rows.solvent)
+            digest.update(solvents.encode())
+            for values in (fold[rows.polymer], rows.polymer, rows.structure, rows.temperature, rows.value):
+                digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def read_reference(path: Path) -> Reference:
@@ -86,7 +125,7 @@ def read_reference(path: Path) -> Reference:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         trivial, forest = values["trivial_predictor"]["mean"], values.get("random_forest", {})
-        return Reference(_known(trivial), _known(forest))
+        return Reference(_known(trivial), _known(forest), values.get("random_forest_key", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         logger.warning("%s is missing or damaged; there are no predictors to compare with", path)
         return Reference()
@@ -104,6 +143,17 @@ def borrowed_objective(scores: Mapping[str, float], stage1_mae: float, weights: 
         return None
 
 
+def _compare(
+    best: Mapping[str, Any], other: Mapping[str, float], weights: ObjectiveSettings
+) -> tuple[list[str], float, float | None]:
+    """The weighted parts that a trial and another predictor have, and both objectives by them; ``None`` by none."""
+    weighted = [part for part, weight in weights.model_dump().items() if weight > 0]
+    shared = [part for part in weighted if best.get(part) is not None and part in other]
+    own = transfer_objective({part: best[part] for part in (*shared, "stage1_mae")}, weights)
+    borrowed = borrowed_objective({part: other[part] for part in shared}, best["stage1_mae"], weights)
+    return shared, own, borrowed if shared else None
+
+
 def beaten_by_forest(
     best: Mapping[str, Any], forest: Mapping[str, float], weights: ObjectiveSettings, name: str = "best"
 ) -> list[str]:
@@ -111,11 +161,8 @@ def beaten_by_forest(
 
     `best` holds the trial's components, `name` says what to call it.
     """
-    parts = {part: weight for part, weight in weights.model_dump().items() if weight > 0}
-    shared = [part for part in parts if best.get(part) is not None and part in forest]
-    own = transfer_objective({part: best[part] for part in (*shared, "stage1_mae")}, weights)
-    other = borrowed_objective({part: forest[part] for part in shared}, best["stage1_mae"], weights)
-    if not shared or other is None or own <= other:
+    shared, own, other = _compare(best, forest, weights)
+    if other is None or own <= other:
         return []
     compared = ", ".join(f"{TITLES[part]} {forest[part]:.3f} against {best[part]:.3f}" for part in shared)
     return [
@@ -134,10 +181,8 @@ def beaten_by_trivial(
     as the recall of calling everything positive, cannot be bettered and says nothing.
     """
     sentences = []
-    shared = [name for name in weights.model_dump() if best.get(name) is not None and name in reference]
-    own = transfer_objective({name: best[name] for name in (*shared, "stage1_mae")}, weights)
-    without = borrowed_objective({name: reference[name] for name in shared}, best["stage1_mae"], weights)
-    if shared and without is not None and own >= without:
+    _, own, without = _compare(best, reference, weights)
+    if without is not None and own >= without:
         sentences.append(
             f"the {name} trial does not beat the trivial predictor: objective {own:.4f} against {without:.4f}; other "
             "parts of the objective (sol_auc, sol_balanced_accuracy, sol_mcc) or the other solubility.positive may say "

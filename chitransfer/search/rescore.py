@@ -187,7 +187,9 @@ def rescore_study(
     frame, errors = _score_trials(runner, folder, trials, progress)
     target = folder.path / "rescored" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
     _write(target, frame, config, folder, {t.number: t.params for t in trials})
-    reference = score_reference(target / "reference.json", config, dataset, runner.folds)
+    reference = score_reference(
+        target / "reference.json", config, dataset, runner.folds, logger.info, [folder.reference]
+    )
     skipped = {number: str(error) for number, error in errors.items()}
     is_permuted, is_of_first_runs = config.search.control == "permute", config.search.replicates > 1
     return Rescored(target, frame, skipped, reference, config.objective, is_permuted, is_of_first_runs)

@@ -124,7 +124,9 @@ def _search(
     contract = make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
-    reference = score_reference(folder.reference, config, dataset, make_study_folds(config, dataset))
+    reference = score_reference(
+        folder.reference, config, dataset, make_study_folds(config, dataset), lambda line: say_and_log(console, [line])
+    )
     workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
     say_and_log(console, describe_workers(workers, config))
     reason: StopReason | None = None

@@ -282,7 +282,15 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in prepared.encoders]}
     study = open_study(own, config, contract, is_new=not own.database.is_file())
     write_provenance(own.path, dataset)
-    reference = score_reference(own.reference, config, dataset, make_study_folds(config, dataset))
+    first_passes = [] if own.first_pass is None else [StudyFolder(own.first_pass[0]).reference]
+    reference = score_reference(
+        own.reference,
+        config,
+        dataset,
+        make_study_folds(config, dataset),
+        lambda line: say_and_log(console, [line]),
+        first_passes,
+    )
     runner = functools.partial(EncoderRunner, encoders=prepared.encoders, number=prepared.number)
     workers = InProcessWorkers(config, dataset, make_runner=runner)
     # It speaks of the best trial so far, which may not stay the best.

@@ -138,6 +138,11 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
             f"{config.cv.n_cv_folds} folds, encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; "
             f"results in {folder.path}"
         )
+        forest = None
+        if config.cv.random_forest:
+            say("growing a random forest on the same features and folds, to compare with (cv.random_forest)")
+            # As of a search: the first shuffle of the folds.
+            forest = leave_out(dataset, folds[0], positive_label, derive_seed(config.seed, "random forest"))
         ensemble = fit_ensemble(stage1.networks, data, dataset, folds, settings, seed, progress)
         model = calibrate(
             ensemble,
@@ -154,10 +159,6 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         if isinstance(error, INTERRUPTS):
             say(f"interrupted; fine-tuning cannot be resumed: start it again ({folder.path} held no model and is gone)")
         raise
-    forest = None
-    if config.cv.random_forest:
-        # As of a search: the first shuffle of the folds.
-        forest = leave_out(dataset, folds[0], positive_label, derive_seed(config.seed, "random forest"))
     for line in write_model_report(folder, dataset, model, ensemble.chi, ensemble.A, ensemble.logits, forest):
         say(line)
     # Measured polymers of both kinds lie in all folds; those with χ need not.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ class TestForest:
         self, tiny_dataset: Any, shared_tiny_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path, folds = tmp_path / "reference.json", make_study_folds(shared_tiny_config, tiny_dataset)
-        without = score_reference(path, shared_tiny_config, tiny_dataset, folds)
+        said: list[str] = []
+        without = score_reference(path, shared_tiny_config, tiny_dataset, folds, said.append)
         assert without.forest == {}
         cv = shared_tiny_config.cv.model_copy(update={"random_forest": True})
         config = shared_tiny_config.model_copy(update={"cv": cv})
@@ -90,9 +92,19 @@ class TestForest:
             return FOREST
 
         monkeypatch.setattr(forest, "score_random_forest", score)
-        first, second = (score_reference(path, config, tiny_dataset, folds) for _ in range(2))
+        first, second = (score_reference(path, config, tiny_dataset, folds, said.append) for _ in range(2))
         assert first == second == Reference(without.trivial, FOREST)
+        other = score_reference(tmp_path / "other.json", config, tiny_dataset, folds, said.append, [path])
+        assert other == first
         assert scored == [folds[0].tolist()]
+        assert len(said) == 1
+        # Other folds, or other values, are another forest's.
+        score_reference(tmp_path / "folds.json", config, tiny_dataset, folds[::-1], said.append, [path])
+        chi = replace(tiny_dataset.chi, value=tiny_dataset.chi.value + 1.0)
+        score_reference(path, config, replace(tiny_dataset, chi=chi), folds, said.append)
+        assert len(scored) == 3
+        score_reference(path, config, tiny_dataset, folds, said.append)
+        assert len(scored) == len(said) == 4
         assert read_reference(path) == first
         assert [title for title, _, _ in first.columns(0.1, ObjectiveSettings())] == [
             "random forest",
