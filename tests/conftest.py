@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -249,8 +250,8 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> FinishedSearch:
     return FinishedSearch(folder, config, path, printed.getvalue())
 
 
-@pytest.fixture
-def make_search(tmp_path: Path) -> Callable[..., tuple[int, Any]]:
+@pytest.fixture(scope="session")
+def make_search() -> Callable[..., tuple[int, Any]]:
     """Run a whole search in this process without figures; returns the exit code and the study's folder."""
 
     def search(overrides: Mapping[str, object], *, resume: Any = None, draw: Any = None) -> tuple[int, Any]:
@@ -260,9 +261,9 @@ def make_search(tmp_path: Path) -> Callable[..., tuple[int, Any]]:
         from chitransfer.search.study_folder import StudyFolder
 
         config = load_config(None, overrides)
-        code = run_search(
-            config, make_console(quiet=True), resume=resume, draw=draw or (lambda study, reference, folder: None)
-        )
+        draw = draw or (lambda study, reference, folder: None)
+        with few_trees():
+            code = run_search(config, make_console(quiet=True), resume=resume, draw=draw)
         if resume is not None:
             return code, resume
         root = Path(config.paths.results_dir) / "hparam_search"
@@ -270,6 +271,17 @@ def make_search(tmp_path: Path) -> Callable[..., tuple[int, Any]]:
         return code, StudyFolder(database.parent.resolve())
 
     return search
+
+
+@pytest.fixture
+def copy_study(tmp_path: Path) -> Callable[[Any], Any]:
+    """Copy a study into this test's own folder, which may then do to it what it likes; returns the copy."""
+
+    def copy(study: Any) -> Any:
+        target = tmp_path / "results" / "hparam_search" / study.path.name
+        return type(study)(Path(shutil.copytree(study.path, target)).resolve())
+
+    return copy
 
 
 @pytest.fixture(scope="session")

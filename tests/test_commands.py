@@ -28,6 +28,7 @@ from chitransfer.search.run import run_search
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.sections import SearchSettings, guide_space
 from chitransfer.training.run_folder import RunFolder
+from tests.forests import few_trees
 
 Run = Callable[..., tuple[int, str, str]]
 GUIDE_FLAGS = {
@@ -259,7 +260,8 @@ class TestStatus:
     def test_a_total_that_is_reached(self, run_command: Run, finished_search: Any, tmp_path: Path) -> None:
         folder = StudyFolder(Path(shutil.copytree(finished_search.folder.path, tmp_path / "done")))
         config, out = override_config(finished_search.config, {"search.n_trials": 4}), io.StringIO()
-        assert run_search(config, Console(file=out, width=300), resume=folder, draw=lambda *_: None) == 0
+        with few_trees():
+            assert run_search(config, Console(file=out, width=300), resume=folder, draw=lambda *_: None) == 0
         said = "nothing was left to do: ended 6 trials, the total is 4; a larger total (--n-trials) adds trials"
         assert said in out.getvalue()
         environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))

@@ -124,15 +124,15 @@ def _search(
     contract = make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
-    reference = score_reference(
-        folder.reference, config, dataset, make_study_folds(config, dataset), lambda line: say_and_log(console, [line])
-    )
+    # What they refuse, they refuse now: a forest takes a while.
     workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
     say_and_log(console, describe_workers(workers, config))
     reason: StopReason | None = None
     try:
         try:
             with closing(workers):
+                folds, say = make_study_folds(config, dataset), lambda line: say_and_log(console, [line])
+                reference = score_reference(folder.reference, config, dataset, folds, say)
                 display = SearchDisplay(console, config.search, read_standing(study), expect_runs(config.search))
                 reason = drive_until_stopped(config, dataset, study, folder, workers, display)
         finally:
@@ -195,8 +195,21 @@ def drive_until_stopped(
         stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
         reason = _drive(config, dataset, study, folder, workers, display, stop_requested)
         if reason == "finished":
-            reason = reevaluate_top(config, dataset, study, folder, workers, stop_requested, display)
+            asked = _holding_lock(folder, stop_requested)
+            reason = reevaluate_top(config, dataset, study, folder, workers, asked, display)
     return reason
+
+
+def _holding_lock(folder: StudyFolder, stop_requested: StopRequested) -> StopRequested:
+    """The same question, which looks after the study's lock whenever it is asked."""
+
+    def ask() -> StopReason | None:
+        # A server away between two accesses has lost the lock unnoticed; away still, it locks for none.
+        with suppress(*STORAGE_ERRORS):
+            hold_again(folder.storage, folder.name, LOCK_CHECK_SECONDS)
+        return stop_requested()
+
+    return ask
 
 
 def _drive(
@@ -209,16 +222,10 @@ def _drive(
     stop_requested: StopRequested,
 ) -> StopReason:
     """Drive the study; after a database server was away for a while, go on as a resumed search would."""
-
-    def stop_or_lose() -> StopReason | None:
-        # A server away between two of the driver's accesses has lost the lock unnoticed; away still, it locks for none.
-        with suppress(*STORAGE_ERRORS):
-            hold_again(folder.storage, folder.name, LOCK_CHECK_SECONDS)
-        return stop_requested()
-
     while True:
         try:
-            return SearchDriver(config, dataset, study, folder, workers, display, stop_or_lose).run()
+            asked = _holding_lock(folder, stop_requested)
+            return SearchDriver(config, dataset, study, folder, workers, display, asked).run()
         except STORAGE_ERRORS as error:
             what = describe_storage_error(folder.place, error)
             if folder.storage is None:

@@ -185,16 +185,18 @@ def test_an_inner_search_that_cannot_go_on_leaves_its_configuration(
 def test_an_inner_search_without_a_complete_trial_goes_on(
     small_config: Config, tiny_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Within a poll the trial could be over.
-    monkeypatch.setattr(driver, "POLL_SECONDS", 0.0)
     folder = StudyFolder(tmp_path / "inner")
     config = override_config(small_config, {"search.n_trials": 1, "search.timeout_hours": 1e-9})
     # An earlier release said that such a search was done, and then it could not go on.
     for done in (False, True):
         if done:
             (folder.path / "done.json").write_text("{}")
-        with pytest.raises(StudyError, match=r"inner: no trial was complete after 1e-09 h \(search\.timeout_hours\)"):
-            search_inside(config, tiny_dataset, folder, lambda line: None, "inner")
+        message = r"inner: no trial was complete after 1e-09 h \(search\.timeout_hours\)"
+        with monkeypatch.context() as patch:
+            # Within a poll the trial could be over.
+            patch.setattr(driver, "POLL_SECONDS", 0.0)
+            with pytest.raises(StudyError, match=message):
+                search_inside(config, tiny_dataset, folder, lambda line: None, "inner")
         assert (folder.path / "done.json").is_file() == done
     more = override_config(config, {"search.timeout_hours": 1.0})
     study = search_inside(more, tiny_dataset, folder, lambda line: None, "inner")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chitransfer.config import Config, load_config
+from chitransfer.config import Config, load_config, override_config
 from chitransfer.predict import Predictor
 from chitransfer.training.finetune import run_finetuning
 from chitransfer.training.pretrain import run_pretraining
@@ -97,10 +97,11 @@ def no_progress(what: str, done: int, total: int) -> None:
     """Show nothing."""
 
 
-def train(config: Config) -> Trained:
-    """Both stages in full."""
+def train(config: Config, random_forest: bool = False) -> Trained:
+    """Both stages in full, the second one beside a random forest if asked for."""
     pretraining = run_pretraining(config, be_silent, no_progress)
-    finetuning = run_finetuning(config, [str(pretraining.best_model)], be_silent, no_progress)
+    compared = override_config(config, {"cv.random_forest": random_forest})
+    finetuning = run_finetuning(compared, [str(pretraining.best_model)], be_silent, no_progress)
     return Trained(config, pretraining.path, finetuning.path)
 
 
@@ -109,7 +110,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Frozen encoder, tables in two solvents, compared with a random forest."""
     overrides = full_overrides(tmp_path_factory.mktemp("frozen"))
     with few_trees():
-        return train(load_config(None, {**overrides, "cv.random_forest": True}))
+        return train(load_config(None, overrides), random_forest=True)
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,7 @@ from chitransfer.training.finetune import (
 from chitransfer.training.handover import hand_over
 from chitransfer.training.pretrain import run_pretraining
 from chitransfer.training.settings import read_dataset, stage2_settings
+from tests.forests import few_trees
 
 
 def silent(*anything: object) -> None:
@@ -310,15 +311,17 @@ def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
 def finetune_on(
     trained: Any, folder: Path, key: str, choose: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> tuple[Any, str]:
-    """Fine-tune on chosen rows of one table, with figures; the run's folder and everything it said."""
+    """Fine-tune on chosen rows of one table beside a random forest, with figures; the run and everything it said."""
     path = folder / "chosen.csv"
     choose(pd.read_csv(getattr(trained.config.paths, key))).to_csv(path, index=False)
     values = trained.config.model_dump()
     values["paths"] |= {key: str(path), "results_dir": str(folder / "results")}
+    values["cv"]["random_forest"] = True
     config = type(trained.config).model_validate(values)
     said: list[str] = []
     checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
-    run = run_finetuning(config, [checkpoint], said.append, silent)
+    with few_trees():
+        run = run_finetuning(config, [checkpoint], said.append, silent)
     draw_model(run.path)
     return run, "\n".join(said)
 

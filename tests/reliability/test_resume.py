@@ -20,6 +20,7 @@ from chitransfer.search.contract import find_differences, find_space_refusals
 from chitransfer.search.encoders import read_encoders
 from chitransfer.search.run import run_search
 from chitransfer.search.study_folder import StudyFolder, load_study_config, locate_study
+from tests.forests import few_trees
 
 Search = Callable[..., tuple[int, Any]]
 STORED = Path(__file__).parent / "study_0_1"
@@ -140,7 +141,8 @@ def test_a_study_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
         )
     }
     config = load_study_config(folder, {**tables, "paths.cache_dir": str(tmp_path / "cache"), "search.n_trials": 4})
-    code = run_search(config, make_console(quiet=True), resume=folder, draw=lambda study, reference, folder: None)
+    with few_trees():
+        code = run_search(config, make_console(quiet=True), resume=folder, draw=lambda study, reference, folder: None)
     assert code == 0
     after = read_trials(folder.database)
     assert [t.state.name for t in after] == ["COMPLETE"] * 4

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from rich.console import Console
 
@@ -15,8 +17,8 @@ from chitransfer.search import driver
 from chitransfer.search.driver import stop_in_time
 from chitransfer.search.reevaluate import choose_trials, reevaluate_top
 from chitransfer.search.results import expect_runs
-from chitransfer.search.run import run_search
-from chitransfer.search.study_folder import locate_study
+from chitransfer.search.run import drive_until_stopped, run_search
+from chitransfer.search.study_folder import StudyFolder, locate_study
 
 
 def fresh_runs(study: Path) -> list[str]:
@@ -113,6 +115,30 @@ def test_the_time_limit_ends_it_and_a_resumed_search_completes_it(
     assert code == 0
     assert len(fresh_runs(folder)) == 4
     assert (folder / before / "scores.json").read_bytes() == first
+
+
+def test_the_lock_of_a_server_is_looked_after_in_both_parts(
+    monkeypatch: pytest.MonkeyPatch, tiny_config: Any, tmp_path: Path
+) -> None:
+    looked: list[str] = []
+    parts = {"the trials": lambda driven: driven._stop_requested(), "again": lambda *words: words[5]()}
+
+    def part(name: str) -> Callable[..., str]:
+        def run(*words: Any) -> str:
+            looked.append(name)
+            assert parts[name](*words) is None
+            return "finished"
+
+        return run
+
+    monkeypatch.setattr("chitransfer.search.run.hold_again", lambda address, *_: looked.append(address))
+    monkeypatch.setattr("chitransfer.search.run.SearchDriver.run", part("the trials"))
+    monkeypatch.setattr("chitransfer.search.run.reevaluate_top", part("again"))
+    folder = StudyFolder(tmp_path, storage="postgresql://host/studies")
+    display: Any = contextlib.nullcontext()
+    study = optuna.create_study()
+    assert drive_until_stopped(tiny_config, None, study, folder, None, display) == "finished"  # type: ignore[arg-type]
+    assert looked == ["the trials", folder.storage, "again", folder.storage]
 
 
 def test_one_limit_for_the_whole_search(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,17 +21,25 @@ from chitransfer.search.encoders import read_encoders
 from chitransfer.search.rescore import rescore_study, score_encoders
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
+from tests.conftest import tiny_overrides, write_tables
 
 FOR_CHI_ALONE = {"objective.sol_f1": 0.0, "objective.sol_recall": 0.0}
 
 
-@pytest.fixture
-def study(make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object]) -> StudyFolder:
+@pytest.fixture(scope="module")
+def searched(make_search: Callable[..., tuple[int, Any]], tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """A finished search of three trials."""
-    code, folder = make_search({**tiny, "search.reevaluate_top": 0})
+    root = tmp_path_factory.mktemp("searched")
+    code, folder = make_search({**tiny_overrides(write_tables(root), root), "search.reevaluate_top": 0})
     assert code == 0
     assert isinstance(folder, StudyFolder)
     return folder
+
+
+@pytest.fixture
+def study(searched: StudyFolder, copy_study: Callable[[StudyFolder], StudyFolder]) -> StudyFolder:
+    """A test's own copy of the search of three trials."""
+    return copy_study(searched)
 
 
 def test_the_same_conditions_give_the_same_scores(study: StudyFolder) -> None:

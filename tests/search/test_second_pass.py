@@ -22,6 +22,7 @@ from chitransfer.search.rescore import rescore_study
 from chitransfer.search.second_pass import FreshScores, run_second_pass
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import describe_first_pass
+from tests.conftest import tiny_overrides, write_tables
 
 SPACE = {
     "lr_finetune": {"key": "training.lr_finetune", "type": "log", "low": 1e-3, "high": 1e-1},
@@ -31,13 +32,20 @@ SPACE = {
 }
 
 
-@pytest.fixture
-def study(make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object]) -> StudyFolder:
+@pytest.fixture(scope="module")
+def searched(make_search: Callable[..., tuple[int, Any]], tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     """A finished search of two trials, with a small second-pass space."""
-    overrides = {**tiny, "search.n_trials": 2, "search.reevaluate_top": 0, "second_pass.space": SPACE}
-    _, folder = make_search({**overrides, "second_pass.n_trials": 4})
+    root = tmp_path_factory.mktemp("searched")
+    overrides = {**tiny_overrides(write_tables(root), root), "search.n_trials": 2, "search.reevaluate_top": 0}
+    _, folder = make_search({**overrides, "second_pass.space": SPACE, "second_pass.n_trials": 4})
     assert isinstance(folder, StudyFolder)
     return folder
+
+
+@pytest.fixture
+def study(searched: StudyFolder, copy_study: Callable[[StudyFolder], StudyFolder]) -> StudyFolder:
+    """A test's own copy of the search of two trials."""
+    return copy_study(searched)
 
 
 def read(folder: Path) -> pd.DataFrame:
