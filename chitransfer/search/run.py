@@ -21,6 +21,7 @@ from chitransfer.console import show_progress
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ChitransferError, StudyError, describe_os_error
 from chitransfer.files import make_new_folder, write_atomically
+from chitransfer.interrupts import INTERRUPTS
 from chitransfer.provenance import write_provenance
 from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
@@ -132,7 +133,11 @@ def _search(
         try:
             with closing(workers):
                 folds, say = make_study_folds(config, dataset), lambda line: say_and_log(console, [line])
-                reference = score_reference(folder.reference, config, dataset, folds, say)
+                try:
+                    reference = score_reference(folder.reference, config, dataset, folds, say)
+                except INTERRUPTS:
+                    say(f"interrupted; resume with: {folder.resume_command}")
+                    raise
                 display = SearchDisplay(console, config.search, read_standing(study), expect_runs(config.search))
                 reason = drive_until_stopped(config, dataset, study, folder, workers, display)
         finally:

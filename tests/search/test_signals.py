@@ -21,6 +21,7 @@ from chitransfer.config import dump_config, load_config
 from chitransfer.search.run import run_search
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import locate_study
+from chitransfer.training import forest
 
 
 def long_search(tiny: dict[str, object], tmp_path: Path, **changes: object) -> tuple[Path, list[str]]:
@@ -142,3 +143,21 @@ def test_signal_handlers_are_put_back(tiny: dict[str, object], make_search: Any)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     make_search({**tiny, "search.n_trials": 1})
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_interrupted_before_the_first_trial_it_says_how_to_go_on(
+    tiny: dict[str, object], make_search: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*parts: object) -> None:
+        raise KeyboardInterrupt
+
+    out = io.StringIO()
+    config = load_config(None, {**tiny, "cv.random_forest": True, "search.study_name": "early", "search.n_trials": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(forest, "score_random_forest", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(config, Console(file=out, width=300), draw=lambda *_: None)
+    folder = locate_study(Path(config.paths.results_dir) / "hparam_search" / "early")
+    assert f"interrupted; resume with: {folder.resume_command}" in out.getvalue()
+    assert make_search(config.model_dump(), resume=folder)[0] == 0
+    assert [trial.state.name for trial in read_study(folder).trials] == ["COMPLETE"]
