@@ -84,7 +84,7 @@ def score_reference(
         Files of other studies on the same tables.
     """
     # Here, since they import PyTorch: who only reads a study does without.
-    from chitransfer.training.forest import score_random_forest
+    from chitransfer.training.forest import GROWING, score_random_forest
     from chitransfer.training.tasks import resolve_positive_label
     from chitransfer.training.trivial import score_trivial_predictor
 
@@ -98,7 +98,7 @@ def score_reference(
         candidates = (read_reference(one) for one in (path, *known) if one.exists())
         forest = next((one.forest for one in candidates if one.forest_key == key), {})
         if not forest:
-            say("growing a random forest on the same features and folds, to compare with (cv.random_forest)")
+            say(GROWING)
             forest = score_random_forest(dataset, folds[0], positive, seed)
         kept |= {"random_forest": dict(forest), "random_forest_key": key}
     write_json(path, kept)

@@ -133,11 +133,8 @@ def _search(
         try:
             with closing(workers):
                 folds, say = make_study_folds(config, dataset), lambda line: say_and_log(console, [line])
-                try:
+                with say_how_to_go_on(console, folder):
                     reference = score_reference(folder.reference, config, dataset, folds, say)
-                except INTERRUPTS:
-                    say(f"interrupted; resume with: {folder.resume_command}")
-                    raise
                 display = SearchDisplay(console, config.search, read_standing(study), expect_runs(config.search))
                 reason = drive_until_stopped(config, dataset, study, folder, workers, display)
         finally:
@@ -163,6 +160,16 @@ def say_and_log(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
         console.print(line)
         logger.info("%s", line)
+
+
+@contextmanager
+def say_how_to_go_on(console: Console, folder: StudyFolder) -> Iterator[None]:
+    """Around what takes a while and hears no signal of its own: an interruption of it names the command to resume."""
+    try:
+        yield
+    except INTERRUPTS:
+        say_and_log(console, [f"interrupted; go on with: {folder.resume_command}"])
+        raise
 
 
 def open_study(
@@ -200,13 +207,16 @@ def drive_until_stopped(
         stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
         reason = _drive(config, dataset, study, folder, workers, display, stop_requested)
         if reason == "finished":
-            asked = _holding_lock(folder, stop_requested)
-            reason = reevaluate_top(config, dataset, study, folder, workers, asked, display)
+            holding = _holding_lock(folder, stop_requested)
+            reason = reevaluate_top(config, dataset, study, folder, workers, holding, display)
     return reason
 
 
 def _holding_lock(folder: StudyFolder, stop_requested: StopRequested) -> StopRequested:
-    """The same question, which looks after the study's lock whenever it is asked."""
+    """`stop_requested`, which whenever it is asked makes sure first that the study's lock is held.
+
+    It raises StudyError when another driver has taken the lock meanwhile.
+    """
 
     def ask() -> StopReason | None:
         # A server away between two accesses has lost the lock unnoticed; away still, it locks for none.
@@ -229,8 +239,8 @@ def _drive(
     """Drive the study; after a database server was away for a while, go on as a resumed search would."""
     while True:
         try:
-            asked = _holding_lock(folder, stop_requested)
-            return SearchDriver(config, dataset, study, folder, workers, display, asked).run()
+            holding = _holding_lock(folder, stop_requested)
+            return SearchDriver(config, dataset, study, folder, workers, display, holding).run()
         except STORAGE_ERRORS as error:
             what = describe_storage_error(folder.place, error)
             if folder.storage is None:

@@ -22,7 +22,6 @@ from chitransfer.console import show_progress
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError, StudyError, TrainingError
 from chitransfer.files import write_json
-from chitransfer.interrupts import INTERRUPTS
 from chitransfer.provenance import write_provenance
 from chitransfer.search.apply import read_complete_trial
 from chitransfer.search.contract import make_contract
@@ -40,6 +39,7 @@ from chitransfer.search.run import (
     log_to,
     open_study,
     say_and_log,
+    say_how_to_go_on,
     write_what_there_is,
 )
 from chitransfer.search.runner import TrialRunner
@@ -283,14 +283,9 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     study = open_study(own, config, contract, is_new=not own.database.is_file())
     write_provenance(own.path, dataset)
     first_passes = [] if own.first_pass is None else [StudyFolder(own.first_pass[0]).reference]
-    reference = score_reference(
-        own.reference,
-        config,
-        dataset,
-        make_study_folds(config, dataset),
-        lambda line: say_and_log(console, [line]),
-        first_passes,
-    )
+    folds, say = make_study_folds(config, dataset), lambda line: say_and_log(console, [line])
+    with say_how_to_go_on(console, own):
+        reference = score_reference(own.reference, config, dataset, folds, say, first_passes)
     runner = functools.partial(EncoderRunner, encoders=prepared.encoders, number=prepared.number)
     workers = InProcessWorkers(config, dataset, make_runner=runner)
     # It speaks of the best trial so far, which may not stay the best.
@@ -320,10 +315,8 @@ def _keep_fresh_scores(prepared: _Prepared, runner: TrialRunner, params: Mapping
         console, [f"scoring both passes' settings on {N_FRESH_SHUFFLES} fold shuffles and seeds that neither has seen"]
     )
     try:
-        fresh = compare_on_fresh_folds(runner, prepared.config, prepared.number, prepared.encoders, params)
-    except INTERRUPTS:
-        say_and_log(console, [f"interrupted; go on with: {own.resume_command}"])
-        raise
+        with say_how_to_go_on(console, own):
+            fresh = compare_on_fresh_folds(runner, prepared.config, prepared.number, prepared.encoders, params)
     except TrainingError as error:
         say_and_log(console, [f"WARNING: the two passes could not be compared on them: {error}"])
     else:

@@ -30,7 +30,7 @@ from chitransfer.progress import NamedProgress
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
 from chitransfer.training.crossval import fold_of_rows, training_masks
-from chitransfer.training.forest import leave_out
+from chitransfer.training.forest import GROWING, leave_out
 from chitransfer.training.handover import hand_over
 from chitransfer.training.inputs import FeatureTable, group_by_pair
 from chitransfer.training.metrics import best_f1_threshold
@@ -140,7 +140,7 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         )
         forest = None
         if config.cv.random_forest:
-            say("growing a random forest on the same features and folds, to compare with (cv.random_forest)")
+            say(GROWING)
             # As of a search: the first shuffle of the folds.
             forest = leave_out(dataset, folds[0], positive_label, derive_seed(config.seed, "random forest"))
         ensemble = fit_ensemble(stage1.networks, data, dataset, folds, settings, seed, progress)

@@ -158,6 +158,6 @@ def test_interrupted_before_the_first_trial_it_says_how_to_go_on(
         with pytest.raises(KeyboardInterrupt):
             run_search(config, Console(file=out, width=300), draw=lambda *_: None)
     folder = locate_study(Path(config.paths.results_dir) / "hparam_search" / "early")
-    assert f"interrupted; resume with: {folder.resume_command}" in out.getvalue()
+    assert f"interrupted; go on with: {folder.resume_command}" in out.getvalue()
     assert make_search(config.model_dump(), resume=folder)[0] == 0
     assert [trial.state.name for trial in read_study(folder).trials] == ["COMPLETE"]
