@@ -19,6 +19,9 @@ from chitransfer.files import write_atomically
 # The processor's clock counts in these.
 CLOCK_TICK = 0.01
 
+# What tells apart processors that are sold under one name, best first (of `torch.cpu.get_capabilities`).
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512_f", "avx2")
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -85,13 +88,15 @@ def _cpu_seconds() -> float:
 
 
 def machine_name() -> str:
-    """The processor and its core count as a file name."""
+    """The processor, its best instructions for arithmetic and its core count as a file name."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text())
         model = found.group(1) if found else model
-    return re.sub(r"[^A-Za-z0-9]+", "_", f"{model} {os.cpu_count()} cores").strip("_").lower()
+    known: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    best = next((name for name in INSTRUCTIONS if known.get(name, False)), "")
+    return re.sub(r"[^A-Za-z0-9]+", "_", f"{model} {best} {os.cpu_count()} cores").strip("_").lower()
 
 
 def write_results(folder: Path, timings: list[Timing], threads: int) -> Path:

@@ -39,6 +39,11 @@ def plain_axes(axes: Axes) -> Axes:
     return axes
 
 
+def legend_over_grid(axes: Axes, place: str = "best") -> None:
+    """A legend among the data, where lines of the grid do not run through its words."""
+    axes.legend(fontsize=9, loc=place, framealpha=0.85, edgecolor="none")
+
+
 def legend_below(figure: Figure, axes: Axes) -> None:
     """A legend under the axes, where its marks cannot be taken for data."""
     handles, labels = axes.get_legend_handles_labels()

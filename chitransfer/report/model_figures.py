@@ -16,7 +16,16 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.counts import say_count
-from chitransfer.report.drawing import BEST, DEFAULT, TRIAL, TRIVIAL, new_figure, plain_axes, save_figure
+from chitransfer.report.drawing import (
+    BEST,
+    DEFAULT,
+    TRIAL,
+    TRIVIAL,
+    legend_over_grid,
+    new_figure,
+    plain_axes,
+    save_figure,
+)
 from chitransfer.training.model_report import CHI_FILE, CROSS_VALIDATION, SOLUBILITY_FILE
 
 if TYPE_CHECKING:
@@ -157,7 +166,7 @@ def _draw_history(history: pd.DataFrame) -> Figure:
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter(NullFormatter())
-    left.legend(frameon=False, fontsize=9)
+    legend_over_grid(left)
     return figure
 
 
@@ -184,7 +193,7 @@ def _draw_parity(frame: pd.DataFrame, columns: dict[str, str], title: str) -> Fi
     for axes in (by_split, by_temperature):
         plain_axes(axes).plot(ends, ends, color=TRIVIAL, lw=1, ls="--")
         axes.set(xlabel="χ in the table", ylabel="χ predicted")
-    by_split.legend(frameon=False, fontsize=9)
+    legend_over_grid(by_split)
     figure.suptitle(title)
     return figure
 
@@ -261,7 +270,7 @@ def _draw_reliability(series: Reliability, name: str) -> Figure:
     error = (series.observed - low, high - series.observed)
     label = f"about {say_count(round(series.n_rows.mean()), 'row')} each,\nbars: 95 % interval of the share"
     axes.errorbar(series.predicted, series.observed, yerr=error, fmt="o-", color=TRIAL, capsize=3, label=label)
-    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    legend_over_grid(axes, "upper left")
     axes.set(
         xlabel=f"predicted P({name})",
         ylabel=f"share that is {name}",

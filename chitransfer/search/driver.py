@@ -195,8 +195,6 @@ class SearchDriver:
         number = self._n_asked
         if number == 0 and self.config.search.enqueue_default and not self.study.get_trials(deepcopy=False):
             params, outside = default_params(self.config)
-            if outside:
-                logger.warning("the default configuration lies outside the search space (%s)", ", ".join(outside))
             self.study.enqueue_trial(params, user_attrs={"is_default": not outside})
         self.study.sampler = make_sampler(self.config.search, self.config.seed, number)
         self._n_asked += 1
