@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 CHUNK = 500
-CACHE_MARK = b"chitransfer features 2\n"
+CACHE_MARK = b"chitransfer features 3\n"
 MakeVector = Callable[[str, FeatureRecipe], np.ndarray]
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from chitransfer.chemistry.cover import Candidate, CoverError, cheapest_covers
+from chitransfer.chemistry.oxides import read_molecule
 from chitransfer.chemistry.polymers import PolymerError, oligomer, polymer_identity
 
 # A subgroup's SMARTS never looks further than this many bonds beyond the atoms it covers.
@@ -144,6 +145,12 @@ VETOES: tuple[tuple[str, frozenset[int]], ...] = (
     ("[n,c]", frozenset({84})),
     # the nitrogen beside a carbonyl, and one with a multiple bond, is no amine
     ("[$([#7X3][CX3]=[O,S]),$([NX3](=O)=O),$([NX3+](=O)[O-]),$([NX2]),$([NX1])]", frozenset({14, 15, 16, 17})),
+    # the hydroxyl of a sulfonic acid, silanol, peroxide or hydroxylamine is no alcohol
+    ("[OX2H;!$(O[#6])]", frozenset({5})),
+    # the nitrogen of a sulfonamide, hydroxylamine or hydrazine is no amine
+    ("[$([NX3]S(=O)=O),$([NX3][OX2]),$([NX3][NX3])]", frozenset({14, 15, 16, 17})),
+    # hydrogen fluoride and halogens are no organic halide
+    ("[F,Br,I;!$(*[#6])]", frozenset({32, 33, 40})),
 )
 # Names that ugropy and thermo spell differently; thermo calls both the aldehyde and the CH-O ether group CHO.
 THERMO_NAMES = {"HCO": ("CHO", 10), "CHO": ("CHO", 13)}
@@ -192,8 +199,7 @@ def repeat_unit_groups(smiles: str) -> Groups:
 @lru_cache(maxsize=4096)
 def molecule_groups(smiles: str) -> Groups:
     """Subgroups of a whole molecule (a solvent); raises `FragmentationError` as `repeat_unit_groups` does."""
-    with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles)
+    molecule = read_molecule(smiles)
     if molecule is None:
         raise FragmentationError(f"{smiles!r} is not a readable SMILES")
     # A labelled solvent has the groups of the plain one.

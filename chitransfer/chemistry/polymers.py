@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 from rdkit import Chem, rdBase
 
+from chitransfer.chemistry.oxides import join_split_charges
+
 LONGEST_SMILES = 2000
 MOST_CUTS = 40
 LEFT, RIGHT = 1, 2
@@ -101,6 +103,7 @@ def _read(smiles: str) -> Chem.Mol:
 
 
 def _sanitise(molecule: Chem.Mol, has_centres: bool) -> Chem.Mol:
+    join_split_charges(molecule)
     with rdBase.BlockLogs():
         try:
             Chem.SanitizeMol(molecule)

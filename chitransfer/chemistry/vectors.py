@@ -16,7 +16,9 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator, rdMolDescriptors
 
+from chitransfer.chemistry.oxides import read_molecule
 from chitransfer.chemistry.polymers import oligomer, parse_repeat_unit, polymer_identity, ring_of_units
+from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.errors import CheckpointError, ConfigError, DataError
 
 FEATURE_VERSION = 1
@@ -137,7 +139,7 @@ class FeatureRecipe:
 def polymer_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
     """Features of one repeat unit, (n_structure_features,) float64.
 
-    Periodic: Morgan counts per unit of the endless chain; HeavyAtomCount of one unit (the shortest there is);
+    Periodic, without stereochemistry: Morgan counts per unit of the endless chain; HeavyAtomCount of one unit (the shortest there is);
     FractionCSP3 as it is; every other descriptor per heavy atom.
 
     Raises
@@ -152,6 +154,8 @@ def polymer_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
 
 def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
     """Periodic features of a unit that is known to come from `polymer_identity`; as `polymer_vector`."""
+    # Alternating centres make a unit of two repeats, which per unit would count everything twice.
+    identity = without_stereo(identity)
     unit = parse_repeat_unit(identity)
     n_backbone = _backbone_length(unit)
     n_units = units_for_ring(n_backbone, recipe.fingerprint_radius)
@@ -200,7 +204,7 @@ def solvent_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
     DataError
         RDKit cannot read `smiles`.
     """
-    molecule = Chem.MolFromSmiles(smiles)
+    molecule = read_molecule(smiles)
     if molecule is None or molecule.GetNumAtoms() == 0:
         raise DataError(f"{smiles!r}: RDKit cannot read this solvent; give its SMILES, such as O for water")
     counts = _generator(recipe.fingerprint_bits, recipe.fingerprint_radius).GetCountFingerprintAsNumPy(molecule)

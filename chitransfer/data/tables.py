@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 import pandas as pd
-from rdkit import Chem, rdBase
+from rdkit import Chem
 
 from chitransfer.chemistry.identities import identify_polymers
+from chitransfer.chemistry.oxides import read_molecule
 from chitransfer.chemistry.polymers import LONGEST_SMILES
 from chitransfer.counts import say_count
 from chitransfer.data.csv_text import (
@@ -144,8 +145,7 @@ def canonical_solvent(smiles: str) -> str:
         raise ValueError(f"the solvent is longer than {LONGEST_SMILES} characters; give one small molecule")
     # RDKit would take what stands behind a blank for the molecule's name.
     is_one_word = len(smiles.split()) == 1
-    with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles) if is_one_word else None
+    molecule = read_molecule(smiles) if is_one_word else None
     if molecule is None or molecule.GetNumAtoms() == 0:
         raise ValueError("the solvent is not a SMILES that RDKit can read (water is O)")
     if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
