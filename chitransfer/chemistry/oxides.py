@@ -1,7 +1,7 @@
 """One way to write an oxygen on sulfur or phosphorus: S=O and P=O, not S⁺–O⁻ and P⁺–O⁻.
 
-Called wherever a SMILES is read (`chemistry.polymers`, `read_molecule`). RDKit settles nitro groups and azides by itself,
-but takes the two writings of a sulfoxide for two substances.
+Called wherever a SMILES is read (`chemistry.polymers`, `read_molecule`). RDKit settles nitro groups by
+itself, but takes the two writings of a sulfoxide for two substances.
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ class FeatureRecipe:
 def polymer_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
     """Features of one repeat unit, (n_structure_features,) float64.
 
-    Periodic, without stereochemistry: Morgan counts per unit of the endless chain; HeavyAtomCount of one unit (the shortest there is);
-    FractionCSP3 as it is; every other descriptor per heavy atom.
+    Periodic, without stereochemistry: Morgan counts per unit of the endless chain; HeavyAtomCount of one unit (the
+    shortest there is); FractionCSP3 as it is; every other descriptor per heavy atom.
 
     Raises
     ------

@@ -6,7 +6,7 @@ Used by `report.figures`, `report.insight_figures`, `report.model_figures` and `
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from chitransfer.files import replace_atomically
 
@@ -39,7 +39,7 @@ def plain_axes(axes: Axes) -> Axes:
     return axes
 
 
-def legend_over_grid(axes: Axes, place: str = "best") -> None:
+def legend_over_grid(axes: Axes, place: Literal["best", "upper left"] = "best") -> None:
     """A legend among the data, where lines of the grid do not run through its words."""
     axes.legend(fontsize=9, loc=place, framealpha=0.85, edgecolor="none")
 

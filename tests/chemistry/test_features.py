@@ -20,6 +20,7 @@ from chitransfer.chemistry.features import (
     featurise_polymers,
     featurise_solvents,
 )
+from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.errors import CheckpointError, ConfigError, DataError
 
 # Written so that text repeated end to end is the chain; shortest units, whose features are those of the text.
@@ -121,6 +122,23 @@ def test_periodic_descriptors_are_the_growth_of_an_open_chain_per_heavy_atom(tex
 def test_cuts_of_a_chain_have_the_same_features_to_the_last_bit(cuts: list[str]) -> None:
     features = featurise_polymers(cuts, FeatureRecipe())
     assert len({row.tobytes() for row in features}) == 1
+
+
+@pytest.mark.parametrize(
+    "variants",
+    [
+        # syndiotactic, whose unit has two repeats, isotactic, and without stereochemistry
+        ["*C[C@H](c1ccccc1)C[C@@H](*)c1ccccc1", "*C[C@H](c1ccccc1)C[C@H](*)c1ccccc1", "*CC(*)c1ccccc1"],
+        ["*O[C@H](C)C(=O)O[C@@H](C)C(*)=O", "*O[C@H](C)C(*)=O", "*OC(C)C(*)=O"],
+        ["*C/C=C/CC/C=C\\C*", "*C/C=C/C*", "*CC=CC*"],
+    ],
+)
+def test_polymers_that_differ_in_stereo_alone_have_the_same_features(variants: list[str], tmp_path: Path) -> None:
+    assert len({polymer_identity(variant) for variant in variants}) == len(variants)
+    features = featurise_polymers(variants, FeatureRecipe())
+    assert len({row.tobytes() for row in features}) == 1
+    kept, index = FeatureCache(tmp_path).polymer_features(variants, FeatureRecipe())
+    np.testing.assert_array_equal(kept.toarray()[index], features)
 
 
 def test_periodic_features_do_not_depend_on_the_size_of_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,9 +112,11 @@ def test_a_ring_with_a_carbonyl_and_a_double_bond_to_nitrogen_has_no_groups() ->
         ("[2H]C([2H])([2H])S(=O)C([2H])([2H])[2H]", "CS(C)=O"),
         ("[13CH3]C#N", "CC#N"),
         ("[H]O[H]", "O"),
+        ("C[S+](C)[O-]", "CS(C)=O"),
+        ("C[S+2](C)([O-])[O-]", "CS(C)(=O)=O"),
     ],
 )
-def test_a_labelled_solvent_has_the_groups_of_the_plain_one(labelled: str, plain: str) -> None:
+def test_a_solvent_has_its_groups_whatever_its_labels_and_split_charges(labelled: str, plain: str) -> None:
     assert molecule_groups(labelled) == molecule_groups(plain)
 
 
@@ -232,6 +234,12 @@ def test_aromatic_sulfone_and_sulfide_match_nists_increments() -> None:
         ("*CC(*)C(=O)OCCc1ccc(N=Nc2ccccc2)cc1", "N atom"),
         ("*CC(*)N1CCCC1=S", "C=S"),
         ("*CC(*)O[N+](=O)[O-]", "N atom"),
+        ("*CC(*)S(=O)(=O)O", "O atom"),
+        ("*CC(*)C(=O)NO", "O atom"),
+        ("*CC(*)C(=O)OO", "O atom"),
+        ("*CC(*)[Si](C)(C)O", "O atom"),
+        ("*CC(*)S(=O)(=O)NC", "N atom"),
+        ("*CC(*)C(=O)NN(C)C", "N atom"),
         ("*CC", "one *"),
         ("nonsense", "SMILES"),
     ],
@@ -239,6 +247,12 @@ def test_aromatic_sulfone_and_sulfide_match_nists_increments() -> None:
 def test_what_has_no_groups_says_why(smiles: str, words: str) -> None:
     with pytest.raises(FragmentationError, match=words.replace("*", r"\*").replace("+", r"\+")):
         repeat_unit_groups(smiles)
+
+
+@pytest.mark.parametrize("smiles", ["F", "FF", "BrBr", "II", "OO", "NN", "NO", "OS(=O)(=O)O"])
+def test_small_molecules_are_not_made_of_the_groups_of_organic_ones(smiles: str) -> None:
+    with pytest.raises(FragmentationError, match=r"no UNIFAC group for the (F|Br|I|O|N) atom"):
+        molecule_groups(smiles)
 
 
 def test_unreadable_solvent_says_so() -> None:

@@ -193,6 +193,9 @@ def test_chains_of_hundreds_of_blocks_keep_their_key(word: str) -> None:
         ["*C[C@H](*)C", "*C[C@@H](*)C", "*C[C@H](C)C[C@@H](*)C"],
         ["*O[C@H](C)O*", "*OO[C@H](*)C", "*OO[C@@H](*)C"],
         ["*[C@H](F)*", "*[C@@H](F)*", "*[C@@H](F)[C@@H](F)*"],
+        ["*CCS(=O)*", "*CC[S+]([O-])*", "*[S+]([O-])CC*"],
+        ["*CCS(=O)(=O)*", "*CC[S+2]([O-])([O-])*", "*CC[S+](=O)([O-])*"],
+        ["*CCP(=O)(C)*", "*CC[P+]([O-])(C)*"],
         [
             "*O[C@@H]1O[C@H](CO)[C@@H](*)[C@H](O)[C@H]1O",
             "*[C@@H]1O[C@H](CO)[C@@H](O*)[C@H](O)[C@H]1O",
@@ -210,6 +213,7 @@ def test_known_cuts_of_one_polymer(cuts: list[str]) -> None:
         ["*CC(*)(C)C(=O)OC", "*CC(*)C(=O)OCC", "*CC(*)OC(=O)CC", "*CC(*)(C)OC(C)=O", "*CC(*)(CC)C(=O)O"],
         ["*C/C=C\\C*", "*C/C=C/C*", "*CC=CC*", "*CC(*)C=C"],
         ["*C[C@H](*)C", "*C[C@H](C)C[C@H](*)C", "*CC(*)C"],
+        ["*C[S@@+]([O-])CC*", "*C[S+]([O-])CC*", "*CSCC*", "*CS(=O)(=O)CC*"],
         ["*[C@H](F)*", "*[C@H](F)[C@@H](F)*", "*C(*)F"],
         ["*O[C@H](C)C(*)=O", "*O[C@@H](C)C(*)=O", "*OC(C)C(*)=O"],
         ["*[C@H]1CC[C@@H](*)CC1", "*[C@H]1CC[C@H](*)CC1", "*C1CCC(*)CC1"],

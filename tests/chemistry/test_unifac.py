@@ -213,7 +213,7 @@ def test_orders_water_soluble_before_insoluble(shared_data: Path) -> None:
     table = pd.read_csv(shared_data / "solubility.csv").query("solvent == 'O'")
     found = np.array([_chi_or_nan(smiles, "O", 298.15) for smiles in table.SMILES])
     known = np.isfinite(found)
-    assert known.sum() >= 25
+    assert known.sum() >= 24  # Not the ions, and not the sulfonic acid.
     assert roc_auc_score(table.soluble[known], -found[known]) >= 0.8
 
 

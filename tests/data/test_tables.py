@@ -292,6 +292,9 @@ class TestSolvents:
     def test_canonical(self, smiles: str) -> None:
         assert canonical_solvent(smiles) == Chem.CanonSmiles(smiles)
 
+    def test_a_sulfoxide_is_one_solvent_however_its_charges_are_written(self) -> None:
+        assert canonical_solvent("C[S+](C)[O-]") == canonical_solvent("CS(C)=O") == "CS(C)=O"
+
     @pytest.mark.parametrize("smiles", ["", "*O", "C(", "water", "CCO.O", "[Na+].[Cl-]"])
     def test_refused(self, smiles: str) -> None:
         with pytest.raises(ValueError, match="solvent"):
