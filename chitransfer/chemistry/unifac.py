@@ -91,6 +91,11 @@ def chi_of_groups(
     Returns
     -------
     float64 (n_polymers, n_solvents, n_temperatures), dimensionless; NaN where a parameter is missing.
+
+    Raises
+    ------
+    DataError
+        A temperature is not positive, or the volume fraction does not lie between 0 and 1.
     """
     kelvin = np.asarray(temperatures, dtype=float)
     if kelvin.ndim != 1 or not (np.isfinite(kelvin) & (kelvin > 0)).all():

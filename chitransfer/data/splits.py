@@ -83,6 +83,11 @@ def hold_out_polymers(polymers: Sequence[str], fraction: float, random_state: in
     -------
     numpy.ndarray
         True for held-out rows, (n_rows,); `polymers` may repeat, all rows of a polymer share its side.
+
+    Raises
+    ------
+    DataError
+        There are fewer than `LEAST_STAGE1_POLYMERS` distinct polymers.
     """
     distinct, inverse = np.unique(np.asarray(polymers, dtype=object), return_inverse=True)
     if len(distinct) < LEAST_STAGE1_POLYMERS:

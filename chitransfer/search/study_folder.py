@@ -78,7 +78,7 @@ class StudyFolder:
 
     @property
     def reference(self) -> Path:
-        """Scores of the trivial predictor."""
+        """Scores of the trivial predictor and of the random forest."""
         return self.path / "reference.json"
 
     def trial(self, number: int) -> Path:
