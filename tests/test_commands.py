@@ -203,7 +203,8 @@ class TestFlags:
             )  # fmt: skip
         assert ended.returncode == 2
         assert ended.stderr == (
-            "ERROR: a file or the output: cannot be written (No space left on device); make room on the disk\n"
+            "ERROR: the output, a temporary folder (TMPDIR) or /dev/shm: cannot be written (No space left on device); "
+            "make room on the disk\n"
         )
 
     def test_a_reader_that_has_gone_is_no_news(self) -> None:
