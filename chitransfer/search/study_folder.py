@@ -96,6 +96,21 @@ class StudyFolder:
         is_inside = StudyFolder(self.path.parent).config.is_file()
         return (self.path.parent, int(number)) if is_inside and number != self.name and number.isdigit() else None
 
+    def check_there(self) -> None:
+        """Make sure that the folder is where it was when the search began.
+
+        Raises
+        ------
+        StudyError
+            It is gone; whatever were written now would make a second one.
+        """
+        if not self.path.is_dir():
+            command = os.environ.get(LAUNCHER, "chitransfer search")
+            raise StudyError(
+                f"{self.path}: the study's folder is gone; was it moved? Nothing that finished is lost: where it is "
+                f"now, it goes on with {command} --resume FOLDER"
+            )
+
     @property
     def log(self) -> Path:
         """Where this run's log goes; one file a start."""
