@@ -271,6 +271,11 @@ class TestStatus:
         assert {f"command of {run['started']}" for run in (before, environment)} <= describe_origin(folder).keys()
         assert "study done: 6 trials ended (6 complete)" in run_command("status", folder.path)[1]
 
+    @pytest.mark.parametrize("content", ["[]", "3", "null", '"text"', "{", ""])
+    def test_an_environment_that_is_no_object_says_nothing(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "environment.json").write_text(content, encoding="utf-8")
+        assert describe_origin(StudyFolder(tmp_path)) == {}
+
     def test_it_changes_nothing(self, run_command: Run, finished_search: Any) -> None:
         before = finished_search.folder.database.read_bytes()
         run_command("status", finished_search.folder.path)

@@ -39,7 +39,7 @@ from chitransfer.search.storage import (
     is_in_use,
 )
 from chitransfer.search.study import create_study, read_searched_dataset, refuse_taken_name, resume_study
-from chitransfer.search.study_folder import StudyFolder, new_study_name
+from chitransfer.search.study_folder import StudyFolder, new_study_name, refuse_odd_bytes
 from chitransfer.search.summary import (
     Names,
     describe_budget,
@@ -105,6 +105,7 @@ def run_search(
 
 def _new_folder(config: Config) -> StudyFolder:
     root = (Path(config.paths.results_dir) / "hparam_search").resolve()
+    refuse_odd_bytes(root)
     if not config.search.study_name:
         with explain_unwritable(root):
             return StudyFolder(make_new_folder(root, new_study_name()), config.search.storage)

@@ -118,6 +118,23 @@ class StudyFolder:
         return self.path.parent / "logs" / f"search_{self.name}_{stamp}.log"
 
 
+def refuse_odd_bytes(path: Path) -> None:
+    """Refuse a folder for studies whose name is no UTF-8, before anything is made in it.
+
+    Raises
+    ------
+    StudyError
+        It is none, so neither the database nor the configuration nor the log could name it.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise StudyError(
+            f"{os.fsencode(path)!r}: a folder of studies needs a name in UTF-8; choose another with --results-dir "
+            "(paths.results_dir), or rename it"
+        ) from error
+
+
 def new_study_name() -> str:
     """``transfer_aware_YYYYMMDD_HHMMSS`` in local time, as the guide has it."""
     return f"transfer_aware_{datetime.now():%Y%m%d_%H%M%S}"
@@ -131,6 +148,7 @@ def locate_study(path: Path) -> StudyFolder:
     StudyError
         There is no ``study.db`` there, and no configuration that names a database server.
     """
+    refuse_odd_bytes(path.resolve())
     folder = path if path.is_dir() else path.parent
     if path.is_dir() or path.name == "study.db":
         if (folder / "study.db").is_file():

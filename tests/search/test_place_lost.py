@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -16,11 +17,12 @@ import pytest
 from rich.console import Console
 
 from chitransfer.config import load_config
-from chitransfer.errors import StudyError
+from chitransfer.errors import StudyError, describe_os_error
 from chitransfer.search import run, storage
+from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import RungTask
 from chitransfer.search.study import read_study
-from chitransfer.search.study_folder import StudyFolder, locate_study
+from chitransfer.search.study_folder import StudyFolder, locate_study, refuse_odd_bytes
 
 
 @dataclass
@@ -188,3 +190,84 @@ def test_how_to_go_on_is_said_before_the_figures_are_drawn(made_up_run: MadeUpRu
     made_up_run.before(1, lambda: os.kill(os.getpid(), number))
     assert made_up_run.search(draw=draw) == code
     assert said == [True, True]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*words: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folder = StudyFolder(tmp_path / "results" / "new")
+    with pytest.raises(StudyError, match=r"new: its file system has no locks .*--results-dir"), drive_alone(folder):
+        pytest.fail("nothing keeps a second search out")
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "filename", "said"),
+    [
+        (errno.ENOSPC, None, "the output, a temporary folder (TMPDIR), /dev/shm or {study}: cannot be written"),
+        (errno.EROFS, "/else/where", "/else/where: cannot be written"),
+        (errno.ENOSPC, "/else/where", "/else/where: cannot be written"),
+    ],
+)
+def test_the_folder_alone_is_blamed_for_nothing_that_names_no_file(
+    tmp_path: Path, number: int, filename: str | None, said: str
+) -> None:
+    error = OSError(number, os.strerror(number), filename)
+    with pytest.raises(StudyError) as caught, drive_alone(StudyFolder(tmp_path)):
+        raise error
+    assert str(caught.value).startswith(said.format(study=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(errno.EAGAIN, "ulimit -u"), (errno.ENOMEM, "ulimit -v"), (errno.EIO, "TMPDIR")]
+)
+def test_what_the_system_refuses_without_a_file_has_its_remedy(number: int, remedy: str) -> None:
+    said = describe_os_error(OSError(number, os.strerror(number)))
+    assert remedy in said
+    assert ("file" in said or "folder" in said) == (number == errno.EIO)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text on Windows")
+def test_a_folder_whose_name_is_no_utf_8_is_refused_before_anything_is_made(
+    made_up_run: MadeUpRun, tmp_path: Path
+) -> None:
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/r\xff"))
+    made_up_run.config = made_up_run.config.model_copy(
+        update={"paths": made_up_run.config.paths.model_copy(update={"results_dir": str(odd)})}
+    )
+    with pytest.raises(StudyError, match=r"r\\xff/hparam_search': a folder of studies needs a name in UTF-8"):
+        made_up_run.search()
+    assert not odd.exists()
+    with pytest.raises(StudyError, match="a folder of studies needs a name in UTF-8"):
+        locate_study(odd)
+    refuse_odd_bytes(tmp_path / "χ and ☃")
+
+
+def test_what_a_killed_search_was_writing_is_taken_away(
+    made_up_search: Callable[..., Any], killed: type[BaseException]
+) -> None:
+    search = made_up_search(search__n_trials=2, search__rungs=[1, 2])
+    left_over = [".rung_00002-k2_x9abc.pt", ".scores-abcdefgh.json", ".stage1_history-q_w_e_r_.csv"]
+
+    def die(task: RungTask) -> None:
+        if (task.number, task.epoch) == (1, 4):
+            for name in left_over:
+                (search.folder.trial(1) / name).write_bytes(b"half")
+            raise killed
+
+    search.workers.before = die
+    with pytest.raises(killed):
+        search.drive()
+    assert {path.name for path in search.folder.trial(1).iterdir()} > set(left_over)
+    search.workers.before = lambda task: None
+    search.drive()
+    kept = {path.name for path in search.folder.trial(1).iterdir()}
+    assert kept == {path.name for path in search.folder.trial(0).iterdir()}
+    assert "scores.json" in kept
