@@ -11,6 +11,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -77,6 +79,7 @@ def main_verb(verb: str) -> None:
 
 def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     words = [_hyphenate(word) for word in arguments]
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # χ on a terminal that has no such letter is no reason to stop.
@@ -87,20 +90,20 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
         # What is still to be written may fail as well, and after the end nobody could say so in our words.
         sys.stdout.flush()
     except ChitransferError as error:
-        print(mask_passwords(f"ERROR: {error}"), file=sys.stderr)
+        _complain(f"ERROR: {error}")
         code = 2
     except typer.Exit as stop:
         code = stop.exit_code
     except SystemExit as stop:
         code = stop.code
         if code == TERMINATED:
-            print("terminated", file=sys.stderr)
+            _complain("terminated")
         elif isinstance(code, str):
             # What Python itself would do.
-            print(code, file=sys.stderr)
+            _complain(code)
             code = 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _complain("interrupted")
         code = 130
     except OSError as error:
         code = _end_on_os_error(error)
@@ -122,19 +125,47 @@ def _end_on_os_error(error: OSError) -> int:
     if error.errno is None:
         return _end_on_mistake(error)
     if error.errno != errno.EPIPE:
-        print(mask_passwords(f"ERROR: {describe_os_error(error)}"), file=sys.stderr)
+        _complain(f"ERROR: {describe_os_error(error)}")
     try:
         sys.stdout.flush()
     except OSError:
         # What is left to write has no place to go; Python would complain of it once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from chitransfer.console import discard_output
+
+        discard_output()
     return 1 if error.errno == errno.EPIPE else 2
 
 
 def _end_on_mistake(error: Exception) -> int:
+    if isinstance(error, MemoryError | RuntimeError):
+        # Here, since it imports PyTorch.
+        from chitransfer.shortage import describe_shortage, is_out_of_memory
+
+        if is_out_of_memory(error):
+            _complain(f"ERROR: {describe_shortage(error)}")
+            return 2
     # A mistake of ours: its traceback helps whoever mends it, but a database's address may be in it.
-    sys.stderr.write(mask_passwords("".join(traceback.format_exception(error))))
+    _complain("".join(traceback.format_exception(error)).rstrip())
     return 1
+
+
+def _complain(text: str) -> None:
+    """Print a line to standard error, which may be closed as well; the exit code tells all the same."""
+    with suppress(OSError):
+        print(mask_passwords(text), file=sys.stderr)
+
+
+def _open_closed_streams() -> None:
+    """Put a place that forgets everything where a standard stream was closed (``>&-``), for which Python has None.
+
+    In this order, so that each takes its own number and no file of ours gets it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - open as long as the process lives
+            # Workers start with what this process has.
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def _hyphenate(word: str) -> str:

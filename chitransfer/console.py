@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +15,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from chitransfer.progress import NamedProgress
 
 SECONDS_BETWEEN_LINES = 60.0
+logger = logging.getLogger(__name__)
+
+
+class _LastingConsole(Console):
+    """A console whose reader may go: the command goes on, as its files, and a search's log, have all there is."""
+
+    def on_broken_pipe(self) -> None:
+        """Print no more."""
+        self.quiet = True
+        discard_output()
+        logger.warning("whatever read the output has gone; going on without it")
+
+
+def discard_output() -> None:
+    """Let standard output, whose reader has gone or which is full, lead nowhere from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def make_console(quiet: bool = False) -> Console:
     """The console of a command: prints lines as they are and whole, so that a command in them can be copied."""
-    return Console(quiet=quiet, soft_wrap=True, markup=False, highlight=False)
+    return _LastingConsole(quiet=quiet, soft_wrap=True, markup=False, highlight=False)
 
 
 def format_seconds(seconds: float) -> str:

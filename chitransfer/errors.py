@@ -13,7 +13,12 @@ _REMEDIES = {
     errno.EEXIST: "a file is in the way of a folder; choose another place",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u) or use fewer of them",
+    errno.ENOMEM: "raise the limit of memory (ulimit -v, the job's limit) or use fewer processes",
 }
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+# What a file system says that has no locks.
+NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 OTHER_RESULTS_FOLDER = "make it writable or name another one with --results-dir"
 
 
@@ -48,6 +53,16 @@ def say_install(extra: str) -> str:
 
 def describe_os_error(error: OSError) -> str:
     """What the operating system refused, of which file, and the remedy, in one line."""
-    what = "written" if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS} else "used"
     remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk")
-    return f"{error.filename or 'a file or the output'}: cannot be {what} ({error.strerror}); {remedy}"
+    if error.errno in {errno.EAGAIN, errno.ENOMEM}:
+        return f"the operating system gives no more ({error.strerror}); {remedy}"
+    what = "written" if error.errno in {*NO_SPACE, errno.EROFS} else "used"
+    return f"{name_place(error)}: cannot be {what} ({error.strerror}); {remedy}"
+
+
+def name_place(error: OSError, *others: object) -> str:
+    """The file an error speaks of, or what it may have been where it names none: some of `others`, say."""
+    if error.filename is not None:
+        return str(error.filename)
+    *first, last = ["the output", "a temporary folder (TMPDIR)", "/dev/shm", *map(str, others)]
+    return f"{', '.join(first)} or {last}"

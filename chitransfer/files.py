@@ -20,6 +20,8 @@ from chitransfer.errors import ConfigError, DataError
 # What systems say that do not write the entries of a folder to disk on demand, some network file systems among them.
 NO_FOLDER_SYNC = frozenset({errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP})
 CSV_ENDINGS = (".csv", ".csv.gz")
+# How many letters `tempfile` makes up for a name.
+RANDOM_LETTERS = 8
 NO_FILE = "is a device or a pipe, not a file that can be replaced"
 
 
@@ -105,6 +107,12 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if error.errno is None or not is_ours:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def remove_left_over(folder: Path) -> None:
+    """Delete the temporary files of `replace_atomically` that a killed process left; nobody else may be writing."""
+    for path in folder.glob(f".*-{'?' * RANDOM_LETTERS}.*"):
+        path.unlink(missing_ok=True)
 
 
 def make_new_folder(parent: Path, name: str) -> Path:

@@ -70,9 +70,21 @@ prepare_environment() {
     sum=$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum | cut -d' ' -f1)
     stamp="$own/.installed-$extra-$sum"
     # Of a Python that was upgraded or taken away only a link that leads nowhere is left.
-    if [ -x "$PYTHON" ] && { [ -e "$stamp" ] || [ -e "$own/.installed-dev-$sum" ]; }; then
+    is_installed() { [ -x "$PYTHON" ] && { [ -e "$stamp" ] || [ -e "$own/.installed-dev-$sum" ]; }; }
+    if is_installed; then
         say "using $own"
         return
+    fi
+    # Of two first runs at once the second waits for the first, and finds all done.
+    exec 9<"$ROOT"
+    if command -v flock >/dev/null 2>&1 && ! flock -n 9 2>/dev/null; then
+        say "waiting for another run that makes $own"
+        flock 9 2>/dev/null || say "it cannot be waited for here"
+        if is_installed; then
+            exec 9<&-
+            say "using $own"
+            return
+        fi
     fi
     if [ ! -x "$PYTHON" ] || ! has_pip "$PYTHON"; then
         say "making a virtual environment in $own"
@@ -83,5 +95,6 @@ prepare_environment() {
         --editable "$ROOT${extra:+[$extra]}"
     rm -f "$own"/.installed-"$extra"-*
     touch "$stamp"
+    exec 9<&-
     say "installed"
 }

@@ -203,7 +203,8 @@ class TestFlags:
             )  # fmt: skip
         assert ended.returncode == 2
         assert ended.stderr == (
-            "ERROR: a file or the output: cannot be written (No space left on device); make room on the disk\n"
+            "ERROR: the output, a temporary folder (TMPDIR) or /dev/shm: cannot be written (No space left on device); "
+            "make room on the disk\n"
         )
 
     def test_a_reader_that_has_gone_is_no_news(self) -> None:
@@ -269,6 +270,11 @@ class TestStatus:
         assert environment["earlier_runs"] == [{name: before[name] for name in ("started", "chitransfer", "command")}]
         assert {f"command of {run['started']}" for run in (before, environment)} <= describe_origin(folder).keys()
         assert "study done: 6 trials ended (6 complete)" in run_command("status", folder.path)[1]
+
+    @pytest.mark.parametrize("content", ["[]", "3", "null", '"text"', "{", ""])
+    def test_an_environment_that_is_no_object_says_nothing(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / "environment.json").write_text(content, encoding="utf-8")
+        assert describe_origin(StudyFolder(tmp_path)) == {}
 
     def test_it_changes_nothing(self, run_command: Run, finished_search: Any) -> None:
         before = finished_search.folder.database.read_bytes()

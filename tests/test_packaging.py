@@ -199,6 +199,24 @@ def test_an_environment_is_made_once(prepare: Callable[..., str]) -> None:
     assert "-m" not in second
 
 
+@pytest.mark.parametrize("finishes", [True, False])
+def test_of_two_runs_that_make_it_at_once_one_waits_for_the_other(
+    prepare: Callable[..., str], tmp_path: Path, finishes: bool
+) -> None:
+    """The other one is done when the lock is free, or was interrupted."""
+    prepare()
+    (stamp,) = (tmp_path / "checkout" / ".venv").glob(".installed-*")
+    stamp.unlink()
+    flock = tmp_path / "stub" / "bin" / "flock"
+    flock.write_text(f'#!/bin/sh\n[ "$1" != -n ] || exit 1\n{f"touch {stamp}" if finishes else "exit 1"}\n')
+    flock.chmod(0o755)
+    said = prepare()
+    assert "waiting for another run" in said
+    assert (".venv -m pip install" in said) is not finishes
+    assert ("[chitransfer] using" in said) is finishes
+    assert stamp.exists()
+
+
 def test_an_environment_whose_python_is_gone_is_made_again(prepare: Callable[..., str], tmp_path: Path) -> None:
     prepare()
     python = tmp_path / "checkout" / ".venv" / "bin" / "python"

@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -52,10 +53,16 @@ logger = logging.getLogger(__name__)
 
 
 def default_cache_folder() -> Path:
-    """Where features are kept: ``$CHITRANSFER_CACHE``, else the user's cache folder."""
+    """Where features are kept: ``$CHITRANSFER_CACHE``, else the user's cache folder, else one for temporary files."""
     import pooch
 
-    return Path(os.environ.get("CHITRANSFER_CACHE") or pooch.os_cache("chitransfer"))
+    try:
+        return Path(os.environ.get("CHITRANSFER_CACHE") or pooch.os_cache("chitransfer"))
+    except RuntimeError as error:
+        # As in a container: no HOME, and nobody of that number among the users.
+        folder = Path(tempfile.gettempdir()) / "chitransfer"
+        logger.warning("no cache folder (%s); %s is used (set CHITRANSFER_CACHE to another)", error, folder)
+        return folder
 
 
 def featurise_polymers(

@@ -37,6 +37,7 @@ def pretrain(
     from chitransfer.console import make_console, show_progress
     from chitransfer.errors import ConfigError
     from chitransfer.report.model_figures import draw_pretraining
+    from chitransfer.shortage import explain_shortage
     from chitransfer.training.pretrain import load_run_config, run_pretraining
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
@@ -48,7 +49,7 @@ def pretrain(
     else:
         resolved = load_run_config(resume, overrides)
     console = make_console(quiet)
-    with show_progress(console) as progress:
+    with explain_shortage("lower training.batch_size_dft"), show_progress(console) as progress:
         folder = run_pretraining(resolved, console.print, progress, resume)
     draw_pretraining(folder.path)
 
@@ -69,12 +70,13 @@ def finetune(
     from chitransfer.config import FULL_TRAINING, load_config
     from chitransfer.console import make_console, show_progress
     from chitransfer.report.model_figures import draw_model
+    from chitransfer.shortage import explain_shortage
     from chitransfer.training.finetune import run_finetuning
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
     resolved = load_config(config, collect_overrides(flags, settings), FULL_TRAINING)
     console = make_console(quiet)
-    with show_progress(console) as progress:
+    with explain_shortage("lower training.batch_size_exp"), show_progress(console) as progress:
         folder = run_finetuning(
             resolved,
             [pretrained, *(more or [])],

@@ -276,6 +276,8 @@ def describe_origin(folder: StudyFolder) -> dict[str, str]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return {}
+    if not isinstance(values, dict):
+        return {}
     packages = values.pop("packages", {})
     runs = [*values.pop("earlier_runs", []), {name: values.pop(name, None) for name in ("started", "command")}]
     shown = {

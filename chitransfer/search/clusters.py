@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import shutil
 import socket
 import sys
+import tempfile
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -29,6 +31,9 @@ START_ATTEMPTS = 3
 OUR_SCHEDULER = {"distributed.scheduler.allowed-failures": 0}
 # Seconds before the end of a job's walltime at which its worker hands over.
 FAREWELL_SECONDS = 90
+# Bytes of a socket's path that Unix takes at least, and of them what multiprocessing puts behind the temporary folder.
+SOCKET_PATH_BYTES = 107
+SOCKET_NAME_BYTES = len("/pymp-xxxxxxxx/listener-xxxxxxxx")
 SUBMIT_COMMANDS = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}
 JOB_CLASSES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster"}
 logger = logging.getLogger(__name__)
@@ -63,8 +68,8 @@ class LocalWorkers:
                 if attempt == START_ATTEMPTS:
                     self._settings.close()
                     raise StudyError(
-                        f"search.workers: {n_workers} worker processes cannot be started on this machine ({error}); "
-                        "try fewer, or look whether memory is short"
+                        f"search.workers: {n_workers} worker processes cannot be started on this machine "
+                        f"({describe_chain(error)}); try fewer, or look whether memory is short"
                     ) from error
         self.address = str(self._cluster.scheduler_address)
 
@@ -78,16 +83,27 @@ def prepare_forking() -> dict[str, str]:
     """Dask settings by which workers are forked from a process that has imported all they need.
 
     Importing PyTorch and the rest takes seconds of every worker, restarted ones included. On Linux only: elsewhere
-    forking is not safe, or unknown.
+    forking is not safe, or unknown; and not where the folder of temporary files has too long a name for the socket by
+    which new workers are asked for.
     """
     if sys.platform != "linux":
         return {}
+    if len(os.fsencode(tempfile.gettempdir())) + SOCKET_NAME_BYTES > SOCKET_PATH_BYTES:
+        return {"distributed.worker.multiprocessing-method": "spawn"}
     method = {"distributed.worker.multiprocessing-method": "forkserver"}
     with dask.config.set(method):
         context = get_mp_context()  # sets Dask's own choice of modules, which the next line replaces
     # torch._dynamo: PyTorch's optimisers import it at their first use, in two seconds of a core.
     context.set_forkserver_preload(["distributed", "chitransfer.search.runner", "torch._dynamo"])
     return method
+
+
+def describe_chain(error: BaseException) -> str:
+    """What an error says and, in turn, what it came of; Dask's own says no more than that it came of another."""
+    said = [str(error) or type(error).__name__]
+    while (error := error.__cause__) is not None:  # type: ignore[assignment]
+        said.append(str(error) or type(error).__name__)
+    return ": ".join(said)
 
 
 def _start_local(n_workers: int) -> LocalCluster:

@@ -231,6 +231,7 @@ class SearchDriver:
 
     def _take(self, active: _ActiveTrial, result: RungResult) -> None:
         """Write what a rung brought, and go on with its trial or end it."""
+        self.folder.check_there()
         if not result.failure and not math.isfinite(result.value):
             result = replace(result, failure=f"the objective is {result.value}")
         active.seconds_before += sum(result.seconds.values())

@@ -8,11 +8,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from chitransfer.errors import OTHER_RESULTS_FOLDER, StudyError
+from chitransfer.errors import NO_LOCKS, OTHER_RESULTS_FOLDER, StudyError
 from chitransfer.files import write_json
 from chitransfer.search.storage import explain_write_errors, find_lock_holder, lock_on_server
 from chitransfer.search.study_folder import StudyFolder
@@ -29,6 +31,11 @@ def explain_unwritable(path: Path) -> Iterator[None]:
     except Timeout:
         raise
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            raise StudyError(
+                f"{path}: its file system has no locks ({error.strerror}), by which a study is driven by one search at "
+                "a time; name a results folder on another one with --results-dir (paths.results_dir)"
+            ) from error
         raise StudyError(
             f"{path}: the results folder cannot be written ({error.strerror or error}); {OTHER_RESULTS_FOLDER}"
         ) from error
@@ -51,6 +58,9 @@ def drive_alone(folder: StudyFolder, what: str = "search is writing to this stud
         with explain_unwritable(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=SECONDS_FOR_A_READER)
+    except StudyError:
+        _remove_if_empty(folder.path)
+        raise
     except Timeout as error:
         who = _read_holder(holder)
         raise StudyError(f"{folder.path}: another {what} ({who}); stop it first") from error
@@ -88,7 +98,11 @@ def find_driver(folder: StudyFolder) -> str | None:
 
 
 def _holder_and_lock(folder: StudyFolder) -> tuple[Path, FileLock]:
-    return folder.path / "driver.json", FileLock(folder.path / "driver.lock", timeout=0)
+    options: dict[str, Any] = {"timeout": 0}
+    if "fallback_to_soft" in signature(FileLock.__init__).parameters:
+        # Where a system has no locks, the file's being there would be one, and a killed search's one for ever.
+        options["fallback_to_soft"] = False
+    return folder.path / "driver.json", FileLock(folder.path / "driver.lock", **options)
 
 
 def _remove_if_empty(path: Path) -> None:

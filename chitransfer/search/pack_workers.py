@@ -16,14 +16,14 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.search.memory import reset_peak_memory
 from chitransfer.search.objective import RungResult, RungTask
 from chitransfer.search.runner import (
-    OUT_OF_MEMORY,
-    TRIAL_FAILURES,
     Cancelled,
     Stage2MemoryError,
     TrialRunner,
     describe_failure,
+    fails_trial,
 )
 from chitransfer.search.workers import InProcessWorkers, Job
+from chitransfer.shortage import is_out_of_memory
 from chitransfer.training.packed import train_together
 from chitransfer.training.stage1 import Stage1Run
 
@@ -111,7 +111,9 @@ class PackWorkers(InProcessWorkers):
         outcomes: list[RungResult | BaseException | None] | None
         try:
             outcomes = self._train_and_score(jobs)
-        except OUT_OF_MEMORY:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             outcomes = None
         # Outside the except block, so that the failed attempt's tensors are no longer held by its traceback.
         if outcomes is not None:
@@ -146,9 +148,10 @@ class PackWorkers(InProcessWorkers):
         for number, job in enumerate(jobs):
             try:
                 runs_of[number] = self.runner.start(job.task)
-            except OUT_OF_MEMORY:
-                raise
-            except Exception as error:  # noqa: BLE001 - a damaged state, say, is that trial's alone
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                # A damaged state, say, is that trial's alone.
                 errors[number] = error
         owners = [number for number, runs in runs_of.items() for _ in runs]
         failures = train_together(
@@ -176,9 +179,9 @@ class PackWorkers(InProcessWorkers):
             logger.warning("trial %d in a pack (search.pack): %s; once more alone", job.task.number, str(shortage))
             # Not the error: its traceback holds the member's runs.
             return None
-        except TRIAL_FAILURES as failure:
-            return describe_failure(job.task, failure, stage1_seconds)
         except Exception as other:  # noqa: BLE001 - as in `InProcessWorkers`
+            if fails_trial(other):
+                return describe_failure(job.task, other, stage1_seconds)
             _gives_up(job)
             return other
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from chitransfer.files import write_atomically, write_csv, write_json
+from chitransfer.files import remove_left_over, write_atomically, write_csv, write_json
 from chitransfer.search.objective import RungResult
 from chitransfer.search.space import HALVED_BATCH_SIZE
 
@@ -99,12 +99,14 @@ def save_rung(folder: Path, result: RungResult, params: dict[str, Any], dataset:
     for old in folder.glob("rung_*.pt"):
         if result.finished or old.name != f"rung_{result.epoch:05d}.pt":
             old.unlink(missing_ok=True)
+    remove_left_over(folder)
 
 
 def discard_states(folder: Path) -> None:
-    """Delete what a trial would have gone on from; it has ended."""
+    """Delete what a trial would have gone on from, and what a killed search was writing there; it has ended."""
     for state in folder.glob("rung_*.pt"):
         state.unlink(missing_ok=True)
+    remove_left_over(folder)
 
 
 def load_rung(folder: Path) -> SavedRung | None:

@@ -30,9 +30,16 @@ from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.results import expect_runs, read_standing, write_results
 from chitransfer.search.space import make_pruner, settle_pruner
-from chitransfer.search.storage import STORAGE_ERRORS, describe_storage_error, explain_write_errors, hold_again
+from chitransfer.search.storage import (
+    STORAGE_ERRORS,
+    describe_storage_error,
+    explain_write_errors,
+    hold_again,
+    is_free,
+    is_in_use,
+)
 from chitransfer.search.study import create_study, read_searched_dataset, refuse_taken_name, resume_study
-from chitransfer.search.study_folder import StudyFolder, new_study_name
+from chitransfer.search.study_folder import StudyFolder, new_study_name, refuse_odd_bytes
 from chitransfer.search.summary import (
     Names,
     describe_budget,
@@ -44,12 +51,14 @@ from chitransfer.search.summary import (
 from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
+from chitransfer.shortage import describe_shortage, is_out_of_memory
 from chitransfer.training.settings import make_study_folds
 
 EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
 SIGNALS: tuple[StopReason, ...] = ("interrupt", "terminate")
-# How long a database server may be away before the search stops.
+# How long a database server may be away, or a SQLite file in use, before the search stops; how often it is tried.
 STORAGE_WAIT_SECONDS = 600.0
+STORAGE_POLL_SECONDS = 1.0
 # How often a search makes sure of its lock on the server.
 LOCK_CHECK_SECONDS = 10.0
 Draw = Callable[[optuna.Study, Reference, StudyFolder], Sequence[str] | None]
@@ -96,6 +105,7 @@ def run_search(
 
 def _new_folder(config: Config) -> StudyFolder:
     root = (Path(config.paths.results_dir) / "hparam_search").resolve()
+    refuse_odd_bytes(root)
     if not config.search.study_name:
         with explain_unwritable(root):
             return StudyFolder(make_new_folder(root, new_study_name()), config.search.storage)
@@ -144,8 +154,11 @@ def _search(
         if reason == "finished" and display.n_ended == 0:
             lines.insert(0, describe_nothing_to_do(study, config))
     except STORAGE_ERRORS as error:
+        folder.check_there()
         if reason not in SIGNALS:
-            raise
+            raise StudyError(
+                f"{describe_storage_error(folder.place, error)}. Resume with: {folder.resume_command}"
+            ) from None
         # Who stops a search need not wait for its database to say how it stands.
         lines = [
             f"search stopped. {describe_storage_error(folder.place, error)}",
@@ -209,6 +222,9 @@ def drive_until_stopped(
         if reason == "finished":
             holding = _holding_lock(folder, stop_requested)
             reason = reevaluate_top(config, dataset, study, folder, workers, holding, display)
+    if reason in SIGNALS:
+        # What is still to do, the figures among it, may take longer than a batch system gives before it kills.
+        display.search_stopped(folder.resume_command)
     return reason
 
 
@@ -236,33 +252,35 @@ def _drive(
     display: SearchDisplay,
     stop_requested: StopRequested,
 ) -> StopReason:
-    """Drive the study; after a database server was away for a while, go on as a resumed search would."""
+    """Drive the study; after its database was away or in use for a while, go on as a resumed search would."""
     while True:
         try:
             holding = _holding_lock(folder, stop_requested)
             return SearchDriver(config, dataset, study, folder, workers, display, holding).run()
         except STORAGE_ERRORS as error:
             what = describe_storage_error(folder.place, error)
-            if folder.storage is None:
-                raise StudyError(f"{what}. Resume with: {folder.resume_command}") from None
+            may_come_back = folder.storage is not None or is_in_use(error)
         # Outside the except block: whatever is raised now must not drag the database's own message along.
-        logger.warning("%s; waiting for it", what)
-        if not _wait_for_storage(study, folder, stop_requested):
+        folder.check_there()
+        if may_come_back:
+            display.storage_away(what)
+            if _wait_for_storage(study, folder, stop_requested):
+                continue
             if (reason := stop_requested()) in SIGNALS:
                 return reason
-            raise StudyError(f"{what}. Resume with: {folder.resume_command}")
+        raise StudyError(f"{what}. Resume with: {folder.resume_command}")
 
 
 def _wait_for_storage(study: optuna.Study, folder: StudyFolder, stop_requested: StopRequested) -> bool:
     deadline = time.monotonic() + STORAGE_WAIT_SECONDS
     while time.monotonic() < deadline and stop_requested() is None:
-        try:
-            study.get_trials(deepcopy=False)
-            hold_again(folder.storage, folder.name)
-        except STORAGE_ERRORS:
-            time.sleep(1.0)
-        else:
-            return True
+        # What SQLite waits for it waits for in one piece, deaf to signals.
+        if folder.storage is not None or is_free(folder.database):
+            with suppress(*STORAGE_ERRORS):
+                study.get_trials(deepcopy=False)
+                hold_again(folder.storage, folder.name)
+                return True
+        time.sleep(STORAGE_POLL_SECONDS)
     return False
 
 
@@ -332,8 +350,14 @@ def log_to(path: Path) -> Iterator[None]:
     except OSError as error:
         logger.error("%s", describe_os_error(error))
         raise
-    except Exception:
-        logger.exception("the program has an error")
+    except Exception as error:
+        if is_out_of_memory(error):
+            logger.error("%s", describe_shortage(error))
+        else:
+            logger.exception("the program has an error")
+        raise
+    except BaseException as error:
+        logger.error("ended at once by %s", type(error).__name__)
         raise
     finally:
         logger.removeHandler(handler)

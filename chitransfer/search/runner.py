@@ -23,6 +23,7 @@ from chitransfer.search.encoders import SavedEncoder, pack_encoders, pack_state,
 from chitransfer.search.memory import peak_memory_mb, reset_peak_memory
 from chitransfer.search.objective import FIRST_FRESH, ReplicateResult, RungResult, RungTask, transfer_objective
 from chitransfer.seeds import derive_seed
+from chitransfer.shortage import is_out_of_memory
 from chitransfer.training.crossval import cross_validate, make_folds
 from chitransfer.training.packed import carry
 from chitransfer.training.settings import (
@@ -36,9 +37,6 @@ from chitransfer.training.settings import (
 from chitransfer.training.stage1 import Stage1Run
 from chitransfer.training.tasks import Stage2Data, resolve_positive_label
 
-# Reasons a trial may fail without the study being at fault: a numerical blow-up, or memory.
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-TRIAL_FAILURES = (TrainingError, *OUT_OF_MEMORY, ArithmeticError)
 logger = logging.getLogger(__name__)
 
 
@@ -106,7 +104,9 @@ class TrialRunner:
         reset_peak_memory(self.device)
         try:
             return self._run(task)
-        except TRIAL_FAILURES as error:
+        except Exception as error:
+            if not fails_trial(error):
+                raise
             return describe_failure(task, error, time.perf_counter() - started)
 
     def _run(self, task: RungTask) -> RungResult:
@@ -251,7 +251,9 @@ class TrialRunner:
                     derive_seed(config.seed, "quick stage2", number, pretraining),
                     lambda epoch: self._heed_stop(),
                 )
-            except OUT_OF_MEMORY as error:
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 logger.debug("trial %d: out of memory in Stage 2", number, exc_info=error)
                 shortage = first_line(error)
             if shortage:
@@ -274,15 +276,20 @@ class TrialRunner:
         return make_folds(self.dataset, self.config.cv.n_cv_folds, self.config.cv.n_cv_repeats, seed)
 
 
+def fails_trial(error: BaseException) -> bool:
+    """Whether an error is a reason for its trial alone to fail: a numerical blow-up, or memory."""
+    return isinstance(error, TrainingError | ArithmeticError) or is_out_of_memory(error)
+
+
 def describe_failure(task: RungTask, error: BaseException, seconds: float) -> RungResult:
-    """The result of a rung that broke off after so many seconds, one of `TRIAL_FAILURES` being the reason."""
+    """The result of a rung that broke off after so many seconds, `fails_trial` of the error being true."""
     logger.debug("trial %d failed", task.number, exc_info=error)
     # Our own say in one line what to do, however long.
     reason = str(error) if isinstance(error, TrainingError) else first_line(error)
-    if isinstance(error, OUT_OF_MEMORY):
-        reason = (
-            f"out of memory ({reason}); lower training.batch_size_dft, or set search.halve_batch_when_out_of_memory"
-        )
+    if is_out_of_memory(error):
+        # Only CUDA's memory makes `TrialRunner` try a smaller batch.
+        smaller = ", or set search.halve_batch_when_out_of_memory" * isinstance(error, torch.OutOfMemoryError)
+        reason = f"out of memory ({reason}); lower training.batch_size_dft{smaller}"
     return RungResult(number=task.number, epoch=0, finished=True, seconds={"failed": seconds}, failure=reason)
 
 

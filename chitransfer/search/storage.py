@@ -9,11 +9,12 @@ import errno
 import hashlib
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import quote
+from typing import Literal
 
 import optuna
 import sqlalchemy
@@ -21,7 +22,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from chitransfer.errors import ConfigError, StudyError, say_install
+from chitransfer.errors import NO_SPACE, ConfigError, StudyError, name_place, say_install
 from chitransfer.secrecy import mask_passwords
 
 # What a storage raises when the database is away, full or damaged, as against a mistake of ours.
@@ -78,13 +79,21 @@ def open_storage(address: str) -> RDBStorage:
         ) from None
 
 
-def sqlite_address(path: Path) -> str:
-    """SQLAlchemy's address of a file, whatever characters its folders have."""
-    address = sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
-    if sqlalchemy.make_url(address).database == str(path):
-        return address
-    # SQLAlchemy before 2.1 leaves ?, % and # as they are; SQLite itself reads them escaped.
-    return f"sqlite:///file:{quote(str(path))}?uri=true"
+def sqlite_address(path: Path, mode: Literal["rw", "rwc"] = "rw") -> str:
+    """SQLAlchemy's address of a file, whatever characters its folders have; in mode ``rwc`` it is made if need be."""
+    query = {"mode": mode, "uri": "true"}
+    return sqlalchemy.URL.create("sqlite", database=path.absolute().as_uri(), query=query).render_as_string()
+
+
+def is_free(path: Path) -> bool:
+    """Whether nobody else reads or writes a SQLite file at this moment."""
+    address = f"{path.absolute().as_uri()}?mode=rw"
+    try:
+        with closing(sqlite3.connect(address, timeout=0.0, isolation_level=None, uri=True)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            return True
+    except sqlite3.OperationalError:
+        return False
 
 
 def _psycopg(address: str) -> str:
@@ -111,22 +120,34 @@ def explain_storage_errors(place: str) -> Iterator[None]:
 
 def describe_storage_error(place: str, error: BaseException) -> str:
     """What went wrong with the database at `place`, in one sentence, and the remedy."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    cause = getattr(cause, "orig", None) or cause
-    reason = mask_passwords((str(cause).strip() or type(cause).__name__).splitlines()[0])
+    reason = _find_reason(error)
     if "disk is full" in reason or "No space" in reason:
         remedy = "the disk is full; make room"
     elif "readonly" in reason:
         remedy = "the database or its folder cannot be written; check permissions"
     elif "locked" in reason:
-        remedy = "another program is writing to it; wait for that one or close it"
+        remedy = "another program has it open, reading or writing; wait for that one or close it"
+    elif "unable to open" in reason:
+        remedy = "check that it is there, whether its folder was moved, and permissions"
     elif "malformed" in reason or "not a database" in reason:
         return f"{place}: the study's database cannot be used ({reason}); {DAMAGED}"
     else:
         remedy = "check that the database is there and lets you in"
     return f"{place}: the study's database cannot be used ({reason}); {remedy}. Nothing that finished is lost"
+
+
+def is_in_use(error: BaseException) -> bool:
+    """Whether a SQLite file cannot be used for no other reason than that another program has it open."""
+    return "locked" in _find_reason(error)
+
+
+def _find_reason(error: BaseException) -> str:
+    """The first line of what the database itself said, without passwords."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    cause = getattr(cause, "orig", None) or cause
+    return mask_passwords((str(cause).strip() or type(cause).__name__).splitlines()[0])
 
 
 @contextmanager
@@ -135,12 +156,12 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}:
+        if error.errno not in {*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}:
             raise
-        where = error.filename or folder
-        remedy = "make room" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "make the folder writable"
+        remedy = "make room" if error.errno in NO_SPACE else "make it writable"
         raise StudyError(
-            f"{where}: cannot be written ({error.strerror}); {remedy} and resume. Nothing that finished is lost"
+            f"{name_place(error, folder)}: cannot be written ({error.strerror}); {remedy} and resume. "
+            "Nothing that finished is lost"
         ) from error
 
 

@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import optuna
 from optuna.storages import RDBStorage
@@ -57,7 +56,7 @@ def read_study(folder: StudyFolder) -> optuna.Study:
     name = folder.name
     if folder.storage is None:
         # Not read-only: what a killed driver was writing must be rolled back first, and SQLite does so on opening.
-        address = f"file:{quote(str(folder.database))}?mode=rw"
+        address = f"{folder.database.absolute().as_uri()}?mode=rw"
         try:
             with closing(sqlite3.connect(address, timeout=SQLITE_SECONDS, uri=True)) as connection:
                 names = [name for (name,) in connection.execute("SELECT study_name FROM studies")]
@@ -143,7 +142,7 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
     new = folder.path / f".creating-{os.getpid()}.db"
     with explain_storage_errors(folder.place):
         try:
-            storage = open_storage(sqlite_address(new))
+            storage = open_storage(sqlite_address(new, "rwc"))
             _create_in(storage, folder.name, contract)
             storage.engine.dispose()
             new.replace(folder.database)

@@ -96,11 +96,43 @@ class StudyFolder:
         is_inside = StudyFolder(self.path.parent).config.is_file()
         return (self.path.parent, int(number)) if is_inside and number != self.name and number.isdigit() else None
 
+    def check_there(self) -> None:
+        """Make sure that the folder is where it was when the search began.
+
+        Raises
+        ------
+        StudyError
+            It is gone; whatever were written now would make a second one.
+        """
+        if not self.path.is_dir():
+            command = os.environ.get(LAUNCHER, "chitransfer search")
+            raise StudyError(
+                f"{self.path}: the study's folder is gone; was it moved? Nothing that finished is lost: where it is "
+                f"now, it goes on with {command} --resume FOLDER"
+            )
+
     @property
     def log(self) -> Path:
         """Where this run's log goes; one file a start."""
         stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
         return self.path.parent / "logs" / f"search_{self.name}_{stamp}.log"
+
+
+def refuse_odd_bytes(path: Path) -> None:
+    """Refuse a folder for studies whose name is no UTF-8, before anything is made in it.
+
+    Raises
+    ------
+    StudyError
+        It is none, so neither the database nor the configuration nor the log could name it.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise StudyError(
+            f"{os.fsencode(path)!r}: a folder of studies needs a name in UTF-8; choose another with --results-dir "
+            "(paths.results_dir), or rename it"
+        ) from error
 
 
 def new_study_name() -> str:
@@ -116,6 +148,7 @@ def locate_study(path: Path) -> StudyFolder:
     StudyError
         There is no ``study.db`` there, and no configuration that names a database server.
     """
+    refuse_odd_bytes(path.resolve())
     folder = path if path.is_dir() else path.parent
     if path.is_dir() or path.name == "study.db":
         if (folder / "study.db").is_file():

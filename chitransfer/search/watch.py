@@ -139,6 +139,18 @@ class SearchDisplay:
         logger.info("%s", line)
         self._console.print(line)
 
+    def search_stopped(self, command: str) -> None:
+        """Say that a signal was heard and how to go on, before what is done is written out."""
+        line = f"stopping; what is done is written out now. Resume with: {command}"
+        logger.info("%s", line)
+        self._console.print(line)
+
+    def storage_away(self, what: str) -> None:
+        """Say that the study's database cannot be used at present."""
+        line = f"{what}; waiting for it"
+        logger.warning("%s", line)
+        self._console.print(f"WARNING: {line}")
+
     def _say(self, line: str, done: int, total: int, left: str) -> None:
         logger.info("%s [%d/%d, %s left]", line, done, total, left)
         self._console.print(f"[{done}/{total}] {line}; {left} left")

@@ -26,6 +26,7 @@ from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpo
 from chitransfer.model.network import TransferNetwork, inverse_temperature_line
 from chitransfer.progress import NamedProgress
 from chitransfer.seeds import derive_seed
+from chitransfer.shortage import is_out_of_memory
 from chitransfer.training.packed import carry
 from chitransfer.training.run_folder import RunFolder, Say, chi_scores, describe_provenance, describe_rows
 from chitransfer.training.settings import (
@@ -136,17 +137,23 @@ def run_pretraining(config: Config, say: Say, progress: NamedProgress, resume: P
             tested = _write_results(config, dataset, data, folder, test, splits, done)["test"]
             folder.state.unlink(missing_ok=True)
     except (*INTERRUPTS, OSError):
-        say(f"interrupted; go on with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
+        _say_how_to_go_on(folder, say)
         raise
-    except Exception:
+    except Exception as error:
         if resume is None and not folder.state.is_file():
             folder.discard()
+        elif is_out_of_memory(error):
+            _say_how_to_go_on(folder, say)
         raise
     # The computed table need not have any of them.
     if tested["n_polymers"]:
         say(f"computed χ of {say_count(tested['n_polymers'], 'test polymer')}: MAE {tested['mae']:.4f}")
     say(f"Stage 1 is done: {folder.best_model}")
     return folder
+
+
+def _say_how_to_go_on(folder: RunFolder, say: Say) -> None:
+    say(f"interrupted; go on with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
 
 
 def _split_of_rows(dataset: Dataset, data: Stage1Data, test: np.ndarray) -> np.ndarray:

@@ -276,3 +276,20 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("CHITRANSFER_CACHE")
     assert default_cache_folder().name == "chitransfer"
     assert not (tmp_path / "mine").exists()
+
+
+def test_without_a_home_features_are_kept_among_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container whose user has a number alone."""
+    pwd = pytest.importorskip("pwd")
+
+    def find_nobody(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr(pwd, "getpwuid", find_nobody)
+    for name in ("CHITRANSFER_CACHE", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert default_cache_folder() == tmp_path / "chitransfer"
+    assert "CHITRANSFER_CACHE" in caplog.text

@@ -27,6 +27,7 @@ from chitransfer.search.objective import RungTask
 from chitransfer.search.runner import TrialRunner
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.training.stage1 import Stage1Run
+from tests.shortages import cpu_shortage
 
 Search = Callable[..., tuple[int, Any]]
 
@@ -89,7 +90,7 @@ def test_a_loss_that_is_not_a_number_fails_its_trial_alone(
     assert "epoch 1" in reasons(folder)[0]
 
 
-@pytest.mark.parametrize("error", [MemoryError("5 GB"), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize("error", [MemoryError("5 GB"), torch.OutOfMemoryError("CUDA out of memory"), cpu_shortage()])
 def test_memory_that_runs_out_fails_its_trial_with_the_remedy(
     error: BaseException, small: dict[str, object], make_search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_memory_that_runs_out_fails_its_trial_with_the_remedy(
     (reason,) = reasons(folder)
     assert "out of memory" in reason
     assert "training.batch_size_dft" in reason
+    assert ("halve_batch" in reason) == isinstance(error, torch.OutOfMemoryError)
 
 
 @pytest.mark.parametrize(("allowed", "limit", "succeeds"), [(True, 8, True), (True, 4, False), (False, 8, False)])
@@ -392,6 +394,6 @@ def test_optuna_keeps_a_study_that_was_not_ours_out(tmp_path: Path) -> None:
     from chitransfer.search.study import resume_study
     from chitransfer.search.study_folder import locate_study
 
-    optuna.create_study(study_name="foreign", storage=open_storage(sqlite_address(tmp_path / "study.db")))
+    optuna.create_study(study_name="foreign", storage=open_storage(sqlite_address(tmp_path / "study.db", "rwc")))
     with pytest.raises(StudyError, match="not written by chitransfer"):
         resume_study(locate_study(tmp_path), {}, make_pruner(load_config(None).search, 10))

@@ -23,7 +23,7 @@ from chitransfer.search.apply import (
 )
 from chitransfer.search.encoders import STAGE2_SHAPE_KEYS
 from chitransfer.search.space import to_distribution, to_overrides
-from chitransfer.search.storage import open_storage
+from chitransfer.search.storage import open_storage, sqlite_address
 from chitransfer.search.study_folder import LAUNCHER, StudyFolder
 from chitransfer.sections import SECOND_PASS_KEYS
 from chitransfer.training.settings import network_shape, stage1_settings
@@ -46,7 +46,9 @@ def make_study(
     """A study of three trials: `other` 2.0, `best` 1.5, `other` failed."""
     path.mkdir(parents=True)
     folder = StudyFolder(path)
-    study = optuna.create_study(storage=open_storage(folder.address), study_name=folder.name, direction="minimize")
+    study = optuna.create_study(
+        storage=open_storage(sqlite_address(folder.database, "rwc")), study_name=folder.name, direction="minimize"
+    )
     distributions = {name: to_distribution(parameter) for name, parameter in config.search.space.items()}
     for params, value in ((other, 2.0), (best, 1.5), (other, None)):
         state = optuna.trial.TrialState.COMPLETE if value else optuna.trial.TrialState.FAIL
@@ -159,7 +161,9 @@ def test_of_several_objectives_the_transfer_objective_decides(tmp_path: Path) ->
     config = load_config(None, {"search.objectives": ["sol_auc", "exp_mae"]})
     folder = StudyFolder(tmp_path)
     study = optuna.create_study(
-        storage=open_storage(folder.address), study_name=folder.name, directions=["maximize", "minimize"]
+        storage=open_storage(sqlite_address(folder.database, "rwc")),
+        study_name=folder.name,
+        directions=["maximize", "minimize"],
     )
     distributions = {name: to_distribution(parameter) for name, parameter in config.search.space.items()}
     for params, values, objective in ((OTHER, [0.6, 0.5], 2.0), (BEST, [0.9, 0.4], 1.5)):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 import sys
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +14,15 @@ import pytest
 
 from chitransfer.config import load_config
 from chitransfer.errors import ConfigError, StudyError
-from chitransfer.search.clusters import BatchWorkers, gpu_directives, job_options, walltime_seconds
+from chitransfer.search import clusters
+from chitransfer.search.clusters import (
+    BatchWorkers,
+    LocalWorkers,
+    gpu_directives,
+    job_options,
+    prepare_forking,
+    walltime_seconds,
+)
 from chitransfer.search.workers import make_workers
 from chitransfer.sections import ClusterSettings
 
@@ -129,3 +141,36 @@ def test_jobs_that_come_to_nothing_are_taken_down(
     with pytest.raises(expected, match=said):
         BatchWorkers("slurm", ClusterSettings(), 1)
     assert done.count("close") == (fails_in != "__init__")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_workers_are_forked_only_where_the_socket_for_it_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = set()
+    for length in range(60, 90):
+        folder = tempfile.mkdtemp(dir=tempfile.gettempdir())
+        place = Path(folder).rename(folder + "x" * (length - len(folder)))
+        with monkeypatch.context() as patch, socket.socket(socket.AF_UNIX) as listener:
+            patch.setattr(tempfile, "tempdir", str(place))
+            (method,) = prepare_forking().values()
+            # As multiprocessing calls it.
+            path = tempfile.mktemp(prefix="listener-", dir=tempfile.mkdtemp(prefix="pymp-"))
+            said = "it fits"
+            try:
+                listener.bind(path)
+            except OSError as error:
+                said = str(error)
+        shutil.rmtree(place)
+        assert method == {"it fits": "forkserver", "AF_UNIX path too long": "spawn"}[said], length
+        methods.add(method)
+    assert methods == {"forkserver", "spawn"}
+
+
+def test_workers_that_cannot_start_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(n_workers: int) -> None:
+        raise RuntimeError("Nanny failed to start.") from OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr(clusters, "_start_local", fail)
+    with pytest.raises(StudyError, match=r"\(Nanny failed to start\.: AF_UNIX path too long\); try fewer"):
+        LocalWorkers(2, (), 1)

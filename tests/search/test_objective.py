@@ -26,6 +26,7 @@ from chitransfer.search.runner import TrialRunner
 from chitransfer.search.second_pass import run_second_pass
 from chitransfer.search.study import read_study
 from chitransfer.training.stage1 import Stage1Run
+from tests.shortages import cpu_shortage
 
 
 @pytest.mark.parametrize(("platform", "expected"), [("linux", 3 * 2**10), ("darwin", 3.0)])
@@ -123,7 +124,7 @@ def test_a_halved_batch_is_known_to_all_that_is_made_of_its_trial(
     assert "a batch that such a release halved" in rescored.skipped[1]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")], ids=str)
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), cpu_shortage()])
 def test_memory_that_runs_out_in_stage_2_does_not_halve_the_batch_of_stage_1(
     error: BaseException, tiny: dict[str, object], tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +144,7 @@ def test_memory_that_runs_out_in_stage_2_does_not_halve_the_batch_of_stage_1(
     result = TrialRunner(config, tiny_dataset, n_threads=1).run(RungTask(0, {}, 1, None))
     assert begun == [16], "Stage 1 is not to blame and not trained again"
     assert result.halved_batch_size is None
-    said = str(error) or "MemoryError"
+    said = (str(error) or "MemoryError").splitlines()[0]
     assert result.failure == f"out of memory in Stage 2 ({said}); lower training.batch_size_exp"
 
 

@@ -23,6 +23,7 @@ from chitransfer.search.objective import RungTask
 from chitransfer.search.pack_workers import PackWorkers
 from chitransfer.search.runner import Cancelled, TrialRunner
 from chitransfer.training.stage1 import Stage1Run
+from tests.shortages import cpu_shortage
 
 # Without dropout a packed run is the run alone, up to rounding.
 PLAIN: dict[str, object] = {"training.precision": "fp32", "model.encoder_dropout": 0.0, "model.chi_head_dropout": 0.0}
@@ -123,8 +124,13 @@ def test_a_damaged_state_is_its_own_trials_error(packed: PackWorkers) -> None:
     assert futures[0].result().failure == futures[2].result().failure == ""
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("the card is full"), cpu_shortage()])
 def test_a_pack_too_large_for_the_memory_is_halved(
-    packed: PackWorkers, alone: TrialRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    packed: PackWorkers,
+    alone: TrialRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: RuntimeError,
 ) -> None:
     together: list[int] = []
     train_together: Callable[..., Any] = pack_workers.train_together
@@ -132,7 +138,7 @@ def test_a_pack_too_large_for_the_memory_is_halved(
     def only_one_fits(runs: Sequence[Stage1Run], *words: Any, **named: Any) -> Any:
         together.append(len(runs))
         if len(runs) > 1:
-            raise torch.OutOfMemoryError("the card is full")
+            raise error
         return train_together(runs, *words, **named)
 
     monkeypatch.setattr(pack_workers, "train_together", only_one_fits)

@@ -23,7 +23,7 @@ from chitransfer.search.lock import drive_alone
 from chitransfer.search.reference import Reference
 from chitransfer.search.replicates import estimate_components, posterior_means
 from chitransfer.search.results import read_standing
-from chitransfer.search.storage import open_storage
+from chitransfer.search.storage import open_storage, sqlite_address
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import describe_outcome, describe_status
@@ -41,7 +41,7 @@ def noise_aware_copy(folder: StudyFolder, target: Path) -> tuple[StudyFolder, li
     """A study whose lowest objective is one lucky run, and its trials by objective; the third is fresh runs's best."""
     shutil.copytree(folder.path, target, ignore=shutil.ignore_patterns("study.db", "best_params.json"))
     copy, trials = StudyFolder(target), read_study(folder).get_trials()
-    study = optuna.create_study(storage=open_storage(copy.address), study_name=copy.name)
+    study = optuna.create_study(storage=open_storage(sqlite_address(copy.database, "rwc")), study_name=copy.name)
     study.set_user_attr("contract", read_study(folder).user_attrs["contract"])
     fresh = read_fresh_scores(trials, copy)[0].number
     by_value = [trial.number for trial in trials if trial.number != fresh]

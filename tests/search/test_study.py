@@ -66,7 +66,7 @@ class TestLocating:
         monkeypatch.setattr("chitransfer.search.study.SQLITE_SECONDS", 0.01)
         with closing(sqlite3.connect(copied.database, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(StudyError, match=r"\(database is locked\); another program is writing to it") as error:
+            with pytest.raises(StudyError, match=r"\(database is locked\); another program has it open") as error:
                 read_study(copied)
         assert "damaged" not in str(error.value)
 
@@ -155,7 +155,7 @@ class TestLeaderboard:
         assert rows == list(zip(top["number"], top["value"], strict=True))
 
     def test_of_several_objectives_it_shows_the_transfer_objective(self, tmp_path: Path) -> None:
-        storage = open_storage(sqlite_address(tmp_path / "study.db"))
+        storage = open_storage(sqlite_address(tmp_path / "study.db", "rwc"))
         study = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
         create_leaderboard(storage)
         for auc, objective in ((0.6, 2.25), (0.9, 1e-05), (0.7, 1.5)):
@@ -248,7 +248,7 @@ class TestResuming:
         import optuna
 
         folder = StudyFolder(tmp_path)
-        optuna.create_study(study_name="theirs", storage=open_storage(folder.address))
+        optuna.create_study(study_name="theirs", storage=open_storage(sqlite_address(folder.database, "rwc")))
         with pytest.raises(StudyError, match="was not written by chitransfer"):
             make_search(finished_search.config.model_dump(), resume=folder)
 
@@ -256,7 +256,9 @@ class TestResuming:
         import optuna
 
         folder = StudyFolder(tmp_path)
-        optuna.create_study(study_name="up", direction="maximize", storage=open_storage(folder.address))
+        optuna.create_study(
+            study_name="up", direction="maximize", storage=open_storage(sqlite_address(folder.database, "rwc"))
+        )
         with pytest.raises(StudyError, match="maximises"):
             make_search(finished_search.config.model_dump(), resume=folder)
 
