@@ -30,7 +30,7 @@ from chitransfer.search.runner import NetworkScores, TrialRunner
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
-from chitransfer.search.summary import PERMUTED, describe_side_by_side
+from chitransfer.search.summary import PERMUTED, describe_objective, describe_side_by_side
 from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings, SpaceParameter
 
 # Found out again on every machine; no part of what was measured.
@@ -61,6 +61,8 @@ class Rescored:
         The measured values were dealt out to other polymers, so nothing can be better than the trivial predictor.
     is_of_first_runs
         Trials may have run several times.
+    warnings
+        What to know of the objective.
     """
 
     folder: Path
@@ -70,6 +72,7 @@ class Rescored:
     weights: ObjectiveSettings
     is_permuted: bool = False
     is_of_first_runs: bool = False
+    warnings: Sequence[str] = ()
 
     def describe(self) -> list[str]:
         """Best trial, default configuration and what they are compared with side by side, and what to be warned of."""
@@ -79,8 +82,9 @@ class Rescored:
         references = self.reference.columns(float(best["stage1_mae"]), self.weights)
         table = describe_side_by_side([*((title, row, row["value"]) for title, row in columns), *references])
         if self.is_permuted:
-            return [PERMUTED, *table]
-        return [*table, *(f"WARNING: {line}" for line in self.reference.beats(best, self.weights))]
+            return [PERMUTED, *table, *self.warnings]
+        beaten = [f"WARNING: {line}" for line in self.reference.beats(best, self.weights)]
+        return [*table, *beaten, *self.warnings]
 
     @property
     def rank_correlation(self) -> float:
@@ -192,7 +196,8 @@ def rescore_study(
     )
     skipped = {number: str(error) for number, error in errors.items()}
     is_permuted, is_of_first_runs = config.search.control == "permute", config.search.replicates > 1
-    return Rescored(target, frame, skipped, reference, config.objective, is_permuted, is_of_first_runs)
+    warnings = describe_objective(config)
+    return Rescored(target, frame, skipped, reference, config.objective, is_permuted, is_of_first_runs, warnings)
 
 
 def _refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:
