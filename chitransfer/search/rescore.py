@@ -27,7 +27,7 @@ from chitransfer.search.results import (
     name_columns,
 )
 from chitransfer.search.runner import NetworkScores, TrialRunner
-from chitransfer.search.space import to_overrides
+from chitransfer.search.space import keeps_encoder_frozen, to_overrides
 from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import PERMUTED, describe_objective, describe_side_by_side
@@ -202,17 +202,16 @@ def rescore_study(
 
 def _refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:
     # The control is part of the labels, so a change of it is told as one of Stage 1.
+    unread = {"paths.results_dir"} | ({"training.lr_encoder"} if keeps_encoder_frozen(config) else set())
     useless = find_without_effect(
-        overrides.keys() - {"search.control"},
-        config.search.space,
-        {"paths.results_dir"},
-        ("search.", "second_pass.", "cluster."),
+        overrides.keys() - {"search.control"}, config.search.space, unread, ("search.", "second_pass.", "cluster.")
     )
     if useless:
         raise ConfigError(
             f"without effect when trials are scored again: {', '.join(useless)}; leave it out. Each trial keeps what "
             "the search gave it (search.space); folds (cv), objective, solubility, measured tables and Stage 2's part "
-            "of training can be changed, of what was not searched"
+            "of training can be changed, of what was not searched, and training.lr_encoder where "
+            "training.freeze_encoder_stage2 is false"
         )
 
 

@@ -247,3 +247,8 @@ def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, s
     assert code == 2
     assert f"without effect when trials are scored again: {', '.join(one.split('=')[0] for one in useless)};" in err
     assert len(list((study.path / "rescored").iterdir())) == 1
+    code, _, err = run_command("rescore", study.path, "--set", "training.lr_encoder=0.5")
+    assert code == 2
+    assert "without effect when trials are scored again: training.lr_encoder; leave it out" in err
+    unfrozen = ("--set", "training.lr_encoder=0.01", "--set", "training.freeze_encoder_stage2=false")
+    assert run_command("rescore", study.path, *unfrozen)[0] == 0

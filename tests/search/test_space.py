@@ -10,11 +10,13 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from chitransfer.config import Config, load_config, override_config
+from chitransfer.errors import ConfigError
 from chitransfer.search.space import (
     HALVED_BATCH_SIZE,
     default_params,
     make_pruner,
     make_sampler,
+    refuse_rate_of_frozen_encoder,
     rung_epochs,
     settle_pruner,
     suggest_params,
@@ -25,6 +27,16 @@ from chitransfer.search.space import (
 from chitransfer.sections import SpaceParameter
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "qmc", "nsga2")
+
+
+def test_the_rate_of_an_encoder_that_stays_frozen_is_not_searched() -> None:
+    rate = {"search.space.rate": {"key": "training.lr_encoder", "type": "log", "low": 1e-5, "high": 1e-3}}
+    with pytest.raises(ConfigError, match=r"search\.space\.rate\.key: no trial reads training\.lr_encoder while"):
+        refuse_rate_of_frozen_encoder(load_config(None, rate))
+    freezing = {"key": "training.freeze_encoder_stage2", "type": "categorical", "choices": [True, False]}
+    for further in ({"training.freeze_encoder_stage2": False}, {"search.space.freezing": freezing}):
+        refuse_rate_of_frozen_encoder(load_config(None, {**rate, **further}))
+    refuse_rate_of_frozen_encoder(load_config(None))
 
 
 class TestDistributions:
