@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -37,6 +38,16 @@ def test_the_rate_of_an_encoder_that_stays_frozen_is_not_searched() -> None:
     for further in ({"training.freeze_encoder_stage2": False}, {"search.space.freezing": freezing}):
         refuse_rate_of_frozen_encoder(load_config(None, {**rate, **further}))
     refuse_rate_of_frozen_encoder(load_config(None))
+
+
+def test_a_search_of_such_a_rate_leaves_no_folder(
+    run_command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    rate = "search.space.rate={key: training.lr_encoder, type: log, low: 1.0e-5, high: 1.0e-3}"
+    code, _, err = run_command("search", "--results-dir", tmp_path, "--set", rate)
+    assert code == 2
+    assert "search.space.rate.key: no trial reads training.lr_encoder" in " ".join(err.split())
+    assert not list(tmp_path.iterdir())
 
 
 class TestDistributions:
