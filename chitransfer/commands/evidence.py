@@ -38,6 +38,7 @@ def compare(
     from chitransfer.evidence.nested import PROTOCOLS
     from chitransfer.evidence.unheeded import describe_without_effect, refuse_without_effect
     from chitransfer.patterns import NAME, WORDS
+    from chitransfer.search.summary import describe_objective
     from chitransfer.training.settings import read_dataset
 
     if not re.fullmatch(NAME, name):
@@ -50,7 +51,7 @@ def compare(
     resolved = load_config(config, overrides)
     refuse_without_effect(resolved, overrides)
     console = make_console()
-    for line in describe_without_effect(resolved):
+    for line in [*describe_without_effect(resolved), *describe_objective(resolved)]:
         console.print(line)
     with show_progress(console) as progress:
         dataset = read_dataset(resolved, progress)

@@ -96,6 +96,11 @@ def correct_for_selection(
         Of each trial, over the same polymers.
     default
         Place of the default configuration among the trials.
+
+    Raises
+    ------
+    StudyError
+        No draw defines every part of the objective for all trials, on both its sides.
     """
     inside = draw_polymers(len(sums[0].polymers), n_draws, random_state)
     outside = (inside == 0).astype(float)

@@ -308,7 +308,8 @@ class _Tester:
             coefficients, _ = members.predict(self.stage2.features, task.structure, task.solvent)
             standardised = chi_at(coefficients, task.tau)[0].cpu().numpy()
             found["chi"] = Prediction(self.stage2.chi_scaler.inverse(standardised))
-        if self.dataset.solubility is not None:
+        # A head that was not trained says nothing.
+        if self.dataset.solubility is not None and settings.lambda_sol > 0:
             task = self.stage2.solubility
             _, logits = members.predict(self.stage2.features, task.structure, task.solvent)
             probability = torch.sigmoid(logits.double())[0].cpu().numpy()

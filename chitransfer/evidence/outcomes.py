@@ -24,8 +24,11 @@ NEEDED_COLUMNS = {
     "chi": ("polymer", "chi", "predicted_chi"),
     "solubility": ("polymer", "soluble", "probability_positive", "called_positive"),
 }
+# Measured χ enter as differences from the table's mean: squares of large numbers would leave R² little but rounding.
 CHI_SUMS = ("n", "absolute", "square", "measured", "measured_square")
 CALL_SUMS = ("true_positive", "false_positive", "false_negative", "true_negative")
+# Of a sum of squares: less than this share of it is what rounding leaves of a difference.
+ROUNDING = 1e-12
 # Draws times rows that are ranked at once, 64 MB.
 MOST_RANKED = 8_000_000
 
@@ -89,7 +92,7 @@ class PolymerSums:
     def components(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Metrics when polymer p counts `weights[:, p]` times, each (n_draws,): pooled, then averaged over repeats.
 
-        A metric that a draw does not define (no positive row, one class only) is NaN there.
+        A metric that a draw does not define (no positive row, one class only, no two χ that differ) is NaN there.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             found = {} if self.chi is None else _chi_components(np.moveaxis(self.chi @ weights.T, 1, 0))
@@ -106,8 +109,14 @@ def _chi_components(sums: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "exp_mae": absolute / n,
         "exp_rmse": np.sqrt(square / n),
-        "exp_r2": 1.0 - square / (measured_square - measured**2 / n),
+        "exp_r2": 1.0 - square / _squares_about_mean(n, measured, measured_square),
     }
+
+
+def _squares_about_mean(n: np.ndarray, total: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """Σ(χ − mean)² of every draw from its n, Σχ and Σχ²; NaN where what is left is rounding, as of equal χ."""
+    rest = square - total**2 / n
+    return np.where(rest > ROUNDING * square, rest, np.nan)
 
 
 def _call_components(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -191,7 +200,8 @@ def _sum_chi(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int) -> 
     at = _places(frame, place)
     measured = frame["chi"].to_numpy(dtype=float)
     error = frame["predicted_chi"].to_numpy(dtype=float) - measured
-    terms = (np.ones(len(at)), np.abs(error), error**2, measured, measured**2)
+    centred = measured - measured.mean()
+    terms = (np.ones(len(at)), np.abs(error), error**2, centred, centred**2)
     return np.stack([np.bincount(at, weights=term, minlength=n_polymers) for term in terms])
 
 

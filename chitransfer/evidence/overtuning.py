@@ -13,20 +13,14 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
-from scipy.stats import t as student
 
 from chitransfer.config import Config, override_config
+from chitransfer.counts import say_count
 from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import N_DRAWS, Estimate, correct_for_selection, paired_standard_errors
-from chitransfer.evidence.outcomes import (
-    PolymerSums,
-    fresh_replicates,
-    measured_polymers,
-    read_repeats,
-    read_trial_sums,
-)
-from chitransfer.search.records import load_rung
-from chitransfer.search.replicates import estimate_components, load_replicates, replicate_folder, values_of_runs
+from chitransfer.evidence.fresh import FreshScore, find_shared_runs, measure_difference_noise, read_fresh_scores
+from chitransfer.evidence.outcomes import PolymerSums, measured_polymers, read_repeats, read_trial_sums
+from chitransfer.search.replicates import estimate_components, load_replicates, values_of_runs
 from chitransfer.search.results import read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study_folder import StudyFolder
@@ -35,40 +29,6 @@ from chitransfer.training.tasks import choose_positive_label
 
 # Of the standard deviation of a difference: with fewer degrees of freedom Student's t is above 4.3.
 ENOUGH_FREEDOM = 2.0
-SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc")
-
-
-@dataclass(frozen=True)
-class FreshScore:
-    """A trial run again on fresh pretraining seeds and folds."""
-
-    number: int
-    value: float
-    runs: list[float]
-    components: dict[str, float]
-    is_default: bool
-
-
-@dataclass(frozen=True)
-class DifferenceNoise:
-    """How much the difference of a trial from the default configuration changes with seeds and folds.
-
-    Attributes
-    ----------
-    deviation
-        Standard deviation of the difference of objectives in one run, pooled over trials; ``None`` until a trial and
-        the default have run twice on the same fresh seeds and folds.
-    freedom
-        Its degrees of freedom, which need not be whole.
-    """
-
-    deviation: float | None
-    freedom: float
-
-    @property
-    def half_width(self) -> float | None:
-        """Of a 95 % interval of the difference in one run (Student's t)."""
-        return None if self.deviation is None else self.deviation * float(student.ppf(0.975, self.freedom))
 
 
 @dataclass(frozen=True)
@@ -76,6 +36,7 @@ class Examination:
     """Everything the guard found; written to ``overtuning.json``.
 
     `left_out` has the trials whose out-of-fold predictions are lost, and why; `n_trials` does not count them.
+    `fresh_left_out` has those that no fresh run allows to compare with `fresh`.
     """
 
     chosen_trial: int
@@ -97,6 +58,7 @@ class Examination:
     n_draws: int
     control: str
     left_out: dict[int, str] = field(default_factory=dict)
+    fresh_left_out: list[int] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,7 +100,7 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
     )
     candidates = _within_one_error(trials, errors, numbers.index(best))
     simplest = min(candidates, key=lambda t: (count_weights(config, t), t.values[0], t.number))
-    fresh = read_fresh_scores(complete, folder)
+    fresh, fresh_left_out = read_fresh_scores(complete, folder)
     difference_noise = measure_difference_noise(fresh)
     gain = correction.gain
     if gain is not None and default is not None and difference_noise.half_width is not None:
@@ -167,6 +129,7 @@ def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> E
         n_draws=N_DRAWS,
         control=config.search.control,
         left_out=left_out,
+        fresh_left_out=fresh_left_out,
     )
     found.sentences.extend(describe_examination(found))
     return found
@@ -211,42 +174,6 @@ def positive_label(folder: StudyFolder, number: int, config: Config) -> int:
     """The label F1 and recall speak of in a study, from the solubility rows of a trial's out-of-fold file."""
     frames = read_repeats(folder.trial(number), "solubility")
     return choose_positive_label(frames[0]["soluble"].to_numpy() if frames else None, config.solubility.positive)
-
-
-def read_fresh_scores(trials: Sequence[FrozenTrial], folder: StudyFolder) -> list[FreshScore]:
-    """Trials that were run again on fresh seeds and folds, the best mean first."""
-    scores = []
-    for trial in trials:
-        path = folder.trial(trial.number)
-        saved = [load_rung(replicate_folder(path, number)) for number in fresh_replicates(path)]
-        runs = [rung for rung in saved if rung is not None]
-        if runs:
-            names = [name for name in SHOWN if runs[0].attributes.get(name) is not None]
-            scores.append(
-                FreshScore(
-                    number=trial.number,
-                    value=float(np.mean([run.value for run in runs])),
-                    runs=[run.value for run in runs],
-                    components={n: float(np.mean([run.attributes[n] for run in runs])) for n in names},
-                    is_default=bool(trial.user_attrs.get("is_default")),
-                )
-            )
-    return sorted(scores, key=lambda score: (score.value, score.number))
-
-
-def measure_difference_noise(fresh: Sequence[FreshScore]) -> DifferenceNoise:
-    """From fresh runs, whose folds are the same for all trials; a trial that lacks a run is left out.
-
-    All differences of a run share the default's, so k trials of r runs have fewer than k (r − 1) degrees of freedom:
-    4 k (r − 1) / (k + 3), by Satterthwaite (Biometrics Bulletin 2, 1946, 110) where all runs scatter alike.
-    """
-    default = next((score.runs for score in fresh if score.is_default), [])
-    pairs = [score.runs for score in fresh if not score.is_default and len(score.runs) == len(default)]
-    if not pairs or len(default) < 2:
-        return DifferenceNoise(None, 0.0)
-    differences = np.array(pairs) - np.array(default)  # (trial, run)
-    variance = float(differences.var(axis=1, ddof=1).mean())
-    return DifferenceNoise(float(np.sqrt(variance)), 4.0 * len(pairs) * (len(default) - 1) / (len(pairs) + 3))
 
 
 def describe_examination(found: Examination) -> list[str]:
@@ -323,8 +250,8 @@ def _fresh_pair(found: Examination) -> tuple[FreshScore | None, FreshScore | Non
 
 def _describe_fresh(found: Examination) -> str:
     best, default = _fresh_pair(found)
-    counts = sorted({len(score.runs) for score in found.fresh})
-    n_runs = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" run" if counts[-1] == 1 else " runs")
+    runs = [score.runs for score in found.fresh]
+    shared = find_shared_runs(runs)
     leader = found.fresh[0] if len(found.fresh) > 1 else None
     read = []
     if best is not None:
@@ -333,8 +260,15 @@ def _describe_fresh(found: Examination) -> str:
         read.append(f"the best trial ({best.number}){also} {reads} {best.value:.4f} there")
     if default is not None and default is not best:
         read.append(f"the default configuration {'' if read else 'reads '}{default.value:.4f}")
+    if not read:
+        read.append(f"trial {found.fresh[0].number} reads {found.fresh[0].value:.4f}")
     first = f"trial {leader.number} comes first; " if leader is not None and best is not leader else ""
-    return f"on fresh seeds and folds ({n_runs} each) {first}{', '.join(read)}"
+    notes = ""
+    if any(len(own) > len(shared) for own in runs):
+        notes += "; runs that not all of these trials have are not counted, their folds being others"
+    if found.fresh_left_out:
+        notes += f"; left out, having run on other folds alone: trial {', '.join(map(str, found.fresh_left_out))}"
+    return f"on fresh seeds and folds ({say_count(len(shared), 'run')} each) {first}{', '.join(read)}{notes}"
 
 
 def describe_control(components: Mapping[str, Estimate]) -> str:

@@ -5,6 +5,7 @@ Fitted by `training.conformal` on polymers left out; kept in the checkpoint; app
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,11 +75,14 @@ class ProbabilityCalibration:
     def interval(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends (n,) for members' logits (n_members, n).
 
-        Member m is paired with the resampled calibrations m, m + n_members, …, so both sources of doubt are in.
+        Members and resampled calibrations are paired in turn, until every one has had its turn and every member as many
+        as any other, so both sources of doubt are in.
         The ends always hold the calibrated probability itself.
         """
-        member = np.arange(len(self.slopes)) % logits.shape[0]
-        drawn = self.slopes[:, None] * logits[member] + self.intercepts[:, None]  # (resample, n)
+        n_members, n_resamples = len(logits), len(self.slopes)
+        pair = np.arange(n_members * math.ceil(n_resamples / n_members))
+        resample = pair % n_resamples
+        drawn = self.slopes[resample, None] * logits[pair % n_members] + self.intercepts[resample, None]  # (pair, n)
         tail = (1.0 - self.coverage) / 2.0
         low, high = np.quantile(drawn, [tail, 1.0 - tail], axis=0)
         centre = self.slope * logits.mean(axis=0) + self.intercept

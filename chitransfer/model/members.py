@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork
 
 FIRST_WEIGHT = "encoder.0.weight"
@@ -55,7 +56,13 @@ class FittedMembers:
 
     @torch.no_grad()
     def predict(self, features: PairInputs, structure: Tensor, solvent: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients of standardised χ(T) (n_members, n_pairs, 2) and positive-class logits (n_members, n_pairs)."""
+        """Coefficients of standardised χ(T) (n_members, n_pairs, 2) and positive-class logits (n_members, n_pairs).
+
+        Raises
+        ------
+        TrainingError
+            Some are NaN or infinite: the last step of Stage 2, whose loss no later step tells, went astray.
+        """
         coefficients, logits = [], []
         for s, v in zip(structure.split(2048), solvent.split(2048), strict=True):
             part = self.forward(features.gather(s, v))
@@ -63,7 +70,13 @@ class FittedMembers:
             logits.append(part[1])
         if not coefficients:
             return torch.zeros(len(self), 0, 2), torch.zeros(len(self), 0)
-        return torch.cat(coefficients, dim=1), torch.cat(logits, dim=1)
+        found = torch.cat(coefficients, dim=1), torch.cat(logits, dim=1)
+        if not all(bool(values.isfinite().all()) for values in found):
+            raise TrainingError(
+                "Stage 2: predictions became NaN or infinite; a lower learning rate usually helps "
+                "(training.lr_finetune, or training.lr_encoder of an encoder that is not frozen)"
+            )
+        return found
 
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,10 +27,10 @@ from chitransfer.search.results import (
     name_columns,
 )
 from chitransfer.search.runner import NetworkScores, TrialRunner
-from chitransfer.search.space import to_overrides
+from chitransfer.search.space import keeps_encoder_frozen, to_overrides
 from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
-from chitransfer.search.summary import PERMUTED, describe_side_by_side
+from chitransfer.search.summary import PERMUTED, describe_objective, describe_side_by_side
 from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings, SpaceParameter
 
 # Found out again on every machine; no part of what was measured.
@@ -61,6 +61,8 @@ class Rescored:
         The measured values were dealt out to other polymers, so nothing can be better than the trivial predictor.
     is_of_first_runs
         Trials may have run several times.
+    warnings
+        What to know of the objective.
     """
 
     folder: Path
@@ -70,6 +72,7 @@ class Rescored:
     weights: ObjectiveSettings
     is_permuted: bool = False
     is_of_first_runs: bool = False
+    warnings: Sequence[str] = ()
 
     def describe(self) -> list[str]:
         """Best trial, default configuration and what they are compared with side by side, and what to be warned of."""
@@ -79,8 +82,9 @@ class Rescored:
         references = self.reference.columns(float(best["stage1_mae"]), self.weights)
         table = describe_side_by_side([*((title, row, row["value"]) for title, row in columns), *references])
         if self.is_permuted:
-            return [PERMUTED, *table]
-        return [*table, *(f"WARNING: {line}" for line in self.reference.beats(best, self.weights))]
+            return [PERMUTED, *table, *self.warnings]
+        beaten = [f"WARNING: {line}" for line in self.reference.beats(best, self.weights)]
+        return [*table, *beaten, *self.warnings]
 
     @property
     def rank_correlation(self) -> float:
@@ -192,22 +196,22 @@ def rescore_study(
     )
     skipped = {number: str(error) for number, error in errors.items()}
     is_permuted, is_of_first_runs = config.search.control == "permute", config.search.replicates > 1
-    return Rescored(target, frame, skipped, reference, config.objective, is_permuted, is_of_first_runs)
+    warnings = describe_objective(config)
+    return Rescored(target, frame, skipped, reference, config.objective, is_permuted, is_of_first_runs, warnings)
 
 
 def _refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:
     # The control is part of the labels, so a change of it is told as one of Stage 1.
+    unread = {"paths.results_dir"} | ({"training.lr_encoder"} if keeps_encoder_frozen(config) else set())
     useless = find_without_effect(
-        overrides.keys() - {"search.control"},
-        config.search.space,
-        {"paths.results_dir"},
-        ("search.", "second_pass.", "cluster."),
+        overrides.keys() - {"search.control"}, config.search.space, unread, ("search.", "second_pass.", "cluster.")
     )
     if useless:
         raise ConfigError(
             f"without effect when trials are scored again: {', '.join(useless)}; leave it out. Each trial keeps what "
             "the search gave it (search.space); folds (cv), objective, solubility, measured tables and Stage 2's part "
-            "of training can be changed, of what was not searched"
+            "of training can be changed, of what was not searched, and training.lr_encoder where "
+            "training.freeze_encoder_stage2 is false"
         )
 
 

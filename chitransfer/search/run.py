@@ -29,7 +29,7 @@ from chitransfer.search.lock import drive_alone, explain_unwritable
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.results import expect_runs, read_standing, write_results
-from chitransfer.search.space import make_pruner, settle_pruner
+from chitransfer.search.space import make_pruner, refuse_rate_of_frozen_encoder, settle_pruner
 from chitransfer.search.storage import (
     STORAGE_ERRORS,
     describe_storage_error,
@@ -98,6 +98,9 @@ def run_search(
         Configuration, data or study cannot be used; nothing already computed is lost.
     """
     check_workers(config)
+    # A study that searches it already goes on.
+    if resume is None:
+        refuse_rate_of_frozen_encoder(config)
     folder = resume or _new_folder(config)
     with log_to(folder.log), drive_alone(folder):
         return _search(config, console, folder, resume is not None, allow_extended_space, draw)

@@ -37,6 +37,8 @@ from chitransfer.training.settings import (
 from chitransfer.training.stage1 import Stage1Run
 from chitransfer.training.tasks import Stage2Data, resolve_positive_label
 
+# What decides whether batches suit batch normalisation.
+BATCH_KEYS = {"model.use_batchnorm", "training.batch_size_dft", "training.min_batches_per_epoch"}
 logger = logging.getLogger(__name__)
 
 
@@ -62,6 +64,11 @@ class TrialRunner:
         The study's configuration; a trial lays its overrides over it.
     stop_requested
         Asked after every epoch of both stages; when it answers True the rung is given up (`Cancelled`).
+
+    Raises
+    ------
+    TrainingError
+        Every trial would have batches of one pair, which batch normalisation cannot work with.
     """
 
     def __init__(
@@ -80,6 +87,9 @@ class TrialRunner:
         self.positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
         self.folds = make_study_folds(config, dataset)
         self.stage1_data = build_stage1_data(config, dataset, self.device)
+        # Where no trial has a say in it, all of them would fail.
+        if config.model.use_batchnorm and BATCH_KEYS.isdisjoint(p.key for p in config.search.space.values()):
+            stage1_settings(config).refuse_lone_pairs(len(self.stage1_data.train))
         self.stage2_data = Stage2Data.build(
             dataset,
             self.stage1_data.features,

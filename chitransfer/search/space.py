@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config, override_config
 from chitransfer.data.splits import count_held_out
+from chitransfer.errors import ConfigError
 from chitransfer.sections import SearchSettings, SpaceParameter, parse_hidden_dims
 from chitransfer.seeds import derive_seed
 
@@ -33,6 +34,29 @@ if TYPE_CHECKING:
 
 # Attribute of a trial for whose own `training.batch_size_dft` memory ran out: the size it went on with.
 HALVED_BATCH_SIZE = "halved_batch_size_dft"
+
+
+def keeps_encoder_frozen(config: Config) -> bool:
+    """Whether the encoder of no trial is fine-tuned, so that none reads `training.lr_encoder`."""
+    searched = {parameter.key for parameter in config.search.space.values()}
+    return config.training.freeze_encoder_stage2 and "training.freeze_encoder_stage2" not in searched
+
+
+def refuse_rate_of_frozen_encoder(config: Config) -> None:
+    """Refuse to search the encoder's learning rate in Stage 2 where no trial reads it.
+
+    Raises
+    ------
+    ConfigError
+        The search space has `training.lr_encoder`, and all encoders stay frozen.
+    """
+    names = [name for name, parameter in config.search.space.items() if parameter.key == "training.lr_encoder"]
+    if names and keeps_encoder_frozen(config):
+        raise ConfigError(
+            f"search.space.{names[0]}.key: no trial reads training.lr_encoder while training.freeze_encoder_stage2 is "
+            "true, so all its values would score alike; leave it out, or search training.freeze_encoder_stage2, too, "
+            "or set it to false"
+        )
 
 
 def to_distribution(parameter: SpaceParameter) -> CategoricalDistribution | IntDistribution | FloatDistribution:

@@ -143,9 +143,28 @@ def describe_budget(config: Config) -> list[str]:
     return [*lines, f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
 
 
+def describe_objective(config: Config) -> list[str]:
+    """A warning where the objective weighs scores of a task that Stage 2 does not learn, its loss having weight 0."""
+    training, paths = config.training, config.paths
+    searched = {parameter.key for parameter in config.search.space.values()}
+    lines = []
+    for key, weight, table, prefix, what, told in (
+        ("lambda_exp", training.lambda_exp, paths.exp_chi_csv, "exp_", "measured χ", "the χ scored is that of Stage 1"),
+        ("lambda_sol", training.lambda_sol, paths.solubility_csv, "sol_", "solubility", "what is scored is chance"),
+    ):
+        weighed = [f"objective.{n}" for n, own in config.objective.model_dump().items() if own and n.startswith(prefix)]
+        if weighed and weight == 0 and table is not None and f"training.{key}" not in searched:
+            lines.append(
+                f"WARNING: training.{key} is 0, so Stage 2 learns no {what} and {told}, yet the objective weighs it; "
+                f"raise training.{key}, or set {', '.join(weighed)} to 0"
+            )
+    return lines
+
+
 def describe_reference(config: Config, names: Names) -> list[str]:
-    """What the trials are compared with is not what one would think: no default among them, or labels dealt out."""
+    """What the trials are judged by is not what one would think: labels dealt out, no default, a task not learned."""
     lines = [PERMUTED] if config.search.control == "permute" else []
+    lines += describe_objective(config)
     _, outside = default_params(config)
     if outside and config.search.enqueue_default:
         lines.append(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chitransfer.model.network import TransferNetwork
-from chitransfer.training.sparse import SparseBatch
+from chitransfer.training.sparse import SparseBatch, SparseInputs
 
 # A pool of dropout masks is this many times the largest mask.
 MASK_POOL = 8
@@ -266,6 +266,20 @@ def first_layer_gradient(
     by_feature = batch.columns.times(gradient).float()
     by_feature[dense_columns] = torch.mm(dense, gradient).float()
     return by_feature.t()
+
+
+@torch.no_grad()
+def predict_sparse(network: TransferNetwork, inputs: SparseInputs, *, is_bf16: bool, batch_size: int = 1024) -> Tensor:
+    """As `stage1.predict_coefficients`, for a network whose first layer is stored transposed."""
+    network.eval()
+    parts = []
+    for batch in inputs.in_order(batch_size):
+        hidden = first_layer(batch, network.encoder.first, inputs.dense_columns, is_bf16=is_bf16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            for layer in list(network.encoder)[1:]:
+                hidden = layer(hidden)
+        parts.append(network.heads.chi(hidden.float()))
+    return torch.cat(parts)
 
 
 class KeepMasks:

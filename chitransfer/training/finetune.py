@@ -53,7 +53,8 @@ class Ensemble:
     folds
         Fold of every polymer, (n_repeats, n_polymers); −1 for polymers no member learned from.
     chi, logits
-        χ at each row's temperature, and logits of the positive class; ``None`` without such a table.
+        χ at each row's temperature, and logits of the positive class; ``None`` without such a table, and logits also
+        where solubility was not learned (its loss has weight 0).
     A
         A (K) of χ(T) = A/T + B for the χ rows.
     """
@@ -122,6 +123,14 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     for line in describe_builtin_beside_own(dataset.tables):
         say(line)
     check_recipe(path, stage1.scales.recipe, dataset.recipe)
+    if config.training.lambda_sol == 0 and dataset.solubility is not None and dataset.chi is not None:
+        dataset = replace(dataset, solubility=None)
+        say(
+            "warning: training.lambda_sol is 0: the model learns no solubility and gives no P(soluble); the solubility "
+            "table is left out"
+        )
+    if config.training.lambda_exp == 0 and dataset.chi is not None:
+        say("warning: training.lambda_exp is 0: the model learns no measured χ, which only measures how far it errs")
     learned = learnable_polymers(dataset, stage1.test_polymers)
     positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
     data = place_rows(dataset, stage1, positive_label, device)
@@ -172,7 +181,15 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
 
 
 def learnable_polymers(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
-    """Indices of the measured polymers that are not kept for the test, (n_learned,) int64."""
+    """Indices of the measured polymers that are not kept for the test, (n_learned,) int64.
+
+    Raises
+    ------
+    DataError
+        All are kept for the test.
+    CheckpointError
+        RDKit reads a test polymer no longer.
+    """
     measured = dataset.measured_polymers()
     learned = measured[~_are_kept(dataset, test_polymers)[measured]]
     if len(learned) == 0:
@@ -249,7 +266,8 @@ def fit_ensemble(
     chi = A = logits = None
     if dataset.chi is not None:
         chi, A = (TaskPredictions(values, fold_of_chi, dataset.chi.polymer) for values in predict_chi(groups, data))
-    if dataset.solubility is not None:
+    # A head that was not trained says nothing.
+    if dataset.solubility is not None and settings.lambda_sol > 0:
         logits = TaskPredictions(predict_logits(groups, data), fold_of_solubility, dataset.solubility.polymer)
     return Ensemble(groups, folds, chi, A, logits)
 

@@ -23,7 +23,7 @@ from chitransfer.errors import TrainingError
 from chitransfer.model.members import keep_columns, spread_columns
 from chitransfer.model.network import NetworkShape, TransferNetwork, chi_at
 from chitransfer.model.scalers import ChiScaler
-from chitransfer.training.fast import SparseStep, first_layer, multiplies_in_bf16, without_subnormals
+from chitransfer.training.fast import SparseStep, multiplies_in_bf16, predict_sparse, without_subnormals
 from chitransfer.training.flat import FlatAdamW, FlatParameters
 from chitransfer.training.inputs import FeatureTable, PairTable, group_by_pair, scale_features, used_columns
 from chitransfer.training.loop import step_of, train_epochs
@@ -51,6 +51,24 @@ class Stage1Settings:
     def batch_size_for(self, n_pairs: int) -> int:
         """Pairs a batch: `batch_size`, or fewer where a small table would give too few batches an epoch."""
         return min(self.batch_size, max(1, math.ceil(n_pairs / self.min_batches_per_epoch)))
+
+    def refuse_lone_pairs(self, n_pairs: int) -> None:
+        """Refuse batches of one pair each, which batch normalisation cannot work with.
+
+        Raises
+        ------
+        TrainingError
+            Batches of these settings are such; the message says what makes them so.
+        """
+        if self.batch_size_for(n_pairs) > 1:
+            return
+        larger = f"raise training.batch_size_dft ({self.batch_size})"
+        fewer = f"lower training.min_batches_per_epoch ({self.min_batches_per_epoch})"
+        remedy = "add computed χ (paths.dft_chi_csv)" if n_pairs < 2 else larger if self.batch_size < 2 else fewer
+        raise TrainingError(
+            "batch normalisation needs at least 2 pairs a batch, but Stage 1's training pairs "
+            f"({n_pairs}) come one by one; {remedy}, or set model.use_batchnorm to false"
+        )
 
 
 @dataclass(frozen=True)
@@ -159,12 +177,8 @@ class Stage1Run:
         self.settings = settings
         self.device = data.train.tau.device
         self.batch_size = settings.batch_size_for(len(data.train))
-        if shape.use_batchnorm and self.batch_size < 2:
-            raise TrainingError(
-                f"batch normalisation needs at least 2 pairs a batch, got training.batch_size_dft "
-                f"{settings.batch_size} and {len(data.train)} training pairs; use larger batches or set "
-                " model.use_batchnorm to false"
-            )
+        if shape.use_batchnorm:
+            settings.refuse_lone_pairs(len(data.train))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.trained = keep_columns(TransferNetwork(shape).to(self.device), data.columns)
@@ -338,7 +352,7 @@ class Stage1Run:
         if self._sparse_step is None:
             coefficients = predict_coefficients(self.trained, self.data.seen, validation.structure, validation.solvent)
         else:
-            coefficients = _predict_sparse(self.trained, self.data.sparse_validation, is_bf16=self.is_bf16)
+            coefficients = predict_sparse(self.trained, self.data.sparse_validation, is_bf16=self.is_bf16)
         mae = _mae(coefficients, self.data, validation)
         if not math.isfinite(mae):
             raise TrainingError(
@@ -377,20 +391,6 @@ def predict_coefficients(
         network.heads.chi(network.encoder(features.gather(s, v)))
         for s, v in zip(structure.split(batch_size), solvent.split(batch_size), strict=True)
     ]
-    return torch.cat(parts)
-
-
-@torch.no_grad()
-def _predict_sparse(network: TransferNetwork, inputs: SparseInputs, *, is_bf16: bool, batch_size: int = 1024) -> Tensor:
-    """As `predict_coefficients`, for a network whose first layer is stored transposed."""
-    network.eval()
-    parts = []
-    for batch in inputs.in_order(batch_size):
-        hidden = first_layer(batch, network.encoder.first, inputs.dense_columns, is_bf16=is_bf16)
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
-            for layer in list(network.encoder)[1:]:
-                hidden = layer(hidden)
-        parts.append(network.heads.chi(hidden.float()))
     return torch.cat(parts)
 
 

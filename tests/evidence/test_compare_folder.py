@@ -143,3 +143,5 @@ def test_what_would_make_a_search_faster_is_named(
     path.write_text("search:\n  control: permute\n", encoding="utf-8")
     assert "set it to none" in run_command("compare", "--config", path)[2]
     assert "without effect" not in run_command("compare")[1]
+    _, out, _ = run_command("compare", "--set", "training.lambda_sol=0.0")
+    assert out.startswith("WARNING: training.lambda_sol is 0")

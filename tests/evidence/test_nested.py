@@ -79,6 +79,18 @@ def test_rows_train_what_they_are_called(
     assert scratch.lr_encoder == scratch.lr
 
 
+def test_a_solubility_head_that_was_not_trained_predicts_nothing(
+    shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    changes = {"training.lambda_sol": 0.0, "training.num_epochs_pretrain": 1, "training.num_epochs_finetune": 1}
+    tester = make_tester(override_config(shared_tiny_config, changes), tiny_dataset, tmp_path, PROTOCOLS[0])
+    tester.test_candidate("default", {}, 1, None)
+    tester.test_full_model("default_full", {})
+    for row in ("default", "default_full"):
+        assert tester.fold.predictions(row, "chi").is_file()
+        assert not tester.fold.predictions(row, "solubility").exists()
+
+
 def test_both_searches_have_the_same_budget_and_only_one_is_random(
     shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

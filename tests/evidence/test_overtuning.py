@@ -229,6 +229,25 @@ def test_a_draw_of_equal_chi_does_not_decide_the_corrected_r2(rng: np.random.Gen
     assert abs(corrected.gain.value) < 0.1
 
 
+@pytest.mark.parametrize("level", [0.3, 1e4])
+def test_r2_of_a_draw_of_equal_chi_is_not_defined(rng: np.random.Generator, level: float) -> None:
+    """As under the control, where a polymer's rows take one value: rounding made such an R² ±1e16."""
+    polymer = np.repeat([f"p{i}" for i in range(6)], 7)
+    chi = pd.DataFrame({"polymer": polymer, "chi": np.repeat(level + np.array([0.1, 0.1, 0.1, 0.1, 0.4, 0.7]), 7)})
+    frames = [chi.assign(predicted_chi=chi["chi"] + rng.standard_normal(42)) for _ in range(3)]
+    trials = [sum_by_polymer([f"p{i}" for i in range(6)], [frame], [], 1) for frame in frames]
+    weights = draw_polymers(6, 1000, 1)
+    r2 = trials[0].components(weights)["exp_r2"]
+    differs = [len(set(chi["chi"].to_numpy()[::7][counts > 0])) > 1 for counts in weights]
+    assert (np.isfinite(r2) == differs).all()
+    assert not all(differs)
+    whole = trials[0].components(np.ones((1, 6)))["exp_r2"][0]
+    assert whole == pytest.approx(sk.r2_score(chi["chi"], frames[0]["predicted_chi"]))
+    for weighed in (CHI_ONLY, CHI_ONLY.model_copy(update={"exp_mae": 0.0, "exp_r2": 1.0})):
+        found = correct_for_selection(trials, [0.0] * 3, weighed).components["exp_r2"]
+        assert -1e4 < found.low < found.value < found.high < 1.0
+
+
 def test_paired_error_of_the_reference_is_zero_and_shrinks_with_polymers(rng: np.random.Generator) -> None:
     errors = [
         paired_standard_errors(noise_trials(rng, 2, n, np.ones(2)), [0.0, 0.0], CHI_ONLY, 0, 1) for n in (20, 320)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -9,15 +10,9 @@ import numpy as np
 import pytest
 
 from chitransfer.evidence.correction import Estimate
-from chitransfer.evidence.overtuning import (
-    DifferenceNoise,
-    Examination,
-    FreshScore,
-    _describe_fresh,
-    _within_one_error,
-    describe_examination,
-    measure_difference_noise,
-)
+from chitransfer.evidence.fresh import DifferenceNoise, FreshScore, measure_difference_noise
+from chitransfer.evidence.overtuning import Examination, _describe_fresh, _within_one_error, describe_examination
+from chitransfer.search.objective import FIRST_FRESH
 
 
 def make_examination(gain: Estimate, fresh: list[FreshScore], default: int = 0) -> Examination:
@@ -29,12 +24,15 @@ def make_examination(gain: Estimate, fresh: list[FreshScore], default: int = 0) 
     )  # fmt: skip
 
 
+def score_fresh(number: int, runs: Sequence[float], is_default: bool = False) -> FreshScore:
+    """A trial's runs on fresh seeds and folds, the first ones."""
+    by_number = dict(enumerate(map(float, runs), start=FIRST_FRESH))
+    return FreshScore(number, float(np.mean(runs)), by_number, {}, is_default)
+
+
 def fresh_scores(best: list[float], default: list[float]) -> list[FreshScore]:
     """Trial 1 and the default configuration, trial 0, on fresh seeds and folds."""
-    return [
-        FreshScore(1, float(np.mean(best)), best, {}, False),
-        FreshScore(0, float(np.mean(default)), default, {}, True),
-    ]
+    return [score_fresh(1, best), score_fresh(0, default, is_default=True)]
 
 
 @pytest.mark.parametrize(
@@ -110,8 +108,8 @@ def test_fresh_runs_say_which_trial_comes_first() -> None:
 def test_an_interval_by_hardly_any_fresh_runs_says_so() -> None:
     few = make_examination(Estimate(0.05, -0.5, 0.6), fresh_scores([0.8, 0.82], [0.9, 0.91]))
     assert "hardly anything ran on fresh seeds" in "\n".join(describe_examination(few))
-    more = [FreshScore(n, 0.8, [0.8, 0.82], {}, False) for n in (1, 2, 3)]
-    enough = make_examination(Estimate(0.05, -0.5, 0.6), [*more, FreshScore(0, 0.9, [0.9, 0.91], {}, True)])
+    more = [score_fresh(n, [0.8, 0.82]) for n in (1, 2, 3)]
+    enough = make_examination(Estimate(0.05, -0.5, 0.6), [*more, score_fresh(0, [0.9, 0.91], is_default=True)])
     assert "hardly anything" not in "\n".join(describe_examination(enough))
 
 
@@ -119,10 +117,10 @@ def test_noise_of_a_difference_is_pooled_over_trials(rng: np.random.Generator) -
     folds = rng.normal(1.0, 0.1, 400)
     default = folds + rng.normal(0.0, 0.02, 400)
     runs = [folds + level + rng.normal(0.0, 0.02, 400) for level in rng.normal(0.0, 0.2, 3)]
-    fresh = [FreshScore(n, 0.0, own.tolist(), {}, False) for n, own in enumerate(runs, start=1)]
-    stopped = FreshScore(999, 0.0, [5.0], {}, False)
-    found = measure_difference_noise([*fresh, stopped, FreshScore(0, 0.0, default.tolist(), {}, True)])
-    assert found.freedom == 2 * 399
+    fresh = [score_fresh(n, own) for n, own in enumerate(runs, start=1)]
+    stopped = score_fresh(999, [5.0])
+    found = measure_difference_noise([*fresh, stopped, score_fresh(0, default, is_default=True)])
+    assert found.freedom == pytest.approx(2 * 399)
     assert found.deviation == pytest.approx(0.02 * np.sqrt(2), rel=0.1)
     assert found.half_width == pytest.approx(1.96 * found.deviation, rel=0.01)
     assert measure_difference_noise(fresh_scores([0.8], [0.9])) == DifferenceNoise(None, 0)
@@ -132,7 +130,7 @@ def test_noise_of_a_difference_is_pooled_over_trials(rng: np.random.Generator) -
 def test_the_half_width_holds_although_all_differences_share_the_defaults_runs(rng: np.random.Generator) -> None:
     held = []
     for runs in rng.normal(0.0, 1.0, (8000, 6, 2)):
-        scores = [FreshScore(n, 0.0, list(own), {}, n == 0) for n, own in enumerate(runs)]
+        scores = [score_fresh(n, own, is_default=n == 0) for n, own in enumerate(runs)]
         half_width = measure_difference_noise(scores).half_width
         assert half_width is not None
         held.append(abs(rng.normal(0.0, np.sqrt(2.0))) <= half_width)
@@ -141,14 +139,25 @@ def test_the_half_width_holds_although_all_differences_share_the_defaults_runs(r
 
 
 @pytest.mark.parametrize(
-    ("counts", "said"), [((2, 2), "(2 runs each)"), ((1, 2), "(1 to 2 runs each)"), ((1,), "(1 run each)")]
+    ("counts", "said", "is_said_of_others"),
+    [((2, 2), "(2 runs each)", False), ((1, 2), "(1 run each)", True), ((1,), "(1 run each)", False)],
 )
-def test_runs_on_fresh_seeds_are_counted_for_every_trial(counts: tuple[int, ...], said: str) -> None:
-    fresh = [
-        FreshScore(number=n, value=0.5, runs=[0.5] * count, components={}, is_default=False)
-        for n, count in enumerate(counts)
-    ]
-    assert said in _describe_fresh(SimpleNamespace(fresh=fresh, best_trial=0))  # type: ignore[arg-type]
+def test_runs_on_fresh_seeds_are_counted_for_every_trial(
+    counts: tuple[int, ...], said: str, is_said_of_others: bool
+) -> None:
+    fresh = [score_fresh(number, [0.5] * count) for number, count in enumerate(counts)]
+    found = make_examination(Estimate(0, -1, 1), fresh)
+    assert said in _describe_fresh(found)
+    assert ("not all of these trials have" in _describe_fresh(found)) == is_said_of_others
+    assert "left out" not in _describe_fresh(found)
+    assert _describe_fresh(replace(found, fresh_left_out=[7, 9])).endswith(
+        "left out, having run on other folds alone: trial 7, 9"
+    )
+
+
+def test_fresh_runs_of_other_trials_than_best_and_default_are_told() -> None:
+    found = make_examination(Estimate(0, -1, 1), [score_fresh(7, [0.5])])
+    assert _describe_fresh(found) == "on fresh seeds and folds (1 run each) trial 7 reads 0.5000"
 
 
 def test_within_one_standard_error_is_no_more_than_one() -> None:

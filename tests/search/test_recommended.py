@@ -16,7 +16,7 @@ from optuna.trial import create_trial
 from rich.console import Console
 
 from chitransfer.config import dump_config, load_config
-from chitransfer.evidence.overtuning import read_fresh_scores
+from chitransfer.evidence.fresh import read_fresh_scores
 from chitransfer.report import finish, html
 from chitransfer.search.apply import read_complete_trial
 from chitransfer.search.lock import drive_alone
@@ -43,7 +43,7 @@ def noise_aware_copy(folder: StudyFolder, target: Path) -> tuple[StudyFolder, li
     copy, trials = StudyFolder(target), read_study(folder).get_trials()
     study = optuna.create_study(storage=open_storage(sqlite_address(copy.database, "rwc")), study_name=copy.name)
     study.set_user_attr("contract", read_study(folder).user_attrs["contract"])
-    fresh = read_fresh_scores(trials, copy)[0].number
+    fresh = read_fresh_scores(trials, copy)[0][0].number
     by_value = [trial.number for trial in trials if trial.number != fresh]
     by_value.insert(2, fresh)
     for trial in trials:

@@ -122,6 +122,11 @@ def test_of_permuted_labels_nothing_better_than_the_trivial_predictor_is_asked(s
     assert not any("WARNING" in line for line in permuted)
 
 
+def test_a_task_that_is_weighed_and_no_longer_learned_is_warned_of(study: StudyFolder) -> None:
+    lines = rescore_study(study, {"training.lambda_sol": 0.0}).describe()
+    assert any(line.startswith("WARNING: training.lambda_sol is 0, so Stage 2 learns no solubility") for line in lines)
+
+
 def test_a_trial_that_ran_twice_is_compared_with_the_run_whose_encoders_it_kept(
     make_search: Callable[..., tuple[int, Any]], tiny: dict[str, object], run_command: Callable[..., Any]
 ) -> None:
@@ -242,3 +247,8 @@ def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, s
     assert code == 2
     assert f"without effect when trials are scored again: {', '.join(one.split('=')[0] for one in useless)};" in err
     assert len(list((study.path / "rescored").iterdir())) == 1
+    code, _, err = run_command("rescore", study.path, "--set", "training.lr_encoder=0.5")
+    assert code == 2
+    assert "without effect when trials are scored again: training.lr_encoder; leave it out" in err
+    unfrozen = ("--set", "training.lr_encoder=0.01", "--set", "training.freeze_encoder_stage2=false")
+    assert run_command("rescore", study.path, *unfrozen)[0] == 0

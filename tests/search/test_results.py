@@ -21,7 +21,14 @@ from chitransfer.search.objective import COMPONENTS, objective_terms, transfer_o
 from chitransfer.search.results import read_standing
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
-from chitransfer.search.summary import PERMUTED, Names, describe_data, describe_reference, describe_status
+from chitransfer.search.summary import (
+    PERMUTED,
+    Names,
+    describe_data,
+    describe_objective,
+    describe_reference,
+    describe_status,
+)
 from chitransfer.sections import ObjectiveSettings, SearchSettings
 from tests.formulas import guide_objective
 
@@ -230,6 +237,19 @@ def test_what_the_trials_are_compared_with_is_told_before_the_search() -> None:
     assert describe_reference(load_config(None), Names()) == []
     assert describe_reference(load_config(None, {**outside, "search.enqueue_default": False}), Names()) == []
     assert describe_reference(load_config(None, {"search.control": "permute"}), Names()) == [PERMUTED]
+
+
+def test_a_task_that_is_weighed_and_not_learned_is_warned_of() -> None:
+    unlearned = {"training.lambda_sol": 0.0}
+    (warning,) = describe_reference(load_config(None, unlearned), Names())
+    assert warning.startswith("WARNING: training.lambda_sol is 0, so Stage 2 learns no solubility")
+    assert warning.endswith("raise training.lambda_sol, or set objective.sol_f1, objective.sol_recall to 0")
+    (warning,) = describe_objective(load_config(None, {"training.lambda_exp": 0.0}))
+    assert warning.endswith("raise training.lambda_exp, or set objective.exp_mae to 0")
+    unweighed = {"objective.sol_f1": 0.0, "objective.sol_recall": 0.0}
+    searched = {"search.space.own": {"key": "training.lambda_sol", "type": "float", "low": 0.5, "high": 2.0}}
+    for further in (unweighed, searched, {"paths.solubility_csv": None}):
+        assert describe_objective(load_config(None, {**unlearned, **further})) == []
 
 
 def test_status_tells_that_labels_were_dealt_out(finished_search: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -10,11 +11,13 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from chitransfer.config import Config, load_config, override_config
+from chitransfer.errors import ConfigError
 from chitransfer.search.space import (
     HALVED_BATCH_SIZE,
     default_params,
     make_pruner,
     make_sampler,
+    refuse_rate_of_frozen_encoder,
     rung_epochs,
     settle_pruner,
     suggest_params,
@@ -25,6 +28,26 @@ from chitransfer.search.space import (
 from chitransfer.sections import SpaceParameter
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "qmc", "nsga2")
+
+
+def test_the_rate_of_an_encoder_that_stays_frozen_is_not_searched() -> None:
+    rate = {"search.space.rate": {"key": "training.lr_encoder", "type": "log", "low": 1e-5, "high": 1e-3}}
+    with pytest.raises(ConfigError, match=r"search\.space\.rate\.key: no trial reads training\.lr_encoder while"):
+        refuse_rate_of_frozen_encoder(load_config(None, rate))
+    freezing = {"key": "training.freeze_encoder_stage2", "type": "categorical", "choices": [True, False]}
+    for further in ({"training.freeze_encoder_stage2": False}, {"search.space.freezing": freezing}):
+        refuse_rate_of_frozen_encoder(load_config(None, {**rate, **further}))
+    refuse_rate_of_frozen_encoder(load_config(None))
+
+
+def test_a_search_of_such_a_rate_leaves_no_folder(
+    run_command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    rate = "search.space.rate={key: training.lr_encoder, type: log, low: 1.0e-5, high: 1.0e-3}"
+    code, _, err = run_command("search", "--results-dir", tmp_path, "--set", rate)
+    assert code == 2
+    assert "search.space.rate.key: no trial reads training.lr_encoder" in " ".join(err.split())
+    assert not list(tmp_path.iterdir())
 
 
 class TestDistributions:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from chitransfer.config import load_config
+from chitransfer.errors import TrainingError
 from chitransfer.search import workers
 from chitransfer.search.objective import RungTask
-from chitransfer.search.workers import InProcessWorkers
+from chitransfer.search.workers import InProcessWorkers, make_workers
 
 
 class LongEpoch:
@@ -79,3 +80,13 @@ def test_one_that_hangs_is_not_waited_for_longer_than_a_trial_may_take(
     assert runner.order[:2] == ["0 begins", "1 begins"]
     assert "its thread is left behind and keeps its memory" in caplog.text
     assert not workers._left_behind - {working._thread}
+
+
+def test_batches_that_no_trial_could_normalise_are_refused_before_the_search(
+    tiny: dict[str, object], tiny_dataset: Any
+) -> None:
+    alone = {**tiny, "model.use_batchnorm": True, "training.min_batches_per_epoch": 5000}
+    with pytest.raises(TrainingError, match=r"come one by one; lower training\.min_batches_per_epoch \(5000\)"):
+        make_workers(load_config(None, alone), tiny_dataset, "key")
+    searched = {"key": "model.use_batchnorm", "type": "categorical", "choices": [True, False]}
+    make_workers(load_config(None, {**alone, "search.space.norm": searched}), tiny_dataset, "key").close()

@@ -244,6 +244,18 @@ def test_the_interval_of_a_probability_by_hand() -> None:
     assert below.interval(np.ones((1, 1)))[0] == below.probability(np.ones(1))
 
 
+@pytest.mark.parametrize("n_members", [150, 300])
+def test_every_member_has_the_same_say_in_the_interval(n_members: int) -> None:
+    """The last of more members than resamples would have none, of 150 a third twice as much as the others."""
+    calibration = ProbabilityCalibration(0.9, 1.0, 0.0, np.ones(200), np.zeros(200))
+    member = np.arange(n_members) / n_members
+    ends = np.ravel(calibration.interval(member[:, None]))
+    backwards = np.ravel(calibration.interval(member[::-1, None]))
+    alone = expit(np.quantile(member, [0.05, 0.95]))
+    assert ends == pytest.approx(alone, abs=0.002)
+    assert backwards == pytest.approx(alone, abs=0.002)
+
+
 def test_probabilities_stay_finite_when_classes_separate() -> None:
     logit = np.linspace(-5, 5, 20)
     calibration = fit_probability(logit, logit > 0, np.arange(20), seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -129,7 +130,7 @@ class TestLearning:
         assert np.isfinite(run.best_mae)
 
     def test_batch_normalisation_of_single_pairs_is_refused(self, data: Stage1Data) -> None:
-        with pytest.raises(TrainingError, match=r"at least 2 pairs a batch, got training\.batch_size_dft 1"):
+        with pytest.raises(TrainingError, match=r"at least 2 pairs a batch, .* raise training\.batch_size_dft \(1\)"):
             Stage1Run(data, shape_for(data, use_batchnorm=True), replace(STAGE1, batch_size=1), 1)
 
     def test_the_solubility_head_is_left_as_it_was(self, data: Stage1Data) -> None:
@@ -205,6 +206,29 @@ class TestStopping:
     def test_small_tables_have_enough_batches_an_epoch(self, n_pairs: int, size: int) -> None:
         settings = replace(STAGE1, batch_size=256, min_batches_per_epoch=16)
         assert settings.batch_size_for(n_pairs) == size
+
+    @pytest.mark.parametrize(
+        ("n_pairs", "size", "remedy"),
+        [
+            (11, 256, "lower training.min_batches_per_epoch (16)"),
+            (100, 1, "raise training.batch_size_dft (1)"),
+            (1, 256, "add computed χ (paths.dft_chi_csv)"),
+        ],
+    )
+    def test_batches_that_cannot_be_normalised_say_what_makes_them_small(
+        self, n_pairs: int, size: int, remedy: str
+    ) -> None:
+        settings = replace(STAGE1, batch_size=size, min_batches_per_epoch=16)
+        said = f"Stage 1's training pairs ({n_pairs}) come one by one; {remedy}, or set model.use_batchnorm to false"
+        with pytest.raises(TrainingError, match=re.escape(said)):
+            settings.refuse_lone_pairs(n_pairs)
+        replace(settings, batch_size=2, min_batches_per_epoch=1).refuse_lone_pairs(2)
+
+    def test_batch_normalisation_refuses_pairs_that_come_one_by_one(self, data: Stage1Data) -> None:
+        settings = replace(STAGE1, min_batches_per_epoch=len(data.train))
+        Stage1Run(data, shape_for(data), settings, 1)
+        with pytest.raises(TrainingError, match="come one by one"):
+            Stage1Run(data, shape_for(data, use_batchnorm=True), settings, 1)
 
     def test_a_loss_that_is_no_number_names_stage_and_epoch(self, data: Stage1Data) -> None:
         run = Stage1Run(data, shape_for(data), replace(STAGE1, lr=1e38), 1)

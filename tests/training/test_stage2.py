@@ -15,6 +15,7 @@ from torch.nn import functional
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork
+from chitransfer.training.crossval import cross_validate, make_folds
 from chitransfer.training.stage1 import Stage1Data
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows, resolve_positive_label
@@ -299,6 +300,19 @@ class TestLearning:
         network, data = pretrained
         with pytest.raises(TrainingError, match="Stage 2: the loss became"):
             fit_members(network, data, *masks, replace(FINE_TUNING, lr=1e38), 3)
+
+    @pytest.mark.parametrize("freeze_encoder", [True, False])
+    def test_predictions_that_are_no_numbers(
+        self, pretrained: tuple[TransferNetwork, Stage2Data], tiny_dataset: Dataset, freeze_encoder: bool
+    ) -> None:
+        """The loss of the only step is that before it: nothing is wrong with it."""
+        network, data = pretrained
+        astray = replace(
+            FINE_TUNING, lr=1e30, lr_encoder=1e30, n_epochs=1, batch_size=5000, freeze_encoder=freeze_encoder
+        )
+        folds = make_folds(tiny_dataset, 3, 1, 0)
+        with pytest.raises(TrainingError, match="predictions became NaN or infinite; a lower learning rate"):
+            cross_validate(network, data, tiny_dataset, folds, astray, 3)
 
     def test_nothing_to_learn_from(self, pretrained: tuple[TransferNetwork, Stage2Data]) -> None:
         """χ weighted zero with no solubility table: said in words, not a failure inside PyTorch."""
