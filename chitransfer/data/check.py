@@ -35,6 +35,7 @@ from chitransfer.data.tables import (
     BadRows,
     Contradictions,
     Table,
+    describe_blank_cells,
     describe_builtin_beside_own,
 )
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
@@ -109,8 +110,8 @@ def check_tables(
         n_labelled=sum(int(table.rows["SMILES"].str.contains(LABELLED).sum()) for table in tables),
     )
     obstacles = tuple(find_obstacles(report, n_folds))
-    builtin = (f"{line}." for line in describe_builtin_beside_own(tables))
-    warnings = (*obstacles, *builtin, *find_warnings(report, n_folds, positive_label))
+    taken = (f"{line}." for line in (*describe_builtin_beside_own(tables), *describe_blank_cells(tables)))
+    warnings = (*obstacles, *taken, *find_warnings(report, n_folds, positive_label))
     return replace(report, n_obstacles=len(obstacles), warnings=warnings)
 
 
