@@ -28,9 +28,9 @@ from chitransfer.data.check_facts import (
     TemperatureFacts,
 )
 from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_obstacles, find_warnings
+from chitransfer.data.rejected_rows import SHOWN_ROWS
 from chitransfer.data.tables import (
     CONTRADICTS,
-    SHOWN_ROWS,
     USUAL_CHI,
     BadRows,
     Contradictions,

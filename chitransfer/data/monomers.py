@@ -13,7 +13,7 @@ from rdkit import Chem, rdBase
 from chitransfer.chemistry.enumerate import FAMILIES
 from chitransfer.counts import say_count
 from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
-from chitransfer.data.tables import describe_rejected
+from chitransfer.data.rejected_rows import describe_rejected
 from chitransfer.errors import DataError
 
 SHOWN_MONOMERS = 5

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TextIO
 
 from chitransfer.data.csv_text import (
+    LOOKED_AT,
     describe_width,
     find_pair_columns,
     is_blank,
     open_csv,
     open_source,
     read_records,
+    refuse_lines_above,
     refuse_misnamed,
 )
 from chitransfer.errors import DataError
@@ -55,9 +57,11 @@ class TableReader:
         Raises
         ------
         DataError
-            The file cannot be read, is a workbook or no CSV text, is empty, has no column SMILES, or has a column twice
-            that matters.
+            The file cannot be read, is a workbook or no CSV text, is empty, has no column SMILES, has a column twice
+            that matters, or a line above its header.
         """
+        with _open_text(path) as text:
+            refuse_lines_above(list(islice(read_records(text, str(path)), LOOKED_AT)), str(path))
         with _open_text(path) as text:
             header = [cell.strip() for cell in next(_table_rows(text, path), [])]
         if not header:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from chitransfer.chemistry.groups import Groups, molecule_groups
 from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
-from chitransfer.data.tables import WATER, canonical_solvent, describe_rejected
+from chitransfer.data.rejected_rows import describe_rejected
+from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.errors import DataError
 
 

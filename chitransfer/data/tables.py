@@ -28,6 +28,7 @@ from chitransfer.data.csv_text import (
     read_source,
     refuse_misnamed,
 )
+from chitransfer.data.rejected_rows import SHOWN_ROWS, describe_rejected
 from chitransfer.data.temperatures import COLDEST_K, DEFAULT_TEMPERATURE_K, looks_like_celsius, read_kelvin
 from chitransfer.errors import DataError
 from chitransfer.progress import Progress
@@ -36,10 +37,10 @@ WATER = "O"
 LARGEST_CHI = 1000.0
 # What χ rarely leaves.
 USUAL_CHI = (-5.0, 20.0)
-SHOWN_ROWS = 20
 # Why `_settle_contradictions` leaves a row out.
 CONTRADICTS = "contradicts another row of the same polymer and solvent"
 LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
+_YES_OR_NO = {"yes", "no", "y", "n"}
 # What `data.compute` adds to a table; its other columns, a measured χ too, it keeps.
 UNIFAC_CHI = "chi_unifac"
 # What a configuration calls the tables of Stage 2.
@@ -216,10 +217,8 @@ def _read(
     if "temp" in positions:
         _refuse_celsius([record[positions["temp"]].strip() for _, record in records], name)
     if rejected and on_bad_rows == "error":
-        raise DataError(
-            f"{describe_rejected(name, rejected, len(records))}\n"
-            "Correct them, or leave such rows out with --set data.on_bad_rows=skip."
-        )
+        skipping = ", or leave such rows out with --set data.on_bad_rows=skip" if kept else ""
+        raise DataError(f"{describe_rejected(name, rejected, len(records))}\nCorrect them{skipping}.")
     if not kept:
         line, value, reason = rejected[0]
         raise DataError(f"{name}: no row can be used ({len(rejected)} rejected; first: line {line}: {value}: {reason})")
@@ -274,7 +273,8 @@ def _read_chi(text: str) -> float:
 def _read_label(text: str) -> int:
     label = LABELS.get(text.lower())
     if label is None:
-        raise ValueError("soluble must be 1 (soluble) or 0 (insoluble)")
+        hint = "; write 1 for yes, 0 for no" if text.lower() in _YES_OR_NO else ""
+        raise ValueError(f"soluble must be 1 (soluble) or 0 (insoluble){hint}")
     return label
 
 
@@ -285,14 +285,6 @@ def _read_cell(column: Column, text: str) -> object:
     if not text and not column.required:
         return DEFAULT_TEMPERATURE_K
     return _READERS[column.name](text)
-
-
-def describe_rejected(name: str, rejected: Sequence[tuple[int, str, str]], n_rows: int) -> str:
-    """The first rejected rows of a table of `n_rows`, a line each: line of the file, value and reason."""
-    shown = [f"  line {line}: {value}: {reason}" for line, value, reason in rejected[:SHOWN_ROWS]]
-    if len(rejected) > SHOWN_ROWS:
-        shown.append(f"  … and {len(rejected) - SHOWN_ROWS} more")
-    return f"{name}: {len(rejected)} of {n_rows} rows cannot be used\n" + "\n".join(shown)
 
 
 def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
