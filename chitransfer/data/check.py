@@ -83,10 +83,12 @@ def check_tables(
         Facts, and warnings in plain words.
     """
     tables = [table for table in (stage1, chi, solubility) if table is not None]
-    facts = tuple(_table_facts(table, on_bad_rows, on_contradictory_labels) for table in tables)
     polymers = {table.kind: set(table.rows["polymer"]) for table in tables}
     names = merge_stereo_variants(set().union(*polymers.values()))
     merged = {kind: {names[polymer] for polymer in own} for kind, own in polymers.items()}
+    facts = tuple(
+        _table_facts(table, len(merged[table.kind]), on_bad_rows, on_contradictory_labels) for table in tables
+    )
     shared = {
         f"{first}+{second}": len(merged[first] & merged[second])
         for first, second in (("stage1", "chi"), ("stage1", "solubility"), ("chi", "solubility"))
@@ -115,7 +117,9 @@ def check_tables(
     return replace(report, n_obstacles=len(obstacles), warnings=warnings)
 
 
-def _table_facts(table: Table, on_bad_rows: BadRows, on_contradictory_labels: Contradictions) -> TableFacts:
+def _table_facts(
+    table: Table, n_without_stereo: int, on_bad_rows: BadRows, on_contradictory_labels: Contradictions
+) -> TableFacts:
     rows = table.rows
     value = "soluble" if table.kind == "solubility" else "chi"
     keys = ["polymer", "solvent"] + ([] if value == "soluble" else ["temp"])
@@ -133,6 +137,7 @@ def _table_facts(table: Table, on_bad_rows: BadRows, on_contradictory_labels: Co
         n_rows=len(rows),
         n_rejected=len(table.rejected),
         n_polymers=len(counts),
+        n_without_stereo=n_without_stereo,
         n_solvents=int(rows["solvent"].nunique()),
         rejected=tuple(table.rejected.head(SHOWN_ROWS).itertuples(index=False, name=None)),
         settings_to_skip=tuple(settings),
