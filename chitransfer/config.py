@@ -265,11 +265,18 @@ class _Origins:
         return ""
 
 
+# What pydantic calls the types of a union's branches, in words.
+_TYPES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
+
+
 def _validate(values: dict[str, Any], origins: _Origins, source: str) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(detail, origins) for detail in error.errors(include_url=False)]
+        by_place: dict[tuple[str, ...], list[Any]] = {}
+        for detail in error.errors(include_url=False):
+            by_place.setdefault(_place(detail), []).append(detail)
+        problems = [_describe(parts, details, origins) for parts, details in by_place.items()]
     else:
         problems = [
             f"{origins.describe(dotted)}{dotted}: {reason}" for dotted, reason in _unusable_space_values(config)
@@ -280,21 +287,50 @@ def _validate(values: dict[str, Any], origins: _Origins, source: str) -> Config:
     raise ConfigError(mask_passwords(f"{source}: {say_count(len(set(problems)), 'setting')} cannot be used\n{listed}"))
 
 
-def _describe(detail: Any, origins: _Origins) -> str:
-    # Union branches add their own names to the location; only the part that names keys helps the reader.
+def _place(detail: Any) -> tuple[str, ...]:
+    """The keys that lead to a value; union branches add their own names to them, which tell the reader nothing."""
     parts = [str(part) for part in detail["loc"]]
-    while len(parts) > 1 and ("[" in parts[-1] or (parts[-1] in {"bool", "int", "float", "str"} and len(parts) > 1)):
+    while len(parts) > 1 and ("[" in parts[-1] or parts[-1].removeprefix("constrained-") in _TYPES):
         parts.pop()
-    dotted = ".".join(parts)
+    return tuple(parts)
+
+
+def _describe(parts: tuple[str, ...], details: Sequence[Any], origins: _Origins) -> str:
+    """What is wrong with one value; of a union there is a detail for each of its branches."""
+    dotted, detail = ".".join(parts), details[0]
     where = origins.describe(dotted)
+    if parts[-2:-1] == ("choices",):
+        return f"{where}{dotted}: {_describe_choice(detail['input'])}"
     if detail["type"] == "extra_forbidden":
         return f"{where}{dotted}: unknown key{_suggest(parts)}"
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "string_pattern_mismatch":
         message = f"should be {WORDS[detail['ctx']['pattern']]}"
-    given = "nothing (null)" if detail["input"] is None else repr(detail["input"])
-    value = "" if detail["type"] in {"missing", "value_error"} else f", got {given}"
+    if len(details) > 1:
+        message = f"should be {', or '.join(map(_name_branch, details))}"
+    value = "" if detail["type"] in {"missing", "value_error"} else f", got {_say_given(detail['input'])}"
     return f"{where}{dotted}: {message[:1].lower()}{message[1:]}{value}"
+
+
+def _describe_choice(given: object) -> str:
+    widths = given if isinstance(given, list) and all(isinstance(width, int) for width in given) else []
+    # Without quotes a single width would be read as a number.
+    text = f'"{widths[0]}"' if len(widths) == 1 else "_".join(map(str, widths))
+    hint = f"; widths of layers are written {text} here" if widths else ""
+    return f"a choice is a number, a text, true or false, got {_say_given(given)}{hint}"
+
+
+def _name_branch(detail: Any) -> str:
+    """What one branch of a union takes."""
+    if detail["type"] == "literal_error":
+        return str(detail["ctx"]["expected"]).replace("'", "")
+    if detail["type"] == "greater_than_equal":
+        return f"a whole number from {detail['ctx']['ge']}"
+    return _TYPES.get(detail["type"].split("_")[0], str(detail["msg"]).removeprefix("Input should be "))
+
+
+def _say_given(value: object) -> str:
+    return "nothing (null)" if value is None else repr(value)
 
 
 def _suggest(parts: Sequence[str]) -> str:

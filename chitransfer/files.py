@@ -40,15 +40,16 @@ def dump_json(values: object) -> str:
     return json.dumps(plain_numbers(values), indent=2, allow_nan=False)
 
 
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
+def write_csv(path: Path, frame: pd.DataFrame, mark: str = "") -> None:
     """Write a table as CSV without its index; floats keep every digit needed to read them back unchanged.
 
     Text and names of columns are made safe for spreadsheets (`as_cell`); a path in ``.gz`` is compressed.
+    `mark`, a byte order mark, comes first.
     """
     safe = frame.copy()
     for column in frame.select_dtypes(include=["object", "string"]).columns:
         safe[column] = frame[column].map(as_cell)
-    write_csv_text(path, safe.to_csv(index=False, header=[str(as_cell(name)) for name in frame]))
+    write_csv_text(path, mark + safe.to_csv(index=False, header=[str(as_cell(name)) for name in frame]))
 
 
 def write_csv_text(path: Path, text: str) -> None:

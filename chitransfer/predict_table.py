@@ -112,13 +112,14 @@ def write_predictions(
     A name in ``.gz`` is compressed. Every column of the input comes first, as it was but for formulas (`as_cell`). A
     prediction whose name is taken already gets ``_predicted`` appended: beside a column ``solvent``,
     ``solvent_predicted`` is what they are for. Where that is taken as well, as in a table predicted before, it is
-    ``_predicted_2``, and so on.
+    ``_predicted_2``, and so on. A byte order mark of the input is kept.
     """
     counts = [0, 0]
 
     def write(temporary: Path) -> None:
         opened = gzip.open if is_compressed(output) else open
         with opened(temporary, "wt", encoding="utf-8", newline="") as stream:
+            stream.write(reader.mark)
             writer = csv.writer(stream, lineterminator="\n")
             taken = {name.lower() for name in reader.header}
             header_written = False

@@ -247,14 +247,15 @@ def _best_of(frame: pd.DataFrame, rank_by: RankBy, top: int) -> pd.DataFrame:
 
 
 def write_screening(
-    screening: Screening, output: Path, picture: Path | None, chi_coverage: float | None = None
+    screening: Screening, output: Path, picture: Path | None, chi_coverage: float | None = None, mark: str = ""
 ) -> None:
     """Write the ranking as CSV and, if asked for, the best `N_PICTURES` structures as a PNG.
 
     Of an empty ranking there is no picture: an earlier one of this name, which would show other candidates, is removed.
-    `chi_coverage` is what the model's χ intervals promise, 0 … 1, to be told in the picture.
+    `chi_coverage` is what the model's χ intervals promise, 0 … 1, to be told in the picture; `mark` is the input's byte
+    order mark (`TableReader.mark`).
     """
-    write_csv(output, screening.best)
+    write_csv(output, screening.best, mark)
     if picture is None:
         return
     if len(screening.best):

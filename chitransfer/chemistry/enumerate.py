@@ -78,6 +78,9 @@ FAMILIES = tuple(
 )
 # A single silicon carries both hydroxyls of the usual silanediol, which needs a pattern of its own.
 GEMINAL_SILANEDIOL = "[Si:2]([OX2H:1])[OX2H:3]>>*-[Si:2]-[O:3]-*"
+# C=C of styrenes, acrylates, acrylonitriles, vinyl ethers, esters and amides: a monomer with two crosslinks. Those of
+# allyl groups and dienes, and those inside a chain or a ring, are not among them.
+POLYMERISABLE = Chem.MolFromSmarts("[CH2]=[CX3]-[c,O,N,S,$(C=O),$(C#N)]")
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,8 @@ def list_reactions(families: dict[str, list[str]], seed: int) -> Iterator[Reacti
     Small classes are exhausted first and the large ones fill the rest, so that any beginning of the list is as varied
     as it can be.
     """
-    allowed = _smipoly_classes(families)
     streams: dict[str, list[Reaction]] = {}
-    for index, rule in enumerate(RULES):
-        pools = [_pool(rule, place, families, allowed) for place in range(len(rule.families))]
+    for index, (rule, pools) in enumerate(zip(RULES, _make_pools(families), strict=True)):
         if len(pools) == 1:
             reactions = [Reaction(index, (monomer,)) for monomer in pools[0]]
         else:
@@ -118,6 +119,35 @@ def list_reactions(families: dict[str, list[str]], seed: int) -> Iterator[Reacti
         for queue in queues:
             if turn < len(queue):
                 yield queue[turn]
+
+
+def find_unused(families: dict[str, list[str]]) -> list[str]:
+    """The monomers that take part in no polymerisation, each as ``family SMILES``, where known with the reason."""
+    taken: set[tuple[str, str]] = set()
+    reacting: set[tuple[str, str]] = set()
+    for index, (rule, pools) in enumerate(zip(RULES, _make_pools(families), strict=True)):
+        fitting = [{one for one in pool if _fits(index, place, one)} for place, pool in enumerate(pools)]
+        members = {
+            (family, one)
+            for names, pool in zip(rule.families, fitting, strict=True)
+            for family in names
+            for one in families.get(family, [])
+            if one in pool
+        }
+        taken |= members
+        reacting |= members if all(fitting) else set()
+    unused = []
+    for family, monomers in families.items():
+        for monomer in monomers:
+            if (family, monomer) in reacting:
+                continue
+            reason = ""
+            if (family, monomer) in taken:
+                reason = " (no partner in the list)"
+            elif family == "vinyl" and _crosslinks(monomer):
+                reason = " (two C=C that polymerise: it crosslinks)"
+            unused.append(f"{family} {monomer}{reason}")
+    return unused
 
 
 def run_reaction(reaction: Reaction) -> RepeatUnit | None:
@@ -150,24 +180,44 @@ def _identity(product: Chem.Mol) -> str | None:
         return None
 
 
+def _make_pools(families: dict[str, list[str]]) -> list[list[list[str]]]:
+    """The monomers that each rule takes, by reactant."""
+    allowed = _smipoly_classes(tuple(sorted({monomer for members in families.values() for monomer in members})))
+    return [[_pool(rule, place, families, allowed) for place in range(len(rule.families))] for rule in RULES]
+
+
+def _fits(rule_index: int, place: int, monomer: str) -> bool:
+    """Whether a rule of our own finds its groups in a monomer; SMiPoly's have looked for them already."""
+    if RULES[rule_index].smipoly is not None:
+        return True
+    molecule = Chem.MolFromSmiles(monomer)
+    return any(molecule.HasSubstructMatch(one.GetReactantTemplate(place)) for one in _transformations(rule_index))
+
+
+def _crosslinks(monomer: str) -> bool:
+    matches = Chem.MolFromSmiles(monomer).GetSubstructMatches(POLYMERISABLE)
+    return len({match[0] for match in matches}) > 1
+
+
 def _pool(rule: Rule, place: int, families: dict[str, list[str]], allowed: dict[str, set[str]]) -> list[str]:
     if rule.families[place] == ("carbon_monoxide",):
         return [CARBON_MONOXIDE]
     members = [monomer for family in rule.families[place] for monomer in families.get(family, [])]
     if rule.smipoly is None:
         return members
-    return [monomer for monomer in members if monomer in allowed[rule.smipoly[1][place]]]
+    pool = [monomer for monomer in members if monomer in allowed[rule.smipoly[1][place]]]
+    return [monomer for monomer in pool if not _crosslinks(monomer)] if rule.polymer_class == "vinyl" else pool
 
 
-def _smipoly_classes(families: dict[str, list[str]]) -> dict[str, set[str]]:
+@lru_cache(maxsize=1)
+def _smipoly_classes(monomers: tuple[str, ...]) -> dict[str, set[str]]:
     """Which monomers SMiPoly admits to each of its monomer classes."""
     import pandas as pd
     from smipoly.smip.monc import moncls
 
-    monomers = sorted({monomer for members in families.values() for monomer in members})
     wanted = {name for rule in RULES if rule.smipoly is not None for name in rule.smipoly[1]} - {"none"}
     with rdBase.BlockLogs():
-        table = moncls(pd.DataFrame({"SMILES": monomers}), "SMILES")
+        table = moncls(pd.DataFrame({"SMILES": list(monomers)}), "SMILES")
     return {name: set(table.loc[table[name], "smip_cand_mons"]) for name in wanted}
 
 
@@ -190,6 +240,7 @@ __all__: Sequence[str] = (
     "Reaction",
     "RepeatUnit",
     "Rule",
+    "find_unused",
     "list_reactions",
     "run_reaction",
 )

@@ -61,6 +61,7 @@ def build(
     """Make a Stage 1 table from nothing: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.build import DEFAULT_TEMPERATURES, build_table
+    from chitransfer.data.monomers import describe_unused
     from chitransfer.data.solvents import read_solvents
     from chitransfer.files import CSV_ENDINGS, check_writable, refuse_overwriting
     from chitransfer.processors import count_processors
@@ -91,7 +92,13 @@ def build(
         print(f"WARNING: {summary.n_requested} were asked for; the monomer list gives no more")
     print(f"classes: {_listed(summary.polymer_classes)}")
     print(f"models: {_listed(summary.methods)}")
+    if summary.n_without_product:
+        tried = say_count(summary.n_reactions, "polymerisation")
+        print(f"  without a linear product: {summary.n_without_product} of {tried}")
     _print_reasons(summary.without_groups)
+    # What the project's own list holds in vain is in docs/builtin_data.md.
+    if monomers is not None and summary.unused_monomers:
+        print(f"WARNING: {describe_unused(summary.unused_monomers)} (all of them in {summary.provenance.name})")
     print(f"table: {summary.output}\nprovenance: {summary.provenance}")
 
 

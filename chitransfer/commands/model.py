@@ -246,7 +246,7 @@ def screen(
         )
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     interval = predictor.model.chi_interval
-    write_screening(found, output, picture, None if interval is None else interval.coverage)
+    write_screening(found, output, picture, None if interval is None else interval.coverage, reader.mark)
     repeated = (
         "; a polymer that is among them more than once in the same solvent counts once, at its best row"
         if len(found.best) < min(top, found.n_kept)

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from chitransfer import __version__
-from chitransfer.chemistry.enumerate import Reaction, list_reactions, run_reaction
-from chitransfer.chemistry.groups import FragmentationError, Groups, groups_of_identity, molecule_groups
+from chitransfer.chemistry.enumerate import Reaction, find_unused, list_reactions, run_reaction
+from chitransfer.chemistry.groups import FragmentationError, Groups, groups_of_identity
 from chitransfer.chemistry.unifac import (
     DEFAULT_TEMPERATURES,
     VOLUME_FRACTION,
@@ -32,8 +32,9 @@ from chitransfer.chemistry.unifac import (
     method_name,
 )
 from chitransfer.chunks import call_each
-from chitransfer.data.monomers import read_monomers
-from chitransfer.data.tables import canonical_solvent
+from chitransfer.counts import say_count
+from chitransfer.data.monomers import describe_unused, read_monomers
+from chitransfer.data.solvents import check_solvents
 from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
 from chitransfer.files import (
@@ -72,6 +73,8 @@ class BuildSummary:
         Polymers by class, polymer–solvent pairs by the model that gave their values.
     without_groups
         Polymers left out, by the reason why they have no χ.
+    unused_monomers
+        Those that take part in no polymerisation (`find_unused`).
     seconds
         Wall time.
     """
@@ -87,6 +90,7 @@ class BuildSummary:
     polymer_classes: dict[str, int]
     methods: dict[str, int]
     without_groups: dict[str, int]
+    unused_monomers: list[str]
     seconds: float
 
 
@@ -172,7 +176,7 @@ def build_table(
         raise DataError(f"the number of polymers must be at least 1, got {n}")
     check_csv_name(output)
     kelvin = _checked_temperatures(temperatures)
-    solvent_names, solvent_groups = _checked_solvents(solvents)
+    solvent_names, solvent_groups = check_solvents(solvents)
     families = read_monomers(monomers)
     parts = output.with_name(output.name + ".parts")
     found = _collect_units(n, families, seed, parts, n_jobs, progress)
@@ -189,6 +193,7 @@ def build_table(
         polymer_classes=dict(Counter(unit.polymer_class for unit in found.units)),
         methods=methods,
         without_groups=dict(found.without_groups.most_common()),
+        unused_monomers=find_unused(families),
         seconds=time.perf_counter() - started,
     )
     _write_provenance(summary, solvent_names, solvent_groups, kelvin, seed, families)
@@ -213,10 +218,19 @@ def _collect_units(
         if is_one_more and progress is not None and (len(units) % CHUNK == 0 or len(units) == n):
             progress(len(units), n)
     if not units:
-        raise DataError("the monomer list gives no polymer with UNIFAC groups; check its families and SMILES")
+        raise DataError(f"{_explain_nothing(found, families)}; check its families and SMILES")
     if len(units) < n:
         logger.warning("the monomer list gives %d distinct polymers, fewer than the %d asked for", len(units), n)
     return found
+
+
+def _explain_nothing(found: _Collection, families: dict[str, list[str]]) -> str:
+    """Why a monomer list gives no polymer at all."""
+    if found.without_groups:
+        return "the monomer list gives no polymer with UNIFAC groups"
+    if found.n_reactions:
+        return f"the monomer list gives no linear chain ({say_count(found.n_reactions, 'polymerisation')} tried)"
+    return f"the monomer list gives no polymerisation: {describe_unused(find_unused(families))}"
 
 
 def _units_in_order(
@@ -357,6 +371,7 @@ def _write_provenance(
             "monomers": {
                 "sha256": _monomer_digest(families),
                 "families": {family: len(members) for family, members in families.items()},
+                "unused": summary.unused_monomers,
             },
             "software": {name: metadata.version(name) for name in SOFTWARE},
         },
@@ -368,22 +383,6 @@ def _checked_temperatures(temperatures: Sequence[float]) -> np.ndarray:
     if len(set(kelvin.tolist())) < kelvin.size:
         raise DataError(f"temperatures must differ from each other, got {kelvin.tolist()}")
     return kelvin
-
-
-def _checked_solvents(solvents: Sequence[str]) -> tuple[list[str], list[Groups]]:
-    names, groups = [], []
-    for smiles in solvents:
-        try:
-            name = canonical_solvent(smiles)
-            found = molecule_groups(name)
-        except ValueError as error:
-            raise DataError(f"solvent {smiles!r}: {error}") from error
-        if name not in names:
-            names.append(name)
-            groups.append(found)
-    if not names:
-        raise DataError("give at least one solvent as a SMILES (water is O)")
-    return names, groups
 
 
 def _monomer_digest(families: dict[str, list[str]]) -> str:

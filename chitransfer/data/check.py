@@ -28,13 +28,14 @@ from chitransfer.data.check_facts import (
     TemperatureFacts,
 )
 from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_obstacles, find_warnings
+from chitransfer.data.rejected_rows import SHOWN_ROWS
 from chitransfer.data.tables import (
     CONTRADICTS,
-    SHOWN_ROWS,
     USUAL_CHI,
     BadRows,
     Contradictions,
     Table,
+    describe_blank_cells,
     describe_builtin_beside_own,
 )
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
@@ -82,10 +83,12 @@ def check_tables(
         Facts, and warnings in plain words.
     """
     tables = [table for table in (stage1, chi, solubility) if table is not None]
-    facts = tuple(_table_facts(table, on_bad_rows, on_contradictory_labels) for table in tables)
     polymers = {table.kind: set(table.rows["polymer"]) for table in tables}
     names = merge_stereo_variants(set().union(*polymers.values()))
     merged = {kind: {names[polymer] for polymer in own} for kind, own in polymers.items()}
+    facts = tuple(
+        _table_facts(table, len(merged[table.kind]), on_bad_rows, on_contradictory_labels) for table in tables
+    )
     shared = {
         f"{first}+{second}": len(merged[first] & merged[second])
         for first, second in (("stage1", "chi"), ("stage1", "solubility"), ("chi", "solubility"))
@@ -109,12 +112,14 @@ def check_tables(
         n_labelled=sum(int(table.rows["SMILES"].str.contains(LABELLED).sum()) for table in tables),
     )
     obstacles = tuple(find_obstacles(report, n_folds))
-    builtin = (f"{line}." for line in describe_builtin_beside_own(tables))
-    warnings = (*obstacles, *builtin, *find_warnings(report, n_folds, positive_label))
+    taken = (f"{line}." for line in (*describe_builtin_beside_own(tables), *describe_blank_cells(tables)))
+    warnings = (*obstacles, *taken, *find_warnings(report, n_folds, positive_label))
     return replace(report, n_obstacles=len(obstacles), warnings=warnings)
 
 
-def _table_facts(table: Table, on_bad_rows: BadRows, on_contradictory_labels: Contradictions) -> TableFacts:
+def _table_facts(
+    table: Table, n_without_stereo: int, on_bad_rows: BadRows, on_contradictory_labels: Contradictions
+) -> TableFacts:
     rows = table.rows
     value = "soluble" if table.kind == "solubility" else "chi"
     keys = ["polymer", "solvent"] + ([] if value == "soluble" else ["temp"])
@@ -132,6 +137,7 @@ def _table_facts(table: Table, on_bad_rows: BadRows, on_contradictory_labels: Co
         n_rows=len(rows),
         n_rejected=len(table.rejected),
         n_polymers=len(counts),
+        n_without_stereo=n_without_stereo,
         n_solvents=int(rows["solvent"].nunique()),
         rejected=tuple(table.rejected.head(SHOWN_ROWS).itertuples(index=False, name=None)),
         settings_to_skip=tuple(settings),

@@ -23,6 +23,8 @@ class TableFacts:
         ``stage1``, ``chi`` or ``solubility``, and where it was read from.
     n_rows, n_rejected, n_polymers, n_solvents
         Rows used and not used; distinct polymer identities and solvents.
+    n_without_stereo
+        Polymers when those that differ only in stereo, in any table, count as one.
     rejected
         The first rows not used: line, value and reason.
     settings_to_skip
@@ -44,6 +46,7 @@ class TableFacts:
     n_rows: int
     n_rejected: int
     n_polymers: int
+    n_without_stereo: int
     n_solvents: int
     rejected: tuple[tuple[int, str, str], ...]
     settings_to_skip: tuple[str, ...]

@@ -99,15 +99,15 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
     name = NAMES[facts.kind]
     if facts.n_rejected and not facts.settings_to_skip:
         yield f"{_tell_rejected(facts)}. A search leaves them out."
-    if n_folds is not None and facts.kind != "stage1" and 0 < facts.n_polymers < FEW_PER_FOLD * n_folds:
+    if n_folds is not None and facts.kind != "stage1" and 0 < facts.n_without_stereo < FEW_PER_FOLD * n_folds:
         few = (
             f"fewer than {FEW_PER_FOLD} to score per fold"
-            if facts.n_polymers >= n_folds
+            if facts.n_without_stereo >= n_folds
             else "folds without any to score"
         )
         yield (
-            f"{name}: {say_count(facts.n_polymers, 'polymer')} in {n_folds} folds: {few}, and scores will jump with "
-            "the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats (cv.n_cv_repeats)."
+            f"{name}: {say_count(facts.n_without_stereo, 'polymer')} in {n_folds} folds: {few}, and scores will jump "
+            "with the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats (cv.n_cv_repeats)."
         )
     share, polymer = facts.largest_share or (0.0, "")
     if share > DOMINANT_SHARE and facts.n_polymers > 1:

@@ -118,7 +118,7 @@ def compute_table(
     writer.writerow(map(as_cell, [*compress(reader.header, own), *ADDED_COLUMNS]))
     for record, value, reason in zip(records, values, reasons, strict=True):
         writer.writerow(map(as_cell, [*compress(reader.fit_row(record), own), *value, reason]))
-    write_csv_text(output, text.getvalue())
+    write_csv_text(output, reader.mark + text.getvalue())
     return ComputeSummary(
         output=output,
         n_rows=len(rows),

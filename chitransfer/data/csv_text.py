@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
-from itertools import takewhile
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
@@ -49,6 +49,8 @@ _LIKELY = _MEANT | {
 _ZIP = b"PK\x03\x04"
 # A cell longer than this is no SMILES and no note.
 LONGEST_CELL = 1_000_000
+# Records among which a header is looked for that is not the first.
+LOOKED_AT = 10
 
 
 @dataclass(frozen=True)
@@ -165,12 +167,16 @@ def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, lis
     Raises
     ------
     DataError
-        As `open_csv` and `read_records`; or a row has another number of cells than the header, or there is no row.
+        As `open_csv` and `read_records`; or a line stands above the header, a row has another number of cells than the
+        header, or there is no row.
     """
     header: list[str] | None = None
     rows: list[tuple[int, list[str]]] = []
     with open_csv(lambda: io.BytesIO(content), name) as text:
-        for line, record in read_records(text, name):
+        records = read_records(text, name)
+        first = list(islice(records, LOOKED_AT))
+        refuse_lines_above(first, name)
+        for line, record in chain(first, records):
             if is_blank(record):
                 continue
             if header is None:
@@ -187,6 +193,46 @@ def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, lis
     if not rows:
         raise without_rows(name, header)
     return header, rows
+
+
+def refuse_lines_above(first: Sequence[tuple[int, list[str]]], name: str) -> None:
+    """Make sure that no line stands above the header: a title, or Excel's ``sep=;``.
+
+    Parameters
+    ----------
+    first
+        The first records of a table with their lines, blank ones too.
+
+    Raises
+    ------
+    DataError
+        There is one; it names the line to delete.
+    """
+    filled = [(line, record) for line, record in first if not is_blank(record)]
+    for line, record in filled[:1]:
+        written = ",".join(record).strip()
+        if re.fullmatch("sep=.?", written, re.IGNORECASE):
+            with_commas = "" if written.endswith(",") else ", and save the table as CSV with commas"
+            raise DataError(
+                f"{name}, line {line}: {written} is Excel's note on the separator, not the header; delete line {line}"
+                f"{with_commas}"
+            )
+        for other, candidate in filled[1:] if not _names_columns(record) else ():
+            # A row of units has no more cells than its header.
+            if _names_columns(candidate) and _count_filled(candidate) > _count_filled(record):
+                raise DataError(
+                    f"{name}, line {line}: the header must be the first line; it seems to be line {other} "
+                    f"({', '.join(cell.strip() for cell in candidate)}): delete what stands above it"
+                )
+
+
+def _names_columns(record: list[str]) -> bool:
+    """Whether a cell, or a part of one between other separators, is what a column with structures is called."""
+    return any(part.strip().lower() in {"smiles", "solvent"} for cell in record for part in re.split("[;\t]", cell))
+
+
+def _count_filled(record: list[str]) -> int:
+    return sum(bool(part.strip()) for cell in record for part in re.split("[;\t]", cell))
 
 
 def is_blank(record: list[str]) -> bool:
@@ -248,13 +294,13 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
         elif column.required:
             missing.append(column.name)
     if missing:
+        lacking = f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)}"
+        # What is one cell by mistake is no column to rename.
+        if separator := _hint_at_separator(header):
+            raise DataError(f"{lacking}{separator}")
         meant = _hint_at_names(header, missing, positions)
         kelvin = "; temp is in kelvin (°C + 273.15)" if "temp" in missing else ""
-        raise DataError(
-            f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)} "
-            f"(names may be in any case, in any order); rename what is meant{meant}{kelvin}"
-            f"{_hint_at_separator(header)}"
-        )
+        raise DataError(f"{lacking} (names may be in any case, in any order); rename what is meant{meant}{kelvin}")
     return positions
 
 
@@ -300,7 +346,10 @@ def read_number(text: str, what: str) -> float:
             raise ValueError
         value = float(text)
     except ValueError:
-        hint = " (use a point, not a comma)" if "," in text else ""
+        hint = ""
+        if "," in text:
+            thousands = " (write no thousands separator)" if text.rfind(".") > text.rfind(",") else ""
+            hint = thousands or " (use a point, not a comma)"
         raise ValueError(f"{what} is not a number{hint}") from None
     if not math.isfinite(value):
         raise ValueError(f"{what} must be a finite number")

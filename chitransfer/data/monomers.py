@@ -1,18 +1,22 @@
 """Monomer lists: the project's own, or a user's.
 
-Called by `data.build`.
+Called by `data.build` and ``chitransfer data build``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rdkit import Chem, rdBase
 
 from chitransfer.chemistry.enumerate import FAMILIES
+from chitransfer.counts import say_count
 from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
-from chitransfer.data.tables import describe_rejected
+from chitransfer.data.rejected_rows import describe_rejected
 from chitransfer.errors import DataError
+
+SHOWN_MONOMERS = 5
 
 
 def read_monomers(path: Path | None = None) -> dict[str, list[str]]:
@@ -46,3 +50,10 @@ def read_monomers(path: Path | None = None) -> dict[str, list[str]]:
             f"Known families: {', '.join(FAMILIES)}"
         )
     return families
+
+
+def describe_unused(unused: Sequence[str]) -> str:
+    """How many monomers take part in no polymerisation, and the first of them."""
+    verb, whose = ("takes", "its") if len(unused) == 1 else ("take", "their")
+    shown = ", ".join(unused[:SHOWN_MONOMERS]) + (", …" if len(unused) > SHOWN_MONOMERS else "")
+    return f"{say_count(len(unused), 'monomer')} {verb} part in no polymerisation of {whose} family: {shown}"

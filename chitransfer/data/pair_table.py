@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import TextIO
 
 from chitransfer.data.csv_text import (
+    LOOKED_AT,
     describe_width,
     find_pair_columns,
     is_blank,
     open_csv,
     open_source,
     read_records,
+    refuse_lines_above,
     refuse_misnamed,
 )
 from chitransfer.errors import DataError
 
 # Why a row of blank cells, as spreadsheets export them, has no result.
 BLANK_ROW = "the row is empty"
+BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class TableReader:
     smiles, solvent, temperature
         Positions of the columns that matter; ``None`` where there is none. Without ``temp`` the temperature is
         ``temperature_K``, which tables of predictions have.
+    mark
+        The byte order mark the file begins with, else empty: what is made of the file begins with it, too, since
+        without it Excel takes UTF-8 for another encoding.
     """
 
     path: Path
@@ -47,6 +53,7 @@ class TableReader:
     smiles: int
     solvent: int | None
     temperature: int | None
+    mark: str = ""
 
     @classmethod
     def open(cls, path: Path) -> TableReader:
@@ -55,15 +62,19 @@ class TableReader:
         Raises
         ------
         DataError
-            The file cannot be read, is a workbook or no CSV text, is empty, has no column SMILES, or has a column twice
-            that matters.
+            The file cannot be read, is a workbook or no CSV text, is empty, has no column SMILES, has a column twice
+            that matters, or a line above its header.
         """
+        with _open_text(path) as text:
+            refuse_lines_above(list(islice(read_records(text, str(path)), LOOKED_AT)), str(path))
         with _open_text(path) as text:
             header = [cell.strip() for cell in next(_table_rows(text, path), [])]
         if not header:
             raise DataError(f"{path}: the file is empty; it needs a header line with a column SMILES")
         places = find_pair_columns(header, str(path))
-        return cls(path, header, places["SMILES"], places.get("solvent"), places.get("temp"))
+        with open_source(str(path)) as binary:
+            mark = BYTE_ORDER_MARK if binary.read(3) == BYTE_ORDER_MARK.encode() else ""
+        return cls(path, header, places["SMILES"], places.get("solvent"), places.get("temp"), mark)
 
     def refuse_misnamed(self, given: Collection[str] = ()) -> None:
         """`csv_text.refuse_misnamed` of this table; those of ``temp`` and ``solvent`` in `given` are not needed."""

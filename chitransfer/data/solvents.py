@@ -1,15 +1,17 @@
-"""The solvents a table names, for computing χ in them.
+"""Solvents for computing χ in them: those a table names, and UNIFAC groups of those given.
 
-Called by `chitransfer data build --solvents-from`.
+Called by `data.build` and `chitransfer data build --solvents-from`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from chitransfer.chemistry.groups import molecule_groups
+from chitransfer.chemistry.groups import Groups, molecule_groups
 from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
-from chitransfer.data.tables import WATER, canonical_solvent, describe_rejected
+from chitransfer.data.rejected_rows import describe_rejected
+from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.errors import DataError
 
 
@@ -53,3 +55,26 @@ def _why_no_groups(solvent: str) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def check_solvents(solvents: Sequence[str]) -> tuple[list[str], list[Groups]]:
+    """Distinct solvents as canonical SMILES with their UNIFAC groups.
+
+    Raises
+    ------
+    DataError
+        One is no solvent or UNIFAC has no groups for it, or there is none.
+    """
+    names, groups = [], []
+    for smiles in solvents:
+        try:
+            name = canonical_solvent(smiles)
+            found = molecule_groups(name)
+        except ValueError as error:
+            raise DataError(f"solvent {smiles!r}: {error}") from error
+        if name not in names:
+            names.append(name)
+            groups.append(found)
+    if not names:
+        raise DataError("give at least one solvent as a SMILES (water is O)")
+    return names, groups

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
@@ -29,6 +29,7 @@ from chitransfer.data.csv_text import (
     read_source,
     refuse_misnamed,
 )
+from chitransfer.data.rejected_rows import SHOWN_ROWS, describe_rejected
 from chitransfer.data.temperatures import COLDEST_K, DEFAULT_TEMPERATURE_K, looks_like_celsius, read_kelvin
 from chitransfer.errors import DataError
 from chitransfer.progress import Progress
@@ -37,14 +38,20 @@ WATER = "O"
 LARGEST_CHI = 1000.0
 # What χ rarely leaves.
 USUAL_CHI = (-5.0, 20.0)
-SHOWN_ROWS = 20
 # Why `_settle_contradictions` leaves a row out.
 CONTRADICTS = "contradicts another row of the same polymer and solvent"
 LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
+_YES_OR_NO = {"yes", "no", "y", "n"}
 # What `data.compute` adds to a table; its other columns, a measured χ too, it keeps.
 UNIFAC_CHI = "chi_unifac"
 # What a configuration calls the tables of Stage 2.
 STAGE2_KEYS = {"chi": "paths.exp_chi_csv", "solubility": "paths.solubility_csv"}
+# What a blank cell of a column that need not be there is taken for, and what to write for it.
+_DEFAULTS = {
+    "solvent": ("in water", f"{WATER} where it is water"),
+    "temp": (f"at {DEFAULT_TEMPERATURE_K:g} K", f"{DEFAULT_TEMPERATURE_K:g} where it is that"),
+}
+SHOWN_BLANKS = 5
 
 BadRows = Literal["error", "skip"]
 Contradictions = Literal["error", "drop", "majority"]
@@ -69,6 +76,8 @@ class Table:
         SHA-256 of the file's decompressed content.
     n_repeated
         Rows that share polymer, solvent and temperature (solubility: polymer and solvent) with an earlier row.
+    blank_cells
+        By optional column, the lines that leave it blank, rejected ones too, where another line fills it.
     """
 
     kind: str
@@ -77,6 +86,7 @@ class Table:
     rejected: pd.DataFrame
     digest: str
     n_repeated: int
+    blank_cells: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -207,10 +217,8 @@ def _read(
     if "temp" in positions:
         _refuse_celsius([record[positions["temp"]].strip() for _, record in records], name)
     if rejected and on_bad_rows == "error":
-        raise DataError(
-            f"{describe_rejected(name, rejected, len(records))}\n"
-            "Correct them, or leave such rows out with --set data.on_bad_rows=skip."
-        )
+        skipping = ", or leave such rows out with --set data.on_bad_rows=skip" if kept else ""
+        raise DataError(f"{describe_rejected(name, rejected, len(records))}\nCorrect them{skipping}.")
     if not kept:
         line, value, reason = rejected[0]
         raise DataError(f"{name}: no row can be used ({len(rejected)} rejected; first: line {line}: {value}: {reason})")
@@ -225,7 +233,19 @@ def _read(
         rejected=pd.DataFrame(rejected, columns=["line", "value", "reason"]),
         digest=hashlib.sha256(content).hexdigest(),
         n_repeated=int(rows.duplicated(keys).sum()),
+        blank_cells=_find_blank_cells(records, positions),
     )
+
+
+def _find_blank_cells(
+    records: Sequence[tuple[int, list[str]]], positions: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    lines = {
+        column: tuple(line for line, record in records if not record[positions[column]].strip())
+        for column in _DEFAULTS
+        if column in positions
+    }
+    return {column: blank for column, blank in lines.items() if 0 < len(blank) < len(records)}
 
 
 def _refuse_celsius(cells: Sequence[str], name: str) -> None:
@@ -253,7 +273,8 @@ def _read_chi(text: str) -> float:
 def _read_label(text: str) -> int:
     label = LABELS.get(text.lower())
     if label is None:
-        raise ValueError("soluble must be 1 (soluble) or 0 (insoluble)")
+        hint = "; write 1 for yes, 0 for no" if text.lower() in _YES_OR_NO else ""
+        raise ValueError(f"soluble must be 1 (soluble) or 0 (insoluble){hint}")
     return label
 
 
@@ -264,14 +285,6 @@ def _read_cell(column: Column, text: str) -> object:
     if not text and not column.required:
         return DEFAULT_TEMPERATURE_K
     return _READERS[column.name](text)
-
-
-def describe_rejected(name: str, rejected: Sequence[tuple[int, str, str]], n_rows: int) -> str:
-    """The first rejected rows of a table of `n_rows`, a line each: line of the file, value and reason."""
-    shown = [f"  line {line}: {value}: {reason}" for line, value, reason in rejected[:SHOWN_ROWS]]
-    if len(rejected) > SHOWN_ROWS:
-        shown.append(f"  … and {len(rejected) - SHOWN_ROWS} more")
-    return f"{name}: {len(rejected)} of {n_rows} rows cannot be used\n" + "\n".join(shown)
 
 
 def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
@@ -286,6 +299,26 @@ def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
         for table in stage2
         if table.source.startswith(BUILTIN_PREFIX)
     ]
+
+
+def describe_blank_cells(tables: Sequence[Table]) -> list[str]:
+    """A line for every column in which some rows that are used have a value and others, being blank, the default."""
+    lines = []
+    for table in tables:
+        used = set(table.rows["line"])
+        for column, every in table.blank_cells.items():
+            blank = [line for line in every if line in used]
+            if not blank:
+                continue
+            taken, to_write = _DEFAULTS[column]
+            shown = ", ".join(map(str, blank[:SHOWN_BLANKS])) + (", …" if len(blank) > SHOWN_BLANKS else "")
+            one = len(blank) == 1
+            lines.append(
+                f"{len(blank)} of {say_count(len(table), 'row')} of {table.source} {'has' if one else 'have'} no "
+                f"{column} ({'line' if one else 'lines'} {shown}) and {'is' if one else 'are'} taken to be {taken}; "
+                f"merged cells? fill {column} in every row, with {to_write}"
+            )
+    return lines
 
 
 def _settle_contradictions(table: Table, rule: Contradictions) -> Table:
@@ -309,11 +342,9 @@ def _settle_contradictions(table: Table, rule: Contradictions) -> Table:
         )
     keep = ~mixed if rule == "drop" else ~mixed | ((share != 0.5) & (rows["soluble"] == (share > 0.5)))
     dropped = pd.DataFrame({"line": rows.loc[~keep, "line"], "value": rows.loc[~keep, "SMILES"], "reason": CONTRADICTS})
-    return Table(
-        kind=table.kind,
-        source=table.source,
+    return replace(
+        table,
         rows=rows[keep].reset_index(drop=True),
         rejected=pd.concat([table.rejected, dropped], ignore_index=True),
-        digest=table.digest,
         n_repeated=int(rows[keep].duplicated(["polymer", "solvent"]).sum()),
     )

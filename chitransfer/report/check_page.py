@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chitransfer.counts import say_count
-from chitransfer.data.check_facts import SHOWN, CheckReport, TemperatureFacts
+from chitransfer.data.check_facts import SHOWN, CheckReport, TableFacts, TemperatureFacts
 from chitransfer.data.check_warnings import FAR
 from chitransfer.report.drawing import BLUE, GREY, ORANGE, RED, new_figure, save_figure
 
@@ -25,10 +25,12 @@ COLOURS = {"stage1": GREY, "chi": BLUE, "solubility": ORANGE}
 
 def describe_check(report: CheckReport) -> str:
     """One page of text about the tables, ending with the warnings."""
-    lines = ["", f"{'':26}{'rows':>9}{'polymers':>10}{'solvents':>10}{'repeats':>9}  range"]
-    for facts in report.tables:
+    polymers = [_count_polymers(facts) for facts in report.tables]
+    width = max(10, *(len(text) + 2 for text in polymers))
+    lines = ["", f"{'':26}{'rows':>9}{'polymers':>{width}}{'solvents':>10}{'repeats':>9}  range"]
+    for facts, n_polymers in zip(report.tables, polymers, strict=True):
         lines.append(
-            f"{TITLES[facts.kind]:26}{facts.n_rows:>9,}{facts.n_polymers:>10,}{facts.n_solvents:>10,}"
+            f"{TITLES[facts.kind]:26}{facts.n_rows:>9,}{n_polymers:>{width}}{facts.n_solvents:>10,}"
             f"{facts.n_repeats:>9,}  {_ranges(facts.value_range, facts.temperature_range, report.soluble_share)}"
         )
     as_one = " (stereo variants count as one)" if report.stereo_variants else ""
@@ -59,6 +61,13 @@ def describe_check(report: CheckReport) -> str:
     lines += ["", "Warnings" if report.warnings else "No warnings."]
     lines += [f"  {number}. {warning}" for number, warning in enumerate(report.warnings, start=1)]
     return "\n".join(lines) + "\n"
+
+
+def _count_polymers(facts: TableFacts) -> str:
+    merged = (
+        "" if facts.n_without_stereo == facts.n_polymers else f" ({facts.n_without_stereo:,} without stereochemistry)"
+    )
+    return f"{facts.n_polymers:,}{merged}"
 
 
 def _ranges(

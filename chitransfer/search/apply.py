@@ -140,6 +140,10 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     notes = []
     if trial is None:
         notes += explain_recommended(read_standing(read_study(folder)), applied, study_config.search.select)
+    if config_path is not None and not config_path.exists():
+        raise ConfigError(
+            f"{config_path}: there is no such configuration file; leave out --config to have configs/config.yaml made"
+        )
     old_config = load_config(config_path, None, FULL_TRAINING)
     overrides, for_finetune = chosen, {}
     if folder.first_pass is not None:
@@ -260,6 +264,7 @@ def _as_scalar_float(value: float) -> object:
 
 
 def _other_differences(study: Config, config: Config, overrides: Mapping[str, object]) -> list[str]:
+    """Where else the two differ; what full training has otherwise by default (`FULL_TRAINING`) is no news but one."""
     notes = []
     for key in (*STAGE1_KEYS, *STAGE2_KEYS):
         theirs, mine = attrgetter(key)(study), attrgetter(key)(config)

@@ -18,6 +18,14 @@ SEARCH_KEYS = ("pruner", "rungs", "n_pretrain_seeds", "replicates", "objectives"
 VARIANTS = "stereo_variants"
 # Of the same: a checksum of the polymers' names.
 NAMES = "names"
+# Where the tables were read from, for messages: the same tables may lie elsewhere.
+SOURCES = "sources"
+# What a contract's tables are called, and the keys of the configuration that name them.
+_TABLES = {
+    "stage1": ("the table of computed χ", "paths.dft_chi_csv"),
+    "chi": ("the table of measured χ", "paths.exp_chi_csv"),
+    "solubility": ("the table of solubility", "paths.solubility_csv"),
+}
 
 
 def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -27,6 +35,7 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
     search = {k: values["search"][k] for k in SEARCH_KEYS}
     # A predictor to compare trials with changes none of them.
     del values["cv"]["random_forest"]
+    every = [rows for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
     return {
         "seed": config.seed,
         "T_ref_K": config.T_ref_K,
@@ -34,11 +43,8 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
         "search": search,
         **{k: values[k] for k in ("objective", "cv", "solubility", "chem", "model")},
         "training": training,
-        "data": {
-            rows.table.kind: {"sha256": rows.table.digest, "rows": len(rows)}
-            for rows in (dataset.stage1, dataset.chi, dataset.solubility)
-            if rows is not None
-        }
+        SOURCES: {rows.table.kind: rows.table.source for rows in every},
+        "data": {rows.table.kind: {"sha256": rows.table.digest, "rows": len(rows)} for rows in every}
         | {NAMES: dataset.names_digest()}
         # A study of a release that put them on both sides of a split cannot go on.
         | ({VARIANTS: dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
@@ -51,7 +57,9 @@ def find_differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     A key that a study of an earlier release does not have yet counts as that key's default, which is how the earlier
     release behaved.
     """
-    return list(_differences(known, now, _defaults(now), ""))
+    ours = {key: value for key, value in now.items() if key != SOURCES}
+    theirs = {key: value for key, value in known.items() if key != SOURCES}
+    return list(_differences(theirs, ours, _defaults(ours), "", now.get(SOURCES, {})))
 
 
 def _defaults(now: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,8 +67,11 @@ def _defaults(now: Mapping[str, Any]) -> dict[str, Any]:
     return {key: values[key] for key in now if key in values}
 
 
-def _differences(known: Any, now: Any, default: Any, prefix: str) -> Iterator[str]:
-    if isinstance(known, dict) and isinstance(now, dict):
+def _differences(known: Any, now: Any, default: Any, prefix: str, sources: Mapping[str, str]) -> Iterator[str]:
+    told = _tell_tables_apart(known, now, prefix, sources) if known != now else ""
+    if told:
+        yield told
+    elif isinstance(known, dict) and isinstance(now, dict):
         inner = default if isinstance(default, dict) else {}
         for key in sorted(known.keys() | now.keys()):
             dotted = f"{prefix}.{key}" if prefix else key
@@ -68,7 +79,7 @@ def _differences(known: Any, now: Any, default: Any, prefix: str) -> Iterator[st
             is_new_key = key not in known and not prefix.startswith(("space", "data")) and dotted != "space"
             if is_new_key and key in inner and inner[key] == now[key]:
                 continue
-            yield from _differences(known.get(key), now.get(key), inner.get(key), dotted)
+            yield from _differences(known.get(key), now.get(key), inner.get(key), dotted, sources)
     elif known != now and prefix == f"data.{VARIANTS}":
         yield (
             f"{prefix}: {now or 0} polymers of the tables differ from another one only in stereochemistry. The release "
@@ -85,6 +96,27 @@ def _differences(known: Any, now: Any, default: Any, prefix: str) -> Iterator[st
             )
     elif known != now:
         yield f"{prefix}: the study has {known!r}, now {now!r}"
+
+
+def _tell_tables_apart(known: Any, now: Any, prefix: str, sources: Mapping[str, str]) -> str:
+    """That a study began with another table than the present one, or with one more or less; else empty."""
+    section, _, kind = prefix.partition(".")
+    if section != "data" or kind not in _TABLES:
+        return ""
+    what, key = _TABLES[kind]
+    source = sources.get(kind, key)
+    if isinstance(known, dict) and isinstance(now, dict) and known["sha256"] != now["sha256"]:
+        return (
+            f"{prefix}.sha256: {what}, {source}, is not the one the study began with (rows then {known['rows']}, now "
+            f"{now['rows']}); put the old file back, or start a new study"
+        )
+    if isinstance(known, dict) and now is None:
+        return (
+            f"{prefix}: the study began with {what} ({known['rows']} rows), now there is none; name it in {key} again"
+        )
+    if known is None and isinstance(now, dict):
+        return f"{prefix}: the study began without {what}, now there is {source}; set {key} to null"
+    return ""
 
 
 def find_space_refusals(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -81,7 +81,7 @@ SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
 def describe_data(dataset: Dataset, config: Config) -> list[str]:
     """One line a table, then what a user should know before waiting."""
     # Here, since they import RDKit and PyTorch: `chitransfer status` does without.
-    from chitransfer.data.tables import describe_builtin_beside_own
+    from chitransfer.data.tables import describe_blank_cells, describe_builtin_beside_own
     from chitransfer.training.tasks import resolve_positive_label
 
     lines = [_describe_rows("Stage 1, computed χ", dataset.stage1, dataset)]
@@ -98,7 +98,8 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
         lines.append(_describe_rows("Stage 2, solubility", dataset.solubility, dataset) + f", {share:.0%} soluble")
         positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
         lines.append(f"  F1 and recall speak of the {'soluble' if positive else 'insoluble'} class")
-    lines += [f"  {line}" for line in describe_builtin_beside_own(dataset.tables)]
+    about_tables = describe_builtin_beside_own(dataset.tables) + describe_blank_cells(dataset.tables)
+    lines += [f"  {line}" for line in about_tables]
     for what, rows in (("measured χ", dataset.chi), ("solubility", dataset.solubility)):
         if rows is not None:
             lines += _describe_limits(what, rows, dataset.stage1, config)

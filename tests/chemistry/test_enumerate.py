@@ -12,6 +12,7 @@ from rdkit import Chem
 from chitransfer.chemistry.enumerate import (
     RULES,
     Reaction,
+    find_unused,
     list_reactions,
     run_reaction,
 )
@@ -95,10 +96,56 @@ def test_a_monomer_the_rule_does_not_fit_gives_nothing() -> None:
     assert run_reaction(Reaction(epoxide_rule, ("CCO",))) is None
 
 
-def test_a_crosslinking_monomer_gives_nothing() -> None:
-    vinyl_rule = next(i for i, rule in enumerate(RULES) if rule.families == (("vinyl",),))
-    unit = run_reaction(Reaction(vinyl_rule, ("C=Cc1ccc(C=C)cc1",)))
-    assert unit is None or unit.identity.count("*") == 2
+@pytest.mark.parametrize("monomer", ["C=Cc1ccc(C=C)cc1", "C=C(C)C(=O)OCCOC(=O)C(=C)C", "C=CC(=O)NCNC(=O)C=C"])
+def test_a_crosslinking_monomer_gives_nothing(monomer: str) -> None:
+    families = {"vinyl": [Chem.CanonSmiles(monomer)]}
+    assert list(list_reactions(families, seed=0)) == []
+    (told,) = find_unused(families)
+    assert told == f"vinyl {Chem.CanonSmiles(monomer)} (two C=C that polymerise: it crosslinks)"
+
+
+@pytest.mark.parametrize(
+    ("monomer", "unit"),
+    [
+        ("C=CC(=O)OCC=C", "*CC(*)COC(=O)C=C"),
+        ("C=CC(=O)OCC=CC", "*CC(*)C(=O)OCC=CC"),
+        ("C=CC(=C)C", "*CC(*)C(=C)C"),
+        ("C=C(C#N)C(=O)OC", "*CC(*)(C#N)C(=O)OC"),
+    ],
+)
+def test_one_polymerising_bond_is_enough_whatever_others_there_are(monomer: str, unit: str) -> None:
+    families = {"vinyl": [Chem.CanonSmiles(monomer)]}
+    (reaction,) = list_reactions(families, seed=0)
+    found = run_reaction(reaction)
+    assert found is not None
+    assert found.identity == polymer_identity(unit)
+    assert find_unused(families) == []
+
+
+def test_monomers_that_nothing_is_made_of_are_found() -> None:
+    families = {
+        "vinyl": ["C=CC=O", "C=Cc1ccccc1"],
+        "lactam": ["O=C1CCCN1"],
+        # By a rule of our own, to which no list of SMiPoly's belongs.
+        "cyclic_ether": ["CCO"],
+        "diacid": ["O=C(O)CC(=O)O"],
+    }
+    assert find_unused(families) == [
+        "vinyl C=CC=O",
+        "lactam O=C1CCCN1",
+        "cyclic_ether CCO",
+        "diacid O=C(O)CC(=O)O (no partner in the list)",
+    ]
+    assert find_unused(SMALL) == []
+
+
+def test_of_the_projects_own_list_33_take_part_in_nothing() -> None:
+    assert Counter(one.split()[0] for one in find_unused(read_monomers())) == {
+        "vinyl": 24,
+        "cyclic_olefin": 2,
+        "lactam": 5,
+        "epoxide": 2,
+    }
 
 
 def test_units_are_linear_and_carry_their_identity() -> None:

@@ -276,9 +276,35 @@ def test_bad_arguments_are_refused(tmp_path: Path, monomers: Path, changes: dict
 
 def test_monomers_without_any_polymer_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "monomers.csv"
-    path.write_text("family,SMILES\nvinyl,C=CP(C)C\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no polymer with UNIFAC groups"):
-        build_table(1, tmp_path / "t.csv", monomers=path)
+    for monomers, words in (
+        ("vinyl,C=CP(C)C\n", "no polymer with UNIFAC groups"),
+        (
+            "vinyl,C=CC=O\nlactam,O=C1CCCN1\n",
+            "no polymerisation: 2 monomers take part in no polymerisation of their family: vinyl C=CC=O, lactam O=C1CC",
+        ),
+        ("diacid,O=C(O)CC(=O)O\n", r"1 monomer takes part in no polymerisation of its family: .* \(no partner"),
+        ("cyclic_ether,CCO\n", r"no linear chain \(1 polymerisation tried\)"),
+    ):
+        path.write_text(f"family,SMILES\n{monomers}", encoding="utf-8")
+        with pytest.raises(DataError, match=words):
+            build_table(1, tmp_path / "t.csv", monomers=path)
+
+
+def test_monomers_that_take_part_in_nothing_are_named(tmp_path: Path, monomers: Path, run_command: RunCommand) -> None:
+    unused = ["C=CC=O", "OCCO", "C=CNC=O", "C=COC=O", "C=C(C)C=O", "C=Cc1ccccc1C=O"]
+    with monomers.open("a", encoding="utf-8") as stream:
+        stream.writelines(f"vinyl,{one}\n" for one in unused)
+        stream.write("cyclic_ether,CCO\n")
+    output = tmp_path / "table.csv"
+    code, out, err = run_command("data", "build", "--n", 99, "--monomers", monomers, "--n-jobs", 1, "--output", output)
+    assert code == 0, err
+    assert (
+        "WARNING: 7 monomers take part in no polymerisation of their family: vinyl C=CC=O, vinyl OCCO, vinyl C=CNC=O, "
+        "vinyl C=COC=O, vinyl C=C(C)C=O, … (all of them in table.provenance.json)" in " ".join(out.split())
+    )
+    assert "  without a linear product: 1 of " in out
+    told = json.loads((tmp_path / "table.provenance.json").read_text())
+    assert told["monomers"]["unused"] == [*(f"vinyl {one}" for one in unused), "cyclic_ether CCO"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

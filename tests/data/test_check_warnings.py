@@ -17,6 +17,7 @@ FACTS = check_facts.TableFacts(
     n_rows=5000,
     n_rejected=0,
     n_polymers=1000,
+    n_without_stereo=1000,
     n_solvents=1,
     rejected=(),
     settings_to_skip=(),
@@ -28,7 +29,7 @@ FACTS = check_facts.TableFacts(
     temperature_range=(280.0, 300.0, 360.0),
     largest_share=(0.01, "*CCO*"),
 )
-CHI = replace(FACTS, kind="chi", source="chi.csv", n_rows=300, n_polymers=100)
+CHI = replace(FACTS, kind="chi", source="chi.csv", n_rows=300, n_polymers=100, n_without_stereo=100)
 LABELS = replace(FACTS, kind="solubility", source="labels.csv", n_rows=200, temperature_range=None, value_range=None)
 COVERAGE = check_facts.CoverageFacts("chi", 100, 50, (0.29,) * 10 + (0.3,) * 90, POLYMERS, 0, 0.0)
 GOOD = check_facts.CheckReport(
@@ -63,8 +64,14 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
             {"tables": (replace(FACTS, largest_share=(0.31, "*CC*")), CHI, LABELS)},
             "Stage 1: 31% of the rows are one polymer, *CC*; whether it is held out for validation decides",
         ),
-        ({"tables": (FACTS, replace(CHI, n_polymers=14), LABELS)}, "14 polymers in 5 folds: fewer than 3 to score"),
-        ({"tables": (FACTS, replace(CHI, n_polymers=4), LABELS)}, "4 polymers in 5 folds: folds without any to score"),
+        (
+            {"tables": (FACTS, replace(CHI, n_without_stereo=14), LABELS)},
+            "14 polymers in 5 folds: fewer than 3 to score",
+        ),
+        (
+            {"tables": (FACTS, replace(CHI, n_without_stereo=4), LABELS)},
+            "4 polymers in 5 folds: folds without any to score",
+        ),
         ({"tables": (FACTS, replace(CHI, largest_share=(0.31, "*CC*")), LABELS)}, "*CC*; its fold decides"),
         ({"tables": (FACTS, replace(CHI, n_rejected=2), LABELS)}, "2 rows cannot be used (; …). A search leaves them"),
         ({"tables": (FACTS, replace(CHI, temperature_range=(259.0, 300.0, 360.0)), LABELS)}, "(259 to 360 K) reach"),

@@ -15,7 +15,9 @@ from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset, load_dataset
+from chitransfer.data.check import check_tables
 from chitransfer.errors import CheckpointError
+from chitransfer.report.check_page import describe_check
 from chitransfer.search.summary import describe_data
 from chitransfer.training.finetune import learnable_polymers
 from chitransfer.training.stage1 import Stage1Data
@@ -67,6 +69,18 @@ def test_a_search_says_that_variants_count_as_one(dataset: Dataset) -> None:
     """Its numbers of polymers are lower than those of ``data check``, which counts what the tables name."""
     (line,) = [line for line in describe_data(dataset, Config()) if "stereochemistry" in line]
     assert line.strip().startswith("4 polymers with a stereo variant")
+
+
+def test_data_check_tells_both_numbers_where_they_differ(dataset: Dataset, tmp_path: Path) -> None:
+    assert dataset.chi is not None
+    report = check_tables(*dataset.tables, cache_folder=tmp_path / "kept")
+    page = describe_check(report)
+    for facts, rows in zip(report.tables, (dataset.stage1, dataset.chi, dataset.solubility), strict=True):
+        assert rows is not None
+        assert facts.n_without_stereo == len(np.unique(rows.polymer))
+    n_polymers = len(np.unique(dataset.chi.polymer))
+    assert f" {n_polymers + 1} ({n_polymers} without stereochemistry) " in page
+    assert page.count("without stereochemistry") == 2, "of Stage 1 there is one number"
 
 
 def test_no_two_polymers_of_a_dataset_have_the_same_features(dataset: Dataset) -> None:

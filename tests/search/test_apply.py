@@ -14,6 +14,7 @@ import pytest
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search.apply import (
+    FULL_EPOCHS,
     SHARED_KEYS,
     STAGE1_KEYS,
     apply_trial,
@@ -179,7 +180,7 @@ def test_trials_that_cannot_be_applied_are_named(study: StudyFolder, config_file
         apply_trial(study, config_file, 2)
     with pytest.raises(StudyError, match=r"no trial 9; the study has 0 to 2"):
         apply_trial(study, config_file, 9)
-    with pytest.raises(ConfigError, match="no such configuration file"):
+    with pytest.raises(ConfigError, match="no such configuration file; leave out --config to have configs/config"):
         apply_trial(study, tmp_path / "none.yaml", None)
 
 
@@ -197,6 +198,14 @@ def test_other_differences_from_the_study_are_said(study: StudyFolder, config_fi
         "model.use_batchnorm: the study had False, this configuration has True",
         "training.num_epochs_pretrain: full training's own 200, on purpose, where the study had 100",
     ]
+
+
+def test_the_document_says_which_differences_are_not_told(project_root: Path, study: StudyFolder) -> None:
+    untold = set(FULL_TRAINING) - {FULL_EPOCHS}
+    notes = apply_trial(study, None, None).notes
+    assert not [note for note in notes if note.split(":")[0] in untold]
+    text = (project_root / "docs" / "models.md").read_text(encoding="utf-8")
+    assert not [key for key in untold if f"`{key.removeprefix('training.')}`" not in text]
 
 
 def test_training_values_of_stage_1_that_differ_are_said(tmp_path: Path) -> None:

@@ -225,8 +225,34 @@ class TestResuming:
         text = Path(finished_search.config.paths.exp_chi_csv).read_text()
         other.write_text(text + text.splitlines()[1] + "\n")
         config = override_config(finished_search.config, {"paths.exp_chi_csv": str(other)})
-        with pytest.raises(StudyError, match=r"data\.chi\.(rows|sha256): the study has"):
+        with pytest.raises(StudyError) as error:
             make_search(config.model_dump(), resume=copied)
+        n_rows = len(text.splitlines()) - 1
+        assert str(error.value).splitlines()[1:-1] == [
+            f"  data.chi.sha256: the table of measured χ, {other}, is not the one the study began with (rows then "
+            f"{n_rows}, now {n_rows + 1}); put the old file back, or start a new study"
+        ]
+
+    def test_a_table_more_or_less_is_told_without_its_checksum(
+        self, finished_search: Any, tiny_dataset: Dataset
+    ) -> None:
+        both = make_contract(finished_search.config, tiny_dataset)
+        alone = make_contract(finished_search.config, replace(tiny_dataset, solubility=None))
+        assert tiny_dataset.solubility is not None
+        n_rows = len(tiny_dataset.solubility)
+        assert find_differences(both, alone) == [
+            f"data.solubility: the study began with the table of solubility ({n_rows} rows), now there is none; name "
+            "it in paths.solubility_csv again"
+        ]
+        assert find_differences(alone, both) == [
+            "data.solubility: the study began without the table of solubility, now there is "
+            f"{tiny_dataset.solubility.table.source}; set paths.solubility_csv to null"
+        ]
+
+    def test_a_study_of_an_earlier_release_knows_no_sources(self, finished_search: Any, tiny_dataset: Dataset) -> None:
+        now = make_contract(finished_search.config, tiny_dataset)
+        known = {key: value for key, value in now.items() if key != "sources"}
+        assert find_differences(known, now) == []
 
     def test_the_same_data_elsewhere_is_not(
         self, finished_search: Any, copied: StudyFolder, make_search: Any, tmp_path: Path

@@ -1,0 +1,40 @@
+"""Values that may be of several kinds: one problem each, with the path the user wrote and what may stand there."""
+
+from __future__ import annotations
+
+import pytest
+
+from chitransfer.config import load_config, parse_set_options
+from chitransfer.errors import ConfigError
+
+CHOICES = "{key: model.encoder_hidden_dims, type: categorical, choices: "
+ANY = "a choice is a number, a text, true or false, got "
+
+
+@pytest.mark.parametrize(
+    ("option", "problems"),
+    [
+        ("search.pack=0", ["search.pack: should be a whole number from 1, or auto, got 0"]),
+        ("search.pack=many", ["search.pack: should be a whole number, or auto, got 'many'"]),
+        (
+            f"search.space.x={CHOICES}[[512, 256], [64]]}}",
+            [
+                f"search.space.x.choices.0: {ANY}[512, 256]; widths of layers are written 512_256 here",
+                f'search.space.x.choices.1: {ANY}[64]; widths of layers are written "64" here',
+            ],
+        ),
+        (f"search.space.x={CHOICES}[null, 512_256]}}", [f"search.space.x.choices.0: {ANY}nothing (null)"]),
+        (f"search.space.x={CHOICES}[[a]]}}", [f"search.space.x.choices.0: {ANY}['a']"]),
+    ],
+)
+def test_a_value_of_several_kinds_is_one_problem(option: str, problems: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(None, parse_set_options([option]))
+    count, *lines = str(error.value).splitlines()
+    assert count == f"the configuration: {len(problems)} setting{'s' * (len(problems) > 1)} cannot be used"
+    assert lines == [f"  from the command line: {problem}" for problem in problems]
+
+
+def test_widths_as_the_message_writes_them_are_taken() -> None:
+    config = load_config(None, parse_set_options([f'search.space.encoder_hidden={CHOICES}[512_256, "64"]}}']))
+    assert config.search.space["encoder_hidden"].choices == ["512_256", "64"]
