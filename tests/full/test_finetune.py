@@ -308,24 +308,6 @@ def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
         assert (model.probability is None) == (key == "solubility_csv")
 
 
-@pytest.mark.parametrize(
-    ("weight", "is_told"), [("lambda_sol", "gives no P(soluble)"), ("lambda_exp", "no measured χ")]
-)
-def test_what_is_not_learned_is_not_given_out(trained: Any, tmp_path: Path, weight: str, is_told: str) -> None:
-    changes = {"paths.results_dir": str(tmp_path), f"training.{weight}": 0.0, "training.num_epochs_finetune": 1}
-    said: list[str] = []
-    checkpoint = str(trained.pretraining / "checkpoints" / "best_model.pt")
-    folder = run_finetuning(override_config(trained.config, changes), [checkpoint], said.append, silent)
-    (warning,) = [line for line in said if line.startswith(f"warning: training.{weight} is 0: ")]
-    assert is_told in warning
-    model = TrainedModel.load(folder.best_model)
-    assert (model.probability is None) == (weight == "lambda_sol")
-    assert (folder.path / "predictions_solubility.csv").exists() == (weight == "lambda_exp")
-    assert model.chi_interval is not None
-    learned = pd.read_csv(folder.path / "predictions_chi.csv")["SMILES"].map(polymer_identity)
-    assert (set(model.domain.measured.polymers) <= set(learned)) == (weight == "lambda_sol")
-
-
 def finetune_on(
     trained: Any, folder: Path, key: str, choose: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> tuple[Any, str]:
