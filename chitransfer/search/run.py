@@ -289,11 +289,13 @@ def _wait_for_storage(study: optuna.Study, folder: StudyFolder, stop_requested: 
 
 def write_what_there_is(folder: StudyFolder, study: optuna.Study) -> None:
     """Write the tables of results; a disk or database that just failed must not hide why the search ended."""
+    ends_by_error = sys.exc_info()[1] is not None
     try:
+        folder.check_there()
         write_results(folder, study)
-    except (OSError, *STORAGE_ERRORS) as error:
+    except (OSError, StudyError, *STORAGE_ERRORS) as error:
         logger.error("all_trials.csv and best_params.json could not be written: %s", mask_passwords(str(error)))
-        if sys.exc_info()[1] is None:
+        if not ends_by_error:
             raise
 
 

@@ -44,6 +44,7 @@ from chitransfer.search.run import (
 )
 from chitransfer.search.runner import TrialRunner
 from chitransfer.search.space import to_overrides
+from chitransfer.search.storage import explain_storage_errors
 from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome, describe_reference
@@ -227,7 +228,8 @@ def run_second_pass(
     """
     prepared = _prepare(folder, console, trial, overrides or {})
     console.print(f"second pass on trial {prepared.number} of {folder.name}: {prepared.folder.path}")
-    with log_to(prepared.folder.log), drive_alone(prepared.folder):
+    own = prepared.folder
+    with log_to(own.log), drive_alone(own), explain_storage_errors(own.place):
         return _tune(prepared, console, draw)
 
 

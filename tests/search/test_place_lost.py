@@ -179,6 +179,23 @@ def test_a_folder_that_was_moved_is_not_made_again(made_up_run: MadeUpRun, tmp_p
     assert states(locate_study(moved)) == ["COMPLETE"] * 4
 
 
+def test_tables_that_cannot_be_written_do_not_hide_why_the_search_ended(made_up_search: Callable[..., Any]) -> None:
+    search = made_up_search()
+    search.folder.path.rmdir()
+    with pytest.raises(StudyError, match="the study's folder is gone"):
+        run.write_what_there_is(search.folder, search.study)
+
+    def end_by_an_error() -> None:
+        try:
+            raise KeyError("the reason")
+        finally:
+            run.write_what_there_is(search.folder, search.study)
+
+    with pytest.raises(KeyError, match="the reason"):
+        end_by_an_error()
+    assert not search.folder.path.exists()
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_how_to_go_on_is_said_before_the_figures_are_drawn(made_up_run: MadeUpRun, number: int, code: int) -> None:
     resume = f"Resume with: chitransfer search --resume {made_up_run.folder.database}"
