@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import pandas as pd
 import pytest
 from filelock import FileLock
 
@@ -23,7 +22,7 @@ from chitransfer.errors import DataError, StudyError
 from chitransfer.search import run
 from chitransfer.search.contract import find_differences, make_contract
 from chitransfer.search.lock import drive_alone, find_driver
-from chitransfer.search.storage import create_leaderboard, describe_storage_error, open_storage, sqlite_address
+from chitransfer.search.storage import describe_storage_error, open_storage, sqlite_address
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder, locate_study
 from chitransfer.search.summary import describe_status
@@ -145,31 +144,6 @@ class TestKilledInTheMiddleOfAWrite:
         assert len(study.trials) == 6
         assert not any(key.startswith("half written") for key in study.user_attrs)
         assert isinstance(study.trials[0].user_attrs["exp_mae"], float)
-
-
-class TestLeaderboard:
-    def test_the_guides_query(self, finished_search: Any) -> None:
-        with closing(sqlite3.connect(f"file:{finished_search.folder.database}?mode=ro", uri=True)) as connection:
-            rows = connection.execute("SELECT number, value FROM leaderboard LIMIT 5").fetchall()
-        top = pd.read_csv(finished_search.folder.path / "top_20_trials.csv").head(5)
-        assert rows == list(zip(top["number"], top["value"], strict=True))
-
-    def test_of_several_objectives_it_shows_the_transfer_objective(self, tmp_path: Path) -> None:
-        storage = open_storage(sqlite_address(tmp_path / "study.db", "rwc"))
-        study = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
-        create_leaderboard(storage)
-        for auc, objective in ((0.6, 2.25), (0.9, 1e-05), (0.7, 1.5)):
-            study.add_trial(
-                optuna.trial.create_trial(values=[auc, 0.5], user_attrs={"objective": objective, "exp_mae": 0.5})
-            )
-        study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
-        with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
-            rows = connection.execute("SELECT number, value FROM leaderboard LIMIT 5").fetchall()
-        assert rows == [(1, 1e-05), (2, 1.5), (0, 2.25)]
-
-    def test_it_cannot_be_written(self, copied: StudyFolder) -> None:
-        with closing(sqlite3.connect(copied.database)) as connection, pytest.raises(sqlite3.OperationalError):
-            connection.execute("DELETE FROM leaderboard")
 
 
 class TestResuming:
