@@ -294,13 +294,13 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
         elif column.required:
             missing.append(column.name)
     if missing:
-        found = f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)}"
+        told = f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)}"
         # What is one cell by mistake is no column to rename.
         if separator := _hint_at_separator(header):
-            raise DataError(f"{found}{separator}")
+            raise DataError(f"{told}{separator}")
         meant = _hint_at_names(header, missing, positions)
         kelvin = "; temp is in kelvin (°C + 273.15)" if "temp" in missing else ""
-        raise DataError(f"{found} (names may be in any case, in any order); rename what is meant{meant}{kelvin}")
+        raise DataError(f"{told} (names may be in any case, in any order); rename what is meant{meant}{kelvin}")
     return positions
 
 
