@@ -117,7 +117,13 @@ def override_config(config: Config, overrides: Mapping[str, object]) -> Config:
 
 
 def parse_set_options(options: Sequence[str]) -> dict[str, object]:
-    """Turn ``["a.b=c", …]`` into ``{"a.b": c}``; values are read as YAML, so ``[1, 2]``, ``true``, ``null`` work."""
+    """Turn ``["a.b=c", …]`` into ``{"a.b": c}``; values are read as YAML, so ``[1, 2]``, ``true``, ``null`` work.
+
+    Raises
+    ------
+    ConfigError
+        An option has no ``=``, or a value is no YAML.
+    """
     overrides: dict[str, object] = {}
     for option in options:
         dotted, equals, text = option.partition("=")

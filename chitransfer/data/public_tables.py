@@ -94,7 +94,13 @@ def convert_mtl_cosmo(files: Mapping[str, bytes]) -> Converted:
 
 
 def convert_polyverse_chi(files: Mapping[str, bytes]) -> Converted:
-    """Experimental χ of polyVERSE to ``SMILES,chi,temp,solvent,source``; its temperatures are in kelvin."""
+    """Experimental χ of polyVERSE to ``SMILES,chi,temp,solvent,source``; its temperatures are in kelvin.
+
+    Raises
+    ------
+    DataError
+        The file has no column of temperatures or another one is missing.
+    """
     name = "chi_parameter.csv"
     records = _read_csv(files[name], name, ",", POLYVERSE_COLUMNS)
     column = next((title for title in POLYVERSE_TEMPERATURES if title in records[0][1]), None)
