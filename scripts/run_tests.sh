@@ -11,6 +11,7 @@ for word in "$@"; do
     if [ "$word" = --all ]; then chosen=(); else words+=("$word"); fi
 done
 cd "$ROOT"
-# A process a core, each computing on one thread; a file's tests in one, which makes what they share once.
+# A process a core, each computing on one thread; a file's tests in one, which makes what they share once. Which files
+# come first tests/conftest.py says.
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest --numprocesses auto --dist loadscope ${chosen[@]+"${chosen[@]}"} ${words[@]+"${words[@]}"}
+exec "$PYTHON" -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder ${chosen[@]+"${chosen[@]}"} ${words[@]+"${words[@]}"}

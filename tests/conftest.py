@@ -23,12 +23,19 @@ settings.load_profile("untimed")
 ROOT = Path(__file__).resolve().parents[1]
 STEMS = ("C", "CC", "CCC", "CCCC", "CCCCC", "c1ccccc1")
 ENDS = ("", "O", "N", "C#N", "Cl", "OC")
+# Folders none of whose files takes long.
+SHORT_TESTS = frozenset({"chemistry", "data", "fuzz", "model", "report", "training"})
 
 
 def pytest_configure() -> None:
     """Hear Ctrl-C where the tests were started in the background, which leaves it ignored: processes inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders with long tests first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.path.parent.name in SHORT_TESTS)
 
 
 @pytest.fixture(scope="session")

@@ -363,7 +363,7 @@ print(sorted({{"torch", "sklearn", "scipy.stats", "rdkit"}} & set(sys.modules)))
         done = subprocess.run(
             [
                 sys.executable, "-m", "src.training.hparam_search_transfer_aware",
-                "--config", str(tiny_yaml), "--n_trials", "1", "--study_name", "one",
+                "--config", str(tiny_yaml), "--n_trials", "1", "--study_name", "one", "--set", "cv.random_forest=false",
             ],
             cwd=project_root, capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip

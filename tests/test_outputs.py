@@ -19,7 +19,12 @@ COMMAND = [sys.executable, "-m", "chitransfer"]
 @pytest.fixture
 def study_words(tiny: dict[str, object], tmp_path: Path) -> tuple[Path, list[str]]:
     """The folder of a study of one trial, and the command that makes it."""
-    shorter = {"search.n_trials": 1, "search.reevaluate_top": 0, "search.study_name": "short"}
+    shorter = {
+        "search.n_trials": 1,
+        "search.reevaluate_top": 0,
+        "cv.random_forest": False,
+        "search.study_name": "short",
+    }
     path = tmp_path / "short.yaml"
     path.write_text(dump_config(load_config(None, tiny | shorter)), encoding="utf-8")
     return tmp_path / "results" / "hparam_search" / "short", [*COMMAND, "search", "--config", str(path)]
