@@ -50,7 +50,7 @@ has_pip() { "$1" -m pip --version || "$1" -m ensurepip; } >/dev/null 2>&1
 
 # prepare_environment EXTRA: EXTRA like "" or "dev", of pyproject.toml. "dev" has all there is.
 prepare_environment() {
-    local extra=$1 own="$ROOT/.venv" sum stamp code
+    local extra=$1 own="$ROOT/.venv" sum stamp code lazily=()
     # What this script made goes by its stamps, which tell an outdated one.
     if [ -n "${VIRTUAL_ENV:-}" ] && ! { [ "$VIRTUAL_ENV" -ef "$own" ] && compgen -G "$own/.installed-*" >/dev/null; } &&
         has_package "$VIRTUAL_ENV/bin/python" "$extra" && code=$(code_of "$VIRTUAL_ENV/bin/python"); then
@@ -91,8 +91,11 @@ prepare_environment() {
         "$(find_python)" -m venv --clear "$own"
     fi
     say "installing the pinned packages (a few minutes the first time)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --constraint "$ROOT/constraints.txt" \
-        --editable "$ROOT${extra:+[$extra]}"
+    # Compiling all that is installed takes as long as installing it; Python keeps what it compiles when it is used, unless
+    # it is told not to.
+    [ -n "${PYTHONDONTWRITEBYTECODE:-}" ] || lazily=(--no-compile)
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check ${lazily[@]+"${lazily[@]}"} \
+        --constraint "$ROOT/constraints.txt" --editable "$ROOT${extra:+[$extra]}"
     rm -f "$own"/.installed-"$extra"-*
     touch "$stamp"
     exec 9<&-
