@@ -37,6 +37,15 @@ def test_a_case_is_timed_side_by_side(tmp_path: Path) -> None:
     assert all(timing.variant in table for timing in timings)
 
 
+def test_processors_of_one_name_have_a_file_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = set()
+    for known in ({}, {"avx2": True}, {"avx2": True, "avx512_f": True, "avx512_bf16": True}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known, raising=False)
+        paths.add(write_results(tmp_path, [], 1).name)
+    assert len(paths) == 3
+    assert sum("avx2" in name for name in paths) == sum("avx512_bf16" in name for name in paths) == 1
+
+
 @pytest.mark.slow
 def test_workers_are_told_apart_by_what_they_cost_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "N_WORKER_RUNS", 1)
