@@ -209,21 +209,25 @@ def refuse_lines_above(first: Sequence[tuple[int, list[str]]], name: str) -> Non
         There is one; it names the line to delete.
     """
     filled = [(line, record) for line, record in first if not is_blank(record)]
-    for line, record in filled[:1]:
-        written = ",".join(record).strip()
-        if re.fullmatch("sep=.?", written, re.IGNORECASE):
-            with_commas = "" if written.endswith(",") else ", and save the table as CSV with commas"
+    if not filled:
+        return
+    line, record = filled[0]
+    written = ",".join(record).strip()
+    if re.fullmatch("sep=.?", written, re.IGNORECASE):
+        with_commas = "" if written.endswith(",") else ", and save the table as CSV with commas"
+        raise DataError(
+            f"{name}, line {line}: {written} is Excel's note on the separator, not the header; delete line {line}"
+            f"{with_commas}"
+        )
+    if _names_columns(record):
+        return
+    for other, candidate in filled[1:]:
+        # A row of units has no more cells than its header.
+        if _names_columns(candidate) and _count_filled(candidate) > _count_filled(record):
             raise DataError(
-                f"{name}, line {line}: {written} is Excel's note on the separator, not the header; delete line {line}"
-                f"{with_commas}"
+                f"{name}, line {line}: the header must be the first line; it seems to be line {other} "
+                f"({', '.join(cell.strip() for cell in candidate)}): delete what stands above it"
             )
-        for other, candidate in filled[1:] if not _names_columns(record) else ():
-            # A row of units has no more cells than its header.
-            if _names_columns(candidate) and _count_filled(candidate) > _count_filled(record):
-                raise DataError(
-                    f"{name}, line {line}: the header must be the first line; it seems to be line {other} "
-                    f"({', '.join(cell.strip() for cell in candidate)}): delete what stands above it"
-                )
 
 
 def _names_columns(record: list[str]) -> bool:

@@ -298,8 +298,9 @@ def describe_failure(task: RungTask, error: BaseException, seconds: float) -> Ru
     reason = str(error) if isinstance(error, TrainingError) else first_line(error)
     if is_out_of_memory(error):
         # Only CUDA's memory makes `TrialRunner` try a smaller batch.
-        smaller = ", or set search.halve_batch_when_out_of_memory" * isinstance(error, torch.OutOfMemoryError)
-        reason = f"out of memory ({reason}); lower training.batch_size_dft{smaller}"
+        is_cuda = isinstance(error, torch.OutOfMemoryError)
+        or_halve = ", or set search.halve_batch_when_out_of_memory" if is_cuda else ""
+        reason = f"out of memory ({reason}); lower training.batch_size_dft{or_halve}"
     return RungResult(number=task.number, epoch=0, finished=True, seconds={"failed": seconds}, failure=reason)
 
 
