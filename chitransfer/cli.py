@@ -65,7 +65,7 @@ app.add_typer(data, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; user errors end with exit code 2 and one message, Ctrl-C with 130, SIGTERM with 143."""
+    """Run the command line; errors of users end with exit code 2 and one message, Ctrl-C with 130, SIGTERM with 143."""
     _run(app, sys.argv[1:] if arguments is None else arguments)
 
 

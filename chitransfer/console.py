@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -19,7 +20,16 @@ logger = logging.getLogger(__name__)
 
 
 class _LastingConsole(Console):
-    """A console whose reader may go: the command goes on, as its files, and a search's log, have all there is."""
+    """A console whose reader or terminal may go: the command goes on, as its files, and a search's log, have all."""
+
+    def _write_buffer(self) -> None:
+        try:
+            super()._write_buffer()
+        except OSError as error:
+            # So a terminal that is gone answers.
+            if error.errno != errno.EIO:
+                raise
+            raise BrokenPipeError from error
 
     def on_broken_pipe(self) -> None:
         """Print no more."""

@@ -10,10 +10,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from chitransfer.errors import ConfigError, DataError
 
@@ -114,6 +116,18 @@ def remove_left_over(folder: Path) -> None:
     """Delete the temporary files of `replace_atomically` that a killed process left; nobody else may be writing."""
     for path in folder.glob(f".*-{'?' * RANDOM_LETTERS}.*"):
         path.unlink(missing_ok=True)
+
+
+def make_lock(path: Path) -> FileLock:
+    """A lock that is not waited for and that the operating system frees when its holder dies.
+
+    Where a file system has no locks, taking it raises OSError with a number of `errors.NO_LOCKS`.
+    """
+    options: dict[str, Any] = {"timeout": 0}
+    if "fallback_to_soft" in signature(FileLock.__init__).parameters:
+        # The file's being there would be a lock then, and a killed process's one for ever.
+        options["fallback_to_soft"] = False
+    return FileLock(path, **options)
 
 
 def make_new_folder(parent: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command as they should, RDKit or not.
+"""Ctrl-C, SIGTERM and a terminal that goes (SIGHUP) end a command as they should, RDKit or not.
 
 Used by `cli`, and wherever this process itself works out structures.
 """
@@ -13,13 +13,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 TERMINATED = 128 + signal.SIGTERM
-# What an interrupted piece of work is left by: Ctrl-C, or SIGTERM under `exit_on_termination`.
+# What an interrupted piece of work is left by: Ctrl-C, or what terminates under `exit_on_termination`.
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
 SECONDS_BEFORE_REPEATING = 0.05
 # Name of the threads that compute in PyTorch; one that hangs is left behind.
@@ -47,17 +48,35 @@ def same_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
+def terminal_goes() -> list[int]:
+    """SIGHUP, where the system has it and it is heeded, as it is not under `nohup`."""
+    number = getattr(signal, "SIGHUP", None)
+    return [] if number is None or signal.getsignal(number) is signal.SIG_IGN else [number]
+
+
+def ignore_second_hangup(number: int) -> None:
+    """If the signal that came is SIGHUP, let the next one pass: shell and system may send one each."""
+    if number in terminal_goes():
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def exit_on_termination() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit(143), so that what Ctrl-C has cleaned up is cleaned up here as well."""
+    """Turn SIGTERM and SIGHUP into SystemExit(143), so that what Ctrl-C has cleaned up is cleaned up here as well."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        ignore_second_hangup(number)
+        sys.exit(TERMINATED)
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, *terminal_goes())}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

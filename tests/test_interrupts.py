@@ -56,6 +56,27 @@ def test_a_library_that_takes_ctrl_c_gives_it_back() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_hangup_disturbs_no_clean_up(number: int) -> None:
+    before = signal.getsignal(number)
+    with exit_on_termination():
+        with pytest.raises(SystemExit) as stop:
+            signal.raise_signal(number)
+        assert stop.value.code == 143
+        if number == signal.SIGHUP:
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with exit_on_termination():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_that_python_swallows_is_heard_all_the_same(number: int, expected: type[BaseException]) -> None:
     class Swallowing:

@@ -53,6 +53,21 @@ def test_a_reader_that_takes_the_errors_along_changes_no_exit_code() -> None:
     assert ended.returncode == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals come and go this way on Unix")
+def test_a_search_whose_terminal_goes_comes_to_its_end(study_words: tuple[Path, list[str]]) -> None:
+    """As one that was disowned does when its shell ends: no signal comes, but what it prints has no place to go."""
+    folder, words = study_words
+    terminal, inside = os.openpty()
+    process = subprocess.Popen(words, stdin=inside, stdout=inside, stderr=inside, start_new_session=True)
+    os.close(inside)
+    os.read(terminal, 1)
+    os.close(terminal)
+    assert process.wait(timeout=120) == 0
+    assert [trial.state.name for trial in read_study(locate_study(folder)).trials] == ["COMPLETE"]
+    (log,) = (folder.parent / "logs").glob("search_short_*.log")
+    assert "search finished: 1 complete" in log.read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="streams are closed this way on Unix")
 def test_a_search_without_any_stream_comes_to_its_end(study_words: tuple[Path, list[str]]) -> None:
     folder, words = study_words

@@ -8,14 +8,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from chitransfer.errors import NO_LOCKS, OTHER_RESULTS_FOLDER, StudyError
-from chitransfer.files import write_json
+from chitransfer.files import make_lock, write_json
 from chitransfer.search.storage import explain_write_errors, find_lock_holder, lock_on_server
 from chitransfer.search.study_folder import StudyFolder
 
@@ -98,11 +96,7 @@ def find_driver(folder: StudyFolder) -> str | None:
 
 
 def _holder_and_lock(folder: StudyFolder) -> tuple[Path, FileLock]:
-    options: dict[str, Any] = {"timeout": 0}
-    if "fallback_to_soft" in signature(FileLock.__init__).parameters:
-        # Where a system has no locks, the file's being there would be one, and a killed search's one for ever.
-        options["fallback_to_soft"] = False
-    return folder.path / "driver.json", FileLock(folder.path / "driver.lock", **options)
+    return folder.path / "driver.json", make_lock(folder.path / "driver.lock")
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import signal
 
+from chitransfer.interrupts import terminal_goes
+
 
 def dask_setup(worker: object) -> None:
-    """Be deaf to Ctrl-C, which a terminal sends to its every process: the driver hears it and ends the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Be deaf to what a terminal sends to its every process: the driver hears it and ends the workers."""
+    for number in (signal.SIGINT, *terminal_goes()):
+        signal.signal(number, signal.SIG_IGN)

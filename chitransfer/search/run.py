@@ -21,7 +21,7 @@ from chitransfer.console import show_progress
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ChitransferError, StudyError, describe_os_error
 from chitransfer.files import make_new_folder, write_atomically
-from chitransfer.interrupts import INTERRUPTS
+from chitransfer.interrupts import INTERRUPTS, ignore_second_hangup, terminal_goes
 from chitransfer.provenance import write_provenance
 from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
@@ -319,7 +319,8 @@ class _Stop:
         return self._reason
 
     def hear(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler; a second Ctrl-C ends the process at once."""
+        """Signal handler; a second signal ends the process at once."""
+        ignore_second_hangup(number)
         if self._reason is not None:
             raise KeyboardInterrupt
         self._reason = "interrupt" if number == signal.SIGINT else "terminate"
@@ -327,9 +328,10 @@ class _Stop:
 
 @contextmanager
 def listen_for_stop() -> Iterator[_Stop]:
-    """Hear Ctrl-C and SIGTERM instead of dying of them, for as long as the context lasts."""
+    """Hear Ctrl-C, SIGTERM and SIGHUP instead of dying of them, for as long as the context lasts."""
     stop = _Stop()
-    previous = {number: signal.signal(number, stop.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, *terminal_goes())
+    previous = {number: signal.signal(number, stop.hear) for number in numbers}
     try:
         yield stop
     finally:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from chitransfer.config import Config, dump_config
 from chitransfer.data.assemble import Dataset, Rows
-from chitransfer.errors import OTHER_RESULTS_FOLDER, CheckpointError, ConfigError
-from chitransfer.files import make_new_folder, write_atomically
+from chitransfer.errors import NO_LOCKS, OTHER_RESULTS_FOLDER, CheckpointError, ConfigError
+from chitransfer.files import make_lock, make_new_folder, write_atomically
 from chitransfer.provenance import versions, write_provenance
 from chitransfer.training.metrics import chi_metrics
 
@@ -81,13 +81,20 @@ class RunFolder:
         Raises
         ------
         CheckpointError
-            Another process writes here.
+            Another process writes here, or the file system has no locks.
         """
-        lock = FileLock(self.path / "running.lock", timeout=0)
+        lock = make_lock(self.path / "running.lock")
         try:
             lock.acquire()
         except Timeout as error:
             raise CheckpointError(f"{self.path}: another process trains into this folder; stop it first") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise CheckpointError(
+                f"{self.path}: its file system has no locks ({error.strerror}), by which one process at a time trains "
+                "into a folder; name a results folder on another one (paths.results_dir)"
+            ) from error
         try:
             yield
         finally:

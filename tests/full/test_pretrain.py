@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +142,21 @@ def test_two_processes_do_not_train_into_one_folder(make_overrides: MakeOverride
     folder = run_pretraining(load_config(None, overrides), silent, resume_beside)
     assert folders == [folder.path]
     assert not list(folder.path.glob("*.lock"))
+
+
+def test_a_file_system_without_locks_is_named_and_nothing_is_left(
+    make_overrides: MakeOverrides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*words: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    overrides = make_overrides()
+    with pytest.raises(CheckpointError, match=r"its file system has no locks .*paths\.results_dir"):
+        run_pretraining(load_config(None, overrides), silent, silent)
+    assert not list(Path(str(overrides["paths.results_dir"])).glob("dft_pretrain_*"))
 
 
 @pytest.mark.parametrize("n_computed", [0, 1])
