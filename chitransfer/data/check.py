@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from chitransfer.chemistry.features import FeatureCache, FeatureRecipe
 from chitransfer.chemistry.similarity import tanimoto
-from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
+from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.data.check_facts import (
     SHOWN,
     AgreementFacts,
@@ -106,7 +106,7 @@ def check_tables(
         noise=None if chi is None else _noise_facts(chi.rows),
         soluble_share=float(solubility.rows["soluble"].mean()) if solubility is not None and len(solubility) else None,
         contradictions=_contradictions(chi, solubility),
-        coverage=_coverage(stage1, measured, cache_folder, n_jobs, progress),
+        coverage=_coverage(stage1, measured, merged, cache_folder, n_jobs, progress),
         agreement=None if chi is None else _agreement(stage1.rows, chi.rows, names),
         stereo_variants=tuple(one for one, name in names.items() if one != name),
         n_labelled=sum(int(table.rows["SMILES"].str.contains(LABELLED).sum()) for table in tables),
@@ -221,7 +221,12 @@ def _contradictions(chi: Table | None, solubility: Table | None) -> tuple[str, .
 
 
 def _coverage(
-    stage1: Table, measured: Sequence[Table], cache_folder: Path | None, n_jobs: int, progress: NamedProgress | None
+    stage1: Table,
+    measured: Sequence[Table],
+    merged: Mapping[str, set[str]],
+    cache_folder: Path | None,
+    n_jobs: int,
+    progress: NamedProgress | None,
 ) -> tuple[CoverageFacts, ...]:
     cache, recipe = FeatureCache(cache_folder), FeatureRecipe()
 
@@ -235,18 +240,16 @@ def _coverage(
         )
         return sparse.csr_array(features[:, : recipe.fingerprint_bits] > 0).astype(np.float32)
 
-    known = sorted(set(stage1.rows["polymer"]))
-    flat = {without_stereo(polymer) for polymer in known}
-    known_bits = bits(known, "fingerprints of the Stage 1 polymers")
+    known_bits = bits(sorted(merged["stage1"]), "fingerprints of the Stage 1 polymers")
     facts = []
     for table in measured:
-        polymers = sorted(set(table.rows["polymer"]))
+        polymers = sorted(merged[table.kind])
         unseen = ~table.rows["solvent"].isin(set(stage1.rows["solvent"]))
         facts.append(
             CoverageFacts(
                 kind=table.kind,
                 n_polymers=len(polymers),
-                n_in_stage1=sum(without_stereo(polymer) in flat for polymer in polymers),
+                n_in_stage1=len(merged[table.kind] & merged["stage1"]),
                 similarity=tuple(
                     float(value) for value in nearest_similarity(bits(polymers, "measured polymers"), known_bits)
                 ),

@@ -108,7 +108,7 @@ class CoverageFacts:
     kind
         ``chi`` or ``solubility``.
     n_polymers, n_in_stage1
-        Distinct polymers, and those that are in the Stage 1 table themselves, whatever their stereo.
+        Distinct polymers, stereo variants as one, and those that are in the Stage 1 table themselves.
     similarity
         Tanimoto similarity of each polymer's periodic Morgan fingerprint (presence of bits) to its nearest neighbour in
         Stage 1, in the order of `polymers`.
