@@ -30,6 +30,7 @@ from chitransfer.search.contract import NAMES, VARIANTS, make_contract
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import transfer_objective
 from chitransfer.search.results import expect_runs
+from chitransfer.search.space import refuse_rate_of_frozen_encoder
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
@@ -79,7 +80,8 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
         All polymers of a table would be tested in one outer fold; the folder holds a comparison under other conditions
         or of other tables, or another process writes to it.
     ConfigError
-        The device is not on this machine; nothing is written then.
+        The device is not on this machine, or the encoder's learning rate in Stage 2 would be searched in vain; nothing
+        is written then.
     """
     resolve_device(config.training.device)
     folds = dataset.fold_of_polymers(plan.n_outer, derive_seed(config.seed, "outer folds"))
@@ -179,6 +181,8 @@ def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan,
                 f"{folder}: holds a comparison under other conditions ({', '.join(differing)}); choose another --name, "
                 "or repeat the first command on the first tables to go on with it"
             )
+    else:
+        refuse_rate_of_frozen_encoder(config)
     write_atomically(folder / "config.yaml", dump_config(config))
     write_json(path, conditions)
 

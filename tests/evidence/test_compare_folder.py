@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from chitransfer.config import Config
+from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.errors import StudyError
+from chitransfer.errors import ConfigError, StudyError
 from chitransfer.evidence import compare
 from chitransfer.evidence.compare import Plan, run_comparison
 from chitransfer.evidence.nested import PROTOCOLS, OuterFold
@@ -48,6 +48,16 @@ def run(said: list[str], shared_tiny_config: Config, tiny_dataset: Dataset, tmp_
         return list(pd.read_csv(tmp_path / "table.csv")["protocol"].unique())
 
     return run_it
+
+
+def test_a_rate_that_no_trial_reads_is_refused_as_in_a_search(
+    said: list[str], shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    rate = {"key": "training.lr_encoder", "type": "log", "low": 1e-5, "high": 1e-3}
+    config = override_config(shared_tiny_config, {"search.space": {"rate": rate}})
+    with pytest.raises(ConfigError, match=r"no trial reads training\.lr_encoder"):
+        run_comparison(config, tiny_dataset, tmp_path / "new", Plan(2, 1, PROTOCOLS), said.append)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("kind", ["stage1", "chi", "solubility"])
