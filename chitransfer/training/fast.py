@@ -111,7 +111,7 @@ class SparseLayers:
             if layer.is_hidden:
                 if layer.norm is not None:
                     hidden, statistics = _batch_norm(sums, layer.norm)
-                hidden, slope = _silu(hidden)
+                hidden, slope = silu(hidden)
                 if layer.dropout > 0:
                     kept = self._masks.draw(hidden.shape, layer.dropout)
                     hidden.mul_(kept)
@@ -330,7 +330,7 @@ def _read_layers(modules: nn.Sequential) -> list[_Layer]:
     return layers
 
 
-def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
+def silu(x: Tensor) -> tuple[Tensor, Tensor]:
     """SiLU and its derivative: σ(x) is the dear part of both, so it is worked out once."""
     gate = torch.sigmoid(x)
     value = x * gate

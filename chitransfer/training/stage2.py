@@ -17,6 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from chitransfer.errors import TrainingError
 from chitransfer.model.members import FittedMembers, keep_columns
 from chitransfer.model.network import TransferNetwork, chi_at
+from chitransfer.training.heads import HeadRows, HeadStep
 from chitransfer.training.inputs import used_columns
 from chitransfer.training.loop import step_of
 from chitransfer.training.losses import chi_loss, solubility_loss
@@ -56,6 +57,9 @@ class _MemberTraining:
         self.members = FittedMembers(network, stacked, self.frozen, columns)
         self.module = copy.deepcopy(trained.heads if self.frozen else trained)
         let_dropout_work(self.module)
+        counts = {name: int(rows.sum(1).max()) if rows.numel() else 0 for name, rows in self.train_rows.items()}
+        self._with_rows = [name for name, count in counts.items() if count]
+        self._n_steps = max(1, math.ceil(max(counts.values()) / settings.batch_size))
         self.inputs = {name: self._inputs(task) for name, task in self.tasks.items()}
         self.rehearsal = None
         if (computed := data.rehearsed(settings)) is not None:
@@ -69,6 +73,13 @@ class _MemberTraining:
             named |= {f"computed.{name}": stacked for name, stacked in self.second_heads.items()}
         self.trained = list(named.values())
         device = train_chi.device
+        self._by_hand = None
+        if self.frozen and device.type == "cpu":
+            most = {name: math.ceil(count / self._n_steps) for name, count in counts.items()}
+            self._by_hand = HeadStep(named, network.shape, settings, most["chi"], most["solubility"])
+            self.members = FittedMembers(network, {**named, **self._by_hand.parameters}, True)
+            self.trained = list(self._by_hand.parameters.values())
+            named = {"heads": self._by_hand.values}
         # On a GPU steps are recorded, and a recording takes only what lies on the device.
         is_cuda = device.type == "cuda"
         groups = {True: settings.lr_encoder, False: settings.lr}
@@ -92,9 +103,10 @@ class _MemberTraining:
 
     def batches(self, epoch: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         """Per step and task: row indices (member, width) and which of them are real."""
-        largest = max(int(rows.sum(1).max()) if rows.numel() else 0 for rows in self.train_rows.values())
-        n_steps = max(1, math.ceil(largest / self.settings.batch_size))
-        shuffled = {name: self._shuffle_rows(rows, n_steps) for name, rows in self.train_rows.items() if rows.numel()}
+        if self._by_hand is not None:
+            self._by_hand.begin_epoch()
+        n_steps = self._n_steps
+        shuffled = {name: self._shuffle_rows(self.train_rows[name], n_steps) for name in self._with_rows}
         for step in range(n_steps):
             yield {name: (index[:, step::n_steps], real[:, step::n_steps]) for name, (index, real) in shuffled.items()}
 
@@ -113,12 +125,13 @@ class _MemberTraining:
         return self._recorded.take(self._step, *(part for rows in batch.values() for part in rows))
 
     def _step(self, *parts: Tensor) -> Tensor:
-        names = [name for name, rows in self.train_rows.items() if rows.numel()]
-        batch = dict(zip(names, zip(parts[::2], parts[1::2], strict=True), strict=True))
+        batch = dict(zip(self._with_rows, zip(parts[::2], parts[1::2], strict=True), strict=True))
         return step_of(self._loss, self.optimizer, self._clip)(batch)
 
     def _loss(self, batch: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Sum over members, so that each member's gradient is its own."""
+        if self._by_hand is not None:
+            return self._loss_by_hand(self._by_hand, batch)
         total = torch.zeros(self.n_members, device=self.data.chi.target.device)
         if "chi" in batch:
             index, real = batch["chi"]
@@ -135,6 +148,15 @@ class _MemberTraining:
         if self.rehearsal is not None:
             total = total + self.settings.lambda_dft * self._rehearse(self.rehearsal)
         return total.sum()
+
+    def _loss_by_hand(self, heads: HeadStep, batch: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+        latents, rows = [], {}
+        for name, (index, real) in batch.items():
+            task, inputs = self.tasks[name], self.inputs[name]
+            if inputs is not None:
+                latents.append(inputs[index])
+            rows[name] = HeadRows(real, task.target[index], task.tau[index])
+        return heads.loss_and_gradients(torch.cat(latents, dim=1), rows.get("chi"), rows.get("solubility"))
 
     def _rehearse(self, rehearsal: Rehearsal) -> Tensor:
         pairs = rehearsal.draw(1)[0]

@@ -1,0 +1,173 @@
+"""Heads on frozen encoders on the CPU: a step of all members at once, with gradients by hand and cheap dropout.
+
+Called by `training.stage2`. Autograd under `vmap`, which a GPU does the same with, takes twice as long here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chitransfer.model.network import NetworkShape, chi_at
+from chitransfer.training.fast import KeepMasks, silu
+from chitransfer.training.losses import chi_loss, solubility_loss
+from chitransfer.training.tasks import Stage2Settings
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Rows of one table in a step; a member's may be fewer than the widest member's, and are padded.
+
+    Attributes
+    ----------
+    real
+        False for padding, (n_members, n_rows) bool.
+    target, tau
+        As in `TaskRows`, (n_members, n_rows) float32 each.
+    """
+
+    real: Tensor
+    target: Tensor
+    tau: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """What a row weighs in its member's mean, (n_members, n_rows): nothing where it is padding."""
+        return self.real / self.real.sum(1, keepdim=True).clamp(min=1)
+
+
+class _Head:
+    """One head of every member: linear, SiLU, dropout, linear. Gradients are written, not added, to ``grad``."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], dropout: float, masks: KeepMasks) -> None:
+        self._first, self._first_bias, self._last, self._last_bias = parameters.values()
+        self._gradients = [_gradient(parameter) for parameter in parameters.values()]
+        self._dropout, self._masks = dropout, masks
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (n_members, n_rows, width) to outputs (n_members, n_rows, n_outputs); keeps what `backward` needs."""
+        hidden, slope = silu(torch.baddbmm(self._first_bias.unsqueeze(1), inputs, self._first.mT))
+        if self._dropout > 0:
+            kept = self._masks.draw(hidden.shape, self._dropout)
+            hidden.mul_(kept)
+            slope.mul_(kept)
+        self._inputs, self._hidden, self._slope = inputs, hidden, slope
+        return torch.baddbmm(self._last_bias.unsqueeze(1), hidden, self._last.mT)
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """Gradients of the parameters from those of the outputs of the last `forward`.
+
+        Returns
+        -------
+        Tensor
+            The gradient of the last column of the inputs, (n_members, n_rows, 1).
+        """
+        of_first, of_first_bias, of_last, of_last_bias = self._gradients
+        torch.bmm(gradient.mT, self._hidden, out=of_last)
+        torch.sum(gradient, dim=1, out=of_last_bias)
+        of_sums = torch.bmm(gradient, self._last).mul_(self._slope)
+        torch.bmm(of_sums.mT, self._inputs, out=of_first)
+        torch.sum(of_sums, dim=1, out=of_first_bias)
+        return torch.bmm(of_sums, self._first[:, :, -1:])
+
+
+class HeadStep:
+    """Loss and gradients of the heads of all members.
+
+    Parameters
+    ----------
+    stacked
+        Parameters of `Heads`, each (n_members, …), in their order.
+    n_chi, n_solubility
+        The most rows of either table in a step. A solubility head without rows is not trained.
+
+    Attributes
+    ----------
+    parameters
+        Views of `values` by name, each with a view of its gradients as ``grad``; only of what is trained.
+    values
+        All of them as one vector, a leaf whose ``grad`` the optimiser takes.
+    """
+
+    def __init__(
+        self,
+        stacked: Mapping[str, Tensor],
+        shape: NetworkShape,
+        settings: Stage2Settings,
+        n_chi: int,
+        n_solubility: int,
+    ) -> None:
+        self._settings = settings
+        names = [name for name in stacked if n_solubility or not name.startswith("solubility.")]
+        values = torch.cat([stacked[name].detach().reshape(-1) for name in names])
+        self.parameters: dict[str, Tensor] = {}
+        gradients, start = torch.zeros_like(values), 0
+        for name in names:
+            own = slice(start, start + stacked[name].numel())
+            self.parameters[name] = values[own].view(stacked[name].shape)
+            self.parameters[name].grad = gradients[own].view(stacked[name].shape)
+            start = own.stop
+        self.values = values.requires_grad_(True)
+        self.values.grad = gradients
+        n_members = len(next(iter(stacked.values())))
+        dropouts = {"chi": shape.chi_head_dropout, "solubility": shape.solubility_head_dropout}
+        widths = {
+            "chi": (n_chi + n_solubility) * shape.chi_head_hidden_dim,
+            "solubility": n_solubility * shape.solubility_head_hidden_dim,
+        }
+        sizes: dict[float, int] = {}
+        for name, rate in dropouts.items():
+            if rate > 0:
+                sizes[rate] = max(sizes.get(rate, 0), n_members * widths[name])
+        self._masks = KeepMasks(sizes)
+        self._heads = {
+            name: _Head({n: p for n, p in self.parameters.items() if n.startswith(f"{name}.")}, rate, self._masks)
+            for name, rate in dropouts.items()
+            if name == "chi" or n_solubility
+        }
+
+    def begin_epoch(self) -> None:
+        """Draw new random numbers for dropout; must be called before the first step of every epoch."""
+        self._masks.refresh()
+
+    @torch.no_grad()
+    def loss_and_gradients(self, latents: Tensor, chi: HeadRows | None, solubility: HeadRows | None) -> Tensor:
+        """Sum of the members' losses; leaves its gradients in the ``grad`` of `parameters`.
+
+        Parameters
+        ----------
+        latents
+            Of the rows of χ, then those of solubility, (n_members, n_rows, latent_dim).
+        """
+        settings = self._settings
+        coefficients = self._heads["chi"].forward(latents)
+        gradient = torch.zeros_like(coefficients)
+        loss = coefficients.new_zeros(())
+        n_chi = 0
+        if chi is not None:
+            n_chi = chi.real.shape[1]
+            predicted = chi_at(coefficients[:, :n_chi], chi.tau)
+            loss += settings.lambda_exp * chi_loss(predicted, chi.target, chi.real).sum()
+            of_chi = (predicted - chi.target).mul_(chi.weight).mul_(2.0 * settings.lambda_exp)
+            gradient[:, :n_chi] = torch.stack([of_chi, of_chi * chi.tau], dim=2)
+        if solubility is not None:
+            head, label = self._heads["solubility"], solubility.target
+            logits = head.forward(torch.cat([latents[:, n_chi:], coefficients[:, n_chi:, :1]], dim=2)).squeeze(2)
+            values = solubility_loss(logits, label, solubility.real, settings.class_weight_pos)
+            loss += settings.lambda_sol * values.sum()
+            # −p y log σ(z) − (1 − y) log(1 − σ(z)) by z, where positive labels y weigh p times.
+            positive = settings.class_weight_pos * label
+            of_logits = torch.sigmoid(logits).mul_(positive + 1.0 - label).sub_(positive)
+            of_logits.mul_(solubility.weight).mul_(settings.lambda_sol)
+            gradient[:, n_chi:, :1] = head.backward(of_logits.unsqueeze(2))
+        self._heads["chi"].backward(gradient)
+        return loss
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        raise ValueError("a parameter without a place for its gradient")
+    return parameter.grad
