@@ -255,7 +255,11 @@ def _write_results(
     features = data.features
     scales = Scales(dataset.recipe, features.polymer_scaler, features.solvent_scaler, data.chi_scaler, config.T_ref_K)
     provenance = describe_provenance(
-        config, dataset, best_epochs=[one.best_epoch for one in done], validation_mae=[one.best_mae for one in done]
+        config,
+        dataset,
+        best_epochs=[one.best_epoch for one in done],
+        validation_mae=[one.best_mae for one in done],
+        test_fraction=config.training.test_fraction,
     )
     scores: dict[str, Any] = {}
     history = pd.concat([pd.DataFrame(one.history).assign(network=k + 1) for k, one in enumerate(done)])
