@@ -145,3 +145,18 @@ def test_what_would_make_a_search_faster_is_named(
     assert "without effect" not in run_command("compare")[1]
     _, out, _ = run_command("compare", "--set", "training.lambda_sol=0.0")
     assert out.startswith("WARNING: training.lambda_sol is 0")
+
+
+def test_rows_left_out_are_counted_and_listed(run: Any, said: list[str], tiny_dataset: Dataset, tmp_path: Path) -> None:
+    run(KNOWN)
+    assert not any("left out" in line for line in said)
+    assert not (tmp_path / "rejected_rows.csv").exists()
+    assert tiny_dataset.chi is not None
+    table = tiny_dataset.chi.table
+    rejected = pd.DataFrame({"line": [9], "value": ["CC"], "reason": ["no *"]})
+    run(KNOWN, dataset=replace(tiny_dataset, chi=replace(tiny_dataset.chi, table=replace(table, rejected=rejected))))
+    assert (
+        f"1 of {len(table) + 1} rows of {table.source} cannot be used and is left out; rejected_rows.csv says why"
+        in said
+    )
+    assert pd.read_csv(tmp_path / "rejected_rows.csv")["line"].tolist() == [9]
