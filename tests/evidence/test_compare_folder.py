@@ -120,6 +120,7 @@ def test_a_second_comparison_in_the_folder_is_refused(run: Any, tmp_path: Path) 
             ["training.n_networks=3"],
             "training.n_networks; leave it out (whatever is fine-tuned in full is one network)",
         ),
+        (["cv.random_forest=false"], "cv.random_forest; leave it out (the table always has a random forest)"),
     ],
 )
 def test_what_a_comparison_would_not_heed_is_refused(run_command: Any, words: list[str], named: str) -> None:
