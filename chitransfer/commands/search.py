@@ -106,6 +106,9 @@ def search(
         return run_second_pass(locate_study(second_pass), console, trial=trial, overrides=overrides, draw=finish_study)
     if folder is not None and overrides.get("search.study_name", folder.name) != folder.name:
         raise ConfigError(f"--study-name names a new study; {folder.name}, which is resumed, keeps its name")
+    root = overrides.get("paths.results_dir")
+    if folder is not None and root is not None and (Path(str(root)) / "hparam_search").resolve() != folder.path.parent:
+        raise ConfigError(f"--results-dir is for a new study; {folder.path}, which is resumed, stays where it is")
     if folder is not None and config is None:
         resolved = load_study_config(folder, overrides)
     else:

@@ -301,6 +301,16 @@ def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
     ]
 
 
+def describe_left_out(tables: Sequence[Table]) -> list[str]:
+    """A line for every table some of whose rows cannot be used and were left out (`provenance.write_provenance`)."""
+    return [
+        f"{n} of {say_count(len(table) + n, 'row')} of {table.source} cannot be used and {'is' if n == 1 else 'are'} "
+        "left out; rejected_rows.csv says why"
+        for table in tables
+        if (n := len(table.rejected))
+    ]
+
+
 def describe_blank_cells(tables: Sequence[Table]) -> list[str]:
     """A line for every column in which some rows that are used have a value and others, being blank, the default."""
     lines = []

@@ -19,6 +19,7 @@ from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.config import Config, changed_keys, dump_config, load_config
 from chitransfer.console import format_seconds
 from chitransfer.data.assemble import Dataset
+from chitransfer.data.tables import describe_left_out
 from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import Estimate
 from chitransfer.evidence.nested import FULL_MODELS, PROTOCOLS, OuterFold, run_outer_fold
@@ -26,6 +27,7 @@ from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum
 from chitransfer.evidence.verdict import COMPARED, ROWS, describe_scores, reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
+from chitransfer.provenance import write_provenance
 from chitransfer.search.contract import NAMES, VARIANTS, make_contract
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import transfer_objective
@@ -88,6 +90,9 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
     _refuse_untrainable(dataset, folds)
     with drive_alone(StudyFolder(folder), "comparison is writing to this folder"):
         _keep_conditions(folder, config, dataset, plan, say)
+        write_provenance(folder, dataset)
+        for line in describe_left_out(dataset.tables):
+            say(line)
         return _run(config, dataset, folder, plan, folds, say)
 
 

@@ -20,6 +20,7 @@ UNREAD = {
     "search.storage": NAMED,
     "search.study_name": NAMED,
     "search.select": "the table has a row for each choice",
+    "cv.random_forest": "the table always has a random forest",
     "training.test_fraction": "the outer folds set polymers aside",
     "training.n_networks": "whatever is fine-tuned in full is one network",
     "second_pass.": "a comparison has no second pass",

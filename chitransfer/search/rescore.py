@@ -17,9 +17,11 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from chitransfer.config import Config, changed_keys, dump_config, load_config, override_config
+from chitransfer.data.tables import describe_left_out
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, StudyError, TrainingError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.progress import NamedProgress
+from chitransfer.provenance import write_provenance
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.replicates import values_of_runs
@@ -45,8 +47,8 @@ class Rescored:
     Attributes
     ----------
     folder
-        Where ``all_trials.csv``, ``top_20_trials.csv``, ``best_params.json``, ``reference.json`` and ``config.yaml``
-        were written.
+        Where ``all_trials.csv``, ``top_20_trials.csv``, ``best_params.json``, ``reference.json``, ``config.yaml``,
+        ``environment.json`` and, where rows were left out, ``rejected_rows.csv`` were written.
     trials
         One line a trial, best first: ``number``, ``value``, ``value_before``, ``rank_before``, ``is_default``,
         parameters, components. Where a trial ran several times (`search.replicates`) ``value_before`` and
@@ -62,7 +64,7 @@ class Rescored:
     is_of_first_runs
         Trials may have run several times.
     warnings
-        What to know of the objective.
+        What to know of the tables and the objective.
     """
 
     folder: Path
@@ -191,12 +193,13 @@ def rescore_study(
     frame, errors = _score_trials(runner, folder, trials, progress)
     target = folder.path / "rescored" / f"{datetime.now():%Y%m%d_%H%M%S_%f}"
     _write(target, frame, config, folder, {t.number: t.params for t in trials})
+    write_provenance(target, dataset)
     reference = score_reference(
         target / "reference.json", config, dataset, runner.folds, logger.info, [folder.reference]
     )
     skipped = {number: str(error) for number, error in errors.items()}
     is_permuted, is_of_first_runs = config.search.control == "permute", config.search.replicates > 1
-    warnings = describe_objective(config)
+    warnings = [*describe_left_out(dataset.tables), *describe_objective(config)]
     return Rescored(target, frame, skipped, reference, config.objective, is_permuted, is_of_first_runs, warnings)
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from chitransfer.config import Config, override_config
 from chitransfer.console import show_progress
 from chitransfer.data.assemble import Dataset
+from chitransfer.data.tables import describe_left_out
 from chitransfer.errors import ConfigError, StudyError, TrainingError
 from chitransfer.files import write_json
 from chitransfer.provenance import write_provenance
@@ -280,7 +281,7 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
 def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     """Drive the study, and say what came of it."""
     own, config, dataset = prepared.folder, prepared.config, prepared.dataset
-    say_and_log(console, describe_reference(config, Names.of(own)))
+    say_and_log(console, [*describe_left_out(dataset.tables), *describe_reference(config, Names.of(own))])
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in prepared.encoders]}
     study = open_study(own, config, contract, is_new=not own.database.is_file())
     write_provenance(own.path, dataset)

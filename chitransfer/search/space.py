@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -209,10 +210,21 @@ def make_pruner(settings: SearchSettings, n_epochs: int) -> BasePruner:
     if settings.pruner == "asha":
         return SuccessiveHalvingPruner(min_resource=rung_epochs(settings, n_epochs)[0], reduction_factor=3)
     if settings.pruner == "hyperband":
-        return HyperbandPruner(
+        return _NumberedHyperbandPruner(
             min_resource=rung_epochs(settings, n_epochs)[0], max_resource=n_epochs, reduction_factor=3
         )
     return NopPruner()
+
+
+class _NumberedHyperbandPruner(HyperbandPruner):
+    """Chooses a trial's bracket by its number alone.
+
+    Optuna's goes by the study's name, too, so that two searches with the same seed would not prune alike.
+    """
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        # All that it reads of a study is the name.
+        return super()._get_bracket_id(SimpleNamespace(study_name=""), trial)  # type: ignore[arg-type]
 
 
 def rung_epochs(settings: SearchSettings, n_epochs: int) -> list[int]:

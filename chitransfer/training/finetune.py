@@ -18,7 +18,7 @@ from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.config import Config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
-from chitransfer.data.tables import describe_blank_cells, describe_builtin_beside_own
+from chitransfer.data.tables import describe_blank_cells, describe_builtin_beside_own, describe_left_out
 from chitransfer.errors import CheckpointError, DataError
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.calibration import ProbabilityCalibration
@@ -120,8 +120,9 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         torch.set_num_threads(config.training.num_threads)
     device = resolve_device(config.training.device)
     dataset = read_dataset(config, progress)
-    for line in describe_builtin_beside_own(dataset.tables) + describe_blank_cells(dataset.tables):
-        say(line)
+    for describe in (describe_builtin_beside_own, describe_left_out, describe_blank_cells):
+        for line in describe(dataset.tables):
+            say(line)
     check_recipe(path, stage1.scales.recipe, dataset.recipe)
     if config.training.lambda_sol == 0 and dataset.solubility is not None and dataset.chi is not None:
         dataset = replace(dataset, solubility=None)

@@ -25,8 +25,8 @@ FREE_IN_STAGE2 = ("encoder_dropout", "chi_head_dropout", "solubility_head_dropou
 def hand_over(stage1: Pretrained, config: Config) -> tuple[Pretrained, Config, list[str]]:
     """Make the checkpoint and the configuration of Stage 2 agree.
 
-    Dropouts and the solubility head, which Stage 1 does not train, are the configuration's. All other sizes and T_ref
-    are the checkpoint's.
+    Dropouts and the solubility head, which Stage 1 does not train, are the configuration's. All other sizes, T_ref, the
+    number of networks and the share of test polymers are the checkpoint's.
 
     Returns
     -------
@@ -45,6 +45,12 @@ def hand_over(stage1: Pretrained, config: Config) -> tuple[Pretrained, Config, l
     used["T_ref_K"] = stage1.scales.T_ref
     if stage1.scales.T_ref != config.T_ref_K:
         notes.append(_describe("T_ref_K", stage1.scales.T_ref, config.T_ref_K))
+    # A checkpoint of an earlier release does not say its share.
+    test_fraction = stage1.provenance.get("test_fraction", config.training.test_fraction)
+    for name, own in (("n_networks", len(stage1.networks)), ("test_fraction", test_fraction)):
+        used[f"training.{name}"] = own
+        if own != (asked := getattr(config.training, name)):
+            notes.append(_describe(f"training.{name}", own, asked))
     free = {name: getattr(wanted, name) for name in FREE_IN_STAGE2}
     notes += [
         f"model.{name}: {value}, as configured; Stage 1 was trained with {getattr(shape, name)}"

@@ -19,7 +19,7 @@ import torch
 from chitransfer.config import Config, load_config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
-from chitransfer.data.tables import describe_blank_cells
+from chitransfer.data.tables import describe_blank_cells, describe_left_out
 from chitransfer.errors import CheckpointError, ConfigError, TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
@@ -121,7 +121,7 @@ def run_pretraining(config: Config, say: Say, progress: NamedProgress, resume: P
         torch.set_num_threads(config.training.num_threads)
     device = resolve_device(config.training.device)
     dataset = read_dataset(config, progress)
-    for line in describe_blank_cells([dataset.stage1.table]):
+    for line in describe_left_out(dataset.tables) + describe_blank_cells([dataset.stage1.table]):
         say(line)
     test = choose_test_polymers(dataset, config.training.test_fraction, config.seed)
     data = build_stage1_data(config, dataset, device, excluded_polymers=test)
@@ -255,7 +255,11 @@ def _write_results(
     features = data.features
     scales = Scales(dataset.recipe, features.polymer_scaler, features.solvent_scaler, data.chi_scaler, config.T_ref_K)
     provenance = describe_provenance(
-        config, dataset, best_epochs=[one.best_epoch for one in done], validation_mae=[one.best_mae for one in done]
+        config,
+        dataset,
+        best_epochs=[one.best_epoch for one in done],
+        validation_mae=[one.best_mae for one in done],
+        test_fraction=config.training.test_fraction,
     )
     scores: dict[str, Any] = {}
     history = pd.concat([pd.DataFrame(one.history).assign(network=k + 1) for k, one in enumerate(done)])

@@ -130,6 +130,7 @@ def test_a_second_comparison_in_the_folder_is_refused(run: Any, tmp_path: Path) 
             ["training.n_networks=3"],
             "training.n_networks; leave it out (whatever is fine-tuned in full is one network)",
         ),
+        (["cv.random_forest=false"], "cv.random_forest; leave it out (the table always has a random forest)"),
     ],
 )
 def test_what_a_comparison_would_not_heed_is_refused(run_command: Any, words: list[str], named: str) -> None:
@@ -155,3 +156,18 @@ def test_what_would_make_a_search_faster_is_named(
     assert "without effect" not in run_command("compare")[1]
     _, out, _ = run_command("compare", "--set", "training.lambda_sol=0.0")
     assert out.startswith("WARNING: training.lambda_sol is 0")
+
+
+def test_rows_left_out_are_counted_and_listed(run: Any, said: list[str], tiny_dataset: Dataset, tmp_path: Path) -> None:
+    run(KNOWN)
+    assert not any("left out" in line for line in said)
+    assert not (tmp_path / "rejected_rows.csv").exists()
+    assert tiny_dataset.chi is not None
+    table = tiny_dataset.chi.table
+    rejected = pd.DataFrame({"line": [9], "value": ["CC"], "reason": ["no *"]})
+    run(KNOWN, dataset=replace(tiny_dataset, chi=replace(tiny_dataset.chi, table=replace(table, rejected=rejected))))
+    assert (
+        f"1 of {len(table) + 1} rows of {table.source} cannot be used and is left out; rejected_rows.csv says why"
+        in said
+    )
+    assert pd.read_csv(tmp_path / "rejected_rows.csv")["line"].tolist() == [9]

@@ -10,7 +10,9 @@ import pytest
 
 from chitransfer.config import override_config
 from chitransfer.errors import TrainingError
+from chitransfer.model.checkpoint import Pretrained
 from chitransfer.training import finetune
+from chitransfer.training.handover import hand_over
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -81,3 +83,15 @@ def test_fine_tuning_says_that_a_table_is_the_built_in_one(trained: Any, monkeyp
     assert said[-1].startswith(
         "paths.solubility_csv is builtin:water_solubility (153 rows), the built-in table, beside"
     )
+
+
+def test_fine_tuning_says_that_networks_and_test_polymers_are_those_of_stage_1(trained: Any) -> None:
+    stage1 = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt")
+    config = override_config(trained.config, {"training.n_networks": 7, "training.test_fraction": 0.0})
+    _, used, notes = hand_over(stage1, config)
+    assert notes == [
+        "training.n_networks: 2, as Stage 1 was trained, not 7 as configured",
+        "training.test_fraction: 0.1, as Stage 1 was trained, not 0.0 as configured",
+    ]
+    assert (used.training.n_networks, used.training.test_fraction) == (2, 0.1)
+    assert hand_over(stage1, trained.config)[2] == []

@@ -125,6 +125,16 @@ def test_a_copied_folder_goes_on_elsewhere(small: dict[str, object], make_search
     assert not folder.path.exists()
 
 
+def test_a_resumed_study_stays_where_it_is(run_command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    study = tmp_path / "here" / "hparam_search" / "study"
+    study.mkdir(parents=True)
+    (study / "study.db").touch()
+    code, _, err = run_command("search", "--resume", study, "--results-dir", tmp_path / "there")
+    assert code == 2
+    assert f"--results-dir is for a new study; {study.resolve()}, which is resumed, stays where it is" in err
+    assert "--results-dir" not in run_command("search", "--resume", study, "--results-dir", tmp_path / "here")[2]
+
+
 def test_a_study_of_an_earlier_release_goes_on(tmp_path: Path) -> None:
     """Trial 2 was under way, after its first rung, when the earlier release was stopped."""
     copied = tmp_path / "study"

@@ -21,7 +21,7 @@ from chitransfer.search.encoders import read_encoders
 from chitransfer.search.rescore import rescore_study, score_encoders
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
-from tests.conftest import tiny_overrides, write_tables
+from tests.conftest import Tables, tiny_overrides, write_tables
 
 FOR_CHI_ALONE = {"objective.sol_f1": 0.0, "objective.sol_recall": 0.0}
 
@@ -52,6 +52,15 @@ def test_the_same_conditions_give_the_same_scores(study: StudyFolder) -> None:
         assert row.exp_mae == pytest.approx(searched.loc[row.number, "exp_mae"], rel=1e-6)
     best = json.loads((rescored.folder / "best_params.json").read_text())
     assert best["best_params"] == json.loads((study.path / "best_params.json").read_text())["best_params"]
+
+
+def test_rows_left_out_are_counted_and_listed(study: StudyFolder, tables: Tables) -> None:
+    with tables.chi.open("a", encoding="utf-8") as stream:
+        stream.write("CCO,0.5,310.0\n")
+    rescored = rescore_study(study, {"paths.exp_chi_csv": str(tables.chi), "data.on_bad_rows": "skip"})
+    said = f"1 of 16 rows of {tables.chi} cannot be used and is left out; rejected_rows.csv says why"
+    assert said in rescored.describe()
+    assert pd.read_csv(rescored.folder / "rejected_rows.csv")["value"].tolist() == ["CCO"]
 
 
 def test_encoders_are_scored_on_the_folds_given(shared_tiny_config: Any) -> None:

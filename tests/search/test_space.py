@@ -168,7 +168,7 @@ class TestRungs:
         ],
     )
     def test_pruners(self, name: str, kind: type) -> None:
-        assert type(make_pruner(load_config(None, {"search.pruner": name}).search, 90)) is kind
+        assert isinstance(make_pruner(load_config(None, {"search.pruner": name}).search, 90), kind)
 
     @pytest.mark.parametrize("name", ["asha", "hyperband"])
     def test_halving_begins_at_the_first_rung(self, name: str) -> None:
@@ -193,6 +193,17 @@ class TestRungs:
         trial.should_prune()
         assert isinstance(pruner, optuna.pruners.HyperbandPruner)
         assert [one._min_resource * 3**one._min_early_stopping_rate for one in pruner._pruners] == [10, 30, 90]
+
+    def test_hyperband_prunes_alike_whatever_the_study_is_called(self) -> None:
+        gave_up: dict[str, list[int]] = {"first": [], "second": []}
+        for name, numbers in gave_up.items():
+            pruner = make_pruner(load_config(None, {"search.pruner": "hyperband"}).search, 90)
+            study = optuna.create_study(study_name=name, pruner=pruner)
+            for number in range(12):
+                trial = study.ask()
+                trial.report(float(number), 10)
+                numbers += [number] if trial.should_prune() else []
+        assert gave_up["first"] == gave_up["second"] != []
 
     def test_the_median_judges_from_the_sixth_trial_on(self) -> None:
         pruner = make_pruner(load_config(None, {"search.pruner": "median"}).search, 90)
