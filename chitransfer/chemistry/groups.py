@@ -25,7 +25,7 @@ LONGEST_MATCH = 6
 ELEMENTS = frozenset({"C", "N", "O", "S", "F", "Cl", "Br", "I", "Si", "H"})
 # Stands among atomic numbers for "some atom is aromatic".
 AROMATIC = -1
-_DOUBLE_BOND_OUTWARD = Chem.MolFromSmarts("a=*")
+_DOUBLE_BOND_OUTWARD, _HETEROATOMS = Chem.MolFromSmarts("a=*"), Chem.MolFromSmarts("[#7,#8]-[!#6]")
 
 
 class FragmentationError(ValueError):
@@ -137,8 +137,8 @@ DERIVED_SUBGROUPS: tuple[tuple[str, str, str, str], ...] = (
 # Published patterns read as text match more than the chemistry their parameters were fitted to. An atom of the first
 # kind keeps every subgroup of these main groups off itself.
 VETOES: tuple[tuple[str, frozenset[int]], ...] = (
-    # the carbonyl of an ester, acid or amide is no ketone
-    ("[CX3]([#8,#7])=O", frozenset({9})),
+    # the carbonyl of an ester, acid, amide or acid halide is no ketone
+    ("[CX3]([#8,#7,F,Br,I])=O", frozenset({9})),
     # the carbonyl of an amide, urethane or urea is no ester
     ("[CX3]([#7])=O", frozenset({11, 12, 41})),
     # the imidazole group was fitted to imidazolium salts
@@ -147,8 +147,11 @@ VETOES: tuple[tuple[str, frozenset[int]], ...] = (
     ("[$([#7X3][CX3]=[O,S]),$([NX3](=O)=O),$([NX3+](=O)[O-]),$([NX2]),$([NX1])]", frozenset({14, 15, 16, 17})),
     # the hydroxyl of a sulfonic acid, silanol, peroxide or hydroxylamine is no alcohol
     ("[OX2H;!$(O[#6])]", frozenset({5})),
-    # the nitrogen of a sulfonamide, hydroxylamine or hydrazine is no amine
-    ("[$([NX3]S(=O)=O),$([NX3][OX2]),$([NX3][NX3])]", frozenset({14, 15, 16, 17})),
+    # the nitrogen of a sulfonamide, silazane, hydroxylamine or hydrazine is no amine
+    ("[$([NX3][S,Si]),$([NX3][OX2]),$([NX3][NX3])]", frozenset({14, 15, 16, 17})),
+    # that of a hydrazide is no amide, and an oxygen of a peroxide no ether, ester or siloxane
+    ("[NX3;$(N[NX3])]", frozenset({39, 46})),
+    ("[OX2;$(O[OX2])]", frozenset({11, 12, 13, 41, 43})),
     # hydrogen fluoride and halogens are no organic halide
     ("[F,Br,I;!$(*[#6])]", frozenset({32, 33, 40})),
 )
@@ -290,9 +293,8 @@ def _without_carbonyl_aromaticity(molecule: Chem.Mol) -> Chem.Mol:
 
 
 def _matches(molecule: Chem.Mol) -> list[tuple[int, tuple[int, ...]]]:
-    atoms = list(molecule.GetAtoms())
-    present = {atom.GetAtomicNum() for atom in atoms}
-    if any(atom.GetIsAromatic() for atom in atoms):
+    present = {atom.GetAtomicNum() for atom in molecule.GetAtoms()}
+    if any(atom.GetIsAromatic() for atom in molecule.GetAtoms()):
         present.add(AROMATIC)
     banned: dict[int, set[int]] = {}
     for pattern, mains in _veto_patterns():
@@ -346,7 +348,9 @@ def _refuse_foreign_atoms(molecule: Chem.Mol, atoms: Iterable[int]) -> None:
 def _why_uncovered(molecule: Chem.Mol, atoms: list[int]) -> str:
     if not atoms:
         return "no set of UNIFAC groups covers every atom exactly once"
-    bare = molecule.GetAtomWithIdx(atoms[0])
+    # A bond between heteroatoms (N–N, O–O) is rather to blame than a carbonyl beside it.
+    paired = {atom for match in molecule.GetSubstructMatches(_HETEROATOMS) for atom in match}
+    bare = molecule.GetAtomWithIdx(next((atom for atom in atoms if atom in paired), atoms[0]))
     around = {bare.GetIdx(), *(neighbour.GetIdx() for neighbour in bare.GetNeighbors())}
     # A double-bonded partner one step away (C=S beside the atom) is usually what is to blame.
     partners = {

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ LONGEST_SMILES = 2000
 MOST_CUTS = 40
 LEFT, RIGHT = 1, 2
 STEREO_MARKS = frozenset("@/\\")
+# With a lone electron they lack hydrogens, as in some public tables; oxygen has one in nitroxides.
+NEVER_OPEN = frozenset({"C", "N", "Si", "P", "S"})
 TETRAHEDRAL = (
     Chem.ChiralType.CHI_UNSPECIFIED,
     Chem.ChiralType.CHI_TETRAHEDRAL_CW,
@@ -40,9 +42,8 @@ class PolymerError(ValueError):
 def _parse(smiles: str) -> Chem.Mol:
     """The unit with ends labelled [1*] and [2*] in the order they are written, and no other marks."""
     molecule = _read(smiles)
-    stars = [
-        molecule.GetAtomWithIdx(index) for (index,) in molecule.GetSubstructMatches(_STAR, maxMatches=LONGEST_SMILES)
-    ]
+    found = molecule.GetSubstructMatches(_STAR, maxMatches=LONGEST_SMILES)
+    stars = [molecule.GetAtomWithIdx(index) for (index,) in found]
     if len(stars) != 2:
         counted = {0: "no *", 1: "one *"}.get(len(stars), f"{len(stars)} *")
         raise PolymerError(f"a repeat unit needs exactly two * for its two chain ends, this has {counted}")
@@ -62,17 +63,19 @@ def _parse(smiles: str) -> Chem.Mol:
         raise PolymerError("nothing stands between the two *; write the atoms of one unit between them")
     if first.GetBondType() != second.GetBondType():
         raise PolymerError("the two * are bonded by bonds of different order; both ends of a unit must match")
-    if ":" in smiles:
-        for atom in molecule.GetAtoms():
-            atom.SetAtomMapNum(0)
     if "[" in smiles:
         # A labelled chain is the same polymer (docs/decisions.md).
         for atom in molecule.GetAtoms():
+            atom.SetAtomMapNum(0)
             if atom.GetAtomicNum():
                 atom.SetIsotope(0)
     molecule = _sanitise(molecule, has_centres="@" in smiles)
     # RDKit makes some bonds to metals dative.
     _refuse_odd_bonds(molecule)
+    if "[" in smiles:
+        open_atoms = {atom.GetSymbol() for atom in molecule.GetAtoms() if atom.GetNumRadicalElectrons()}
+        if lacking := sorted(open_atoms & NEVER_OPEN):
+            raise PolymerError(f"{lacking[0]} with open valences; write its hydrogens, as in [CH2], or no brackets")
     return molecule
 
 
@@ -154,8 +157,7 @@ def polymer_identity(smiles: str) -> str:
         forward = _blocks(_single_bonded_unit(unit))
         root = forward[: _period(forward)]
         backward = [_turn(block) for block in reversed(root)]
-        key = min(_least_rotation(root), _least_rotation(backward))
-        return _join(list(key))
+        return _join(min(_least_rotation(root), _least_rotation(backward)))
 
 
 def oligomer(smiles: str, n_units: int, cap: Literal["H", "C", "*"] = "H") -> Chem.Mol:
@@ -375,9 +377,7 @@ def _join(blocks: Sequence[str]) -> str:
             chain.GetAtomWithIdx(end).SetIsotope(0)
         Chem.SanitizeMol(chain, _HYDROGENS_AND_RINGS)
         return str(Chem.MolToSmiles(chain))
-    joined = _read_block(blocks[0])
-    for block in blocks[1:]:
-        joined = _zip(joined, _read_block(block))
+    joined = reduce(_zip, map(_read_block, blocks))
     # Unlabelled in the text, not in the molecule, where a centre between two equal ends would lose its mark.
     return str(Chem.MolToSmiles(joined).replace("[1*]", "*").replace("[2*]", "*"))
 

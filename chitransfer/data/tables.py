@@ -164,6 +164,10 @@ def canonical_solvent(smiles: str) -> str:
         raise ValueError(
             "the solvent is more than one molecule or ion; mixtures and salts are not modelled: give one molecule"
         )
+    if any(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms()):
+        raise ValueError("the solvent has an atom with open valences; write its hydrogens, or leave its brackets out")
+    for atom in molecule.GetAtoms():
+        atom.SetAtomMapNum(0)
     return Chem.MolToSmiles(molecule)
 
 

@@ -296,7 +296,10 @@ class TestSolvents:
     def test_a_sulfoxide_is_one_solvent_however_its_charges_are_written(self) -> None:
         assert canonical_solvent("C[S+](C)[O-]") == canonical_solvent("CS(C)=O") == "CS(C)=O"
 
-    @pytest.mark.parametrize("smiles", ["", "*O", "C(", "water", "CCO.O", "[Na+].[Cl-]"])
+    def test_numbers_of_atoms_make_no_other_solvent(self) -> None:
+        assert [canonical_solvent(smiles) for smiles in ("[OH2:1]", "[CH3:2][OH:1]")] == ["O", "CO"]
+
+    @pytest.mark.parametrize("smiles", ["", "*O", "C(", "water", "CCO.O", "[Na+].[Cl-]", "[O]", "C[C]C"])
     def test_refused(self, smiles: str) -> None:
         with pytest.raises(ValueError, match="solvent"):
             canonical_solvent(smiles)
