@@ -325,8 +325,8 @@ def calibrate_solubility(
 
 def _to_cpu(group: FittedMembers) -> FittedMembers:
     parameters = {name: stacked.cpu() for name, stacked in group.parameters.items()}
-    columns = None if group.columns is None else group.columns.cpu()
-    return FittedMembers(group.network.cpu(), parameters, group.frozen, columns)
+    columns, learned_chi = (None if one is None else one.cpu() for one in (group.columns, group.learned_chi))
+    return FittedMembers(group.network.cpu(), parameters, group.frozen, columns, learned_chi)
 
 
 def _fit_domain(dataset: Dataset, folds: np.ndarray, test_polymers: tuple[str, ...]) -> ApplicabilityDomain:
