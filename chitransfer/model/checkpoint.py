@@ -155,6 +155,7 @@ class TrainedModel:
                     "frozen": group.frozen,
                     "parameters": group.parameters,
                     "columns": group.columns,
+                    "learned_chi": group.learned_chi,
                 }
                 for group in self.groups
             ],
@@ -184,7 +185,7 @@ class TrainedModel:
             interval, probability = content["chi_interval"], content["probability"]
             model = cls(
                 scales=Scales.from_dict(content["scales"]),
-                groups=[_group(shape, group) for group in content["groups"]],
+                groups=[_group(shape, group, interval is not None) for group in content["groups"]],
                 chi_interval=None if interval is None else ChiInterval.from_dict(interval),
                 probability=None if probability is None else ProbabilityCalibration.from_dict(probability),
                 positive_label=int(content["positive_label"]),
@@ -250,9 +251,14 @@ def _network(shape: NetworkShape, state: dict[str, Tensor]) -> TransferNetwork:
     return network.eval()
 
 
-def _group(shape: NetworkShape, values: dict[str, Any]) -> FittedMembers:
+def _group(shape: NetworkShape, values: dict[str, Any], has_interval: bool) -> FittedMembers:
+    parameters = dict(values["parameters"])
+    learned_chi = values.get("learned_chi")
+    if learned_chi is None and not has_interval:
+        # Of a release that did not keep it.
+        learned_chi = torch.zeros(len(next(iter(parameters.values()))), dtype=torch.bool)
     group = FittedMembers(
-        _network(shape, values["network"]), dict(values["parameters"]), bool(values["frozen"]), values["columns"]
+        _network(shape, values["network"]), parameters, bool(values["frozen"]), values["columns"], learned_chi
     )
     own: nn.Module = group.network.heads if group.frozen else group.network
     names = {name for name, _ in own.named_parameters()}

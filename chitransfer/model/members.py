@@ -40,15 +40,24 @@ class FittedMembers:
         then covers `columns` only.
     columns
         Features whose first-layer weights the members own, (n_columns,) int64; ``None`` when frozen.
+    learned_chi
+        Which members learned measured χ, (n_members,) bool; ``None``: all. The χ of the others is that of `network`:
+        what labels alone made of theirs, by way of the solubility head that reads it, is no χ.
     """
 
     def __init__(
-        self, network: TransferNetwork, parameters: dict[str, Tensor], frozen: bool, columns: Tensor | None = None
+        self,
+        network: TransferNetwork,
+        parameters: dict[str, Tensor],
+        frozen: bool,
+        columns: Tensor | None = None,
+        learned_chi: Tensor | None = None,
     ) -> None:
         self.frozen = frozen
         self.network = network.eval()
         self.parameters = parameters
         self.columns = columns
+        self.learned_chi = learned_chi
         self._compact = None if columns is None else _Shifted(keep_columns(network, columns)).eval()
 
     def __len__(self) -> int:
@@ -81,12 +90,24 @@ class FittedMembers:
     @torch.no_grad()
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """All members on the same inputs (n_pairs, n_features), without dropout and without gradients; as `predict`."""
-        first, later = self.network.encoder.first, list(self.network.encoder.children())[1:]
+        coefficients, logits = self._own(inputs)
+        if self.learned_chi is not None and not self.learned_chi.all():
+            of_stage1 = self.network.heads.chi(self._encode(inputs))
+            coefficients = torch.where(self.learned_chi[:, None, None], coefficients, of_stage1)
+        return coefficients, logits
+
+    def _encode(self, inputs: Tensor) -> Tensor:
+        """Latent vectors by the encoder of Stage 1, (n_pairs, latent_dim)."""
+        first = self.network.encoder.first
+        latents = apply_to_sparse(first.weight, inputs) + first.bias
+        for layer in list(self.network.encoder.children())[1:]:
+            latents = layer(latents)
+        return latents
+
+    def _own(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         if self.columns is None or self._compact is None:
-            latents = apply_to_sparse(first.weight, inputs) + first.bias
-            for layer in later:
-                latents = layer(latents)
-            return self._each(self.network.heads, self.parameters, latents)
+            return self._each(self.network.heads, self.parameters, self._encode(inputs))
+        first = self.network.encoder.first
         others = torch.ones(inputs.shape[-1], dtype=torch.bool, device=inputs.device)
         others[self.columns] = False
         # What the members have in common is worked out once, and a feature that no pair has not at all.
@@ -109,7 +130,7 @@ class FittedMembers:
         return result
 
     def member(self, position: int) -> TransferNetwork:
-        """One member as a network of its own, in eval mode."""
+        """One member as a network of its own, in eval mode, with the χ it has whether it `learned_chi` or not."""
         network = copy.deepcopy(self.network)
         target = network.heads if self.frozen else network
         own = {name: stacked[position].detach() for name, stacked in self.parameters.items()}
@@ -123,7 +144,8 @@ class FittedMembers:
     def to(self, dtype: torch.dtype) -> FittedMembers:
         """A copy in another floating-point precision."""
         parameters = {name: stacked.to(dtype) for name, stacked in self.parameters.items()}
-        return FittedMembers(copy.deepcopy(self.network).to(dtype), parameters, self.frozen, self.columns)
+        network = copy.deepcopy(self.network).to(dtype)
+        return FittedMembers(network, parameters, self.frozen, self.columns, self.learned_chi)
 
 
 def apply_to_sparse(weight: Tensor, inputs: Tensor) -> Tensor:

@@ -221,11 +221,22 @@ def _are_kept(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
 
 
 def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device: torch.device) -> Stage2Data:
-    """The Stage 2 rows on a device, on the scales of Stage 1's checkpoint, and the Stage 1 rows it may go on with."""
+    """The Stage 2 rows on a device, on the scales of Stage 1's checkpoint, and the Stage 1 rows it may go on with.
+
+    Raises
+    ------
+    DataError
+        Every computed χ is of a test polymer.
+    """
     scales = stage1.scales
     features = FeatureTable.build(dataset, scales.polymer, scales.solvent, device)
     data = Stage2Data.build(dataset, features, scales.chi, positive_label=positive_label, T_ref=scales.T_ref)
     seen = ~_are_kept(dataset, stage1.test_polymers)[dataset.stage1.polymer]
+    if not seen.any():
+        raise DataError(
+            f"{dataset.stage1.table.source}: every polymer is a test polymer of the Stage 1 checkpoint, so Stage 1 has "
+            "not learned from this table; set paths.dft_chi_csv to the one it has learned from, or pretrain again"
+        )
     return replace(data, computed=group_by_pair(dataset.stage1, seen, scales.chi, scales.T_ref, device))
 
 
@@ -326,8 +337,8 @@ def calibrate_solubility(
 
 def _to_cpu(group: FittedMembers) -> FittedMembers:
     parameters = {name: stacked.cpu() for name, stacked in group.parameters.items()}
-    columns = None if group.columns is None else group.columns.cpu()
-    return FittedMembers(group.network.cpu(), parameters, group.frozen, columns)
+    columns, learned_chi = (None if one is None else one.cpu() for one in (group.columns, group.learned_chi))
+    return FittedMembers(group.network.cpu(), parameters, group.frozen, columns, learned_chi)
 
 
 def _fit_domain(dataset: Dataset, folds: np.ndarray, test_polymers: tuple[str, ...]) -> ApplicabilityDomain:

@@ -54,7 +54,7 @@ class _MemberTraining:
         self.features = data.features if columns is None else data.features.keep(columns)
         trained = network if columns is None else keep_columns(network, columns)
         stacked = _stack_members(trained, self.n_members, self.frozen)
-        self.members = FittedMembers(network, stacked, self.frozen, columns)
+        self.members = FittedMembers(network, stacked, self.frozen, columns, train_chi.any(1))
         self.module = copy.deepcopy(trained.heads if self.frozen else trained)
         let_dropout_work(self.module)
         counts = {name: int(rows.sum(1).max()) if rows.numel() else 0 for name, rows in self.train_rows.items()}
@@ -255,4 +255,4 @@ def fit_members(
         train_members(training, settings, after_epoch)
     parameters = {name: tensor.detach() for name, tensor in training.members.parameters.items()}
     members = training.members
-    return FittedMembers(members.network, parameters, members.frozen, members.columns)
+    return FittedMembers(members.network, parameters, members.frozen, members.columns, members.learned_chi)

@@ -195,4 +195,4 @@ def fit_one_by_one(
     names = [name for name, _ in network.named_parameters()]
     states = [dict(one.named_parameters()) for one in trained]
     parameters = {name: torch.stack([state[name].detach() for state in states]) for name in names}
-    return FittedMembers(network, parameters, False, shared.columns)
+    return FittedMembers(network, parameters, False, shared.columns, train_chi.any(1))

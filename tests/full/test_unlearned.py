@@ -1,4 +1,4 @@
-"""Fine-tuning where the loss of a task has weight 0: what is not learned is not given out."""
+"""Fine-tuning where a loss has weight 0, so that what is not learned is not given out, or no computed row is left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import override_config
-from chitransfer.model.checkpoint import TrainedModel
+from chitransfer.errors import DataError
+from chitransfer.model.checkpoint import Pretrained, TrainedModel
 from chitransfer.training.finetune import run_finetuning
 
 
@@ -30,3 +31,13 @@ def test_what_is_not_learned_is_not_given_out(trained: Any, tmp_path: Path, weig
     assert model.chi_interval is not None
     learned = pd.read_csv(folder.path / "predictions_chi.csv")["SMILES"].map(polymer_identity)
     assert (set(model.domain.measured.polymers) <= set(learned)) == (weight == "lambda_sol")
+
+
+def test_computed_rows_of_test_polymers_alone_are_refused(trained: Any, tmp_path: Path) -> None:
+    path = tmp_path / "computed.csv"
+    checkpoint = trained.pretraining / "checkpoints" / "best_model.pt"
+    rows = pd.read_csv(trained.config.paths.dft_chi_csv)
+    rows[rows["SMILES"].map(polymer_identity).isin(Pretrained.load(checkpoint).test_polymers)].to_csv(path, index=False)
+    config = override_config(trained.config, {"paths.dft_chi_csv": str(path), "paths.results_dir": str(tmp_path)})
+    with pytest.raises(DataError, match=r"every polymer is a test polymer .*set paths\.dft_chi_csv to the one"):
+        run_finetuning(config, [str(checkpoint)], lambda line: None, lambda *anything: None)

@@ -101,6 +101,27 @@ def test_members_together_equal_whole_networks(frozen: bool) -> None:
     assert not torch.allclose(logits[0], logits[1])
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_members_that_learned_no_chi_have_that_of_stage_1(tmp_path: Path, frozen: bool) -> None:
+    model, path, inputs = make_model(frozen), tmp_path / "model.pt", torch.rand(5, WIDTH)
+    (group,) = model.groups
+    own, logits = group.forward(inputs)
+    of_stage1 = group.network(inputs)[0]
+    assert not torch.allclose(own[1], of_stage1, atol=1e-3)
+    group.learned_chi = torch.tensor([True, False, True])
+    model.save(path)
+    found = TrainedModel.load(path).groups[0].forward(inputs)
+    assert torch.equal(found[0][[0, 2]], own[[0, 2]])
+    assert torch.allclose(found[0][1], of_stage1, atol=1e-6)
+    assert torch.equal(found[1], logits)
+    # A model of a release that did not keep it.
+    content, provenance = load_checkpoint(path, MODEL)
+    del content["groups"][0]["learned_chi"]
+    for interval, expected in ((content["chi_interval"], own), (None, of_stage1.expand_as(own))):
+        save_checkpoint(path, MODEL, content | {"chi_interval": interval}, provenance)
+        assert torch.allclose(TrainedModel.load(path).groups[0].forward(inputs)[0], expected, atol=1e-6)
+
+
 def test_pretrained_comes_back(tmp_path: Path) -> None:
     network = make_network()
     Pretrained(make_scales(), [network], ("*CC*",), ("*CCO*",), {"a": 1}).save(tmp_path / "p.pt")

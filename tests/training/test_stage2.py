@@ -101,11 +101,12 @@ class TestMembers:
             solubility = masks[1][position] & (settings.lambda_sol > 0)
             train_alone(alone, data, chi, solubility, settings)
             expected_coefficients, expected_logits = outputs(alone, data)
-            torch.testing.assert_close(coefficients[position], expected_coefficients, rtol=1e-3, atol=1e-4)
+            own_coefficients, own_logits = outputs(together.member(position), data)
+            torch.testing.assert_close(own_coefficients, expected_coefficients, rtol=1e-3, atol=1e-4)
             if settings.lambda_sol > 0:
                 torch.testing.assert_close(logits[position], expected_logits, rtol=1e-3, atol=1e-4)
-            own_coefficients, own_logits = outputs(together.member(position), data)
-            torch.testing.assert_close(coefficients[position], own_coefficients, rtol=1e-4, atol=1e-5)
+            whose = own_coefficients if chi.any() else outputs(network, data)[0]
+            torch.testing.assert_close(coefficients[position], whose, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(logits[position], own_logits, rtol=1e-4, atol=1e-5)
 
     def test_members_differ_from_their_start(
@@ -192,6 +193,29 @@ def test_a_table_of_weight_zero_is_as_none(
         assert torch.equal(found.parameters[name], tensor), name
 
 
+@pytest.mark.parametrize("way", ["frozen", "side by side", "one by one"])
+def test_where_no_chi_was_learned_chi_is_that_of_stage_1(
+    pretrained: tuple[TransferNetwork, Stage2Data],
+    masks: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """Labels move the χ head, too, by way of the solubility head that reads χ(T_ref)."""
+    network, data = pretrained
+    monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_: way == "one by one")
+    settings = replace(FINE_TUNING, freeze_encoder=way == "frozen", lr=0.05)
+    where = (data.features, data.solubility.structure, data.solubility.solvent)
+    of_stage1, _ = outputs(network, data)
+    # As the fold that tests the only polymer with a measured χ.
+    assert masks[0].any(axis=1).tolist() == [True, True, False, True]
+    members = fit_members(network, data, *masks, settings, 3)
+    assert float((outputs(members.member(2), data)[0] - of_stage1).abs().max()) > 0.01
+    same = [torch.allclose(one, of_stage1, atol=1e-5) for one in members.predict(*where)[0]]
+    assert same == [False, False, True, False]
+    weightless, _ = fit_members(network, data, *masks, replace(settings, lambda_exp=0.0), 3).predict(*where)
+    torch.testing.assert_close(weightless, of_stage1.expand_as(weightless))
+
+
 def test_features_that_no_row_has_keep_the_weights_of_stage_1(
     pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
 ) -> None:
@@ -208,7 +232,8 @@ def test_features_that_no_row_has_keep_the_weights_of_stage_1(
     for position in range(len(members)):
         with torch.no_grad():
             own_coefficients, own_logits = members.member(position)(inputs)
-        torch.testing.assert_close(coefficients[position], own_coefficients, rtol=1e-4, atol=1e-5)
+            whose = own_coefficients if masks[0][position].any() else network(inputs)[0]
+        torch.testing.assert_close(coefficients[position], whose, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(logits[position], own_logits, rtol=1e-4, atol=1e-5)
 
 

@@ -61,7 +61,7 @@ def test_one_by_one_is_as_side_by_side(
     start = fit_members(network, data, *own, replace(settings, n_epochs=0), 3).predict(*where)
     torch.testing.assert_close(results[True][0], results[False][0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(results[True][1], results[False][1], rtol=1e-3, atol=1e-4)
-    assert float((results[True][0] - start[0]).abs().max()) > 0.01
+    assert max(float((found - before).abs().max()) for found, before in zip(results[True], start, strict=True)) > 0.01
 
 
 @pytest.mark.parametrize("changes", [{"encoder_dropout": 0.2}, {"use_batchnorm": True}], ids=str)
