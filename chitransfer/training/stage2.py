@@ -77,7 +77,7 @@ class _MemberTraining:
         if self.frozen and device.type == "cpu":
             most = {name: math.ceil(count / self._n_steps) for name, count in counts.items()}
             self._by_hand = HeadStep(named, network.shape, settings, most["chi"], most["solubility"])
-            self.members = FittedMembers(network, {**named, **self._by_hand.parameters}, True)
+            self.members.parameters |= self._by_hand.parameters
             self.trained = list(self._by_hand.parameters.values())
             named = {"heads": self._by_hand.values}
         # On a GPU steps are recorded, and a recording takes only what lies on the device.
