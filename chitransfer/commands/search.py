@@ -104,6 +104,8 @@ def search(
             raise ConfigError("--allow-extended-space speaks of a resumed search; leave it out with --second-pass")
         console = make_console(quiet)
         return run_second_pass(locate_study(second_pass), console, trial=trial, overrides=overrides, draw=finish_study)
+    if folder is None and allow_extended_space:
+        raise ConfigError("--allow-extended-space speaks of a resumed search; name it with --resume STUDY")
     if folder is not None and overrides.get("search.study_name", folder.name) != folder.name:
         raise ConfigError(f"--study-name names a new study; {folder.name}, which is resumed, keeps its name")
     root = overrides.get("paths.results_dir")
