@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,7 +141,7 @@ def _search(
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
     # What they refuse, they refuse now: a forest takes a while.
-    workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
+    workers = make_workers(config, dataset, make_study_key(folder, contract))
     say_and_log(console, describe_workers(workers, config))
     reason: StopReason | None = None
     try:
@@ -169,6 +171,12 @@ def _search(
         ]
     say_and_log(console, lines)
     return EXIT_CODES[reason]
+
+
+def make_study_key(folder: StudyFolder, contract: Mapping[str, Any]) -> str:
+    """What a Dask scheduler knows the study by, where another machine may have a study in a folder of that name."""
+    what = json.dumps([socket.gethostname(), str(folder.path), contract], sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def say_and_log(console: Console, lines: Sequence[str]) -> None:
