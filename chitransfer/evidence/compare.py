@@ -235,7 +235,7 @@ def score_pooled(frames: Mapping[str, pd.DataFrame], label: int, config: Config)
     scores = {name: float(np.mean(values)) for name, values in per_seed.items()}
     weights = config.objective.model_copy(update={"stage1_mae": 0.0})
     parts = {name for name, weight in weights.model_dump().items() if weight > 0}
-    if parts <= scores.keys() and all(np.isfinite(scores[name]) for name in parts):
+    if parts and parts <= scores.keys() and all(np.isfinite(scores[name]) for name in parts):
         scores = {"objective": transfer_objective(scores, weights), **scores}
     return scores
 
@@ -297,7 +297,7 @@ def compare_to_default(
             continue
         sums = sum_by_polymer(polymers, seeds.get("chi", []), seeds.get("solubility", []), label)
         values[row] = sums.components(weights)
-        if needed <= values[row].keys():
+        if needed and needed <= values[row].keys():
             values[row]["objective"] = objective_of_draws(values[row], 0.0, own_weights)
     lines = []
     for row, own in values.items():

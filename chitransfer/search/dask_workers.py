@@ -222,8 +222,15 @@ class DaskWorkers:
         with warnings.catch_warnings():
             # The state of a large network; it goes to one worker, once, so there is nothing to share beforehand.
             warnings.filterwarnings("ignore", message="Sending large graph")
+            run_rung = remote.run_rung
             flight.dask = self._client.submit(
-                remote.run_rung, self._plugin.name, flight.key, pickle.dumps(flight.task), key=flight.key, pure=False
+                # A lambda goes by value, what it calls with it: to read the task a worker need not have chitransfer.
+                lambda *words: run_rung(*words),
+                self._plugin.name,
+                flight.key,
+                pickle.dumps(flight.task),
+                key=flight.key,
+                pure=False,
             )
 
     def _cancel(self, flight: _Flight) -> None:
@@ -254,7 +261,7 @@ class DaskWorkers:
             self._scheduler_id = ""
             self._recover(flight)
         else:
-            flight.outcome.set_result(result)
+            flight.outcome.set_result(pickle.loads(result))
 
     def _take_error(self, flight: _Flight) -> None:
         try:

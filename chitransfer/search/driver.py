@@ -172,7 +172,8 @@ class SearchDriver:
             trial, saved = self._ask(), None
         else:
             return False
-        params = suggest_params(self.study, trial, self.config.search, self.config.seed)
+        # What is on disk was trained without a parameter that joined the space since.
+        params = trial.params if saved else suggest_params(self.study, trial, self.config.search, self.config.seed)
         active = _ActiveTrial(trial, params, [])
         self.watcher.trial_started(trial.number)
         try:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chitransfer.errors import TrainingError
+from chitransfer.config import Config
+from chitransfer.errors import ConfigError, TrainingError
 from chitransfer.sections import ObjectiveSettings
 
 if TYPE_CHECKING:
@@ -120,6 +121,31 @@ class ReplicateResult:
     scores: Scores
     out_of_fold: OutOfFold
     history: list[dict[str, float]]
+
+
+def split_weighed(config: Config) -> tuple[list[str], list[str]]:
+    """Scores that the objective weighs: those whose table there is, and those whose table is left out."""
+    paths = config.paths
+    table_of = {"exp": paths.exp_chi_csv, "sol": paths.solubility_csv, "stage1": paths.dft_chi_csv}
+    weighed = [name for name, weight in config.objective.model_dump().items() if weight > 0]
+    scored = [name for name in weighed if table_of[name.partition("_")[0]] is not None]
+    return scored, [name for name in weighed if name not in scored]
+
+
+def refuse_constant_objective(config: Config) -> None:
+    """Refuse an objective that weighs nothing but scores of tables that are left out.
+
+    Raises
+    ------
+    ConfigError
+        It does, so all trials would read 0.
+    """
+    scored, unscored = split_weighed(config)
+    if not scored:
+        raise ConfigError(
+            f"objective: weighs {', '.join(unscored)} alone, whose table is set to null (paths), so every trial would "
+            "read 0; name the table, or give a score of another one a weight"
+        )
 
 
 def objective_terms(components: Mapping[str, float], weights: ObjectiveSettings) -> dict[str, float]:

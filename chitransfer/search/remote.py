@@ -23,6 +23,8 @@ import distributed
 from distributed import WorkerPlugin, get_worker
 
 PACKAGE = "chitransfer"
+# Attribute of the imported package: digest of its source.
+RELEASE = "__release__"
 
 # Parameters of glibc's `mallopt` and their values in bytes: free memory a process keeps, and the size from which on a
 # block is mapped by itself.
@@ -62,19 +64,22 @@ class StudyPlugin(WorkerPlugin):
         self._stop = threading.Event()
         self._runner: Any = None
         keep_freed_memory()
-        install_package(*self.package, Path(worker.local_directory))
 
     def teardown(self, worker: Any) -> None:
         """Called by Dask when the study leaves: the running rung ends at its next epoch."""
         self._stop.set()
 
-    def run(self, key: str, task: bytes) -> Any:
-        """Run one rung and tell the scheduler when it really started."""
+    def run(self, key: str, task: bytes) -> bytes:
+        """Run one rung and tell the scheduler when it really started.
+
+        The result is pickled here: when Dask sends it, the process may import another study's chitransfer.
+        """
         with self._one_at_a_time:
             self._worker.log_event(self.name, {"key": key, "worker": self._worker.address})
+            import_release(*self.package, Path(self._worker.local_directory))
             if self._runner is None:
                 self._runner = self._build_runner()
-            return self._runner.run(pickle.loads(task))
+            return pickle.dumps(self._runner.run(pickle.loads(task)))
 
     def _build_runner(self) -> Any:
         runner = importlib.import_module(f"{PACKAGE}.search.runner")
@@ -112,7 +117,10 @@ def keep_freed_memory() -> None:
 
 
 def run_rung(name: str, key: str, task: bytes) -> Any:
-    """The Dask task: find the study in this worker and run a rung of it; ``None`` when the study is not here."""
+    """The Dask task: find the study in this worker and run a rung of it; ``None`` when the study is not here.
+
+    The result comes pickled.
+    """
     plugin: Any = get_worker().plugins.get(name)
     if plugin is None:
         return None
@@ -158,19 +166,42 @@ def pack_package(folder: Path) -> tuple[str, bytes]:
     return digest_source(files), stream.getvalue()
 
 
-def install_package(digest: str, archive: bytes, folder: Path) -> None:
-    """Make exactly this chitransfer importable in this process: the installed one when it is the same, else the zip."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is not None and spec.origin is not None:
-        installed = Path(spec.origin).parent
-        if installed.is_dir() and digest_source(source_files(installed)) == digest:
+def import_release(digest: str, archive: bytes, folder: Path) -> None:
+    """Let this process import exactly this chitransfer: the installed one when it is the same, else the zip.
+
+    Another one that is loaded, of an earlier study, is put aside and comes back when it is asked for again. The caller
+    holds `lock_of_process`.
+    """
+    # In Dask's own module, as the lock is.
+    aside = vars(distributed).setdefault("chitransfer_releases", {})
+    loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == PACKAGE}
+    if PACKAGE in loaded:
+        present = getattr(loaded[PACKAGE], RELEASE, None) or _digest_installed()
+        if present == digest:
+            vars(loaded[PACKAGE])[RELEASE] = digest
             return
-        if digest in str(installed):
-            return
-    path = folder / f"{PACKAGE}-{digest}.zip"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(archive)
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        aside[present] = loaded
+    for name in loaded:
         del sys.modules[name]
-    sys.path.insert(0, str(path))
-    importlib.invalidate_caches()
+    if digest in aside:
+        sys.modules.update(aside[digest])
+        return
+    if _digest_installed() == digest:
+        importlib.import_module(PACKAGE)
+    else:
+        path = folder / f"{PACKAGE}-{digest}.zip"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(archive)
+        sys.path.insert(0, str(path))
+        importlib.invalidate_caches()
+        importlib.import_module(PACKAGE)
+        # Its modules are found through the package; what is installed must be found again for another study.
+        sys.path.remove(str(path))
+    vars(sys.modules[PACKAGE])[RELEASE] = digest
+
+
+def _digest_installed() -> str:
+    """`digest_source` of the chitransfer that is or would be imported; empty where there is none in a folder."""
+    spec = importlib.util.find_spec(PACKAGE)
+    folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
+    return digest_source(source_files(folder)) if folder is not None and folder.is_dir() else ""

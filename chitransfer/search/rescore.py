@@ -23,6 +23,7 @@ from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.progress import NamedProgress
 from chitransfer.provenance import write_provenance
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
+from chitransfer.search.objective import refuse_constant_objective
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.replicates import values_of_runs
 from chitransfer.search.results import (
@@ -167,7 +168,8 @@ def rescore_study(
     Raises
     ------
     ConfigError
-        Some of the overrides would have no effect; the message names them.
+        Some of the overrides would have no effect, or the objective with them would be the same for all; the message
+        names them.
     StudyError
         The study is a second pass or has no complete trial, its polymers had other names, or what is changed would
         change Stage 1 of all; the message names it.
@@ -183,6 +185,7 @@ def rescore_study(
         )
     config = load_study_config(folder, overrides)
     _refuse_without_effect(overrides, config)
+    refuse_constant_objective(config)
     study = read_study(folder)
     trials = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not trials:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ from chitransfer.provenance import write_provenance
 from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
 from chitransfer.search.lock import drive_alone, explain_unwritable
+from chitransfer.search.objective import refuse_constant_objective
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.results import expect_runs, read_standing, write_results
@@ -98,6 +101,7 @@ def run_search(
         Configuration, data or study cannot be used; nothing already computed is lost.
     """
     check_workers(config)
+    refuse_constant_objective(config)
     # A study that searches it already goes on.
     if resume is None:
         refuse_rate_of_frozen_encoder(config)
@@ -139,7 +143,7 @@ def _search(
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
     # What they refuse, they refuse now: a forest takes a while.
-    workers = make_workers(config, dataset, hashlib.sha256(str(folder.path).encode()).hexdigest()[:16])
+    workers = make_workers(config, dataset, make_study_key(folder, contract))
     say_and_log(console, describe_workers(workers, config))
     reason: StopReason | None = None
     try:
@@ -169,6 +173,12 @@ def _search(
         ]
     say_and_log(console, lines)
     return EXIT_CODES[reason]
+
+
+def make_study_key(folder: StudyFolder, contract: Mapping[str, Any]) -> str:
+    """What a Dask scheduler knows the study by, where another machine may have a study in a folder of that name."""
+    what = json.dumps([socket.gethostname(), str(folder.path), contract], sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def say_and_log(console: Console, lines: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from chitransfer.config import Config
 from chitransfer.console import format_seconds
 from chitransfer.counts import say_count
 from chitransfer.search.lock import find_driver
+from chitransfer.search.objective import split_weighed
 from chitransfer.search.reference import Column, Reference
 from chitransfer.search.results import (
     TITLES,
@@ -145,7 +146,7 @@ def describe_budget(config: Config) -> list[str]:
 
 
 def describe_objective(config: Config) -> list[str]:
-    """A warning where the objective weighs scores of a task that Stage 2 does not learn, its loss having weight 0."""
+    """A warning where the objective weighs scores of a task that Stage 2 does not learn, or of none that it does."""
     training, paths = config.training, config.paths
     searched = {parameter.key for parameter in config.search.space.values()}
     lines = []
@@ -159,6 +160,12 @@ def describe_objective(config: Config) -> list[str]:
                 f"WARNING: training.{key} is 0, so Stage 2 learns no {what} and {told}, yet the objective weighs it; "
                 f"raise training.{key}, or set {', '.join(weighed)} to 0"
             )
+    scored, unscored = split_weighed(config)
+    if unscored and scored == ["stage1_mae"]:
+        lines.append(
+            f"WARNING: the objective weighs {', '.join(unscored)}, whose table is set to null (paths), so Stage 1's "
+            "own MAE is all that trials are judged by; name the table, or give a score of another one a weight"
+        )
     return lines
 
 

@@ -32,6 +32,7 @@ from chitransfer.evidence.nested import PROTOCOLS, OuterFold, run_outer_fold, se
 from chitransfer.model.members import FittedMembers
 from chitransfer.search import driver
 from chitransfer.search.study_folder import StudyFolder
+from chitransfer.sections import ObjectiveSettings
 from chitransfer.training import conformal, forest
 from chitransfer.training.stage2 import fit_members
 
@@ -257,6 +258,14 @@ def test_differences_are_a_row_minus_what_it_is_compared_with(small_config: Conf
         "default_full": ("default", pytest.approx(-0.2)),
         "transfer_full": ("default_full", pytest.approx(0.05)),
     }
+
+
+def test_a_row_has_no_objective_where_only_stage_1_is_weighed(small_config: Config) -> None:
+    weights = {**dict.fromkeys(ObjectiveSettings.model_fields, 0.0), "stage1_mae": 1.0}
+    alone = override_config(small_config, {"objective": weights})
+    pooled = {"default": frames_off_by(0.3), "ridge": frames_off_by(0.2)}
+    assert "objective" not in score_pooled(pooled["ridge"], 1, alone)
+    assert [line["metric"] for line in compare_to_default(pooled, 1, alone, "p")] == ["exp_mae"]
 
 
 def test_the_outer_truth_is_the_whole_objective_on_the_test_polymers(small_config: Config, tmp_path: Path) -> None:

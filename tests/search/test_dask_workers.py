@@ -287,7 +287,7 @@ def test_studies_that_share_a_worker_compute_one_at_a_time(tmp_path: Path, monke
                 followed.set()
             order.append(f"{task} ends")
 
-    monkeypatch.setattr(remote, "install_package", lambda *words: None)
+    monkeypatch.setattr(remote, "import_release", lambda *words: None)
     monkeypatch.setattr(remote.StudyPlugin, "_build_runner", lambda self: Runner())
     worker = SimpleNamespace(local_directory=str(tmp_path), address="here", log_event=lambda *words: None)
     studies = [remote.StudyPlugin(name, ("", b""), b"", (), 1) for name in ("first", "second")]
@@ -327,7 +327,7 @@ try:
     raise SystemExit("chitransfer was there already")
 except ImportError:
     pass
-namespace["install_package"]({digest!r}, pathlib.Path({str(tmp_path / "archive")!r}).read_bytes(),
+namespace["import_release"]({digest!r}, pathlib.Path({str(tmp_path / "archive")!r}).read_bytes(),
                              pathlib.Path({str(tmp_path / "scratch")!r}))
 import chitransfer.seeds
 print(chitransfer.seeds.__file__)
@@ -339,5 +339,36 @@ print(chitransfer.seeds.__file__)
 
 def test_code_that_is_there_already_is_used(project_root: Path, tmp_path: Path) -> None:
     digest, archive = remote.pack_package(project_root / "chitransfer")
-    remote.install_package(digest, archive, tmp_path)
+    remote.import_release(digest, archive, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_studies_of_two_releases_share_a_worker(project_root: Path, tmp_path: Path) -> None:
+    runner = "from chitransfer.search.objective import Result\nclass TrialRunner:\n"
+    runner += "    def __init__(self, *words, **options): pass\n    def run(self, task): return Result(task)\n"
+    for release in ("old", "new"):
+        package = tmp_path / release / "chitransfer"
+        (package / "search").mkdir(parents=True)
+        (package / "__init__.py").write_text("")
+        (package / "search" / "__init__.py").write_text("")
+        (package / "search" / "runner.py").write_text(runner)
+        result = f"class Result:\n    def __init__(self, task): self.said = task + ' by the {release} one'\n"
+        (package / "search" / "objective.py").write_text(result)
+    program = f"""
+import pathlib, pickle, sys, types
+tmp_path = pathlib.Path({str(tmp_path)!r})
+sys.path = [str(tmp_path / "new"), *(entry for entry in sys.path if entry != {str(project_root)!r})]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+remote = types.ModuleType("remote")
+exec(pathlib.Path({str(project_root / "chitransfer/search/remote.py")!r}).read_text(), vars(remote))
+worker = types.SimpleNamespace(address="here", log_event=lambda *words: None, local_directory=tmp_path / "own")
+plugins = {{}}
+for release in ("old", "new"):
+    package = remote.pack_package(tmp_path / release / "chitransfer")
+    plugins[release] = remote.StudyPlugin(release, package, remote.pack_payload(None, None), (), 0)
+    plugins[release].setup(worker)
+for release in ("old", "new", "old", "new"):
+    print(pickle.loads(plugins[release].run("key", pickle.dumps("rung"))).said)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["rung by the old one", "rung by the new one"] * 2, done.stderr

@@ -18,6 +18,7 @@ from chitransfer.search.space import make_sampler, suggest_params
 from chitransfer.search.study import create_study, read_study
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import describe_side_by_side
+from tests.conftest import TINY_SPACE
 
 BOTH_TASKS = {
     name: {"key": f"training.{name}", "type": "categorical", "choices": [0.0, 1.0]}
@@ -114,3 +115,16 @@ def test_damage_that_sqlite_quotes_is_told(tmp_path: Path) -> None:
 def test_what_cannot_be_computed_has_a_dash_in_the_table() -> None:
     lines = describe_side_by_side([("best", {"exp_mae": 0.1, "exp_r2": float("nan")}, 0.2), ("other", {}, None)])
     assert [line.split()[-2:] for line in lines[1:]] == [["0.2000", "–"], ["0.1000", "–"]]
+
+
+def test_a_trial_under_way_is_not_given_a_parameter_that_joins_its_space(made_up_search: Callable[..., Any]) -> None:
+    search = made_up_search(search__n_trials=3, search__rungs=[1, 2])
+    search.stop = lambda: "interrupt" if len(search.workers.tasks) == 5 else None
+    assert search.drive() == "interrupt"
+    search.stop = lambda: None
+    decay = {"key": "training.weight_decay", "type": "log", "low": 1e-5, "high": 1e-3}
+    search.drive(search__space={**TINY_SPACE, "weight_decay": decay})
+    # Trial 1 went on from the state of a rung that was trained without it.
+    assert ["weight_decay" in trial.params for trial in search.study.trials] == [False, False, True]
+    scores = json.loads((search.folder.trial(1) / "scores.json").read_text())
+    assert scores["params"] == search.study.trials[1].params

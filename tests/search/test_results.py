@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,8 +16,13 @@ import pytest
 from sklearn import metrics as sk
 
 from chitransfer.config import load_config
-from chitransfer.errors import TrainingError
-from chitransfer.search.objective import COMPONENTS, objective_terms, transfer_objective
+from chitransfer.errors import ConfigError, TrainingError
+from chitransfer.search.objective import (
+    COMPONENTS,
+    objective_terms,
+    refuse_constant_objective,
+    transfer_objective,
+)
 from chitransfer.search.results import read_standing
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
@@ -250,6 +255,35 @@ def test_a_task_that_is_weighed_and_not_learned_is_warned_of() -> None:
     searched = {"search.space.own": {"key": "training.lambda_sol", "type": "float", "low": 0.5, "high": 2.0}}
     for further in (unweighed, searched, {"paths.solubility_csv": None}):
         assert describe_objective(load_config(None, {**unlearned, **further})) == []
+
+
+WITHOUT_CHI = {"paths.exp_chi_csv": None, "objective.sol_f1": 0.0, "objective.sol_recall": 0.0}
+
+
+def test_an_objective_of_tables_left_out_is_warned_of_or_refused() -> None:
+    (warning,) = describe_objective(load_config(None, WITHOUT_CHI))
+    assert warning.startswith("WARNING: the objective weighs exp_mae, whose table is set to null (paths), so Stage 1's")
+    constant = load_config(None, {**WITHOUT_CHI, "objective.stage1_mae": 0.0})
+    with pytest.raises(ConfigError, match=r"weighs exp_mae alone, whose table is set to null \(paths\), so every"):
+        refuse_constant_objective(constant)
+    for overrides in (WITHOUT_CHI, {"paths.exp_chi_csv": None}, {}):
+        refuse_constant_objective(load_config(None, overrides))
+    only_stage1 = {"objective.exp_mae": 0.0, "objective.sol_f1": 0.0, "objective.sol_recall": 0.0}
+    for overrides in ({"paths.exp_chi_csv": None}, only_stage1):
+        assert describe_objective(load_config(None, overrides)) == []
+
+
+@pytest.mark.parametrize("verb", ["search", "compare", "rescore"])
+def test_every_verb_that_scores_refuses_it(
+    run_command: Callable[..., tuple[int, str, str]], tmp_path: Path, finished_search: Any, verb: str
+) -> None:
+    place = [finished_search.folder.path] if verb == "rescore" else ["--results-dir", tmp_path]
+    constant = {**WITHOUT_CHI, "objective.stage1_mae": 0.0}
+    settings = [f"--set={key}={'null' if value is None else value}" for key, value in constant.items()]
+    code, _, err = run_command(verb, *place, *settings)
+    assert code == 2
+    assert "every trial would read 0" in " ".join(err.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_status_tells_that_labels_were_dealt_out(finished_search: Any) -> None:

@@ -365,6 +365,20 @@ class TestLock:
         assert folder.database.is_file()
 
 
+def test_studies_of_two_machines_in_folders_of_one_name_are_two_on_a_scheduler(
+    tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StudyFolder(tmp_path)
+
+    def key_of(host: str, seed: int) -> str:
+        monkeypatch.setattr("socket.gethostname", lambda: host)
+        return run.make_study_key(folder, make_contract(override_config(tiny_config, {"seed": seed}), tiny_dataset))
+
+    assert key_of("here", 1) == key_of("here", 1)
+    # Containers may all be called alike.
+    assert len({key_of("here", 1), key_of("there", 1), key_of("here", 2)}) == 3
+
+
 def test_searches_that_start_at_once_get_a_folder_each(
     tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_search: Any
 ) -> None:
