@@ -76,20 +76,16 @@ def stage1_accuracy(n_rows: int) -> list[Timing]:
 
 
 def _ways_of_stage2(data: Stage1Data) -> dict[str, Callable[[], object]]:
-    """5 folds × 3 repeats × 20 epochs on 40 + 443 rows: a loop over folds, and all members at once."""
+    """5 folds × 3 repeats × 20 epochs on 40 + 443 rows: a loop over folds in plain PyTorch, and all members at once."""
     stage2 = make_stage2(data)
     network = TransferNetwork(make_shape(data)).eval()
     chi, solubility = (fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility))
 
-    def loop() -> None:
-        for member in range(N_FOLDS * N_REPEATS):
-            own = slice(member, member + 1)
-            fit_members(network, stage2, chi[own], solubility[own], make_stage2_settings(), member)
-
-    def together() -> None:
-        fit_members(network, stage2, chi, solubility, make_stage2_settings(), 0)
-
-    return {"a loop over folds": loop, "chitransfer, all folds at once": together}
+    settings = make_stage2_settings()
+    return {
+        "plain PyTorch, a loop over folds": lambda: plain_finetuning(network, stage2, chi, solubility, settings),
+        "chitransfer, all folds at once": lambda: fit_members(network, stage2, chi, solubility, settings, 0),
+    }
 
 
 def quick_stage2(n_rows: int) -> list[Timing]:

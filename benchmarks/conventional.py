@@ -142,7 +142,7 @@ def lightning_epochs(
 def plain_finetuning(
     network: TransferNetwork, data: Stage2Data, train_chi: np.ndarray, train_solubility: np.ndarray, s: Stage2Settings
 ) -> None:
-    """Whole networks fine-tuned on both tables, one member after another, as one would write it in PyTorch.
+    """Fine-tune networks, or heads alone on a frozen encoder, one member after another, as one would in PyTorch.
 
     Parameters
     ----------
@@ -150,29 +150,35 @@ def plain_finetuning(
         Training rows of every member, (n_members, n_rows) bool.
     """
     weight = torch.tensor(s.class_weight_pos)
+    latents: list[Tensor] = []
+    if s.freeze_encoder:
+        with torch.no_grad():
+            for table in (data.chi, data.solubility):
+                latents.append(network.encoder(data.features.gather(table.structure, table.solvent)))
+
+    def outputs(member: TransferNetwork, number: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        table = (data.chi, data.solubility)[number]
+        given = latents[number][rows] if latents else data.features.gather(table.structure[rows], table.solvent[rows])
+        result: tuple[Tensor, Tensor] = (member.heads if latents else member)(given)
+        return result
+
     for own_chi, own_solubility in zip(train_chi, train_solubility, strict=True):
         member = copy.deepcopy(network).train()
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": member.encoder.parameters(), "lr": s.lr_encoder},
-                {"params": member.heads.parameters(), "lr": s.lr},
-            ],
-            weight_decay=s.weight_decay,
-        )
-        tables = [(data.chi, np.flatnonzero(own_chi)), (data.solubility, np.flatnonzero(own_solubility))]
-        n_steps = -(-max(len(rows) for _, rows in tables) // s.batch_size)
+        groups = [{"params": member.heads.parameters(), "lr": s.lr}]
+        if not s.freeze_encoder:
+            groups.append({"params": member.encoder.parameters(), "lr": s.lr_encoder})
+        optimizer = torch.optim.AdamW(groups, weight_decay=s.weight_decay)
+        own = [np.flatnonzero(rows) for rows in (own_chi, own_solubility)]
+        n_steps = -(-max(map(len, own)) // s.batch_size)
         for _ in range(s.n_epochs):
-            orders = [torch.from_numpy(np.random.default_rng().permutation(rows)) for _, rows in tables]
+            orders = [torch.from_numpy(np.random.default_rng().permutation(rows)) for rows in own]
             for step in range(n_steps):
-                (chi, of_chi), (solubility, of_solubility) = (
-                    (table, order[step::n_steps]) for (table, _), order in zip(tables, orders, strict=True)
-                )
-                h, _ = member(data.features.gather(chi.structure[of_chi], chi.solvent[of_chi]))
-                pairs = solubility.structure[of_solubility], solubility.solvent[of_solubility]
-                _, logit = member(data.features.gather(*pairs))
-                loss = s.lambda_exp * functional.mse_loss(chi_at(h, chi.tau[of_chi]), chi.target[of_chi])
+                of_chi, of_solubility = (order[step::n_steps] for order in orders)
+                h, _ = outputs(member, 0, of_chi)
+                _, logit = outputs(member, 1, of_solubility)
+                loss = s.lambda_exp * functional.mse_loss(chi_at(h, data.chi.tau[of_chi]), data.chi.target[of_chi])
                 loss = loss + s.lambda_sol * functional.binary_cross_entropy_with_logits(
-                    logit, solubility.target[of_solubility], pos_weight=weight
+                    logit, data.solubility.target[of_solubility], pos_weight=weight
                 )
                 optimizer.zero_grad()
                 loss.backward()
