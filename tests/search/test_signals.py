@@ -40,6 +40,12 @@ def wait_for(path: Path, process: Any, seconds: float = 90) -> None:
         time.sleep(0.02)
 
 
+def run_as_in_a_terminal(words: list[str]) -> None:
+    """The command with SIGHUP heeded, though the tests may run under `nohup`."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    main(words)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"),
@@ -49,7 +55,7 @@ def test_a_signal_ends_the_search_cleanly(
     tiny: dict[str, object], tmp_path: Path, fork_server: Any, number: int, code: int, word: str
 ) -> None:
     study, words = long_search(tiny, tmp_path)
-    process = fork_server.Process(target=main, args=(words,))
+    process = fork_server.Process(target=run_as_in_a_terminal, args=(words,))
     process.start()
     wait_for(study / "trials" / "0001" / "scores.json", process)
     # A second Ctrl-C would end the search at once, a second SIGHUP must not: shell and system may send one each.
