@@ -31,7 +31,7 @@ TETRAHEDRAL = (
 _STAR, _LEFT_END, _RIGHT_END = (Chem.MolFromSmarts(pattern) for pattern in ("[#0]", "[1#0]", "[2#0]"))
 # All that linking sanitised units changes: their atoms keep the bonds they had, to other atoms.
 _HYDROGENS_AND_RINGS = Chem.SanitizeFlags.SANITIZE_PROPERTIES | Chem.SanitizeFlags.SANITIZE_SYMMRINGS
-_ODD_BOND, _HYDROGEN = Chem.MolFromSmarts("*!-&!=&!#&!:*"), Chem.MolFromSmarts("[#1]")
+_ODD_BOND, _HYDROGEN = map(Chem.MolFromSmarts, ("[$(*!-&!=&!#&!:*),$([!a]:*)]", "[#1]"))
 
 
 class PolymerError(ValueError):
@@ -81,7 +81,7 @@ def _parse(smiles: str) -> Chem.Mol:
 
 def _refuse_odd_bonds(molecule: Chem.Mol) -> None:
     if molecule.HasSubstructMatch(_ODD_BOND):
-        raise PolymerError("dative, quadruple or unspecified bonds; write single, double, triple or aromatic ones")
+        raise PolymerError("dative, quadruple, unspecified or stray aromatic bonds; use single, double or triple ones")
 
 
 def _read(smiles: str) -> Chem.Mol:

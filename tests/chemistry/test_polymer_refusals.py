@@ -40,6 +40,8 @@ from chitransfer.chemistry.polymers import LONGEST_SMILES, PolymerError, oligome
         ("*N->[Fe]C*", "dative"),
         ("*C~C*", "unspecified"),
         ("*C$C*", "quadruple"),
+        ("*[Ge](:C)(C)*", "stray aromatic"),
+        ("*C:C*", "stray aromatic"),
         ("*[C][C]*", "C with open valences"),
         ("*C[C@](C)O*", "write its hydrogens"),
         ("*[N]CC*", "N with open valences"),
