@@ -69,19 +69,12 @@ def finetune(
     """Stage 2 in full: learn measured χ(T) and solubility; leaves results/multitask_<time>/."""
     from chitransfer.config import FULL_TRAINING, load_config
     from chitransfer.console import make_console, show_progress
-    from chitransfer.errors import ConfigError
     from chitransfer.report.model_figures import draw_model
     from chitransfer.shortage import explain_shortage
     from chitransfer.training.finetune import run_finetuning
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
-    overrides = collect_overrides(flags, settings)
-    if "training.stage2_epochs" in overrides:
-        raise ConfigError(
-            "training.stage2_epochs is the length of quick Stage 2 in a search; full training runs "
-            "training.num_epochs_finetune epochs"
-        )
-    resolved = load_config(config, overrides, FULL_TRAINING)
+    resolved = load_config(config, collect_overrides(flags, settings), FULL_TRAINING)
     console = make_console(quiet)
     with explain_shortage("lower training.batch_size_exp"), show_progress(console) as progress:
         folder = run_finetuning(

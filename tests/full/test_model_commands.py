@@ -75,12 +75,6 @@ def test_an_extended_space_is_of_a_resumed_search(run_command: RunCommand) -> No
     assert "name it with --resume STUDY" in err
 
 
-def test_epochs_of_quick_stage_2_are_refused_where_nothing_reads_them(run_command: RunCommand) -> None:
-    code, _, err = run_command("finetune", "--pretrained", "none.pt", "--set", "training.stage2_epochs=5")
-    assert code == 2
-    assert "full training runs training.num_epochs_finetune epochs" in err
-
-
 def test_fine_tuning_says_that_a_table_is_the_built_in_one(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*anything: object) -> None:
         raise TrainingError("far enough")
