@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from small_training import STAGE2, small_shape
 from torch import Tensor
 from torch.func import stack_module_state
 from torch.nn import functional
@@ -12,25 +15,14 @@ from torch.nn import functional
 from chitransfer.model.network import Heads, NetworkShape
 from chitransfer.training.fast import KeepMasks
 from chitransfer.training.heads import HeadRows, HeadStep
-from chitransfer.training.tasks import Stage2Settings
 
 N_MEMBERS, LATENT_DIM = 3, 5
-SETTINGS = Stage2Settings(
-    lr=1e-3,
-    lr_encoder=1e-4,
-    weight_decay=0.0,
-    batch_size=8,
-    n_epochs=1,
-    lambda_exp=3.0,
-    lambda_sol=0.7,
-    class_weight_pos=2.5,
-    freeze_encoder=True,
-    grad_clip_norm=1.0,
-)
+SETTINGS = replace(STAGE2, lambda_sol=0.7, class_weight_pos=2.5)
 
 
 def make_shape(chi_dropout: float, solubility_dropout: float) -> NetworkShape:
-    return NetworkShape(10, (8,), LATENT_DIM, 0.0, False, 6, chi_dropout, 4, solubility_dropout)
+    changes = {"chi_head_dropout": chi_dropout, "solubility_head_dropout": solubility_dropout}
+    return small_shape(10, latent_dim=LATENT_DIM, chi_head_hidden_dim=6, **changes)
 
 
 def make_rows(rng: np.random.Generator, n_rows: int) -> HeadRows:
