@@ -48,7 +48,7 @@ def same_interrupts() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def terminal_goes() -> list[int]:
+def hangup_signals() -> list[int]:
     """SIGHUP, where the system has it and it is heeded, as it is not under `nohup`."""
     number = getattr(signal, "SIGHUP", None)
     return [] if number is None or signal.getsignal(number) is signal.SIG_IGN else [number]
@@ -56,7 +56,7 @@ def terminal_goes() -> list[int]:
 
 def ignore_second_hangup(number: int) -> None:
     """If the signal that came is SIGHUP, let the next one pass: shell and system may send one each."""
-    if number in terminal_goes():
+    if number in hangup_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -71,7 +71,7 @@ def exit_on_termination() -> Iterator[None]:
         ignore_second_hangup(number)
         sys.exit(TERMINATED)
 
-    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, *terminal_goes())}
+    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, *hangup_signals())}
     try:
         yield
     finally:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 
-from chitransfer.interrupts import terminal_goes
+from chitransfer.interrupts import hangup_signals
 
 
 def dask_setup(worker: object) -> None:
     """Be deaf to what a terminal sends to its every process: the driver hears it and ends the workers."""
-    for number in (signal.SIGINT, *terminal_goes()):
+    for number in (signal.SIGINT, *hangup_signals()):
         signal.signal(number, signal.SIG_IGN)

@@ -23,7 +23,7 @@ from chitransfer.console import show_progress
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ChitransferError, StudyError, describe_os_error
 from chitransfer.files import make_new_folder, write_atomically
-from chitransfer.interrupts import INTERRUPTS, ignore_second_hangup, terminal_goes
+from chitransfer.interrupts import INTERRUPTS, hangup_signals, ignore_second_hangup
 from chitransfer.provenance import write_provenance
 from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
@@ -340,7 +340,7 @@ class _Stop:
 def listen_for_stop() -> Iterator[_Stop]:
     """Hear Ctrl-C, SIGTERM and SIGHUP instead of dying of them, for as long as the context lasts."""
     stop = _Stop()
-    numbers = (signal.SIGINT, signal.SIGTERM, *terminal_goes())
+    numbers = (signal.SIGINT, signal.SIGTERM, *hangup_signals())
     previous = {number: signal.signal(number, stop.hear) for number in numbers}
     try:
         yield stop

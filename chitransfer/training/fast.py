@@ -130,9 +130,9 @@ class SparseLayers:
                 if layer.norm is not None and trace.statistics is not None:
                     gradient = _batch_norm_backward(gradient, trace.sums, trace.statistics, layer.norm)
             if layer.norm is not None and layer.norm.training:
-                _gradient(bias).zero_()  # See `Encoder.idle_biases`.
+                gradient_of(bias).zero_()  # See `Encoder.idle_biases`.
             else:
-                torch.sum(gradient, dim=0, out=_gradient(bias))
+                torch.sum(gradient, dim=0, out=gradient_of(bias))
             if number == 0:
                 # Not copied into the vector of gradients: it is larger than the rest together and read only twice. The
                 # last one's memory, which may still be in the cache, is given back for it.
@@ -141,10 +141,10 @@ class SparseLayers:
                 return
             if number < self._n_bf16:
                 gradient = gradient.bfloat16()
-                _gradient(weight).copy_(torch.mm(gradient.t(), trace.entered))
+                gradient_of(weight).copy_(torch.mm(gradient.t(), trace.entered))
                 gradient = torch.mm(gradient, trace.weight).float()
             else:
-                torch.mm(gradient.t(), trace.entered, out=_gradient(weight))
+                torch.mm(gradient.t(), trace.entered, out=gradient_of(weight))
                 gradient = torch.mm(gradient, trace.weight)
 
 
@@ -337,9 +337,10 @@ def silu(x: Tensor) -> tuple[Tensor, Tensor]:
     return value, torch.addcmul(gate, gate, x - value)
 
 
-def _gradient(parameter: Tensor) -> Tensor:
+def gradient_of(parameter: Tensor) -> Tensor:
+    """Where a parameter's gradient is written; ValueError where there is no such place."""
     if parameter.grad is None:
-        raise ValueError("the network's gradients are not views of one vector; make them with FlatParameters.of")
+        raise ValueError("a parameter has no place for its gradient; FlatParameters and HeadStep make them")
     return parameter.grad
 
 
@@ -369,6 +370,6 @@ def _batch_norm_backward(
         norm.eps,
         [True] * 3,
     )
-    _gradient(norm.weight).copy_(weight)
-    _gradient(norm.bias).copy_(bias)
+    gradient_of(norm.weight).copy_(weight)
+    gradient_of(norm.bias).copy_(bias)
     return inputs

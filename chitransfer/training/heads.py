@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from chitransfer.model.network import NetworkShape, chi_at
-from chitransfer.training.fast import KeepMasks, silu
+from chitransfer.training.fast import KeepMasks, gradient_of, silu
 from chitransfer.training.losses import chi_loss, solubility_loss
 from chitransfer.training.tasks import Stage2Settings
 
@@ -44,7 +44,7 @@ class _Head:
 
     def __init__(self, parameters: Mapping[str, Tensor], dropout: float, masks: KeepMasks) -> None:
         self._first, self._first_bias, self._last, self._last_bias = parameters.values()
-        self._gradients = [_gradient(parameter) for parameter in parameters.values()]
+        self._gradients = [gradient_of(parameter) for parameter in parameters.values()]
         self._dropout, self._masks = dropout, masks
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -141,6 +141,8 @@ class HeadStep:
         ----------
         latents
             Of the rows of χ, then those of solubility, (n_members, n_rows, latent_dim).
+        chi, solubility
+            The rows in that order; ``None`` for a table without any.
         """
         settings = self._settings
         coefficients = self._heads["chi"].forward(latents)
@@ -165,9 +167,3 @@ class HeadStep:
             gradient[:, n_chi:, :1] = head.backward(of_logits.unsqueeze(2))
         self._heads["chi"].backward(gradient)
         return loss
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        raise ValueError("a parameter without a place for its gradient")
-    return parameter.grad
