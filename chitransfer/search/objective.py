@@ -5,7 +5,7 @@ No PyTorch here, so that `chitransfer status` and `apply`, which only read, need
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -125,11 +125,23 @@ class ReplicateResult:
 
 def split_weighed(config: Config) -> tuple[list[str], list[str]]:
     """Scores that the objective weighs: those whose table there is, and those whose table is left out."""
-    paths = config.paths
-    table_of = {"exp": paths.exp_chi_csv, "sol": paths.solubility_csv, "stage1": paths.dft_chi_csv}
     weighed = [name for name, weight in config.objective.model_dump().items() if weight > 0]
-    scored = [name for name in weighed if table_of[name.partition("_")[0]] is not None]
-    return scored, [name for name in weighed if name not in scored]
+    return _split_scored(config, weighed)
+
+
+def refuse_objectives_without_table(config: Config) -> None:
+    """Refuse to search for several objectives of which one is a score of a table that is left out.
+
+    Raises
+    ------
+    ConfigError
+        One of `search.objectives` is, so no trial could be told.
+    """
+    if absent := _split_scored(config, config.search.objectives)[1]:
+        raise ConfigError(
+            f"search.objectives: no trial has {', '.join(absent)}, whose table is set to null (paths); name the table, "
+            "or take that objective out"
+        )
 
 
 def refuse_constant_objective(config: Config) -> None:
@@ -146,6 +158,14 @@ def refuse_constant_objective(config: Config) -> None:
             f"objective: weighs {', '.join(unscored)} alone, whose table is set to null (paths), so every trial would "
             "read 0; name the table, or give a score of another one a weight"
         )
+
+
+def _split_scored(config: Config, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names of scores: those whose table there is, and those whose table is left out."""
+    paths = config.paths
+    table_of = {"exp": paths.exp_chi_csv, "sol": paths.solubility_csv, "stage1": paths.dft_chi_csv}
+    scored = [name for name in names if table_of[name.partition("_")[0]] is not None]
+    return scored, [name for name in names if name not in scored]
 
 
 def objective_terms(components: Mapping[str, float], weights: ObjectiveSettings) -> dict[str, float]:

@@ -286,6 +286,17 @@ def test_every_verb_that_scores_refuses_it(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("absent", "objective"), [("exp_chi_csv", "exp_r2"), ("solubility_csv", "sol_auc")])
+def test_several_objectives_without_the_table_of_one_are_refused_before_a_trial(
+    run_command: Callable[..., tuple[int, str, str]], tmp_path: Path, absent: str, objective: str
+) -> None:
+    objectives = f"--set=search.objectives=[stage1_mae, {objective}]"
+    code, _, err = run_command("search", "--results-dir", tmp_path, objectives, f"--set=paths.{absent}=null")
+    assert code == 2
+    assert f"no trial has {objective}, whose table is set to null" in " ".join(err.split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_status_tells_that_labels_were_dealt_out(finished_search: Any) -> None:
     for control in ("none", "permute"):
         search = finished_search.config.search.model_copy(update={"control": control})
