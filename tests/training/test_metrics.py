@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 from sklearn.metrics import f1_score, roc_auc_score
 
 from chitransfer.search.objective import COMPONENTS
 from chitransfer.training.metrics import (
     best_f1_threshold,
     chi_metrics,
+    mean_half_width,
     solubility_metrics,
 )
 
@@ -69,6 +71,17 @@ def test_one_class_alone_gives_nan_and_no_warning(label: bool) -> None:
     found = solubility_metrics(np.full(3, label), np.array([0.2, 0.5, 0.7]), np.array([False, True, True]))
     assert np.isnan([found[name] for name in ("sol_auc", "sol_mcc", "sol_balanced_accuracy", "sol_pr_auc")]).all()
     assert found["sol_recall"] == (pytest.approx(2 / 3) if label else 0.0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 12])
+def test_half_width_is_that_of_students_interval(n: int, rng: np.random.Generator) -> None:
+    values = rng.normal(3.0, 2.0, n)
+    expected = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert mean_half_width(values) == pytest.approx((expected.high - expected.low) / 2)
+
+
+def test_one_value_alone_bounds_nothing() -> None:
+    assert mean_half_width(np.array([3.0])) == float("inf")
 
 
 def test_inputs_are_not_changed() -> None:
