@@ -122,8 +122,11 @@ def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Sa
             f"{what}: no trial was complete after {hours}. The same command goes on for as long again; where a trial "
             "takes longer than that, start with more hours under another --name"
         )
+    n_trials = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    if reason == "timeout":
+        say(f"{what}: WARNING: ended by search.timeout_hours after {n_trials} of {config.search.n_trials} trials")
     write_results(folder, study)
-    write_json(folder.path / "done.json", {"n_trials": len(study.get_trials(deepcopy=False)), "reason": reason})
+    write_json(folder.path / "done.json", {"n_trials": n_trials, "reason": reason})
     return study
 
 

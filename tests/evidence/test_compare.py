@@ -204,6 +204,22 @@ def test_an_inner_search_without_a_complete_trial_goes_on(
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
 
 
+def test_an_inner_search_that_its_time_ended_says_so(
+    small_config: Config, tiny_dataset: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, said = StudyFolder(tmp_path / "inner"), list[str]()
+
+    def one_trial_long(stop_requested: driver.StopRequested, hours: float) -> driver.StopRequested:
+        return lambda: "timeout" if (folder.trial(0) / "scores.json").is_file() else None
+
+    monkeypatch.setattr(nested, "stop_in_time", one_trial_long)
+    config = override_config(small_config, {"search.pruner": "none"})
+    search_inside(config, tiny_dataset, folder, said.append, "inner")
+    (warning,) = [line for line in said if "WARNING" in line]
+    assert warning == "inner: WARNING: ended by search.timeout_hours after 1 of 3 trials"
+    assert json.loads((folder.path / "done.json").read_text()) == {"n_trials": 1, "reason": "timeout"}
+
+
 def test_table_has_every_row_and_follows_from_the_predictions(compared: Path) -> None:
     table = pd.read_csv(compared / "table.csv")
     assert set(table["protocol"]) == set(PROTOCOLS)

@@ -99,6 +99,11 @@ def test_equal_weights_give_the_ordinary_quantile(values: list[float], level: fl
     )
 
 
+@pytest.mark.parametrize("level", [1.0, 1.05])
+def test_the_largest_value_stands_for_what_weights_do_not_reach(level: float) -> None:
+    assert weighted_quantile(np.array([2.0, 5.0, 3.0]), np.full(3, 0.3333333), level) == 5.0
+
+
 def test_polymers_weigh_alike() -> None:
     weights = polymer_weights(np.array([7, 7, 7, 7, 3]))
     assert weights == pytest.approx([0.125, 0.125, 0.125, 0.125, 0.5])
@@ -122,10 +127,10 @@ def test_a_row_of_a_new_polymer_is_covered_as_promised_however_unequally_polymer
 
 def test_coverage_metrics_by_hand() -> None:
     metrics = coverage_metrics(
-        np.array([0.0, 1.0, 2.0, 3.0]), np.zeros(4), np.array([0.5, 0.5, 2.5, 2.5]), np.array([0, 0, 0, 1])
+        np.array([0.0, 1.0, 2.0, 3.0]), np.zeros(4), np.array([0.5, 0.5, 2.5, 2.5]), np.array([0, 0, 2, 1])
     )
     assert metrics["coverage_rows"] == 0.5
-    assert metrics["coverage_polymers"] == pytest.approx((2 / 3 + 0) / 2)
+    assert metrics["coverage_polymers"] == pytest.approx((1 / 2 + 1 + 0) / 3)
     assert metrics["median_width"] == metrics["mean_width"] == 3.0
     widths = coverage_metrics(np.zeros(3), np.zeros(3), np.array([0.5, 0.5, 2.0]), np.arange(3))
     assert (widths["median_width"], widths["mean_width"]) == (1.0, 2.0)
