@@ -31,6 +31,14 @@ def test_components_are_recovered(rng: np.random.Generator) -> None:
     assert found.within == pytest.approx(0.1, rel=0.1)
 
 
+def test_components_of_unequal_groups_by_hand() -> None:
+    found = estimate_components([[1.0, 3.0], [5.0], [2.0, 2.0, 5.0]])
+    # Sums of squares: within 2 + 0 + 6 over 6 - 3, between 2·1 + 1·4 + 3·0 over 3 - 1; n₀ = (6 - 14/6) / 2.
+    assert found.within == pytest.approx(np.sqrt(8 / 3))
+    assert found.between == pytest.approx(np.sqrt((3 - 8 / 3) / (11 / 6)))
+    assert (found.n_configurations, found.n_runs) == (3, 6)
+
+
 def test_noise_alone_is_no_difference_between_configurations(rng: np.random.Generator) -> None:
     groups = [list(rng.normal(1.0, 0.1, rng.integers(1, 5))) for _ in range(600)]
     assert estimate_components(groups).between < 0.03
