@@ -30,6 +30,9 @@ def join_split_charges(molecule: Chem.Mol) -> None:
         (_NITRILE_OXIDE, Chem.BondType.TRIPLE, Chem.BondType.SINGLE),
     ):
         for begin, middle, end in molecule.GetSubstructMatches(pattern):
+            # A carbanion between two N⁺≡N has one charge to give.
+            if molecule.GetAtomWithIdx(begin).GetFormalCharge() == 0:
+                continue
             molecule.GetAtomWithIdx(begin).SetFormalCharge(0)
             molecule.GetAtomWithIdx(end).SetFormalCharge(-1)
             molecule.GetBondBetweenAtoms(begin, middle).SetBondType(first)

@@ -198,6 +198,7 @@ def test_chains_of_hundreds_of_blocks_keep_their_key(word: str) -> None:
         ["*CCP(=O)(C)*", "*CC[P+]([O-])(C)*"],
         ["*CC(*)CN=[N+]=[N-]", "*CC(*)C[N-][N+]#N", "*CC(*)CN=N#N", "*C(C*)C[N-][N+]#N"],
         ["*CC(*)C(=O)C=[N+]=[N-]", "*CC(*)C(=O)[CH-][N+]#N"],
+        ["*CC(*)C(=[N+]=[N-])[N+]#N", "*CC(*)[C-]([N+]#N)[N+]#N"],
         ["*CC(*)C#[N+][O-]", "*CC(*)[C-]=[N+]=O", "*CC(*)C#N=O"],
         ["*N=P(*)(OC)OC", "*[N-][P+](*)(OC)OC", "*[P+](OC)(OC)[N-]*"],
         ["*CC(*)CP(C)(C)=C", "*CC(*)C[P+](C)(C)[CH2-]"],
