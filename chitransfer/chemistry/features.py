@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 CHUNK = 500
-CACHE_MARK = b"chitransfer features 3\n"
+CACHE_MARK = b"chitransfer features 4\n"
 MakeVector = Callable[[str, FeatureRecipe], np.ndarray]
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from rdkit import Chem, rdBase
 from chitransfer.chemistry.cover import Candidate, CoverError, cheapest_covers
 from chitransfer.chemistry.oxides import read_molecule
 from chitransfer.chemistry.polymers import PolymerError, oligomer, polymer_identity
+from chitransfer.chemistry.vetoes import veto_patterns
 
 # A subgroup's SMARTS never looks further than this many bonds beyond the atoms it covers.
 PATTERN_REACH = 4
@@ -134,27 +135,6 @@ DERIVED_SUBGROUPS: tuple[tuple[str, str, str, str], ...] = (
     ("UREA", "AM(CH2)2", "AM(CH2)2 - 3 CH2 + CH2N", "[#7X3H0][CX3H0](=O)[#7X3H0]"),
 )
 
-# Published patterns read as text match more than the chemistry their parameters were fitted to. An atom of the first
-# kind keeps every subgroup of these main groups off itself.
-VETOES: tuple[tuple[str, frozenset[int]], ...] = (
-    # the carbonyl of an ester, acid, amide or acid halide is no ketone
-    ("[CX3]([#8,#7,F,Br,I])=O", frozenset({9})),
-    # the carbonyl of an amide, urethane or urea is no ester
-    ("[CX3]([#7])=O", frozenset({11, 12, 41})),
-    # the imidazole group was fitted to imidazolium salts
-    ("[n,c]", frozenset({84})),
-    # the nitrogen beside a carbonyl, and one with a multiple bond, is no amine
-    ("[$([#7X3][CX3]=[O,S]),$([NX3](=O)=O),$([NX3+](=O)[O-]),$([NX2]),$([NX1])]", frozenset({14, 15, 16, 17})),
-    # the hydroxyl of a sulfonic acid, silanol, peroxide or hydroxylamine is no alcohol
-    ("[OX2H;!$(O[#6])]", frozenset({5})),
-    # the nitrogen of a sulfonamide, silazane, hydroxylamine or hydrazine is no amine
-    ("[$([NX3][S,Si]),$([NX3][OX2]),$([NX3][NX3])]", frozenset({14, 15, 16, 17})),
-    # that of a hydrazide is no amide, and an oxygen of a peroxide no ether, ester or siloxane
-    ("[NX3;$(N[NX3])]", frozenset({39, 46})),
-    ("[OX2;$(O[OX2])]", frozenset({11, 12, 13, 41, 43})),
-    # hydrogen fluoride and halogens are no organic halide
-    ("[F,Br,I;!$(*[#6])]", frozenset({32, 33, 40})),
-)
 # Names that ugropy and thermo spell differently; thermo calls both the aldehyde and the CH-O ether group CHO.
 THERMO_NAMES = {"HCO": ("CHO", 10), "CHO": ("CHO", 13)}
 
@@ -297,7 +277,7 @@ def _matches(molecule: Chem.Mol) -> list[tuple[int, tuple[int, ...]]]:
     if any(atom.GetIsAromatic() for atom in molecule.GetAtoms()):
         present.add(AROMATIC)
     banned: dict[int, set[int]] = {}
-    for pattern, mains in _veto_patterns():
+    for pattern, mains in veto_patterns():
         for match in molecule.GetSubstructMatches(pattern):
             for main in mains:
                 banned.setdefault(main, set()).add(match[0])
@@ -393,8 +373,3 @@ def _patterns() -> tuple[tuple[int, Chem.Mol, frozenset[int]], ...]:
             needed.add(AROMATIC)
         patterns.append((index, pattern, frozenset(needed)))
     return tuple(patterns)
-
-
-@lru_cache(maxsize=1)
-def _veto_patterns() -> tuple[tuple[Chem.Mol, frozenset[int]], ...]:
-    return tuple((Chem.MolFromSmarts(smarts), mains) for smarts, mains in VETOES)

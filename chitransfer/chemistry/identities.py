@@ -20,7 +20,7 @@ from chitransfer.chunks import map_in_chunks
 from chitransfer.files import write_atomically
 from chitransfer.progress import Progress
 
-IDENTITY_VERSION = 5
+IDENTITY_VERSION = 6
 CHUNK = 500
 logger = logging.getLogger(__name__)
 

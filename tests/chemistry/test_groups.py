@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from itertools import combinations
 
@@ -235,7 +236,7 @@ def test_aromatic_sulfone_and_sulfide_match_nists_increments() -> None:
         ("*CC(*)N1CCCC1=S", "C=S"),
         ("*CC(*)O[N+](=O)[O-]", "N atom"),
         ("*CC(*)S(=O)(=O)O", "O atom"),
-        ("*CC(*)C(=O)NO", "O atom"),
+        ("*CC(*)C(=O)NO", "N atom in O=CNO"),
         ("*CC(*)C(=O)OO", "O atom"),
         ("*CC(*)[Si](C)(C)O", "O atom"),
         ("*CC(*)S(=O)(=O)NC", "N atom"),
@@ -246,15 +247,57 @@ def test_aromatic_sulfone_and_sulfide_match_nists_increments() -> None:
         ("*CC(*)C(=O)OOC(C)(C)C", "O atom in O=COO"),
         ("*CC(*)OO[Si](C)(C)C", "O atom in COO"),
         ("*N[Si](*)(C)C", "N atom in"),
-        ("*CC(*)C(=O)F", "O atom in C=O"),
+        ("*CC(*)C(=O)F", "C atom in CC(=O)F"),
         ("*CC(*)C(=O)Br", "C atom in CC"),
+        ("*CCC=C(*)F", "F atom in C=CF"),
+        ("*CC(F)=C(F)C*", "F atom in C=CF"),
+        ("*CC(*)C=C(F)F", "F atom in C=CF"),
+        ("*CC(*)C#CF", "F atom in C#CF"),
+        ("*CC(*)OC(=O)F", "F atom in O=CF"),
+        ("*CC(*)C=CSC", "S atom in C=CSC"),
+        ("*SC=CSCC*", "S atom in C=CSC"),
+        ("*CC(*)C=CS", "S atom in C=CS"),
+        ("*CC(*)C(=O)SC", "S atom in CSC=O"),
+        ("*CCOC(=O)S*", "S atom in CSC=O"),
+        ("*CC(*)CSC#N", "S atom in CSC#N"),
+        ("*CC(*)CSS(C)(=O)=O", "S atom in CSS"),
+        ("*CC(*)CSN(C)C", "S atom in CSN"),
+        ("*CC(*)C[Si](C)(C)SC", "S atom in CS"),
+        ("*CC(*)S(=O)(=O)OC", "O atom in COS(=O)=O"),
+        ("*Oc1ccc(S(*)(=O)=O)cc1", "O atom in cOS(=O)=O"),
+        ("*CCOS(=O)(=O)O*", "O atom in COS(=O)=O"),
+        ("*CCOS(=O)O*", "O atom in COS=O"),
+        ("*CC(*)COS(C)=O", "O atom in COS=O"),
+        ("*CC(*)C(=O)N(C)OC", "N atom in CN(O)C=O"),
+        ("*CC(*)C(=O)ON1C(=O)CCC1=O", "N atom in O=CN(O)C=O"),
+        ("*CC(*)C(=O)NS(C)(=O)=O", "N atom in O=CNS(=O)=O"),
+        ("*CC(*)NC(=O)NS(C)(=O)=O", "N atom in O=CNS(=O)=O"),
+        ("*CC(*)C(=O)N(C)[Si](C)(C)C", "N atom in CN("),
+        ("*CC(*)OC#N", "O atom in COC#N"),
+        ("*CC(*)N(C)C#N", "N atom in CN(C)C#N"),
         ("*CC", "one *"),
         ("nonsense", "SMILES"),
     ],
 )
 def test_what_has_no_groups_says_why(smiles: str, words: str) -> None:
-    with pytest.raises(FragmentationError, match=words.replace("*", r"\*").replace("+", r"\+")):
+    with pytest.raises(FragmentationError, match=re.escape(words)):
         repeat_unit_groups(smiles)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "groups"),
+    [
+        ("*CC(*)(F)F", "CH2 CF2"),
+        ("*CCSS*", "CH2S CH2S"),
+        ("*Sc1ccc(*)cc1", "ACH ACH ACH ACH AC AC S"),
+        ("*CC(*)S(=O)(=O)C=C", "CH2 CHSU CH2=CH"),
+        ("*CC=C(*)OC", "CH2 CH=C CH3O"),
+        ("*CC=C(Br)C*", "CH2 CH2 CH=C BR"),
+        ("*Oc1ccc(OC=COc2ccc(*)cc2)cc1", "ACH ACH ACH ACH ACH ACH ACH ACH AC AC AC AC CH=CH O O O"),
+    ],
+)
+def test_neighbours_of_what_is_refused_have_their_groups(smiles: str, groups: str) -> None:
+    assert repeat_unit_groups(smiles).by_name() == Counter(groups.split())
 
 
 @pytest.mark.parametrize("smiles", ["F", "FF", "BrBr", "II", "OO", "NN", "NO", "OS(=O)(=O)O"])

@@ -295,6 +295,7 @@ class TestSolvents:
 
     def test_a_sulfoxide_is_one_solvent_however_its_charges_are_written(self) -> None:
         assert canonical_solvent("C[S+](C)[O-]") == canonical_solvent("CS(C)=O") == "CS(C)=O"
+        assert canonical_solvent("C[N-][N+]#N") == canonical_solvent("CN=N#N") == "CN=[N+]=[N-]"
 
     def test_numbers_of_atoms_make_no_other_solvent(self) -> None:
         assert [canonical_solvent(smiles) for smiles in ("[OH2:1]", "[CH3:2][OH:1]")] == ["O", "CO"]
