@@ -53,4 +53,20 @@ def test_test_rows_reach_no_mean_and_get_that_of_all_that_learn() -> None:
     by_hand = [[4.0, 4.0, 1.5, 7 / 3], [2.0, 2.5, 2.0, 7 / 3]]
     np.testing.assert_allclose(training_means(value, folds), by_hand)
     alone = np.array([[0, 0, 0, -1]])
-    np.testing.assert_allclose(training_means(value, alone), np.full((1, 4), 7 / 3))
+    np.testing.assert_allclose(training_means(value, alone), [[np.nan, np.nan, np.nan, 7 / 3]])
+
+
+def test_rows_that_are_all_in_one_fold_have_no_mean_to_be_scored_by(tiny_dataset: Dataset) -> None:
+    """Theirs would be the mean of the very values it is scored on."""
+    assert tiny_dataset.chi is not None
+    folds = make_folds(tiny_dataset, 3, 2, 5)
+    folds[1, np.unique(tiny_dataset.chi.polymer)] = 0
+    scores = score_trivial_predictor(tiny_dataset, folds, 1)
+    for found in (scores.mean, scores.std, scores.per_repeat):
+        assert not any(name.startswith("exp_") for name in found)
+        assert {"sol_f1", "sol_recall", "sol_auc", "sol_brier"} <= found.keys()
+    assert tiny_dataset.solubility is not None
+    folds[1, np.unique(tiny_dataset.solubility.polymer)] = 0
+    kept = score_trivial_predictor(tiny_dataset, folds, 1).mean
+    assert {"sol_f1", "sol_recall", "sol_auc"} <= kept.keys()
+    assert "sol_brier" not in kept

@@ -89,9 +89,7 @@ def history_series(study: optuna.Study, reference: Reference, recommended: Froze
     trivial = forest = None
     if weights is not None:
         trivial, forest = (
-            borrowed_objective(scores, recommended.user_attrs["stage1_mae"], ObjectiveSettings(**weights))
-            if scores
-            else None
+            borrowed_objective(scores, recommended.user_attrs, ObjectiveSettings(**weights)) if scores else None
             for scores in (reference.trivial, reference.forest)
         )
     pruned, failed = (

@@ -153,7 +153,9 @@ class SearchDriver:
             if not self._active:
                 self._refuse_failures_alone()
                 return "finished"
-            for future in self.workers.wait(list(self._active), POLL_SECONDS):
+            done = self.workers.wait(list(self._active), POLL_SECONDS)
+            # A set of futures has another order in every process, and pruners go by what was reported before.
+            for future in sorted(done, key=lambda one: self._active[one].trial.number):
                 self._receive(self._active.pop(future), future)
             before = {future: (active.trial.number, active.seconds_before) for future, active in self._active.items()}
             for future, failed in give_up_overdue(self.workers, before, self.config.search.trial_timeout_minutes):

@@ -49,10 +49,10 @@ class Reference:
     forest: Mapping[str, float] = field(default_factory=dict)
     forest_key: str = field(default="", compare=False)
 
-    def columns(self, stage1_mae: float, weights: ObjectiveSettings) -> list[Column]:
-        """What is known, as columns of a table; with the Stage 1 MAE given, as neither has one of its own."""
+    def columns(self, best: Mapping[str, Any], weights: ObjectiveSettings) -> list[Column]:
+        """What is known, as columns of a table beside the best trial, whose components `best` holds."""
         known = [("random forest", self.forest), ("trivial predictor", self.trivial)]
-        return [(title, scores, borrowed_objective(scores, stage1_mae, weights)) for title, scores in known if scores]
+        return [(title, scores, borrowed_objective(scores, best, weights)) for title, scores in known if scores]
 
     def beats(self, best: Mapping[str, Any], weights: ObjectiveSettings, name: str = "best") -> list[str]:
         """Where they are not worse than the best trial, a sentence each; `best` holds its components."""
@@ -135,23 +135,41 @@ def _known(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def borrowed_objective(scores: Mapping[str, float], stage1_mae: float, weights: ObjectiveSettings) -> float | None:
-    """The objective of a predictor without Stage 1, with the Stage 1 MAE given; ``None`` where a part is missing."""
+def borrowed_objective(
+    scores: Mapping[str, float], best: Mapping[str, Any], weights: ObjectiveSettings
+) -> float | None:
+    """The objective of a predictor without Stage 1, with the Stage 1 MAE of the trial it stands beside.
+
+    ``None`` where it lacks a part that the trial's objective has; `best` holds the trial's components.
+    """
+    components = {**scores, "stage1_mae": best["stage1_mae"]}
+    if not components.keys() >= set(_weighed_parts(best, weights)):
+        return None
     try:
-        return transfer_objective({**scores, "stage1_mae": stage1_mae}, weights)
+        return transfer_objective(components, weights)
     except TrainingError:
         return None
 
 
+def _weighed_parts(best: Mapping[str, Any], weights: ObjectiveSettings) -> list[str]:
+    """The parts of a trial's objective; `best` holds its components."""
+    return [part for part, weight in weights.model_dump().items() if weight > 0 and best.get(part) is not None]
+
+
 def _compare(
     best: Mapping[str, Any], other: Mapping[str, float], weights: ObjectiveSettings
-) -> tuple[list[str], float, float | None]:
-    """The weighted parts that a trial and another predictor have, and both objectives by them; ``None`` by none."""
-    weighted = [part for part, weight in weights.model_dump().items() if weight > 0]
-    shared = [part for part in weighted if best.get(part) is not None and part in other]
-    own = transfer_objective({part: best[part] for part in (*shared, "stage1_mae")}, weights)
-    borrowed = borrowed_objective({part: other[part] for part in shared}, best["stage1_mae"], weights)
-    return shared, own, borrowed if shared else None
+) -> tuple[list[str], str, float, float | None]:
+    """The weighted parts that a trial and another predictor have, what their objectives by them are called, and both.
+
+    The other's is ``None`` where they share no part.
+    """
+    parts = [part for part in _weighed_parts(best, weights) if part != "stage1_mae"]
+    shared = [part for part in parts if part in other]
+    compared = {part: best[part] for part in (*shared, "stage1_mae")}
+    borrowed = borrowed_objective({part: other[part] for part in shared}, compared, weights)
+    without = ", ".join(TITLES[part] for part in parts if part not in other)
+    name = f"objective without {without}" if without else "objective"
+    return shared, name, transfer_objective(compared, weights), borrowed if shared else None
 
 
 def beaten_by_forest(
@@ -161,12 +179,12 @@ def beaten_by_forest(
 
     `best` holds the trial's components, `name` says what to call it.
     """
-    shared, own, other = _compare(best, forest, weights)
+    shared, objective, own, other = _compare(best, forest, weights)
     if other is None or own <= other:
         return []
     compared = ", ".join(f"{TITLES[part]} {forest[part]:.3f} against {best[part]:.3f}" for part in shared)
     return [
-        f"a random forest on the same features does better than the {name} trial: objective {other:.4f} against "
+        f"a random forest on the same features does better than the {name} trial: {objective} {other:.4f} against "
         f"{own:.4f} ({compared}). A search scores heads on frozen encoders; a network fine-tuned in full "
         "(training.freeze_encoder_stage2: false) may still be better"
     ]
@@ -181,12 +199,12 @@ def beaten_by_trivial(
     as the recall of calling everything positive, cannot be bettered and says nothing.
     """
     sentences = []
-    _, own, without = _compare(best, reference, weights)
+    _, objective, own, without = _compare(best, reference, weights)
     if without is not None and own >= without:
         sentences.append(
-            f"the {name} trial does not beat the trivial predictor: objective {own:.4f} against {without:.4f}; other "
-            "parts of the objective (sol_auc, sol_balanced_accuracy, sol_mcc) or the other solubility.positive may say "
-            "more"
+            f"the {name} trial does not beat the trivial predictor: {objective} {own:.4f} against {without:.4f}; "
+            "other parts of the objective (sol_auc, sol_balanced_accuracy, sol_mcc) or the other solubility.positive "
+            "may say more"
         )
     for name, weight in weights.model_dump().items():
         mine, trivial = best.get(name), reference.get(name)

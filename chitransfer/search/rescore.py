@@ -82,7 +82,7 @@ class Rescored:
         best, *others = ({str(key): value for key, value in row.items()} for row in self.trials.to_dict("records"))
         columns = [(f"best (trial {best['number']})", best)]
         columns += [(f"default (trial {row['number']})", row) for row in (best, *others) if row["is_default"]]
-        references = self.reference.columns(float(best["stage1_mae"]), self.weights)
+        references = self.reference.columns(best, self.weights)
         table = describe_side_by_side([*((title, row, row["value"]) for title, row in columns), *references])
         if self.is_permuted:
             return [PERMUTED, *table, *self.warnings]

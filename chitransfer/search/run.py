@@ -140,7 +140,8 @@ def _search(
     config = settle_pruner(config, dataset)
     about_reference = describe_reference(config, Names.of(folder))
     say_and_log(console, [*describe_data(dataset, config), *describe_budget(config), *about_reference])
-    contract = make_contract(config, dataset)
+    # Too few polymers for the folds must not leave a study that no other number of folds could go on with.
+    folds, contract = make_study_folds(config, dataset), make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
     write_provenance(folder.path, dataset)
     # What they refuse, they refuse now: a forest takes a while.
@@ -150,9 +151,10 @@ def _search(
     try:
         try:
             with closing(workers):
-                folds, say = make_study_folds(config, dataset), lambda line: say_and_log(console, [line])
                 with say_how_to_go_on(console, folder):
-                    reference = score_reference(folder.reference, config, dataset, folds, say)
+                    reference = score_reference(
+                        folder.reference, config, dataset, folds, lambda line: say_and_log(console, [line])
+                    )
                 display = SearchDisplay(console, config.search, read_standing(study), expect_runs(config.search))
                 reason = drive_until_stopped(config, dataset, study, folder, workers, display)
         finally:

@@ -244,8 +244,7 @@ def _describe_recommended(
     columns: list[Column] = [(f"{name} (trial {recommended.number})", recommended.user_attrs, recommended.values[0])]
     if default is not None:
         columns.append((f"{names.column} (trial {default.number})", default.user_attrs, default.values[0]))
-    stage1_mae = float(recommended.user_attrs["stage1_mae"])
-    lines = ["", *describe_side_by_side([*columns, *reference.columns(stage1_mae, config.objective)])]
+    lines = ["", *describe_side_by_side([*columns, *reference.columns(recommended.user_attrs, config.objective)])]
     parameters = ", ".join(f"{name}={_short(value)}" for name, value in recommended.params.items())
     lines += ["", f"{name} parameters: {parameters}"]
     if default is not None and recommended.number == default.number and name == "best":

@@ -95,7 +95,7 @@ def chi_frame(rows: Rows, model: TrainedModel, chi: TaskPredictions, slopes: Tas
 
     ``chi_cv_N`` and ``chi_cv`` come from members that never saw the polymer (repeat N; all repeats), ``chi_train`` from
     those that learned from it, ``chi_model`` from all of them. ``half_width_cv`` is calibrated on the other folds.
-    ``chi_trivial`` is the mean χ of the training folds, over all repeats.
+    ``chi_trivial`` is the mean χ of the training folds, over all repeats; empty where a repeat has none.
     ``A_K`` and ``B`` belong to ``chi_cv`` (test rows: ``chi_model``): chi_cv = A_K / temp + B.
     """
     own, left_out, spread = chi.learned, chi.left_out(), chi.left_out_spread()
@@ -147,7 +147,9 @@ def chi_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any]:
     if own.any():
         trivial = frame["chi_trivial"].to_numpy()
         report["trivial_predictor"] = {
-            name: chi_scores(chi[rows], trivial[rows]) for name, rows in (("validation", own), (TEST, ~own))
+            name: chi_scores(chi[rows], trivial[rows])
+            for name, rows in (("validation", own), (TEST, ~own))
+            if np.isfinite(trivial[rows]).all()
         }
     if "chi_forest" in frame:
         forest = frame["chi_forest"].to_numpy()
@@ -287,8 +289,9 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
             f"χ on polymers left out: {_shown(mean, CHI_SHOWN)} (mean over repeats); "
             f"{_shown(pooled, CHI_SHOWN)} (all members that left the polymer out)"
         )
-        trivial = _shown(report["trivial_predictor"]["validation"], CHI_SHOWN)
-        lines.append(f"  trivial predictor (mean of the training folds): {trivial}")
+        if "validation" in report["trivial_predictor"]:
+            trivial = _shown(report["trivial_predictor"]["validation"], CHI_SHOWN)
+            lines.append(f"  trivial predictor (mean of the training folds): {trivial}")
         if "random_forest" in report:
             forest = report["random_forest"]["validation"]
             lines.append(FOREST + _shown(forest, CHI_SHOWN))

@@ -21,7 +21,8 @@ def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label:
 
     The mean and the share of positives come from each fold's training rows; every row is called positive, as the other
     call has an F1 of 0. It ranks nothing: pooled over folds the means would, by being the lower the higher the fold's
-    own values are, so ROC-AUC is 0.5, PR-AUC the share of positives, and there is no Spearman's ρ.
+    own values are, so ROC-AUC is 0.5, PR-AUC the share of positives, and there is no Spearman's ρ. Where a shuffle has
+    all rows of a table in one fold no mean is known of them, and there is no score by it.
     """
     n_folds = int(folds.max()) + 1
     fold_of_chi, fold_of_solubility = (fold_of_rows(folds, rows) for rows in (dataset.chi, dataset.solubility))
@@ -30,26 +31,35 @@ def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label:
     if dataset.solubility is not None:
         share = training_means((dataset.solubility.value == positive_label).astype(float), fold_of_solubility)
     everything = np.zeros((folds.shape[0], n_folds))  # As thresholds: every row is called positive.
+    # Of what is not known no score is kept.
+    predicted = (np.nan_to_num(values) for values in (chi, share))
     scores = score_predictions(
-        dataset, positive_label, OutOfFold(fold_of_chi, fold_of_solubility, chi, share, everything)
+        dataset, positive_label, OutOfFold(fold_of_chi, fold_of_solubility, *predicted, everything)
     )
+    unknown: tuple[str, ...] = ("exp_spearman",)
+    if np.isnan(chi).any():
+        unknown = ("exp_",)
+    if np.isnan(share).any():
+        unknown += ("sol_brier",)
     chance = {}
     if dataset.solubility is not None and np.isfinite(scores.mean["sol_auc"]):
         chance = {"sol_auc": 0.5, "sol_pr_auc": float((dataset.solubility.value == positive_label).mean())}
     return replace(
         scores,
-        mean=_without_ranks(scores.mean, chance),
-        std=_without_ranks(scores.std, dict.fromkeys(chance, 0.0)),
-        per_repeat=_without_ranks(scores.per_repeat, {name: [value] * len(folds) for name, value in chance.items()}),
+        mean=_without(unknown, scores.mean, chance),
+        std=_without(unknown, scores.std, dict.fromkeys(chance, 0.0)),
+        per_repeat=_without(unknown, scores.per_repeat, {name: [one] * len(folds) for name, one in chance.items()}),
     )
 
 
-def _without_ranks(scores: dict[str, Score], chance: dict[str, Score]) -> dict[str, Score]:
-    return {name: value for name, value in scores.items() if name != "exp_spearman"} | chance
+def _without(unknown: tuple[str, ...], scores: dict[str, Score], chance: dict[str, Score]) -> dict[str, Score]:
+    return {name: value for name, value in scores.items() if not name.startswith(unknown)} | chance
 
 
 def training_means(value: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """The mean over the rows of each row's other folds, (n_repeats, n_rows); over all that learn where there is none.
+    """The mean over the rows of each row's other folds, (n_repeats, n_rows); NaN where no other fold has a row.
+
+    Rows that no fold learns from have the mean of all that one does.
 
     Parameters
     ----------
@@ -62,6 +72,5 @@ def training_means(value: np.ndarray, fold: np.ndarray) -> np.ndarray:
     for repeat, own in enumerate(fold):
         for one in np.unique(own[own >= 0]):
             training = (own != one) & (own >= 0)
-            if training.any():
-                means[repeat, own == one] = value[training].mean()
+            means[repeat, own == one] = value[training].mean() if training.any() else np.nan
     return means

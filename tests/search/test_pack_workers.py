@@ -7,7 +7,7 @@ import logging
 import threading
 import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -285,6 +285,39 @@ def test_every_budget_is_met_exactly(
     trials = pd.read_csv(folder.path / "all_trials.csv")
     assert trials["number"].tolist() == list(range(7))
     assert set(trials["state"]) == {"COMPLETE"}
+
+
+class Ordered(set[Any]):
+    """A set of futures with an order of its own, as another process may have it."""
+
+    is_reversed = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(sorted(super().__iter__(), key=lambda future: future.result().number, reverse=self.is_reversed))
+
+
+@pytest.mark.parametrize("settings", [{"search__pruner": "asha"}, {"search__replicates": 3}])
+def test_the_order_in_which_a_packs_results_are_met_changes_nothing(
+    made_up_search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    def search(is_reversed: bool) -> tuple[list[Any], list[Any]]:
+        monkeypatch.setattr(Ordered, "is_reversed", is_reversed)
+        search = made_up_search(search__n_trials=12, training__num_epochs_pretrain=90, **settings)
+        made_up = search.workers
+        made_up.capacity, made_up.value = 4, lambda task: task.number + (1.0 + task.replicate) / task.epoch
+
+        def wait(futures: Sequence[Any], timeout: float) -> set[Any]:
+            for future, task in made_up.waiting:
+                future.set_result(made_up.answer(task))
+            made_up.waiting.clear()
+            return Ordered(futures)
+
+        made_up.wait = wait
+        search.drive()
+        ended = [(trial.number, trial.state.name, trial.values) for trial in search.study.trials]
+        return ended, [(task.number, task.epoch, task.replicate) for task in made_up.tasks]
+
+    assert search(is_reversed=False) == search(is_reversed=True)
 
 
 def test_packs_and_several_workers_contradict_each_other(tiny: dict[str, object], tiny_dataset: Any) -> None:

@@ -54,9 +54,25 @@ class TestTrivial:
 
     def test_its_objective_takes_the_best_trials_stage_1(self) -> None:
         reference = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 1.0}
+        best = {"exp_mae": 0.3, "sol_f1": 0.9, "sol_recall": 0.9, "stage1_mae": 0.2}
         expected = guide_objective(0.4, 0.8, 1.0, 0.2)
-        assert borrowed_objective(reference, 0.2, ObjectiveSettings()) == pytest.approx(expected)
-        assert borrowed_objective({**reference, "exp_mae": float("nan")}, 0.2, ObjectiveSettings()) is None
+        assert borrowed_objective(reference, best, ObjectiveSettings()) == pytest.approx(expected)
+        assert borrowed_objective({**reference, "exp_mae": float("nan")}, best, ObjectiveSettings()) is None
+
+    def test_without_a_part_of_the_trials_objective_there_is_none_to_set_beside_it(self) -> None:
+        best = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 0.5, "stage1_mae": 0.1}
+        lacking = {"sol_f1": 0.9, "sol_recall": 1.0}
+        assert borrowed_objective(lacking, best, ObjectiveSettings()) is None
+        assert borrowed_objective(lacking, {**best, "exp_mae": None}, ObjectiveSettings()) is not None
+        assert Reference(lacking, lacking).columns(best, ObjectiveSettings()) == [
+            ("random forest", lacking, None),
+            ("trivial predictor", lacking, None),
+        ]
+        # What they have can be compared, and the sentence says what is missing.
+        own, other = (2.0 * (1 - f1) + 1.5 * (1 - recall) + 0.1 * 0.1 for f1, recall in ((0.8, 0.5), (0.9, 1.0)))
+        trivial, _, forest = Reference(lacking, lacking).beats(best, ObjectiveSettings())
+        assert f"trivial predictor: objective without experimental χ MAE {own:.4f} against {other:.4f};" in trivial
+        assert f"best trial: objective without experimental χ MAE {other:.4f} against {own:.4f} (" in forest
 
 
 class TestForest:
@@ -106,7 +122,7 @@ class TestForest:
         score_reference(path, config, tiny_dataset, folds, said.append)
         assert len(scored) == len(said) == 4
         assert read_reference(path) == first
-        assert [title for title, _, _ in first.columns(0.1, ObjectiveSettings())] == [
+        assert [title for title, _, _ in first.columns({"stage1_mae": 0.1}, ObjectiveSettings())] == [
             "random forest",
             "trivial predictor",
         ]
@@ -120,7 +136,7 @@ def test_a_damaged_or_missing_file_is_done_without(tmp_path: Path, text: str | N
     if text is not None:
         path.write_text(text, encoding="utf-8")
     assert read_reference(path) == Reference()
-    assert Reference().columns(0.1, ObjectiveSettings()) == []
+    assert Reference().columns({"stage1_mae": 0.1}, ObjectiveSettings()) == []
 
 
 def test_a_file_of_a_version_without_a_forest_is_read(tmp_path: Path) -> None:

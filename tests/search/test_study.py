@@ -357,6 +357,11 @@ class TestLock:
             raise DataError("no such table")
         assert not folder.path.exists()
 
+    def test_too_few_polymers_for_the_folds_leave_none(self, tiny: dict[str, object], make_search: Any) -> None:
+        with pytest.raises(DataError, match="needs at least 40 polymers"):
+            make_search({**tiny, "cv.n_cv_folds": 40, "search.study_name": "small"})
+        assert not (Path(str(tiny["paths.results_dir"])) / "hparam_search" / "small").exists()
+
     def test_an_error_after_it_takes_nothing_away(self, tmp_path: Path) -> None:
         folder = StudyFolder(tmp_path)
         folder.database.touch()

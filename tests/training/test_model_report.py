@@ -71,3 +71,19 @@ def test_a_random_forest_that_errs_less_is_told() -> None:
         said = "\n".join(describe_chi(chi_report(frame.assign(chi_forest=frame["chi"] + off), np.arange(4))))
         assert f"random forest (same features, folds of the first repeat): MAE {off:.3f}" in said
         assert ("the random forest errs less on polymers left out, 0.050 against 0.100" in said) == is_told
+
+
+def test_a_trivial_predictor_that_learned_from_no_row_is_not_spoken_of() -> None:
+    names = ("chi_train", "chi_cv", "chi_cv_1", "chi_model")
+    columns = {
+        "chi": [0.4, 0.5, 0.6],
+        "fold_1": [0, 0, -1],
+        "half_width_cv": np.nan,
+        "chi_trivial": [np.nan] * 2 + [0.45],
+    }
+    split = ["cross-validation", "cross-validation", "test"]
+    report = chi_report(pd.DataFrame({**columns, "split": split, **dict.fromkeys(names, 0.5)}), np.array([0, 0, 1]))
+    assert report["trivial_predictor"].keys() == {"test"}
+    validation, test = "\n".join(describe_chi(report)).split("χ on test polymers")
+    assert "trivial predictor" not in validation
+    assert "trivial predictor: MAE 0.150" in test
