@@ -115,8 +115,12 @@ def test_verdict_names_what_a_row_is_compared_with() -> None:
     ],
 )
 def test_an_estimate_is_closer_only_beyond_doubt(raw: list[float], corrected: list[float], expected: str) -> None:
-    gaps = pd.DataFrame({"protocol": "p", "raw": raw, "corrected": corrected, "truth": 0.0})
-    (sentence,) = describe_gaps(gaps)
+    truth = 0.9 + 0.1 * np.arange(len(raw))
+    gaps = pd.DataFrame({"protocol": "p", "raw": truth + raw, "corrected": truth + corrected, "truth": truth})
+    # Another protocol, and an outer fold whose truth is not known, have no part in it.
+    unknown = pd.DataFrame({"protocol": ["p", "q"], "raw": 9.0, "corrected": 9.0, "truth": np.nan})
+    (sentence,) = describe_gaps(pd.concat([gaps, unknown]))
+    assert f"over {len(raw)} outer folds" in sentence
     assert expected in sentence
     assert f"mean absolute gap {np.mean(np.abs(corrected)):.4f} against {np.mean(np.abs(raw)):.4f}" in sentence
     assert f"off by {np.mean(corrected):+.4f}, the raw best value by {np.mean(raw):+.4f}" in sentence

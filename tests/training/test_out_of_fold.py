@@ -27,7 +27,8 @@ def predictions() -> TaskPredictions:
 def test_left_out_takes_the_members_that_never_saw_the_row(predictions: TaskPredictions) -> None:
     # Row 0: fold 0 of repeat 0 (member 0), fold 1 of repeat 1 (member 3); row 1: members 1 and 3.
     assert predictions.left_out().tolist() == [np.mean([0, 30, 100, 130]), np.mean([11, 31, 111, 131]), 67.0]
-    assert predictions.left_out_by_repeat()[:, :2].tolist() == [[50.0, 61.0], [80.0, 81.0]]
+    # Row 2: both members of a repeat, since none learned from it.
+    assert predictions.left_out_by_repeat().tolist() == [[50.0, 61.0, 57.0], [80.0, 81.0, 77.0]]
     assert predictions.left_out_members(0).tolist() == [0, 30, 100, 130]
     assert predictions.left_out_spread()[0] == pytest.approx(np.std([0, 30, 100, 130], ddof=1))
     assert predictions.left_out_spread()[2] == pytest.approx(np.std(VALUES[:, :, 2], ddof=1))
