@@ -129,14 +129,16 @@ def test_objective_of_draws_is_the_guides_formula() -> None:
 
 def noise_trials(rng: np.random.Generator, n_trials: int, n_polymers: int, level: np.ndarray) -> list[PolymerSums]:
     """Trials whose per-polymer absolute errors are `level` plus noise."""
-    trials = []
-    for mean in level:
-        absolute = np.abs(rng.normal(mean, 0.2, n_polymers))
-        ones = np.ones(n_polymers)
-        chi = np.stack([ones, absolute, absolute**2, ones, ones])[None]
-        trials.append(PolymerSums(tuple(map(str, range(n_polymers))), chi, None))
+    trials = [trial_of_errors(np.abs(rng.normal(mean, 0.2, n_polymers))) for mean in level]
     assert len(trials) == n_trials
     return trials
+
+
+def trial_of_errors(absolute: np.ndarray) -> PolymerSums:
+    """A trial whose absolute errors of χ are these, one row a polymer, (n_polymers,)."""
+    ones = np.ones(len(absolute))
+    chi = np.stack([ones, absolute, absolute**2, ones, ones])[None]
+    return PolymerSums(tuple(map(str, range(len(absolute)))), chi, None)
 
 
 def test_correction_takes_off_the_luck_of_choosing_among_equals(rng: np.random.Generator) -> None:
@@ -178,6 +180,15 @@ def test_no_gain_is_inside_the_interval_where_the_default_is_mostly_chosen(rng: 
     assert 0.5 < found.chosen[0] < 1.0
     assert found.gain is not None
     assert found.gain.low < found.gain.value < 0.0 == found.gain.high
+
+
+def test_no_gain_is_inside_the_interval_where_the_default_is_sometimes_chosen() -> None:
+    # The other trial wins by three polymers, which one draw in 23 is without: (37/40)⁴⁰.
+    default, other = np.ones(40), np.where(np.arange(40) < 3, 0.0, 1.01)
+    found = correct_for_selection([trial_of_errors(default), trial_of_errors(other)], [0.0] * 2, CHI_ONLY, default=0)
+    assert 0.025 < found.chosen[0] < 0.065
+    assert found.gain is not None
+    assert found.gain.low == 0.0 < found.gain.value < found.gain.high
 
 
 @pytest.mark.parametrize(("winner", "widest"), [(0.0, 1.7), (1.0, 1.15)])
