@@ -32,10 +32,10 @@ def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label:
         share = training_means((dataset.solubility.value == positive_label).astype(float), fold_of_solubility)
     everything = np.zeros((folds.shape[0], n_folds))  # As thresholds: every row is called positive.
     # Of what is not known no score is kept.
-    predicted = (np.nan_to_num(values) for values in (chi, share))
-    scores = score_predictions(
-        dataset, positive_label, OutOfFold(fold_of_chi, fold_of_solubility, *predicted, everything)
+    out_of_fold = OutOfFold(
+        fold_of_chi, fold_of_solubility, np.nan_to_num(chi), np.nan_to_num(share), threshold=everything
     )
+    scores = score_predictions(dataset, positive_label, out_of_fold)
     unknown: tuple[str, ...] = ("exp_spearman",)
     if np.isnan(chi).any():
         unknown = ("exp_",)
