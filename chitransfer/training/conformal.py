@@ -18,6 +18,8 @@ from chitransfer.training.metrics import best_f1_threshold
 
 COVERAGE = 0.9
 N_RESAMPLES = 200
+# Of the typical residual: members that differ by less have learned from the same rows, or nothing at all.
+LEAST_SPREAD = 0.01
 # Weak enough to leave hundreds of rows alone, strong enough to keep a table that separates perfectly finite.
 PLATT_STRENGTH = 10.0
 # A slope below zero would turn the networks' ranking over, which a calibration must not do.
@@ -57,14 +59,17 @@ def fit_chi_interval(
     residual
         Measured minus predicted χ, (n_rows,).
     spread
-        Standard deviation over the members behind each prediction, (n_rows,); all zero (one member each) makes every
-        interval equally wide.
+        Standard deviation over the members behind each prediction, (n_rows,). Where the median is zero (one member
+        each) or below `LEAST_SPREAD` of the median |residual| every interval is equally wide: as where every fold is
+        one polymer, whose left-out members are the same in all repeats while the model's are not, a multiple of such a
+        spread would be no width for a new polymer.
     polymer
         Which polymer a row is of, (n_rows,).
     """
-    typical = float(np.median(spread))
-    spread_weight, offset = (1.0, typical) if typical > 0 else (0.0, 1.0)
-    score = np.abs(residual) / (spread_weight * spread + offset)
+    typical, error = float(np.median(spread)), np.abs(residual)
+    has_say = typical > LEAST_SPREAD * float(np.median(error))
+    spread_weight, offset = (1.0, typical) if has_say else (0.0, 1.0)
+    score = error / (spread_weight * spread + offset)
     n_polymers = len(np.unique(polymer))
     coverage = promised_coverage(n_polymers, coverage)
     level = min(1.0, coverage * (1.0 + 1.0 / n_polymers))

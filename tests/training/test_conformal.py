@@ -68,6 +68,16 @@ def test_wider_where_members_disagree() -> None:
     assert plain.half_width(np.array([0.0, 5.0])).tolist() == [plain.factor, plain.factor]
 
 
+@pytest.mark.parametrize("spread", [1e-16, 1e-10, 5e-4])
+def test_members_that_hardly_differ_make_every_interval_equally_wide(spread: float) -> None:
+    residual, _, polymer = draw_polymers(9, 2)
+    generator = np.random.default_rng(3)
+    interval = fit_chi_interval(residual, spread * generator.uniform(0.5, 2.0, len(residual)), polymer)
+    assert interval == fit_chi_interval(residual, np.zeros(len(residual)), polymer)
+    # A new polymer's members, the model's own, learned from different polymers and do differ.
+    assert interval.half_width(np.array([0.05]))[0] <= np.abs(residual).max()
+
+
 def test_cross_fitted_widths_do_not_see_their_own_fold() -> None:
     residual, spread, polymer = draw_polymers(30, 1)
     fold = polymer % 3
