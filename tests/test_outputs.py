@@ -53,6 +53,7 @@ def test_a_reader_that_takes_the_errors_along_changes_no_exit_code() -> None:
     assert ended.returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="terminals come and go this way on Unix")
 def test_a_search_whose_terminal_goes_comes_to_its_end(study_words: tuple[Path, list[str]]) -> None:
     """As one that was disowned does when its shell ends: no signal comes, but what it prints has no place to go."""
@@ -68,6 +69,7 @@ def test_a_search_whose_terminal_goes_comes_to_its_end(study_words: tuple[Path, 
     assert "search finished: 1 complete" in log.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="streams are closed this way on Unix")
 def test_a_search_without_any_stream_comes_to_its_end(study_words: tuple[Path, list[str]]) -> None:
     folder, words = study_words
