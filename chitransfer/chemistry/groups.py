@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 
+from chitransfer.chemistry.charges import read_molecule
 from chitransfer.chemistry.cover import Candidate, CoverError, cheapest_covers
-from chitransfer.chemistry.oxides import read_molecule
 from chitransfer.chemistry.polymers import PolymerError, oligomer, polymer_identity
 from chitransfer.chemistry.vetoes import veto_patterns
 

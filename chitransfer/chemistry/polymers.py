@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rdkit import Chem, rdBase
 
-from chitransfer.chemistry.oxides import join_split_charges
+from chitransfer.chemistry.charges import settle_charges
 
 LONGEST_SMILES = 2000
 MOST_CUTS = 40
@@ -106,7 +106,7 @@ def _read(smiles: str) -> Chem.Mol:
 
 
 def _sanitise(molecule: Chem.Mol, has_centres: bool) -> Chem.Mol:
-    join_split_charges(molecule)
+    settle_charges(molecule)
     with rdBase.BlockLogs():
         try:
             Chem.SanitizeMol(molecule)

@@ -16,7 +16,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator, rdMolDescriptors
 
-from chitransfer.chemistry.oxides import read_molecule
+from chitransfer.chemistry.charges import read_molecule
 from chitransfer.chemistry.polymers import oligomer, parse_repeat_unit, polymer_identity, ring_of_units
 from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.errors import CheckpointError, ConfigError, DataError

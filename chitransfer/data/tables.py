@@ -16,8 +16,8 @@ from typing import Literal, TypedDict, Unpack
 import pandas as pd
 from rdkit import Chem
 
+from chitransfer.chemistry.charges import read_molecule
 from chitransfer.chemistry.identities import identify_polymers
-from chitransfer.chemistry.oxides import read_molecule
 from chitransfer.chemistry.polymers import LONGEST_SMILES
 from chitransfer.counts import say_count
 from chitransfer.data.csv_text import (

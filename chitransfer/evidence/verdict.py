@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from chitransfer.counts import say_count
 from chitransfer.training.metrics import mean_half_width
 
 ROWS = {
@@ -212,7 +213,7 @@ def describe_gaps(gaps: pd.DataFrame) -> list[str]:
         uncertainty = f", difference {difference:+.4f} ± {half_width:.4f}" if np.isfinite(half_width) else ""
         sentences.append(
             f"{protocol}: the corrected estimate {verdict}: mean absolute gap {corrected.abs().mean():.4f} against "
-            f"{raw.abs().mean():.4f}{uncertainty}, over {len(own)} outer folds; on average it is off by "
+            f"{raw.abs().mean():.4f}{uncertainty}, over {say_count(len(own), 'outer fold')}; on average it is off by "
             f"{corrected.mean():+.4f}, the raw best value by {raw.mean():+.4f}"
         )
     return sentences

@@ -120,7 +120,7 @@ def test_an_estimate_is_closer_only_beyond_doubt(raw: list[float], corrected: li
     # Another protocol, and an outer fold whose truth is not known, have no part in it.
     unknown = pd.DataFrame({"protocol": ["p", "q"], "raw": 9.0, "corrected": 9.0, "truth": np.nan})
     (sentence,) = describe_gaps(pd.concat([gaps, unknown]))
-    assert f"over {len(raw)} outer folds" in sentence
+    assert f"over {len(raw)} outer fold{'s' if len(raw) > 1 else ''};" in sentence
     assert expected in sentence
     assert f"mean absolute gap {np.mean(np.abs(corrected)):.4f} against {np.mean(np.abs(raw)):.4f}" in sentence
     assert f"off by {np.mean(corrected):+.4f}, the raw best value by {np.mean(raw):+.4f}" in sentence

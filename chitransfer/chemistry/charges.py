@@ -13,7 +13,7 @@ _SPLIT_CHARGES = Chem.MolFromSmarts("[S,P,Se,As;+1,+2]-[$([O-,S-;D1]),$([N-]),$(
 _DIAZO, _NITRILE_OXIDE = map(Chem.MolFromSmarts, ("[N-,C-]-[N+]#[ND1+0]", "[N-,C-]=[N+]=[OD1]"))
 
 
-def join_split_charges(molecule: Chem.Mol) -> None:
+def settle_charges(molecule: Chem.Mol) -> None:
     """Write the charges of a molecule, sanitised or not, in the one way, in place.
 
     S⁺ and P⁺ (Se⁺, As⁺) beside O⁻, S⁻, N⁻ or C⁻ become double bonds, C⁻–N⁺≡N and N⁻–N⁺≡N become C=N⁺=N⁻ and N=N⁺=N⁻,
@@ -48,6 +48,6 @@ def read_molecule(smiles: str) -> Chem.Mol | None:
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(smiles)
         if molecule is not None and any(atom.GetFormalCharge() for atom in molecule.GetAtoms()):
-            join_split_charges(molecule)
+            settle_charges(molecule)
             Chem.SanitizeMol(molecule)
     return molecule
