@@ -144,8 +144,7 @@ def build_table(
 
     An interrupted build goes on where it stopped when it is started again with the same output: finished parts lie in
     ``<output>.parts`` until the table is whole; what else lies there, such as parts of another seed, stays. The table
-    depends on `n`, `solvents`, `temperatures`, `seed` and the
-    monomers alone, byte for byte, and not on `n_jobs`.
+    depends on `n`, `solvents`, `temperatures`, `seed` and the monomers alone, byte for byte, and not on `n_jobs`.
 
     Parameters
     ----------

@@ -149,9 +149,9 @@ class CheckReport:
     """Everything `check_tables` found; `to_dict` is what ``--json`` prints.
 
     `n_stage1` polymers are pretrained on or held out, `n_measured` are split by cross-validation, stereo variants
-    counted as one in both; `stereo_variants` differ from another polymer only in stereo;
-    `shared_polymers` counts those as one. `n_labelled` rows are written with isotopes. The
-    first `n_obstacles` warnings say why a search would not start.
+    counted as one in both; `stereo_variants` differ from another polymer only in stereo; `shared_polymers` counts those
+    as one. `n_labelled` rows are written with isotopes. The first `n_obstacles` warnings say why a search would not
+    start.
     """
 
     tables: tuple[TableFacts, ...]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -300,7 +301,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if abs(value) != float("inf") and value == value else None
+    return value if math.isfinite(value) else None
 
 
 def _solvent_of(name: str, line: int, smiles: str) -> str:

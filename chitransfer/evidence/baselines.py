@@ -26,7 +26,7 @@ def ridge_chi(data: TaskData, seed: int) -> Prediction:
     # What all rows learned from share gets no weight; that is most of a fingerprint.
     varies = np.ptp(data.features[train], axis=0) > 0
     if folds is None or not varies.any():
-        return predict_mean(data, seed)
+        return predict_mean(data)
     features = data.features[:, varies].astype(np.float64)
     model = GridSearchCV(
         make_pipeline(StandardScaler(), Ridge()),

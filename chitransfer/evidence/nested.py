@@ -276,7 +276,7 @@ class _Tester:
         """The computed χ that whole networks rehearse: all that Stage 1 may have."""
         rows = self.dataset.stage1
         seen = ~np.isin(rows.polymer, self.fold.test) if self._new_chemistry else np.ones(len(rows), dtype=bool)
-        device = self.stage1.features.polymer.device
+        device = self.stage1.features.device
         return group_by_pair(rows, seen, self.stage1.chi_scaler, self.config.T_ref_K, device)
 
     def test_scratch(self, n_seeds: int) -> None:
@@ -290,7 +290,7 @@ class _Tester:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive_seed(self.config.seed, "scratch", seed))
                 network = TransferNetwork(network_shape(self.config, self.stage1.features.n_features))
-            network = network.to(self.stage1.features.polymer.device)
+            network = network.to(self.stage1.features.device)
             frames.append(self._fine_tune(network, float("nan"), settings, seed))
         self._write("no_stage1", frames)
 
@@ -353,7 +353,7 @@ class _Tester:
         return tasks
 
     def _stage1_chi(self, network: TransferNetwork, rows: Rows) -> np.ndarray:
-        device = self.stage1.features.polymer.device
+        device = self.stage1.features.device
         structure, solvent = torch.tensor(rows.structure, device=device), torch.tensor(rows.solvent, device=device)
         tau = inverse_temperature(torch.tensor(rows.temperature), self.config.T_ref_K).float().to(device)
         coefficients = predict_coefficients(network, self.stage1.features, structure, solvent)

@@ -15,7 +15,7 @@ import pandas as pd
 from chitransfer.chemistry.polymers import PolymerError
 from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.errors import StudyError
-from chitransfer.search.objective import ERRORS, FIRST_FRESH
+from chitransfer.search.objective import FIRST_FRESH, objective_terms
 from chitransfer.search.replicates import replicate_folder
 from chitransfer.sections import ObjectiveSettings
 
@@ -136,15 +136,9 @@ def objective_of_draws(
     components: Mapping[str, np.ndarray], stage1_mae: float, weights: ObjectiveSettings
 ) -> np.ndarray:
     """The transfer objective of every draw, (n_draws,); NaN where a weighted component is not defined."""
-    total = np.zeros(len(next(iter(components.values()))))
-    for name, weight in weights.model_dump().items():
-        if weight == 0:
-            continue
-        if name == "stage1_mae":
-            total = total + weight * stage1_mae
-        elif name in components:
-            total = total + weight * (components[name] if name in ERRORS else 1.0 - components[name])
-    return total
+    n_draws = len(next(iter(components.values())))
+    terms = objective_terms({**components, "stage1_mae": np.full(n_draws, stage1_mae)}, weights)
+    return sum(terms.values(), np.zeros(n_draws))
 
 
 def draw_polymers(n_polymers: int, n_draws: int, random_state: int) -> np.ndarray:

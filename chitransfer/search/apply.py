@@ -15,10 +15,11 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarfloat import ScalarFloat
 
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
@@ -239,8 +240,6 @@ def _like(old: object, value: object) -> object:
     if isinstance(value, list):
         if isinstance(old, list) and list(old) == value:
             return old
-        from ruamel.yaml.comments import CommentedSeq
-
         sequence = CommentedSeq(value)
         sequence.fa.set_flow_style()
         return sequence
@@ -253,8 +252,6 @@ def _like(old: object, value: object) -> object:
 
 
 def _as_scalar_float(value: float) -> object:
-    from ruamel.yaml.scalarfloat import ScalarFloat
-
     text = repr(value)
     if "e" not in text or "." in text:
         return value

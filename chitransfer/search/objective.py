@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from chitransfer.sections import ObjectiveSettings
 if TYPE_CHECKING:
     from chitransfer.training.crossval import OutOfFold, Scores
 
+# A score, or an array of them.
+Score = TypeVar("Score", float, np.ndarray)
 # Runs of a trial numbered from here are re-evaluations: their seeds and folds are nobody's in the search.
 FIRST_FRESH = 1000
 # What a trial is scored by: the loss of Stage 1, χ, solubility.
@@ -168,9 +170,9 @@ def _split_scored(config: Config, names: Sequence[str]) -> tuple[list[str], list
     return scored, [name for name in names if name not in scored]
 
 
-def objective_terms(components: Mapping[str, float], weights: ObjectiveSettings) -> dict[str, float]:
+def objective_terms(components: Mapping[str, Score], weights: ObjectiveSettings) -> dict[str, Score]:
     """The weighted terms of the transfer objective: errors as they are, scores as 1 − score; absent tasks left out."""
-    terms = {}
+    terms: dict[str, Score] = {}
     for name, weight in weights.model_dump().items():
         if weight > 0 and name in components:
             terms[name] = weight * (components[name] if name in ERRORS else 1.0 - components[name])

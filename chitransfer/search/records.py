@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Attribute of a trial: what all its rungs and runs computed, without the time the search was stopped in between.
 SECONDS_TOTAL = "seconds_total"
+# The same: where a study with several objectives keeps the transfer objective.
+OBJECTIVE = "objective"
 # In a trial's folder: its Stage 1 results.
 ENCODERS_FILE = "stage1.pt"
 logger = logging.getLogger(__name__)

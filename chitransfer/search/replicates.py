@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
 
 from chitransfer.search.objective import FIRST_FRESH
-from chitransfer.search.records import SavedRung, load_rung
+from chitransfer.search.records import OBJECTIVE, SavedRung, load_rung
 from chitransfer.search.space import HALVED_BATCH_SIZE
 
 REPLICATE_VALUES = "replicate_values"
@@ -132,9 +132,10 @@ def replicate_folder(trial_folder: Path, replicate: int) -> Path:
 def load_replicates(trial_folder: Path) -> list[SavedRung]:
     """The finished runs of a trial beyond the first, in order and without a gap."""
     found: list[SavedRung] = []
-    while (saved := load_rung(replicate_folder(trial_folder, len(found) + 1))) is not None and len(
-        found
-    ) + 1 < FIRST_FRESH:
+    for replicate in range(1, FIRST_FRESH):
+        saved = load_rung(replicate_folder(trial_folder, replicate))
+        if saved is None:
+            break
         found.append(saved)
     return found
 
@@ -148,7 +149,7 @@ def run_values(study: optuna.Study) -> dict[int, list[float]]:
 def values_of_runs(trial: FrozenTrial) -> list[float]:
     """Objective of every run of a complete trial."""
     own = trial.user_attrs.get(REPLICATE_VALUES)
-    return list(own) if own else [trial.user_attrs.get("objective", trial.values[0])]
+    return list(own) if own else [trial.user_attrs.get(OBJECTIVE, trial.values[0])]
 
 
 def count_runs(trial: FrozenTrial) -> int:

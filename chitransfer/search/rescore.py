@@ -26,9 +26,7 @@ from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.objective import refuse_constant_objective
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.replicates import values_of_runs
-from chitransfer.search.results import (
-    name_columns,
-)
+from chitransfer.search.results import name_columns
 from chitransfer.search.runner import NetworkScores, TrialRunner
 from chitransfer.search.space import keeps_encoder_frozen, to_overrides
 from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names

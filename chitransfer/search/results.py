@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from chitransfer.errors import StudyError
 from chitransfer.files import write_csv, write_json
 from chitransfer.search.objective import COMPONENTS
-from chitransfer.search.records import SECONDS_TOTAL
+from chitransfer.search.records import OBJECTIVE, SECONDS_TOTAL
 from chitransfer.search.replicates import REPLICATE_VALUES, count_runs, posterior_means, values_of_runs
 from chitransfer.search.space import HALVED_BATCH_SIZE
 from chitransfer.search.study import CONTRACT
@@ -35,8 +35,6 @@ OTHER_ATTRIBUTES = (
     "stage1_epochs",
     "failure_reason",
 )
-# Where a study with several objectives keeps the transfer objective of a trial.
-OBJECTIVE = "objective"
 # Columns of all_trials.csv, and of the one that `chitransfer rescore` writes, that are no parameters.
 OWN_COLUMNS = frozenset(
     {"number", "state", "value", "is_default", "value_before", "rank_before", *COMPONENTS}

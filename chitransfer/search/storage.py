@@ -32,7 +32,7 @@ END_OWN_BACKEND = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE 
 # How long SQLite waits for others that write.
 SQLITE_SECONDS = 60.0
 DAMAGED = "the file is damaged; restore it from a copy (trials/*/scores.json still hold each trial's results)"
-# A study with several objectives keeps the transfer objective in an attribute (`results.OBJECTIVE`), as JSON text.
+# A study with several objectives keeps the transfer objective in an attribute (`records.OBJECTIVE`), as JSON text.
 LEADERBOARD = """
 CREATE VIEW leaderboard AS
 SELECT trials.number AS number,

@@ -1,6 +1,6 @@
 """A random forest on the features the networks have, scored as they are: what they must beat to be worth having.
 
-Called by `search.run`, `search.rescore` and `training.finetune`; `evidence.baselines` has further predictors.
+Called by `search.reference` and `training.finetune`; `evidence.baselines` has further predictors.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Prediction:
     threshold: float = 0.5
 
 
-def predict_mean(data: TaskData, seed: int) -> Prediction:
+def predict_mean(data: TaskData, seed: int = 0) -> Prediction:
     """The training rows' mean; as a classifier it calls all positive, and without a positive row to learn from none."""
     mean = float(data.target[data.training].mean())
     return Prediction(np.full(len(data.target), mean), min(mean, 0.5) or 0.5)
@@ -106,7 +106,7 @@ def classify(probability: Callable[[TaskData], np.ndarray], data: TaskData) -> P
     learned from is one for known polymers.
     """
     if data.has_one_class:
-        return predict_mean(data, 0)
+        return predict_mean(data)
     rows = np.flatnonzero(data.training)
     folds = data.polymer_folds()
     if folds is None:
@@ -116,7 +116,7 @@ def classify(probability: Callable[[TaskData], np.ndarray], data: TaskData) -> P
         learned = data.training.copy()
         learned[rows[held]] = False
         part = replace(data, training=learned)
-        values = predict_mean(part, 0).value if part.has_one_class else probability(part)
+        values = predict_mean(part).value if part.has_one_class else probability(part)
         left_out[held] = values[rows[held]]
     return Prediction(probability(data), best_f1_threshold(data.target[rows] > 0.5, left_out))
 

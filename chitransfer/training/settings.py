@@ -148,7 +148,6 @@ def check_configured_tables(config: Config, progress: NamedProgress) -> CheckRep
     """
     cache_folder = default_cache_folder() if config.paths.cache_dir is None else Path(config.paths.cache_dir)
     n_jobs = count_processors()
-
     paths, bad_rows, settle = config.paths, config.data.on_bad_rows, config.data.on_contradictory_labels
     chi = solubility = None
     stage1 = read_stage1_table(
