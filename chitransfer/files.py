@@ -1,4 +1,7 @@
-"""Writing files so that a reader never meets half of one: a temporary name in the same folder, then `os.replace`."""
+"""Writing files so that a reader never meets half of one: a temporary name in the same folder, then `os.replace`.
+
+Called by every layer that writes.
+"""
 
 from __future__ import annotations
 

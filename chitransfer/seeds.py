@@ -1,4 +1,7 @@
-"""Seeds derived from the study seed and what they are for, so that nothing depends on what ran before."""
+"""Seeds derived from the study seed and what they are for, so that nothing depends on what ran before.
+
+Called wherever something is drawn at random.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of the guide and the README are run as they stand, on tables and a configuration of seconds."""
+"""The documents are true: their commands run as they stand, on small tables; links, keys and files are there."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from typing import Any
 import pytest
 import ruamel.yaml
 
-from chitransfer.config import load_config, parse_set_options
+from chitransfer.config import Config, load_config, parse_set_options
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ANY_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+# Where a document may mean a file of the project from.
+FOLDERS = ("", "chitransfer", "chitransfer/data/builtin", "docs", "tests")
+# Of the original guide, told as such.
+OF_THE_GUIDE = {"src/training/train_multitask_quick.py"}
 SETTINGS = {
     "num_epochs_pretrain: 100": "num_epochs_pretrain: 2",
     "encoder_hidden_dims: [512, 256]": "encoder_hidden_dims: [16, 8]",
@@ -100,6 +107,35 @@ def test_every_command_of_the_document_runs(document: str, workplace: Path, proj
         call = ["bash", "-euo", "pipefail", "-c", script] if language == "bash" else [sys.executable, "-c", script]
         done = subprocess.run(call, cwd=workplace, env=environment, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def anchors_of(document: Path) -> set[str]:
+    """What links may lead to in a document: its headings, as they are written in addresses."""
+    headings = re.findall(r"^#+ (.*)$", ANY_BLOCK.sub("", document.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    prose = re.sub(r"`[^`\n]*`", "", ANY_BLOCK.sub("", document.read_text(encoding="utf-8")))
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if not link.startswith("http"):
+            name, _, anchor = link.partition("#")
+            target = document.parent / name if name else document
+            assert target.exists(), link
+            assert not anchor or anchor in anchors_of(target), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_keys_and_files_that_are_named_exist(document: Path) -> None:
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    for word in re.findall(r"`([\w./-]+)[`=:]", document.read_text(encoding="utf-8")):
+        section, dot, key = word.partition(".")
+        known = getattr(sections.get(section), "model_fields", None)
+        if dot and known is not None and not (ROOT / "chitransfer" / section / f"{key.split('.')[0]}.py").exists():
+            assert key.split(".")[0] in known, word
+        if "/" in word and word.endswith((".py", ".md", ".sh", ".yaml")) and word not in OF_THE_GUIDE:
+            assert any((ROOT / folder / word).exists() for folder in FOLDERS), word
 
 
 def test_the_clusters_page_names_keys_and_flags_that_exist(

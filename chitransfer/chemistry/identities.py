@@ -1,6 +1,7 @@
 """Identities of many polymers at once: each distinct SMILES worked out once, in parallel, remembered on disk.
 
-Called by `data.tables`; one polymer alone is `polymers.polymer_identity`.
+Called by `data.tables`, `chemistry.features`, `training.finetune` and `predict`; one polymer alone is
+`polymers.polymer_identity`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ data = typer.Typer(
 
 @data.command()
 def compute(
-    input_: Annotated[Path, typer.Option("--input", help="CSV: SMILES[, solvent][, temp in K].")],
+    input_: Annotated[Path, typer.Option("--input", help="A CSV table with a column SMILES[, solvent][, temp in K].")],
     output: Annotated[Path, typer.Option(help="The same table with chi_unifac, A_unifac_K, B_unifac, method, reason.")],
     n_jobs: JobsOption = 0,
 ) -> None:
@@ -45,16 +45,19 @@ def compute(
 
 @data.command()
 def build(
-    n: Annotated[int, typer.Option(help="Polymers.")],
+    n: Annotated[int, typer.Option(help="How many polymers.")],
     output: Annotated[Path, typer.Option(help="The table: .csv or .csv.gz.")],
     solvent: Annotated[list[str] | None, typer.Option(help="Solvent SMILES; repeatable. Default: water.")] = None,
     solvents_from: Annotated[
         list[Path] | None, typer.Option(help="A table with a column solvent: all of its solvents; repeatable.")
     ] = None,
-    temperature: Annotated[list[float] | None, typer.Option(help="Kelvin; repeatable. Default: five.")] = None,
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="Kelvin; repeatable. Default: 273.15 to 373.15 in steps of 25.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Which of the possible polymers, and their order.")] = 0,
     monomers: Annotated[
-        Path | None, typer.Option(help="CSV: family, SMILES. Default: the project's list of about 2,600.")
+        Path | None,
+        typer.Option(help="A CSV with columns family and SMILES. Default: the project's about 2,600 monomers."),
     ] = None,
     n_jobs: JobsOption = 0,
 ) -> None:

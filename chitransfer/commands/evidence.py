@@ -91,7 +91,7 @@ def report(
 
 def dashboard(
     study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="On localhost.")] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8080,
 ) -> None:
     """Watch a study live in the browser with optuna-dashboard, on this machine alone; Ctrl-C ends it."""
     import socket

@@ -57,7 +57,7 @@ def pretrain(
 def finetune(
     pretrained: Annotated[str, typer.Option(help="Stage 1's best_model.pt, or a glob: the newest is taken.")],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[CHECKPOINT]...", help="Further ones, of a glob the shell expanded.")
+        list[str] | None, typer.Argument(metavar="CHECKPOINT", help="Further ones, of a glob the shell expanded.")
     ] = None,
     config: ConfigOption = None,
     device: DeviceOption = None,
@@ -160,14 +160,7 @@ def predict(
     if input is None or output is None:
         chosen = temperature[0] if temperature and len(temperature) == 1 else temperature or None
         frame = predictor.predict(smiles or [], temperature=chosen, solvent=medium or "O")
-        for row in frame.to_dict("records"):
-            for name, value in row.items():
-                if value is not None and value == value and value != "":
-                    text = f"{value:.4g}" if isinstance(value, float) and name != "temperature_K" else f"{value}"
-                    if name == "soluble":
-                        text += f"  ({predictor.label_rule}, the model's threshold)"
-                    print(f"{name:>18}  {text}")
-            print()
+        _print_predictions(frame, predictor.label_rule)
         _refuse_unpredicted(frame)
         return
     started = time.perf_counter()
@@ -270,6 +263,18 @@ def screen(
         console.print("without a prediction:")
         for line in found.reasons:
             console.print(line)
+
+
+def _print_predictions(frame: pd.DataFrame, label_rule: str) -> None:
+    """A line a value that there is, and an empty one after every repeat unit."""
+    for row in frame.to_dict("records"):
+        for name, value in row.items():
+            if value is not None and value == value and value != "":
+                text = f"{value:.4g}" if isinstance(value, float) and name != "temperature_K" else f"{value}"
+                if name == "soluble":
+                    text += f"  ({label_rule}, the model's threshold)"
+                print(f"{name:>18}  {text}")
+        print()
 
 
 def _refuse_unpredicted(frame: pd.DataFrame) -> None:

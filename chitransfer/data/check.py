@@ -27,7 +27,7 @@ from chitransfer.data.check_facts import (
     TableFacts,
     TemperatureFacts,
 )
-from chitransfer.data.check_warnings import ENOUGH_SPAN_K, find_obstacles, find_warnings
+from chitransfer.data.check_warnings import find_obstacles, find_warnings
 from chitransfer.data.rejected_rows import SHOWN_ROWS
 from chitransfer.data.tables import (
     CONTRADICTS,
@@ -42,6 +42,9 @@ from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 from chitransfer.progress import NamedProgress, name_progress
 
 SAME_TEMPERATURE_K = 0.05
+# How near room temperature a measured χ must be to be held against a label, and from where on it contradicts one.
+NEAR_ROOM_TEMPERATURE_K = 20.0
+LARGEST_CHI_OF_SOLUBLE, SMALLEST_CHI_OF_INSOLUBLE = 1.0, 0.3
 # An atom of a SMILES with its mass number, such as [2H] or [13CH2]; numbers of chain ends, [1*], are none.
 LABELLED = r"\[\d+[A-Za-z]"
 
@@ -199,19 +202,18 @@ def _contradictions(chi: Table | None, solubility: Table | None) -> tuple[str, .
     """Pairs called both soluble and insoluble, and labels that a measured χ near room temperature speaks against."""
     found: list[str] = []
     if solubility is not None:
-        against = solubility.rejected[solubility.rejected["reason"].str.startswith("contradicts")]
+        against = solubility.rejected[solubility.rejected["reason"] == CONTRADICTS]
         found += [
             f"solubility line {line}: {value} {reason}"
             for line, value, reason in against[["line", "value", "reason"]].to_numpy()
         ]
     if chi is None or solubility is None:
         return tuple(found)
-    near = chi.rows[(chi.rows["temp"] - DEFAULT_TEMPERATURE_K).abs() <= ENOUGH_SPAN_K]
+    near = chi.rows[(chi.rows["temp"] - DEFAULT_TEMPERATURE_K).abs() <= NEAR_ROOM_TEMPERATURE_K]
     mean_chi = near.groupby(["polymer", "solvent"])["chi"].mean().rename("mean_chi")
     both = solubility.rows.join(mean_chi, on=["polymer", "solvent"], how="inner")
-    odd = both[
-        ((both["soluble"] == 1) & (both["mean_chi"] > 1.0)) | ((both["soluble"] == 0) & (both["mean_chi"] < 0.3))
-    ]
+    is_soluble, mean = both["soluble"] == 1, both["mean_chi"]
+    odd = both[(is_soluble & (mean > LARGEST_CHI_OF_SOLUBLE)) | (~is_soluble & (mean < SMALLEST_CHI_OF_INSOLUBLE))]
     for line, unit, solvent, label, value in odd[["line", "SMILES", "solvent", "soluble", "mean_chi"]].to_numpy():
         word = "soluble" if label else "insoluble"
         found.append(

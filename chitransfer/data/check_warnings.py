@@ -22,7 +22,7 @@ DOMINANT_SHARE = 0.3
 LOPSIDED_SHARE = 0.65
 FEW_OF_A_CLASS = 20
 POOR_RANKING = 0.3
-NAMES = {"stage1": "Stage 1", "chi": "experimental chi", "solubility": "solubility"}
+NAMES = {"stage1": "Stage 1", "chi": "Experimental chi", "solubility": "Solubility"}
 
 
 def find_warnings(report: CheckReport, n_folds: int, positive_label: int) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""One driver a study: the lock that says so, and who holds it."""
+"""One driver a study: the lock that says so, and who holds it.
+
+Taken by `search.run`, `search.second_pass` and `evidence.compare`; `chitransfer status` asks who holds it.
+"""
 
 from __future__ import annotations
 

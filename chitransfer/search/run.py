@@ -1,4 +1,7 @@
-"""A whole search as one call: read the data, open or create the study, drive it, write results, say what came out."""
+"""A whole search as one call: read the data, open or create the study, drive it, write results, say what came out.
+
+Called by `chitransfer search`; `search.second_pass` and `evidence.nested` take parts of it.
+"""
 
 from __future__ import annotations
 

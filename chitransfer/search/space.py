@@ -1,4 +1,7 @@
-"""The search space: from configuration to Optuna suggestions, and from suggestions back to configuration keys."""
+"""The search space: from configuration to Optuna suggestions, and from suggestions back to configuration keys.
+
+Called by `search.driver`, and by what reads a trial's parameters back.
+"""
 
 from __future__ import annotations
 

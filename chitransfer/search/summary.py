@@ -1,4 +1,7 @@
-"""A search in words: what goes in, what came out, what to beware of, and what to do next."""
+"""A search in words: what goes in, what came out, what to beware of, and what to do next.
+
+Called by `search.run`, `search.second_pass`, `search.rescore` and `chitransfer status`; `report` takes the names.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,11 @@ if TYPE_CHECKING:
     from chitransfer.data.assemble import Dataset, Rows
     from chitransfer.search.driver import StopReason
 
+PERMUTED = (
+    "control: measured values are dealt out to other polymers (search.control: permute); expect no score above chance"
+)
+SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
+
 
 @dataclass(frozen=True)
 class Names:
@@ -71,12 +79,6 @@ def describe_first_pass(folder: StudyFolder) -> list[str]:
         f"second pass on the Stage 1 of trial {number} of {study.name}: the default configuration is here the first "
         "pass's Stage 2 settings"
     ]
-
-
-PERMUTED = (
-    "control: measured values are dealt out to other polymers (search.control: permute); expect no score above chance"
-)
-SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
 
 
 def describe_data(dataset: Dataset, config: Config) -> list[str]:

@@ -1,4 +1,7 @@
-"""Progress of a search: a live panel in a terminal, plain lines elsewhere; the same lines go to the log."""
+"""Progress of a search: a live panel in a terminal, plain lines elsewhere; the same lines go to the log.
+
+Made by `search.run` and `search.second_pass`; `evidence.nested` takes the plain counter.
+"""
 
 from __future__ import annotations
 

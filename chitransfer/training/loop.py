@@ -1,6 +1,7 @@
 """The epoch loop: Stage 1, quick Stage 2 and full fine-tuning are settings of it, not copies.
 
-Only programs of several Stage 1 runs at once (`training.packed`) have their own; tests hold their results equal.
+Called by `training.stage1` and `training.member`. Only programs of several Stage 1 runs at once (`training.packed`)
+have their own; tests hold their results equal.
 """
 
 from __future__ import annotations

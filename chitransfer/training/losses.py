@@ -1,4 +1,7 @@
-"""Losses over padded batches: each task is averaged over its own labels, an absent task counts nothing."""
+"""Losses over padded batches: each task is averaged over its own labels, an absent task counts nothing.
+
+Called by all that takes steps: `training.stage1`, `stage2`, `heads`, `packed`, `unfrozen` and `rehearsal`.
+"""
 
 from __future__ import annotations
 

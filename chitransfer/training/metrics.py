@@ -1,4 +1,7 @@
-"""Metrics of χ and solubility predictions, from scikit-learn, and the choice of a decision threshold."""
+"""Metrics of χ and solubility predictions, from scikit-learn, and the choice of a decision threshold.
+
+Called wherever predictions are scored: by `training.crossval`, full training, and `evidence`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The predictor that learned nothing: the training folds' mean χ, and every row called positive.
 
-Scored on the same folds as every trial, so that a search can say what its networks add.
+Called by `search.reference`, on the folds of all trials, so that a search can say what its networks add, and by
+`training.model_report`.
 """
 
 from __future__ import annotations

@@ -252,8 +252,8 @@ def test_labels_of_one_class_are_told_as_a_search_takes_them(tmp_path, label, na
     assert report.warnings[1].startswith("Stage 2 has 9 polymers in all, too few for 10 folds: a search refuses")
     assert not any("folds without any to score" in warning for warning in report.warnings), "said already"
     fewer = check_tables(stage1, chi, solubility, n_folds=5)
-    assert warned(fewer, "experimental chi: 3 polymers in 5 folds: folds without any to score")
-    assert warned(report, "experimental chi: 1 solvent not in Stage 1")
+    assert warned(fewer, "Experimental chi: 3 polymers in 5 folds: folds without any to score")
+    assert warned(report, "Experimental chi: 1 solvent not in Stage 1")
 
 
 def test_contradictions_that_are_not_shown_are_counted(tmp_path):
