@@ -97,7 +97,7 @@ def load_run_config(folder: Path, overrides: Mapping[str, object]) -> Config:
     if useless:
         raise ConfigError(
             f"{folder}: an interrupted run goes on with its own configuration; leave out {', '.join(useless)}. "
-            "--device alone may be another"
+            "only --device and training.num_threads may be others"
         )
     return load_config(folder / "config.yaml", overrides)
 
