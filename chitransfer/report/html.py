@@ -1,6 +1,6 @@
 """`report.html`: everything about a study on one page that opens from disk, with no network, and can be mailed.
 
-`write_report` is called by `report.finish`; `report_contents` gives the numbers, ``page.html`` draws them.
+`write_report` is called by `report.finish`; `report_contents` gives the numbers, the scripts in ``page/`` draw them.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ from chitransfer.search.summary import Names
 from chitransfer.sections import ObjectiveSettings
 
 MOST_ROC_POINTS = 400
+# Of the page, one after another: what the later ones use stands in the earlier ones.
+SCRIPTS = ("parts.js", "study.js", "evidence.js")
 logger = logging.getLogger(__name__)
 
 
@@ -70,11 +72,16 @@ def write_report(
     contents = report_contents(study, reference, folder, config, found, insight, sentences, comparison)
     # "</" inside a script element would end it, whatever quotes are around it.
     data = json.dumps(plain_numbers(contents), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
-    page = resources.files("chitransfer.report").joinpath("page.html").read_text(encoding="utf-8")
+    page = _read_part("page.html").replace("__STYLE__", _read_part("page.css"))
+    page = page.replace("__SCRIPT__", "".join(map(_read_part, SCRIPTS)))
     page = page.replace("__TITLE__", escape(f"{folder.name} · chitransfer")).replace("__DATA__", data)
     path = folder.path / "report.html"
     write_atomically(path, page)
     return path
+
+
+def _read_part(name: str) -> str:
+    return resources.files("chitransfer.report").joinpath("page", name).read_text(encoding="utf-8")
 
 
 def report_contents(
