@@ -84,10 +84,18 @@ def test_what_lacks_an_extra_says_how_to_add_it(
     assert "install it in the checkout with `pip install -c constraints.txt -e '.[dashboard]'`" in err
 
 
-def test_types_are_shipped(project_root: Path) -> None:
+def test_what_is_no_module_is_shipped_too(project_root: Path) -> None:
+    """The built-in tables, the parts of the report's page, and that the package has types."""
     settings = tomllib.loads((project_root / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "py.typed" in settings["tool"]["setuptools"]["package-data"]["chitransfer"]
-    assert (project_root / "chitransfer" / "py.typed").is_file()
+    package = project_root / "chitransfer"
+    shipped = {
+        path
+        for pattern in settings["tool"]["setuptools"]["package-data"]["chitransfer"]
+        for path in package.glob(pattern)
+    }
+    files = {path for path in package.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+    assert files == shipped
+    assert package / "py.typed" in shipped
 
 
 def has_package(environment: Path, extra: str, project_root: Path) -> bool:
