@@ -22,6 +22,8 @@ from chitransfer.counts import say_count
 if TYPE_CHECKING:
     import pandas as pd
 
+    from chitransfer.screen import Screening
+
 
 def pretrain(
     config: ConfigOption = None,
@@ -240,29 +242,24 @@ def screen(
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     interval = predictor.model.chi_interval
     write_screening(found, output, picture, None if interval is None else interval.coverage, reader.mark)
-    repeated = (
-        "; a polymer that is among them more than once in the same solvent counts once, at its best row"
-        if len(found.best) < min(top, found.n_kept)
-        else ""
-    )
-    console.print(
-        f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, "
-        f"{found.n_kept} within the conditions{repeated}; "
-        + (
-            f"the best {len(found.best)} are in {output}, drawn in {picture}"
-            if len(found.best)
-            else f"{output} has no row, and there is no picture"
-        )
-        + _tell_label(predictor.label_rule),
-    )
+    n_best = len(found.best)
+    drawn = f"the best {n_best} are in {output}, drawn in {picture}"
+    where = drawn if n_best else f"{output} has no row, and there is no picture"
+    for line in _tell_screening(found, is_full=n_best == top, where=f"{where}{_tell_label(predictor.label_rule)}"):
+        console.print(line)
+
+
+def _tell_screening(found: Screening, *, is_full: bool, where: str) -> list[str]:
+    """What became of the candidates; with `is_full` as many of them are kept as were asked for."""
+    repeated = "; a polymer that is among them more than once in the same solvent counts once, at its best row"
+    lines = [
+        f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, {found.n_kept} within the "
+        f"conditions{repeated if len(found.best) < found.n_kept and not is_full else ''}; {where}"
+    ]
     if not found.n_kept:
-        console.print("each condition by itself holds for:")
-        for option, count in found.n_holding.items():
-            console.print(f"  {option}: {say_count(count, 'candidate')}")
-    if found.reasons:
-        console.print("without a prediction:")
-        for line in found.reasons:
-            console.print(line)
+        lines.append("each condition by itself holds for:")
+        lines += [f"  {option}: {say_count(count, 'candidate')}" for option, count in found.n_holding.items()]
+    return [*lines, *(["without a prediction:", *found.reasons] if found.reasons else [])]
 
 
 def _print_predictions(frame: pd.DataFrame, label_rule: str) -> None:

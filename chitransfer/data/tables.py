@@ -186,38 +186,22 @@ def _read(
     positions = find_columns(header, [Column("SMILES", True), *columns, Column("solvent", False)], name)
     # Labels have no temperature, so a column of one is no mistake beside them.
     refuse_misnamed(header, {*positions, "temp"} if kind == "solubility" else positions, name)
-    if kind == "stage1" and UNIFAC_CHI in (cell.lower() for cell in header):
-        raise DataError(
-            f"{name}, line 1: holds both chi and {UNIFAC_CHI}. Stage 1 learns the column chi, which beside "
-            f"{UNIFAC_CHI} seems to be measured: rename {UNIFAC_CHI} to chi, and the present chi to something else or "
-            "take it out"
-        )
+    if kind == "stage1":
+        _refuse_measured_chi(header, name)
     smiles = [record[positions["SMILES"]].strip() for _, record in records]
     identities = identify_polymers(smiles, cache_folder=cache_folder, n_jobs=n_jobs, progress=progress)
     kept: list[tuple[object, ...]] = []
     rejected: list[tuple[int, str, str]] = []
     value_names = [column.name for column in columns]
     for (line, record), text, identity in zip(records, smiles, identities, strict=True):
+        if identity.key is None:
+            rejected.append((line, text, identity.reason))
+            continue
         cells = {column: record[position].strip() for column, position in positions.items()}
-        problem = (text, identity.reason) if identity.key is None else None
-        values: list[object] = []
-        solvent = WATER
-        if problem is None:
-            try:
-                solvent = canonical_solvent(cells["solvent"]) if cells.get("solvent") else WATER
-            except ValueError as error:
-                problem = (cells["solvent"], str(error))
-        for column in columns:
-            if problem is not None:
-                break
-            try:
-                values.append(_read_cell(column, cells.get(column.name, "")))
-            except ValueError as error:
-                problem = (f"{column.name} = {cells.get(column.name, '')!r}", str(error))
-        if problem is None:
-            kept.append((line, text, identity.key, solvent, *values))
-        else:
-            rejected.append((line, *problem))
+        try:
+            kept.append((line, text, identity.key, *_read_row(cells, columns)))
+        except _RowError as error:
+            rejected.append((line, error.value, str(error)))
     if "temp" in positions:
         _refuse_celsius([record[positions["temp"]].strip() for _, record in records], name)
     if rejected and on_bad_rows == "error":
@@ -239,6 +223,39 @@ def _read(
         n_repeated=int(rows.duplicated(keys).sum()),
         blank_cells=_find_blank_cells(records, positions),
     )
+
+
+class _RowError(ValueError):
+    """Why a row cannot be used, and the value that is to blame."""
+
+    def __init__(self, value: str, reason: str) -> None:
+        super().__init__(reason)
+        self.value = value
+
+
+def _read_row(cells: Mapping[str, str], columns: Sequence[Column]) -> list[object]:
+    """The solvent of a row, then the values of its columns; raises _RowError at the first that cannot be used."""
+    try:
+        values: list[object] = [canonical_solvent(cells["solvent"]) if cells.get("solvent") else WATER]
+    except ValueError as error:
+        raise _RowError(cells["solvent"], str(error)) from error
+    for column in columns:
+        text = cells.get(column.name, "")
+        try:
+            values.append(_read_cell(column, text))
+        except ValueError as error:
+            raise _RowError(f"{column.name} = {text!r}", str(error)) from error
+    return values
+
+
+def _refuse_measured_chi(header: Sequence[str], name: str) -> None:
+    """Make sure that Stage 1 does not learn the measured χ to which `data.compute` has added its own."""
+    if UNIFAC_CHI in (cell.lower() for cell in header):
+        raise DataError(
+            f"{name}, line 1: holds both chi and {UNIFAC_CHI}. Stage 1 learns the column chi, which beside "
+            f"{UNIFAC_CHI} seems to be measured: rename {UNIFAC_CHI} to chi, and the present chi to something else or "
+            "take it out"
+        )
 
 
 def _find_blank_cells(
