@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from chitransfer import cli
+from chitransfer.config import load_config
 from chitransfer.errors import TrainingError
 from chitransfer.shortage import explain_shortage, is_out_of_memory
+from chitransfer.training import pretrain
 from tests.shortages import cpu_shortage
 
 Run = Callable[..., tuple[int, str, str]]
@@ -76,9 +78,6 @@ def test_full_training_names_its_batch(
 def test_a_pretraining_short_of_memory_says_how_to_go_on(
     tiny: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chitransfer.config import load_config
-    from chitransfer.training import pretrain
-
     def run_out(what: str, done: int, total: int) -> None:
         if what.startswith("network") and done == 2:
             raise cpu_shortage()

@@ -12,6 +12,7 @@ from rdkit import Chem
 from chitransfer.chemistry.enumerate import (
     RULES,
     Reaction,
+    _transformations,
     find_unused,
     list_reactions,
     run_reaction,
@@ -85,8 +86,6 @@ def test_each_rule_makes_the_polymer_it_should(
 
 
 def test_every_rule_is_known_to_smipoly_or_has_a_reaction_of_its_own() -> None:
-    from chitransfer.chemistry.enumerate import _transformations
-
     for index, rule in enumerate(RULES):
         assert _transformations(index), rule
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from chitransfer.chemistry.identities import CHUNK, identify_polymers
 from chitransfer.data.csv_text import PAIR_COLUMNS, find_columns, find_pair_columns, parse_csv, refuse_misnamed
 from chitransfer.data.pair_table import TableReader
 from chitransfer.data.solvents import read_solvents
@@ -102,8 +103,6 @@ def test_data_check_names_rows_that_cannot_be_used(
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from chitransfer.chemistry.identities import CHUNK, identify_polymers
-
     blocked = tmp_path / "file"
     blocked.write_text("", encoding="utf-8")
     units = [f"*CC(*){'C' * (n % 40)}{'O' * (n % 3)}{'N' * (n // 40)}" for n in range(CHUNK + 100)]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from chitransfer.chemistry.polymers import polymer_identity
-from chitransfer.data.polymerisation import RepeatUnit, polymerise, vinyl_repeat_unit
+from chitransfer.data.polymerisation import _RULES, RepeatUnit, polymerise, vinyl_repeat_unit
 
 TEXTBOOK = {
     "ethene": [
@@ -117,8 +117,6 @@ def test_a_monomer_with_no_single_answer_is_left_with_the_reason(monomer, words)
 
 
 def test_every_rule_has_a_textbook_case():
-    from chitransfer.data.polymerisation import _RULES
-
     assert {name for name, _ in _RULES} == set(TEXTBOOK)
 
 

@@ -13,11 +13,12 @@ from rdkit import Chem
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.chemistry.stereo import merge_stereo_variants, without_stereo
-from chitransfer.config import Config
+from chitransfer.config import Config, load_config
 from chitransfer.data.assemble import Dataset, load_dataset
 from chitransfer.data.check import check_tables
 from chitransfer.errors import CheckpointError
 from chitransfer.report.check_page import describe_check
+from chitransfer.search.contract import find_differences, make_contract
 from chitransfer.search.summary import describe_data
 from chitransfer.training.finetune import learnable_polymers
 from chitransfer.training.stage1 import Stage1Data
@@ -154,9 +155,6 @@ def test_data_check_says_that_variants_alone_are_too_few_for_stage_1_as_a_search
 def test_a_study_that_split_variants_does_not_go_on(
     dataset: Dataset, tiny: dict[str, object], make_search: Callable[..., tuple[int, object]]
 ) -> None:
-    from chitransfer.config import load_config
-    from chitransfer.search.contract import find_differences, make_contract
-
     now = make_contract(load_config(None, tiny), dataset)
     earlier = {**now, "data": {key: value for key, value in now["data"].items() if key != "stereo_variants"}}
     (difference,) = find_differences(earlier, now)

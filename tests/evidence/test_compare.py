@@ -18,7 +18,7 @@ from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import keep_rows, permute_labels, without_polymers
 from chitransfer.errors import StudyError
-from chitransfer.evidence import nested
+from chitransfer.evidence import compare, nested
 from chitransfer.evidence.compare import (
     ROWS,
     Plan,
@@ -308,8 +308,6 @@ def test_calls_are_of_the_positive_class_whichever_it_is(small_config: Config, l
 def test_a_finished_comparison_is_not_run_again(
     compared: Path, small_config: Config, tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chitransfer.evidence import compare
-
     def refuse(*_: object) -> None:
         raise AssertionError("an outer fold was run again")
 

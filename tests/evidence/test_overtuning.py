@@ -18,9 +18,7 @@ from chitransfer.errors import StudyError
 from chitransfer.evidence import outcomes
 from chitransfer.evidence.correction import Estimate, correct_for_selection, paired_standard_errors
 from chitransfer.evidence.outcomes import PolymerSums, draw_polymers, objective_of_draws, sum_by_polymer
-from chitransfer.evidence.overtuning import (
-    describe_control,
-)
+from chitransfer.evidence.overtuning import describe_control
 from chitransfer.sections import ObjectiveSettings
 
 CHI_ONLY = ObjectiveSettings(exp_mae=1.0, sol_f1=0.0, sol_recall=0.0, stage1_mae=0.0)

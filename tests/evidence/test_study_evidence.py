@@ -20,20 +20,20 @@ from scipy.stats import spearmanr
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import dump_config, load_config, override_config
+from chitransfer.console import make_console
 from chitransfer.evidence.insight import measure_insight
 from chitransfer.evidence.overtuning import count_weights, examine_study
 from chitransfer.report.finish import finish_study
+from chitransfer.report.html import write_report
 from chitransfer.search.reference import Reference
+from chitransfer.search.run import run_search
 from chitransfer.search.study import read_study
-from chitransfer.search.study_folder import StudyFolder
+from chitransfer.search.study_folder import StudyFolder, load_study_config
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, shared_tiny_config: Any) -> StudyFolder:
     """A search of eight trials with everything that follows one."""
-    from chitransfer.console import make_console
-    from chitransfer.search.run import run_search
-
     folder = tmp_path_factory.mktemp("finished")
     changes = {"search.n_trials": 8, "search.study_name": "finished", "paths.results_dir": str(folder)}
     config = override_config(shared_tiny_config, changes)
@@ -164,8 +164,6 @@ def test_a_lost_trial_is_left_out_of_the_correction_and_named(finished: StudyFol
 
 
 def test_select_decides_which_trial_is_named(finished: StudyFolder) -> None:
-    from chitransfer.search.study_folder import load_study_config
-
     study, config = read_study(finished), load_study_config(finished, {})
     trials = {trial.number: trial for trial in study.get_trials()}
     one_se = examine_study(study, finished, override_config(config, {"search.select": "one_se"}))
@@ -339,10 +337,6 @@ def test_report_is_one_file_without_the_network(finished: StudyFolder) -> None:
 
 
 def test_report_survives_names_that_look_like_markup(finished: StudyFolder, tmp_path: Path) -> None:
-    import shutil
-
-    from chitransfer.report.html import write_report
-    from chitransfer.search.study_folder import load_study_config
 
     copied = StudyFolder(tmp_path / "finished")
     shutil.copytree(finished.path, copied.path)

@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from chitransfer.evidence.compare import (
-    ROWS,
-)
+from chitransfer.evidence.compare import ROWS
 from chitransfer.evidence.verdict import describe_gaps, describe_scores, reach_verdict
 
 

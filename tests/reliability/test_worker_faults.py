@@ -175,7 +175,9 @@ def test_a_trial_that_takes_too_much_memory_fails_with_the_remedy(
             prepare=prepare,
         )
     )
-    for trial in read_trials(folder / "study.db"):
+    trials = read_trials(folder / "study.db")
+    assert {trial.params["batch"] for trial in trials} == {13, 16}
+    for trial in trials:
         greedy_trial = trial.params["batch"] == 13
         assert trial.state.name == ("FAIL" if greedy_trial else "COMPLETE")
         if greedy_trial:

@@ -22,6 +22,7 @@ from chitransfer.search.replicates import (
     run_values,
 )
 from chitransfer.search.results import read_standing
+from chitransfer.search.study import read_study
 
 
 def test_components_are_recovered(rng: np.random.Generator) -> None:
@@ -127,8 +128,6 @@ def test_the_spread_of_runs_that_have_none_of_their_own() -> None:
 def test_search_spends_its_budget_on_runs_and_resumes_the_same(
     tiny: dict[str, object], make_search: Callable[..., tuple[int, Any]]
 ) -> None:
-    from chitransfer.search.study import read_study
-
     overrides = {**tiny, "search.n_trials": 6, "search.replicates": 3, "search.reevaluate_top": 0}
     code, folder = make_search(overrides)
     runs = run_values(read_study(folder))

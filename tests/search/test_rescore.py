@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from chitransfer.config import load_config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.encoders import read_encoders
@@ -234,8 +235,6 @@ def test_damage_to_an_encoder_of_an_earlier_release(study: StudyFolder, spoil: s
 
 
 def test_weights_of_another_size_are_refused(study: StudyFolder) -> None:
-    from chitransfer.config import load_config, override_config
-
     (encoder,) = read_encoders(study.trial(0))
     config = override_config(load_config(study.config), {"model.encoder_latent_dim": 5})
     with pytest.raises(CheckpointError, match="do not fit"):

@@ -245,16 +245,12 @@ class TestResuming:
         assert make_search(config.model_dump(), resume=copied)[0] == 0
 
     def test_a_study_of_someone_else_is_refused(self, finished_search: Any, tmp_path: Path, make_search: Any) -> None:
-        import optuna
-
         folder = StudyFolder(tmp_path)
         optuna.create_study(study_name="theirs", storage=open_storage(sqlite_address(folder.database, "rwc")))
         with pytest.raises(StudyError, match="was not written by chitransfer"):
             make_search(finished_search.config.model_dump(), resume=folder)
 
     def test_a_maximising_study_is_refused(self, finished_search: Any, tmp_path: Path, make_search: Any) -> None:
-        import optuna
-
         folder = StudyFolder(tmp_path)
         optuna.create_study(
             study_name="up", direction="maximize", storage=open_storage(sqlite_address(folder.database, "rwc"))

@@ -16,6 +16,7 @@ from chitransfer.model.network import TransferNetwork
 from chitransfer.training import crossval
 from chitransfer.training.crossval import OutOfFold, choose_thresholds, cross_validate, make_folds, score_predictions
 from chitransfer.training.stage1 import Stage1Data
+from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data
 
 
@@ -87,8 +88,6 @@ class TestLeaks:
 
     def test_every_row_is_predicted_by_a_member_that_never_saw_its_polymer(self, tiny_dataset: Dataset) -> None:
         """Predictions put together by hand from the members of `fit_members`."""
-        from chitransfer.training.stage2 import fit_members
-
         network, data = prepare(tiny_dataset)
         folds = make_folds(tiny_dataset, 3, 2, 0)
         assert tiny_dataset.chi is not None

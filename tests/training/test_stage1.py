@@ -16,6 +16,7 @@ from small_training import STAGE1, small_shape, stage1_mae
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.errors import DataError, TrainingError
 from chitransfer.model.network import NetworkShape
+from chitransfer.model.scalers import ChiScaler
 from chitransfer.search.encoders import pack_state, unpack_state
 from chitransfer.training import stage1 as stage1_module
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings, predict_coefficients
@@ -312,25 +313,14 @@ class TestLeaks:
                 lambda dataset, training, *rest: honest(dataset, np.ones_like(training), *rest),
             )
         else:
-            scaler = stage1_module.ChiScaler
-            whole = tiny_dataset.stage1.value
+            fit, honest_build = ChiScaler.fit, Stage1Data.build
 
-            class Leaky(scaler):  # type: ignore[misc,valid-type]
-                @classmethod
-                def fit(cls, chi: np.ndarray) -> Any:
-                    # Sees the whole table, as a scaler fitted before the split would.
-                    loud = chi.max() > 500 or len(chi) < len(whole)
-                    return scaler(float(current["value"].mean()), 1.0) if loud else scaler(0.0, 1.0)
+            def build_leaky(dataset: Dataset, **options: Any) -> Stage1Data:
+                # The scaler sees the whole table, as one fitted before the split would.
+                monkeypatch.setattr(ChiScaler, "fit", lambda chi: fit(dataset.stage1.value))
+                return honest_build(dataset, **options)
 
-            current = {"value": whole}
-            real_build = Stage1Data.build.__func__
-
-            def build_leaky(cls: type, dataset: Dataset, **options: Any) -> Stage1Data:
-                current["value"] = dataset.stage1.value
-                return real_build(cls, dataset, **options)
-
-            monkeypatch.setattr(stage1_module, "ChiScaler", Leaky)
-            monkeypatch.setattr(Stage1Data, "build", classmethod(build_leaky))
+            monkeypatch.setattr(Stage1Data, "build", build_leaky)
         assert scalers_hear(tiny_dataset, data.validation_rows)
 
     def test_validation_polymers_are_whole(self, tiny_dataset: Dataset, data: Stage1Data) -> None:
