@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from pages import read_page
 
 from chitransfer.config import load_config
 from chitransfer.errors import ConfigError
 from chitransfer.report.finish import finish_study
 from chitransfer.search.study import read_study
 from chitransfer.search.summary import describe_status
+from tests.pages import read_page
 
 
 def test_several_objectives_give_a_pareto_front(
@@ -30,7 +30,7 @@ def test_several_objectives_give_a_pareto_front(
         beaten = any((other <= own).all() and (other < own).any() for other in signed)
         assert (number in front) == (not beaten)
     assert (folder.figures / "pareto_front.png").stat().st_size > 1000
-    assert set(read_page(folder)["pareto"]) == front
+    assert set(read_page(folder.path)["pareto"]) == front
     (said,) = [line for line in describe_status(read_study(folder), folder, None) if line.startswith("Pareto front")]
     assert {int(number) for number in re.findall(r"\b\d+\b", said)} == front
     (log,) = (folder.path.parent / "logs").iterdir()

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
-from pages import read_page
 from scipy.stats import spearmanr
 
 from chitransfer.chemistry.polymers import polymer_identity
@@ -29,6 +28,7 @@ from chitransfer.search.reference import Reference
 from chitransfer.search.run import run_search
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder, load_study_config
+from tests.pages import BROWSER, needs_browser, read_page
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_a_lost_trial_is_left_out_of_the_correction_and_named(finished: StudyFol
     shutil.rmtree(copy.trial(best))
     said = finish_study(study, Reference(), copy)
     assert any(line.startswith("WARNING: no corrected value, gain or choice by them") for line in said)
-    assert read_page(copy)["summary"][1:] == said[:-1], "all but where the report is"
+    assert read_page(copy.path)["summary"][1:] == said[:-1], "all but where the report is"
     assert not (copy.path / "overtuning.json").exists()
     assert "corrected_value" not in json.loads((copy.path / "best_params.json").read_text())
 
@@ -175,9 +175,6 @@ def test_select_decides_which_trial_is_named(finished: StudyFolder) -> None:
     assert fresh.chosen_trial == min(fresh.fresh, key=lambda score: score.value).number
 
 
-BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
-
-
 def open_in_browser(page: Path, width: int, profile: Path) -> str:
     """The page's body after its scripts ran without a word on the console."""
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
@@ -187,7 +184,7 @@ def open_in_browser(page: Path, width: int, profile: Path) -> str:
     return shown.stdout[shown.stdout.index("<body") :]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@needs_browser
 @pytest.mark.parametrize("width", [1200, 390])
 def test_report_renders_without_errors_in_a_browser(finished: StudyFolder, width: int, tmp_path: Path) -> None:
     body = open_in_browser(finished.path / "report.html", width, tmp_path)
@@ -197,7 +194,7 @@ def test_report_renders_without_errors_in_a_browser(finished: StudyFolder, width
     assert f"<dd>{environment['python']}</dd>" in body
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@needs_browser
 def test_report_can_be_read_without_seeing_it(finished: StudyFolder, tmp_path: Path) -> None:
     body = open_in_browser(finished.path / "report.html", 1200, tmp_path)
     body = re.sub(r"<script.*?</script>", "", body, flags=re.DOTALL)
@@ -220,7 +217,7 @@ def test_report_can_be_read_without_seeing_it(finished: StudyFolder, tmp_path: P
     assert all(f">{value:.4f}</td>" in table for value in trials["value"])
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@needs_browser
 def test_ticks_of_the_report_tell_values_apart(finished: StudyFolder, tmp_path: Path) -> None:
     """Three trials that differ in the fifth digit: trials are counted in whole numbers, no label comes twice."""
     page = (finished.path / "report.html").read_text(encoding="utf-8")
@@ -262,7 +259,7 @@ def test_report_shows_what_was_added_to_the_space_under_way(finished: StudyFolde
         )
     )
     finish_study(study, Reference(), copy)
-    page = read_page(copy)
+    page = read_page(copy.path)
     axes = {axis["name"]: axis for axis in page["axes"]}
     assert axes["weight_decay"]["position"] == [None] * 8 + [1e-4]
     assert axes["encoder_dropout"]["ticks"] == [0.0, 0.25, 0.5]
@@ -285,7 +282,7 @@ def test_report_says_what_to_do_without_javascript(finished: StudyFolder) -> Non
     assert all((finished.path / name).is_file() for name in named)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
+@needs_browser
 @pytest.mark.parametrize("corrected", [-5.0, 50.0])
 def test_corrected_value_is_inside_the_history(finished: StudyFolder, corrected: float, tmp_path: Path) -> None:
     text = (finished.path / "report.html").read_text(encoding="utf-8")
@@ -302,7 +299,7 @@ def test_corrected_value_is_inside_the_history(finished: StudyFolder, corrected:
 
 
 def test_every_number_of_the_report_is_in_the_csvs(finished: StudyFolder) -> None:
-    page = read_page(finished)
+    page = read_page(finished.path)
     trials = pd.read_csv(finished.path / "all_trials.csv").set_index("number")
     best = json.loads((finished.path / "best_params.json").read_text())
     assert page["chosen"] == best["best_trial_number"]
@@ -345,18 +342,18 @@ def test_report_survives_names_that_look_like_markup(finished: StudyFolder, tmp_
     write_report(read_study(copied), Reference(), copied, load_study_config(copied, {}), None, None)
     text = (copied.path / "report.html").read_text(encoding="utf-8")
     assert "</script><script>alert" not in text
-    assert "alert(1)" in read_page(copied)["environment"]["command"]
+    assert "alert(1)" in read_page(copied.path)["environment"]["command"]
 
 
 def test_report_command_rebuilds_the_page(
     finished: StudyFolder, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    before = read_page(finished)
+    before = read_page(finished.path)
     (finished.path / "report.html").unlink()
     code, out, _ = run_command("report", finished.path)
     assert code == 0
     assert "report.html" in out
-    assert read_page(finished) == before
+    assert read_page(finished.path) == before
 
 
 def test_report_of_nothing_says_so(tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]) -> None:

@@ -14,11 +14,9 @@ from chitransfer.config import Config, load_config, override_config
 from chitransfer.predict import Predictor
 from chitransfer.training.finetune import run_finetuning
 from chitransfer.training.pretrain import run_pretraining
+from tests.conftest import vinyl_polymers
 from tests.forests import few_trees
 
-# The side groups of the small tables: what χ follows is the number of carbons and heteroatoms.
-STEMS = ("C", "CC", "CCC", "CCCC", "CCCCC", "c1ccccc1")
-ENDS = ("", "O", "N", "C#N", "Cl", "OC")
 SOLVENTS = ("O", "CCO")
 
 
@@ -40,12 +38,9 @@ def write_solvent_tables(folder: Path) -> dict[str, object]:
     """Three tables in two solvents; χ = A/T + B by a formula, a label by its sign. Returns configuration keys."""
     folder.mkdir(parents=True)
     stage1, chi, labels = [], [], []
-    for number, group in enumerate(stem + end for stem in STEMS for end in ENDS):
-        carbons = sum(letter in "Cc" for letter in group.replace("Cl", ""))
-        hetero = sum(letter in "ON" for letter in group) + group.count("Cl")
+    for number, (smiles, carbons, hetero) in enumerate(vinyl_polymers()):
         for place, solvent in enumerate(SOLVENTS):
             A, B = 60.0 * carbons - 90.0 * hetero - 40.0 * place, 0.3 + 0.1 * carbons
-            smiles = f"*CC(*){group}"
             stage1 += [
                 {"SMILES": smiles, "solvent": solvent, "temp": T, "chi": A / T + B} for T in (298.15, 330.0, 360.0)
             ]
@@ -89,19 +84,15 @@ def full_overrides(folder: Path) -> dict[str, object]:
     }
 
 
-def be_silent(line: str) -> None:
-    """Say nothing."""
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
+def silent(*anything: object) -> None:
+    """Swallow messages and progress."""
 
 
 def train(config: Config, random_forest: bool = False) -> Trained:
     """Both stages in full, the second one beside a random forest if asked for."""
-    pretraining = run_pretraining(config, be_silent, no_progress)
+    pretraining = run_pretraining(config, silent, silent)
     compared = override_config(config, {"cv.random_forest": random_forest})
-    finetuning = run_finetuning(compared, [str(pretraining.best_model)], be_silent, no_progress)
+    finetuning = run_finetuning(compared, [str(pretraining.best_model)], silent, silent)
     return Trained(config, pretraining.path, finetuning.path)
 
 

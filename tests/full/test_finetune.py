@@ -43,10 +43,7 @@ from chitransfer.training.handover import hand_over
 from chitransfer.training.pretrain import run_pretraining
 from chitransfer.training.settings import read_dataset, stage2_settings
 from tests.forests import few_trees
-
-
-def silent(*anything: object) -> None:
-    """Swallow messages and progress."""
+from tests.full.conftest import silent
 
 
 @pytest.fixture(params=["trained", "trained_unfrozen"])

@@ -23,12 +23,9 @@ from chitransfer.seeds import derive_seed
 from chitransfer.training import pretrain
 from chitransfer.training.pretrain import choose_test_polymers, load_run_config, run_pretraining
 from chitransfer.training.settings import read_dataset
+from tests.full.conftest import silent
 
 MakeOverrides = Callable[[], dict[str, object]]
-
-
-def silent(*anything: object) -> None:
-    """Swallow messages and progress."""
 
 
 def test_metrics_follow_from_the_predictions_beside_them(trained: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 from chitransfer.config import Config, override_config
 from chitransfer.training.finetune import run_finetuning
 from chitransfer.training.pretrain import run_pretraining
+from tests.full.conftest import silent
 
 # The configuration with a table changed, and the beginning of what is to be said of it.
 Change = Callable[[Config, str, Path], tuple[Config, str]]
@@ -28,10 +29,6 @@ def end_at(begins: str) -> Callable[[str], None]:
             raise SaidError(line)
 
     return say
-
-
-def silent(*anything: object) -> None:
-    """Swallow progress."""
 
 
 def with_blank_solvents(config: Config, key: str, folder: Path) -> tuple[Config, str]:

@@ -15,9 +15,8 @@ import pytest
 
 from chitransfer.files import write_json
 from chitransfer.search.study_folder import StudyFolder
+from tests.pages import BROWSER, needs_browser, read_page
 
-BROWSER = shutil.which("chromium-headless-shell") or shutil.which("chromium") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 # What a script of ours found out about the page in the frame.
 FRAME = """<iframe src="report.html" style="width:390px;height:2000px"></iframe><pre id="found"></pre><script>
 onload = () => {{ const page = document.querySelector("iframe").contentDocument;
@@ -25,19 +24,10 @@ onload = () => {{ const page = document.querySelector("iframe").contentDocument;
 </script>"""
 
 
-def read_data(folder: Path) -> dict[str, Any]:
-    """The data inside report.html."""
-    text = (folder / "report.html").read_text(encoding="utf-8")
-    found = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    contents: dict[str, Any] = json.loads(found.group(1))
-    return contents
-
-
 def ask_browser(page: Path, tmp_path: Path, script: str, changes: dict[str, Any]) -> Any:
     """What `script`, an expression of `page`, says about the report at 390 pixels, its data changed before."""
     text = page.read_text(encoding="utf-8")
-    data = json.dumps({**read_data(page.parent), **changes}).replace("</", "<\\/")
+    data = json.dumps({**read_page(page.parent), **changes}).replace("</", "<\\/")
     text = re.sub(r'(id="data">).*?(</script>)', lambda m: m.group(1) + data + m.group(2), text, flags=re.DOTALL)
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
     (tmp_path / "frame.html").write_text(FRAME.format(script=script), encoding="utf-8")
@@ -66,7 +56,7 @@ def test_the_page_is_no_wider_than_a_telephone(finished_search: Any, tmp_path: P
 @needs_browser
 def test_the_corrected_value_is_that_of_the_best_trial(finished_search: Any, tmp_path: Path) -> None:
     """Where search.select chose another one, tile and table name the trial that is corrected, with its own values."""
-    data = read_data(finished_search.folder.path)
+    data = read_page(finished_search.folder.path)
     other = next(t["number"] for t in data["trials"] if t["number"] != data["guard"]["best_trial"])
     best = next(t for t in data["trials"] if t["number"] == data["guard"]["best_trial"])
     script = (
@@ -90,7 +80,7 @@ def test_stage1_is_drawn_against_the_objective_without_its_term(finished_search:
         ".map(e => [Number(e.getAttribute('cx')), Number(e.getAttribute('cy'))])"
     )
     page = finished_search.folder.path / "report.html"
-    data = read_data(page.parent)
+    data = read_page(page.parent)
     trials, weight = data["trials"], finished_search.config.objective.stage1_mae
     for trial in trials:
         assert trial["transfer"] == pytest.approx(trial["value"] - weight * trial["components"]["stage1_mae"])
@@ -106,7 +96,7 @@ def test_stage1_is_drawn_against_the_objective_without_its_term(finished_search:
 @needs_browser
 def test_titles_of_many_axes_do_not_touch(finished_search: Any, tmp_path: Path) -> None:
     page = finished_search.folder.path / "report.html"
-    axes = [{**axis, "name": f"solubility_dropout_{n}"} for n, axis in enumerate(read_data(page.parent)["axes"])]
+    axes = [{**axis, "name": f"solubility_dropout_{n}"} for n, axis in enumerate(read_page(page.parent)["axes"])]
     script = (
         "[...page.querySelectorAll('svg[aria-label^=\"Parallel\"] text.title')]"
         ".map(e => e.getBoundingClientRect()).map(r => [r.left, r.right, r.top, r.bottom])"
@@ -135,7 +125,7 @@ def test_a_second_pass_says_what_it_is_and_what_it_gained(
     code, out, err = run_command("report", second_pass.path)
     assert code == 0, err
     said = "on 5 fold shuffles and seeds that neither pass has seen: first pass 1.2000, second pass 1.1000, gain 0.1000"
-    data = read_data(second_pass.path)
+    data = read_page(second_pass.path)
     assert said in out
     assert any(line.startswith(said) for line in data["summary"])
     assert data["subtitle"] == "Second pass: Stage 2 settings tuned on the Stage 1 of trial 3 of first"

@@ -359,12 +359,6 @@ class TestRungFiles:
         assert {number for number, _, _ in written} == {0, 1, 2}
         assert len(written) == len(set(written))
 
-    def test_the_study_is_optunas(self, made_up_search: Callable[..., Any]) -> None:
-        search = made_up_search(search__n_trials=3)
-        search.drive()
-        assert isinstance(search.study.best_trial, optuna.trial.FrozenTrial)
-        assert search.study.trials_dataframe()["value"].notna().all()
-
 
 class TestSeconds:
     """What trials computed, not what went by."""
