@@ -8,6 +8,8 @@ from collections.abc import Callable
 Progress = Callable[[int, int], None]
 # Called with (what, done, total), for work of several pieces.
 NamedProgress = Callable[[str, int, int], None]
+# Called with a line for the user.
+Say = Callable[[str], None]
 
 
 def name_progress(progress: NamedProgress | None, what: str) -> Progress | None:

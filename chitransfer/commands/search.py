@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +20,9 @@ from chitransfer.commands.options import (
     SetOption,
     collect_overrides,
 )
+
+if TYPE_CHECKING:
+    from chitransfer.search.study_folder import StudyFolder
 
 
 def search(
@@ -104,18 +108,13 @@ def search(
             raise ConfigError("--allow-extended-space speaks of a resumed search; leave it out with --second-pass")
         console = make_console(quiet)
         return run_second_pass(locate_study(second_pass), console, trial=trial, overrides=overrides, draw=finish_study)
-    if folder is None and allow_extended_space:
-        raise ConfigError("--allow-extended-space speaks of a resumed search; name it with --resume STUDY")
-    if folder is not None and overrides.get("search.study_name", folder.name) != folder.name:
-        raise ConfigError(f"--study-name names a new study; {folder.name}, which is resumed, keeps its name")
-    root = overrides.get("paths.results_dir")
-    if folder is not None and root is not None and (Path(str(root)) / "hparam_search").resolve() != folder.path.parent:
-        raise ConfigError(f"--results-dir is for a new study; {folder.path}, which is resumed, stays where it is")
-    if folder is not None and config is None:
-        resolved = load_study_config(folder, overrides)
-    else:
+    if folder is None:
+        if allow_extended_space:
+            raise ConfigError("--allow-extended-space speaks of a resumed search; name it with --resume STUDY")
         resolved = load_config(config, overrides)
-    if folder is not None:
+    else:
+        _refuse_another_place(folder, overrides)
+        resolved = load_study_config(folder, overrides) if config is None else load_config(config, overrides)
         folder = keep_storage(folder, resolved.search.storage)
     return run_search(
         resolved,
@@ -124,6 +123,17 @@ def search(
         allow_extended_space=allow_extended_space,
         draw=finish_study,
     )
+
+
+def _refuse_another_place(folder: StudyFolder, overrides: Mapping[str, object]) -> None:
+    """Make sure that a resumed study is not given another name or results folder."""
+    from chitransfer.errors import ConfigError
+
+    if overrides.get("search.study_name", folder.name) != folder.name:
+        raise ConfigError(f"--study-name names a new study; {folder.name}, which is resumed, keeps its name")
+    root = overrides.get("paths.results_dir")
+    if root is not None and (Path(str(root)) / "hparam_search").resolve() != folder.path.parent:
+        raise ConfigError(f"--results-dir is for a new study; {folder.path}, which is resumed, stays where it is")
 
 
 def status(study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")]) -> None:

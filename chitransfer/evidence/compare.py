@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum
 from chitransfer.evidence.verdict import COMPARED, ROWS, describe_scores, reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
+from chitransfer.progress import Say
 from chitransfer.provenance import write_provenance
 from chitransfer.search.contract import NAMES, VARIANTS, make_contract
 from chitransfer.search.lock import drive_alone
@@ -69,7 +70,7 @@ class Plan:
     protocols: tuple[str, ...]
 
 
-def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, say: Callable[[str], None]) -> list[str]:
+def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, say: Say) -> list[str]:
     """Run (or go on with) a comparison and write its tables; returns the lines that tell scores and verdict.
 
     Writes ``table.csv`` (a line per protocol and row), ``differences.csv`` (to the default, with intervals),
@@ -96,9 +97,7 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
         return _run(config, dataset, folder, plan, folds, say)
 
 
-def _run(
-    config: Config, dataset: Dataset, folder: Path, plan: Plan, folds: np.ndarray, say: Callable[[str], None]
-) -> list[str]:
+def _run(config: Config, dataset: Dataset, folder: Path, plan: Plan, folds: np.ndarray, say: Say) -> list[str]:
     outer = [
         OuterFold(
             folder / protocol.replace(" ", "_") / f"outer_{number}", protocol, number, np.flatnonzero(folds == number)
@@ -152,7 +151,7 @@ def _refuse_untrainable(dataset: Dataset, folds: np.ndarray) -> None:
             )
 
 
-def _complete(outer: Sequence[OuterFold], say: Callable[[str], None]) -> list[OuterFold]:
+def _complete(outer: Sequence[OuterFold], say: Say) -> list[OuterFold]:
     """The folds of the protocols all of whose folds are done, whichever command did them."""
     complete = []
     for protocol in PROTOCOLS:
@@ -165,7 +164,7 @@ def _complete(outer: Sequence[OuterFold], say: Callable[[str], None]) -> list[Ou
     return complete
 
 
-def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan, say: Callable[[str], None]) -> None:
+def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan, say: Say) -> None:
     path = folder / "conditions.json"
     conditions = {"n_outer": plan.n_outer, "n_seeds": plan.n_seeds, "data": make_contract(config, dataset)["data"]}
     if path.is_file():

@@ -5,7 +5,6 @@ Called by `evidence.compare`. What is done is on disk, so a comparison killed an
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from chitransfer.evidence.overtuning import examine_study
 from chitransfer.evidence.verdict import ROWS
 from chitransfer.files import write_csv, write_json
 from chitransfer.model.network import TransferNetwork, chi_at, inverse_temperature
+from chitransfer.progress import Say
 from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, stop_in_time
 from chitransfer.search.reevaluate import reevaluate_top
@@ -54,7 +54,6 @@ PROTOCOLS = ("known chemistry", "new chemistry")
 SCRATCH_EPOCHS = 100
 # Rows whose model is what `chitransfer finetune` makes, and the row whose parameters they take.
 FULL_MODELS = {"default_full": "default", "transfer_full": "transfer_best"}
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from chitransfer.console import format_seconds
 from chitransfer.counts import say_count
+from chitransfer.progress import Say
 from chitransfer.search.replicates import values_of_runs
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class SearchDisplay:
 class TrialCounter:
     """What watches a search inside other work: says every tenth trial how many have ended and how long one takes."""
 
-    def __init__(self, say: Callable[[str], None], what: str, n_trials: int) -> None:
+    def __init__(self, say: Say, what: str, n_trials: int) -> None:
         self._say, self._what, self._n_trials, self._n_ended = say, what, n_trials, 0
         self._started = time.monotonic()
 

@@ -26,7 +26,7 @@ from chitransfer.model.checkpoint import Pretrained, TrainedModel, check_recipe
 from chitransfer.model.domain import ApplicabilityDomain, Neighbours
 from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import TransferNetwork
-from chitransfer.progress import NamedProgress
+from chitransfer.progress import NamedProgress, Say
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
 from chitransfer.training.crossval import fold_of_rows, training_masks
@@ -36,7 +36,7 @@ from chitransfer.training.inputs import FeatureTable, group_by_pair
 from chitransfer.training.metrics import best_f1_threshold
 from chitransfer.training.model_report import write_model_report
 from chitransfer.training.out_of_fold import TaskPredictions, predict_chi, predict_logits
-from chitransfer.training.run_folder import RunFolder, Say, describe_provenance
+from chitransfer.training.run_folder import RunFolder, describe_provenance
 from chitransfer.training.settings import make_study_folds, read_dataset, resolve_device, stage2_settings
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_positive_label

@@ -25,11 +25,11 @@ from chitransfer.files import write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpoint, save_checkpoint
 from chitransfer.model.network import TransferNetwork, inverse_temperature_line
-from chitransfer.progress import NamedProgress
+from chitransfer.progress import NamedProgress, Say
 from chitransfer.seeds import derive_seed
 from chitransfer.shortage import is_out_of_memory
 from chitransfer.training.packed import carry
-from chitransfer.training.run_folder import RunFolder, Say, chi_scores, describe_provenance, describe_rows
+from chitransfer.training.run_folder import RunFolder, chi_scores, describe_provenance, describe_rows
 from chitransfer.training.settings import (
     build_stage1_data,
     network_shape,

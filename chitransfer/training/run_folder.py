@@ -6,7 +6,7 @@ Called by `training.pretrain` and `training.finetune`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +22,6 @@ from chitransfer.errors import NO_LOCKS, OTHER_RESULTS_FOLDER, CheckpointError, 
 from chitransfer.files import make_lock, make_new_folder, write_atomically
 from chitransfer.provenance import versions, write_provenance
 from chitransfer.training.metrics import chi_metrics
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
