@@ -107,8 +107,10 @@ class TestProblems:
             ("search.n_trials", 0),
             ("search.timeout_hours", -1.0),
             ("search.sampler", "annealing"),
-            ("search.study_name", "../elsewhere"),
-            ("search.study_name", "a/b"),
+            *(
+                ("search.study_name", name)
+                for name in ("../up", "a/b", "..", ".hidden", "/abs", "a\\b", "x" * 101, "", "new\nline")
+            ),
             ("search.rungs", [10, 5]),
             ("search.rungs", [5, 5]),
             ("chem.fingerprint_bits", 8),

@@ -15,6 +15,9 @@ import pandas as pd
 from forking import CONTEXT
 from optuna.trial import FrozenTrial
 
+# Laid over the tiny configuration: Stage 2 hardly computes.
+SHORTEST: dict[str, object] = {"training.stage2_epochs": 1, "cv.n_cv_repeats": 1, "cv.n_cv_folds": 2}
+
 
 def start_search(
     overrides: Mapping[str, object], resume: Path | None = None, prepare: Callable[[], object] | None = None

@@ -13,18 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import optuna
-import pandas as pd
 import pytest
 import torch
-from searching import check_complete, read_trials
+from searching import SHORTEST, check_complete, read_trials
 
 import chitransfer.files
+from chitransfer.config import load_config
 from chitransfer.errors import CheckpointError, StudyError
 from chitransfer.search.driver import SearchDriver
 from chitransfer.search.encoders import unpack_state
 from chitransfer.search.objective import RungTask
 from chitransfer.search.runner import TrialRunner
+from chitransfer.search.study_folder import locate_study
 from chitransfer.search.workers import InProcessWorkers
 from chitransfer.training.stage1 import Stage1Run
 from tests.shortages import cpu_shortage
@@ -34,14 +34,7 @@ Search = Callable[..., tuple[int, Any]]
 
 @pytest.fixture
 def small(tiny: dict[str, object]) -> dict[str, object]:
-    return {
-        **tiny,
-        "training.num_epochs_pretrain": 2,
-        "training.stage2_epochs": 1,
-        "cv.n_cv_repeats": 1,
-        "cv.n_cv_folds": 2,
-        "cv.random_forest": False,
-    }
+    return {**tiny, **SHORTEST, "training.num_epochs_pretrain": 2}
 
 
 def states(folder: Any) -> list[str]:
@@ -115,8 +108,6 @@ def test_on_cuda_half_the_batch_is_tried_once_if_allowed(
     tiny_dataset: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from chitransfer.config import load_config
-
     sizes = []
     train = Stage1Run.train_to
 
@@ -256,8 +247,6 @@ def test_a_disk_that_fails_in_the_middle_stops_the_search_and_loses_nothing(
             make_search(small)
     (log,) = Path(str(small["paths.results_dir"])).rglob("search_*.log")
     assert re.search(r" ERROR .*0001.*injected", log.read_text(encoding="utf-8"))
-    from chitransfer.search.study_folder import locate_study
-
     (database,) = Path(str(small["paths.results_dir"])).rglob("study.db")
     folder = locate_study(database)
     assert states(folder) == ["COMPLETE", "RUNNING"]
@@ -288,8 +277,6 @@ def fill(ballast: Path) -> None:
 
 
 def test_a_disk_that_is_really_full(small: dict[str, object], make_search: Search, small_disk: Path) -> None:
-    from chitransfer.search.study_folder import locate_study
-
     overrides = {**small, "paths.results_dir": str(small_disk), "search.n_trials": 4}
     code, folder = make_search({**overrides, "search.n_trials": 1})
     assert code == 0
@@ -365,35 +352,3 @@ def test_a_rung_in_this_process_ends_at_its_next_epoch_when_the_workers_close(
     workers.close()
     assert future.done()
     assert type(future.exception()).__name__ == "Cancelled"
-
-
-def test_spreadsheets_get_no_formulas(tmp_path: Path) -> None:
-    from chitransfer.files import write_csv
-
-    frame = pd.DataFrame({"SMILES": ["*CC*", "=1+1"], "note": ["@SUM(A1)", "fine"], "value": [-1.5, 2.0]})
-    write_csv(tmp_path / "out.csv", frame)
-    text = (tmp_path / "out.csv").read_text()
-    assert "'=1+1" in text
-    assert "'@SUM" in text
-    assert pd.read_csv(tmp_path / "out.csv")["value"].tolist() == [-1.5, 2.0]
-
-
-@pytest.mark.parametrize("name", ["../up", "a/b", "..", ".hidden", "/abs", "a\\b", "x" * 101, "", "new\nline"])
-def test_names_of_studies_stay_in_the_results_folder(name: str, small: dict[str, object]) -> None:
-    from chitransfer.config import load_config
-    from chitransfer.errors import ConfigError
-
-    with pytest.raises(ConfigError, match=r"search\.study_name"):
-        load_config(None, {**small, "search.study_name": name})
-
-
-def test_optuna_keeps_a_study_that_was_not_ours_out(tmp_path: Path) -> None:
-    from chitransfer.config import load_config
-    from chitransfer.search.space import make_pruner
-    from chitransfer.search.storage import open_storage, sqlite_address
-    from chitransfer.search.study import resume_study
-    from chitransfer.search.study_folder import locate_study
-
-    optuna.create_study(study_name="foreign", storage=open_storage(sqlite_address(tmp_path / "study.db", "rwc")))
-    with pytest.raises(StudyError, match="not written by chitransfer"):
-        resume_study(locate_study(tmp_path), {}, make_pruner(load_config(None).search, 10))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from searching import check_complete, comparable, go_on, read_trials
+from searching import SHORTEST, check_complete, comparable, go_on, read_trials
 
 DARK = 77
 N_PARTS = 8
@@ -48,14 +48,11 @@ class Experiment:
         # Two trials of two rungs each, as small as they get: every kind of write is among them.
         self.overrides: dict[str, object] = {
             **tiny,
+            **SHORTEST,
             "search.study_name": "dark",
             "search.n_trials": 2,
             "search.rungs": [1],
             "training.num_epochs_pretrain": 2,
-            "training.stage2_epochs": 1,
-            "cv.n_cv_repeats": 1,
-            "cv.n_cv_folds": 2,
-            "cv.random_forest": False,
         }
         report = folder / "n_writes"
         # Writes to the feature cache come in the first run alone: they are not counted.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from searching import comparable, read_trials
+from searching import SHORTEST, comparable, read_trials
 
 from chitransfer.config import load_config
 from chitransfer.console import make_console
@@ -38,15 +38,7 @@ def resume(overrides: dict[str, object], folder: StudyFolder, *, extended: bool)
 
 @pytest.fixture
 def small(tiny: dict[str, object]) -> dict[str, object]:
-    return {
-        **tiny,
-        "search.n_trials": 2,
-        "training.num_epochs_pretrain": 1,
-        "training.stage2_epochs": 1,
-        "cv.n_cv_repeats": 1,
-        "cv.n_cv_folds": 2,
-        "cv.random_forest": False,
-    }
+    return {**tiny, **SHORTEST, "search.n_trials": 2, "training.num_epochs_pretrain": 1}
 
 
 def widened(small: dict[str, object]) -> dict[str, object]:

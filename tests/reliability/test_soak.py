@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from searching import check_complete, go_on, kill, read_trials
+from searching import SHORTEST, check_complete, go_on, kill, read_trials
 from test_worker_faults import dask_workers_of
 
 N_TRIALS = int(os.environ.get("CHITRANSFER_SOAK_TRIALS", "40"))
@@ -68,15 +68,12 @@ class Meter:
 def test_soak(tiny: dict[str, object], tmp_path: Path) -> None:
     overrides: dict[str, object] = {
         **tiny,
+        **SHORTEST,
         "search.study_name": "soak",
         "search.n_trials": N_TRIALS,
         "search.workers": 4,
         "search.max_worker_deaths": 10,
         "training.num_epochs_pretrain": 1,
-        "training.stage2_epochs": 1,
-        "cv.n_cv_folds": 2,
-        "cv.random_forest": False,
-        "cv.n_cv_repeats": 1,
         "paths.results_dir": str(tmp_path / "results"),
     }
     folder = tmp_path / "results" / "hparam_search" / "soak"
