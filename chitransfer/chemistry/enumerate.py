@@ -1,6 +1,7 @@
-"""Repeat units from monomers: SMiPoly's polymerisation rules, and four of our own, over the project's monomer list.
+"""Repeat units from monomers of given families: SMiPoly's polymerisation rules, and four of our own.
 
-Called by `data.build`; the list is `data/builtin/monomers.csv`.
+Called by `data.build` with the project's list, `data/builtin/monomers.csv`, or another one. How a single monomer
+polymerises by itself `data.polymerisation` finds out.
 """
 
 from __future__ import annotations

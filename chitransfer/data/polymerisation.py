@@ -1,6 +1,7 @@
-"""Repeat units from monomers: one rule per way of polymerising, each either sure of its answer or silent.
+"""Repeat units from monomers of no given family: a rule per way of polymerising, each sure of its answer or silent.
 
 Called by `data.public_tables` for entries that name a monomer; `data.structure_names` reads those that name the unit.
+Where a list of monomers gives the family, SMiPoly's rules apply: `chemistry.enumerate`.
 """
 
 from __future__ import annotations
