@@ -30,6 +30,7 @@ def study_words(tiny: dict[str, object], tmp_path: Path) -> tuple[Path, list[str
     return tmp_path / "results" / "hparam_search" / "short", [*COMMAND, "search", "--config", str(path)]
 
 
+@pytest.mark.slow
 def test_a_search_whose_reader_goes_comes_to_its_end(study_words: tuple[Path, list[str]]) -> None:
     folder, words = study_words
     reading, writing = os.pipe()

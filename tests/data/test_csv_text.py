@@ -15,6 +15,7 @@ from chitransfer.data.pair_table import TableReader
 from chitransfer.data.solvents import read_solvents
 from chitransfer.data.tables import canonical_solvent, read_solubility_table, read_stage1_table
 from chitransfer.errors import DataError
+from tests.conftest import Tables
 
 
 def test_a_quote_that_is_never_closed_is_named_where_it_opens() -> None:
@@ -86,11 +87,13 @@ def test_numbers_are_written_plainly(tmp_path: Path, number: str) -> None:
 
 
 def test_data_check_names_rows_that_cannot_be_used(
-    tmp_path: Path, run_command: Callable[..., tuple[int, str, str]]
+    tmp_path: Path, tables: Tables, run_command: Callable[..., tuple[int, str, str]]
 ) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("SMILES,soluble\n*CCO*,1\n*CC*,0\n*CC(*)C,perhaps\n", encoding="utf-8")
-    words = ["data", "check", "--set", f"paths.solubility_csv={path}"]
+    words = ["data", "check"]
+    for key, value in (tables.overrides() | {"paths.solubility_csv": path}).items():
+        words += ["--set", f"{key}={value}"]
     code, out, err = run_command(*words)
     assert code == 2
     assert err.endswith("ERROR: a search would not start with these tables; see warning 1\n")
