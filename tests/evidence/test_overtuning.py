@@ -61,8 +61,14 @@ def test_a_damaged_name_of_a_polymer_is_said_to_be_damaged(rng: np.random.Genera
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_components_equal_scikit_learn_on_the_drawn_rows(rng: np.random.Generator, label: int) -> None:
+@pytest.mark.parametrize("called_positive", ["some", "none", "all", "the right ones"])
+def test_components_equal_scikit_learn_on_the_drawn_rows(
+    rng: np.random.Generator, label: int, called_positive: str
+) -> None:
     chi, solubility = make_frames(rng)
+    right = (solubility["soluble"] == label).astype(int)
+    calls = {"none": 0, "all": 1, "the right ones": right, "some": solubility["called_positive"]}
+    solubility["called_positive"] = calls[called_positive]
     polymers = [str(i) for i in range(12)]
     sums = sum_by_polymer(polymers, [chi], [solubility], label)
     weights = draw_polymers(12, 5, 1)
@@ -76,9 +82,9 @@ def test_components_equal_scikit_learn_on_the_drawn_rows(rng: np.random.Generato
             "exp_mae": sk.mean_absolute_error(c["chi"], c["predicted_chi"]),
             "exp_rmse": sk.root_mean_squared_error(c["chi"], c["predicted_chi"]),
             "exp_r2": sk.r2_score(c["chi"], c["predicted_chi"]),
-            "sol_f1": sk.f1_score(positive, called),
-            "sol_recall": sk.recall_score(positive, called),
-            "sol_precision": sk.precision_score(positive, called),
+            "sol_f1": sk.f1_score(positive, called, zero_division=0.0),
+            "sol_recall": sk.recall_score(positive, called, zero_division=0.0),
+            "sol_precision": sk.precision_score(positive, called, zero_division=0.0),
             "sol_balanced_accuracy": sk.balanced_accuracy_score(positive, called),
             "sol_mcc": sk.matthews_corrcoef(positive, called),
             "sol_auc": sk.roc_auc_score(positive, s["probability_positive"]),
