@@ -60,6 +60,13 @@ def test_a_damaged_name_of_a_polymer_is_said_to_be_damaged(rng: np.random.Genera
         sum_by_polymer(["*C/C=C", *map(str, range(12))], [chi], [], 1)
 
 
+def test_rows_of_other_polymers_are_refused(rng: np.random.Generator) -> None:
+    chi, solubility = make_frames(rng)
+    for frames in ([[chi], []], [[], [solubility]]):
+        with pytest.raises(StudyError, match="of different polymers"):
+            sum_by_polymer([str(i) for i in range(11)], *frames, 1)
+
+
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("called_positive", ["some", "none", "all", "the right ones"])
 def test_components_equal_scikit_learn_on_the_drawn_rows(
@@ -69,9 +76,10 @@ def test_components_equal_scikit_learn_on_the_drawn_rows(
     right = (solubility["soluble"] == label).astype(int)
     calls = {"none": 0, "all": 1, "the right ones": right, "some": solubility["called_positive"]}
     solubility["called_positive"] = calls[called_positive]
-    polymers = [str(i) for i in range(12)]
+    # The last one is in neither table.
+    polymers = [str(i) for i in range(13)]
     sums = sum_by_polymer(polymers, [chi], [solubility], label)
-    weights = draw_polymers(12, 5, 1)
+    weights = draw_polymers(13, 5, 1)
     found = sums.components(weights)
     for draw, counts in enumerate(weights):
         times = {name: int(count) for name, count in zip(polymers, counts, strict=True)}
@@ -131,6 +139,8 @@ def test_objective_of_draws_is_the_guides_formula() -> None:
     parts = {"exp_mae": np.array([0.4]), "sol_f1": np.array([0.7]), "sol_recall": np.array([0.9])}
     value = objective_of_draws(parts, 0.2, ObjectiveSettings())
     assert value[0] == pytest.approx(1.5 * 0.4 + 2.0 * 0.3 + 1.5 * 0.1 + 0.1 * 0.2)
+    chi_alone = objective_of_draws({"exp_mae": np.array([0.4])}, 0.2, ObjectiveSettings())
+    assert chi_alone[0] == pytest.approx(1.5 * 0.4 + 0.1 * 0.2), "without a table of labels"
 
 
 def noise_trials(rng: np.random.Generator, n_trials: int, n_polymers: int, level: np.ndarray) -> list[PolymerSums]:
