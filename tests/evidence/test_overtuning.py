@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,16 @@ from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import StudyError
 from chitransfer.evidence import outcomes
 from chitransfer.evidence.correction import Estimate, correct_for_selection, paired_standard_errors
-from chitransfer.evidence.outcomes import PolymerSums, draw_polymers, objective_of_draws, sum_by_polymer
-from chitransfer.evidence.overtuning import (
-    describe_control,
+from chitransfer.evidence.outcomes import (
+    PolymerSums,
+    draw_polymers,
+    fresh_replicates,
+    measured_polymers,
+    objective_of_draws,
+    read_trial_sums,
+    sum_by_polymer,
 )
+from chitransfer.evidence.overtuning import describe_control
 from chitransfer.sections import ObjectiveSettings
 
 CHI_ONLY = ObjectiveSettings(exp_mae=1.0, sol_f1=0.0, sol_recall=0.0, stage1_mae=0.0)
@@ -133,6 +140,25 @@ def test_repeats_are_pooled_first_and_averaged_then(rng: np.random.Generator) ->
     both = sum_by_polymer(polymers, [first, second], [], 1).components(np.ones((1, len(polymers))))
     each = [np.abs(frame["chi"] - frame["predicted_chi"]).mean() for frame in (first, second)]
     assert both["exp_mae"][0] == pytest.approx(np.mean(each))
+
+
+def test_all_runs_of_a_trial_count_but_those_on_fresh_folds(rng: np.random.Generator, tmp_path: Path) -> None:
+    polymers = [str(i) for i in range(12)]
+    frames: list[pd.DataFrame] = []
+    for folder, seed in (("", 7), ("replicate_0001", 8), ("replicate_1001", 9), ("replicate_1000", 9)):
+        own = [make_frames(rng)[0].assign(pretrain_seed=seed, repeat=repeat) for repeat in range(2)]
+        frames += own if seed < 9 else []
+        (tmp_path / folder).mkdir(exist_ok=True)
+        pd.concat(own).to_csv(tmp_path / folder / "out_of_fold_chi.csv", index=False)
+    for n_runs in (1, 2):
+        found = read_trial_sums(tmp_path, ["chi"], polymers, 1, n_runs)
+        expected = sum_by_polymer(polymers, frames[: 2 * n_runs], [], 1)
+        assert found.calls is None
+        np.testing.assert_allclose(found.chi, expected.chi, rtol=1e-9)  # type: ignore[arg-type]
+    assert measured_polymers(tmp_path) == tuple(sorted(polymers))
+    assert fresh_replicates(tmp_path) == [1000, 1001]
+    with pytest.raises(StudyError, match=r"\(solubility\) are missing"):
+        read_trial_sums(tmp_path, ["chi", "solubility"], polymers, 1)
 
 
 def test_objective_of_draws_is_the_guides_formula() -> None:
