@@ -49,7 +49,7 @@ def test_every_member_alone_gives_the_same_mean(which: str, request: pytest.Fixt
     assert row["chi"] == pytest.approx(np.mean(chi), abs=1e-6)
     assert row["A_K"] / T + row["B"] == pytest.approx(row["chi"], abs=1e-6)
     half = model.chi_interval.factor * (np.std(chi, ddof=1) + model.chi_interval.offset)
-    assert row["chi_high"] - row["chi"] == pytest.approx(half, abs=1e-6)
+    assert (row["chi_low"], row["chi_high"]) == pytest.approx((np.mean(chi) - half, np.mean(chi) + half), abs=1e-6)
     z = model.probability.slope * np.mean(logits) + model.probability.intercept
     assert row["p_soluble"] == pytest.approx(1 / (1 + math.exp(-z)), abs=1e-6)
     assert row["soluble"] == int(row["p_soluble"] >= model.threshold)
