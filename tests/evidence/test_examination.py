@@ -18,18 +18,18 @@ from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import correct_for_selection, paired_standard_errors
 from chitransfer.evidence.fresh import measure_difference_noise
 from chitransfer.evidence.outcomes import read_trial_sums
-from chitransfer.evidence.overtuning import count_weights, examine_study
+from chitransfer.evidence.overtuning import count_weights, examine_study, positive_label
 from chitransfer.files import write_json
 from chitransfer.search.replicates import REPLICATE_VALUES, replicate_folder
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.seeds import derive_seed
 
 POLYMERS = sorted(str(number) for number in range(30))
-STAGE1_MAE = (0.1, 0.3, 0.2, 0.5)
-WIDTHS = (128, 256, 64, 256)
-# Errors of χ, of every run: trial 3 is the best and has run twice more, the default three times in all.
-LEVELS = ((1.3, 1.3, 1.3), (1.06,), (1.05,), (0.95, 1.0, 1.05))
-FRESH = {0: {1000: 2.0, 1001: 2.3}, 2: {1000: 1.4, 1001: 1.6}, 3: {1000: 1.5, 1001: 2.0}}
+STAGE1_MAE = (0.1, 0.3, 0.5, 0.2)
+WIDTHS = (128, 256, 256, 64)
+# Errors of χ, of every run: trial 2 is the best and has run twice more, the default once more.
+LEVELS = ((1.3, 1.3), (1.1,), (0.95, 1.0, 1.05), (0.97,))
+FRESH = {0: {1000: 2.0, 1001: 2.3}, 2: {1000: 1.5, 1001: 2.0}, 3: {1000: 1.4, 1001: 1.6}}
 
 
 def make_study(folder: StudyFolder, n_trials: int = len(LEVELS)) -> optuna.Study:
@@ -89,26 +89,26 @@ def test_the_guard_is_its_parts_on_the_files_of_a_study(folder: StudyFolder, con
     assert found.corrected_components == expected.components
     assert found.times_chosen == {n: share for n, share in enumerate(expected.chosen) if share > 0}
     assert 0 < len(found.times_chosen) < 4
-    # Both have run three times in the search, so their difference is that much less noisy than in one run.
+    # Both have run twice at least in the search, so their difference is that much less noisy than in one run.
     noise = measure_difference_noise(found.fresh).half_width
     assert noise is not None
     assert expected.gain is not None
-    assert found.corrected_gain == expected.gain.widened(noise / np.sqrt(3))
+    assert found.corrected_gain == expected.gain.widened(noise / np.sqrt(2))
     values = [trial.values[0] for trial in study.get_trials()]
-    assert (found.best_trial, found.default_trial, found.best_value) == (3, 0, values[3])
+    assert (found.best_trial, found.default_trial, found.best_value) == (2, 0, values[2])
     assert (found.n_trials, found.n_polymers, found.n_draws) == (4, 30, 1000)
-    errors = paired_standard_errors(sums, STAGE1_MAE, config.objective, 3, derive_seed(config.seed, "one se"))
-    within = [n for n in range(4) if values[n] - values[3] <= errors[n]]
+    errors = paired_standard_errors(sums, STAGE1_MAE, config.objective, 2, derive_seed(config.seed, "one se"))
+    within = [n for n in range(4) if values[n] - values[2] <= errors[n]]
     assert found.one_se_candidates == within
     assert {2, 3} <= set(within) != {0, 1, 2, 3}
-    assert found.one_se_trial == 2
-    assert [score.number for score in found.fresh] == [2, 3, 0]
-    assert found.chosen_trial == 3
+    assert found.one_se_trial == 3
+    assert [score.number for score in found.fresh] == [3, 2, 0]
+    assert found.chosen_trial == 2
     assert found.posterior.keys() == {0, 1, 2, 3}
     assert found.sentences[0].startswith("the best of 4 trials reads")
 
 
-@pytest.mark.parametrize(("select", "with_fresh"), [("best", 3), ("one_se", 2), ("reevaluated", 2)])
+@pytest.mark.parametrize(("select", "with_fresh"), [("best", 2), ("one_se", 3), ("reevaluated", 3)])
 def test_the_choice_is_the_one_asked_for(folder: StudyFolder, select: str, with_fresh: int) -> None:
     study = make_study(folder)
     config = load_config(None, {"search.select": select})
@@ -120,7 +120,7 @@ def test_the_choice_is_the_one_asked_for(folder: StudyFolder, select: str, with_
     alone = examine_study(study, folder, config)
     assert alone is not None
     assert alone.fresh == []
-    assert alone.chosen_trial == (2 if select == "one_se" else 3)
+    assert alone.chosen_trial == (3 if select == "one_se" else 2)
     # Without fresh runs the gain's interval is of polymers alone, hence narrower.
     assert alone.corrected_gain is not None
     assert found.corrected_gain is not None
@@ -129,17 +129,32 @@ def test_the_choice_is_the_one_asked_for(folder: StudyFolder, select: str, with_
 
 def test_the_gain_needs_the_default_and_the_correction_two_trials(folder: StudyFolder, config: Config) -> None:
     study = make_study(folder)
-    for number, gone in ((0, None), (1, 2), (2, 1)):
+    lost = []
+    for number in (0, 1):
         (folder.trial(number) / "out_of_fold_chi.csv").unlink()
-        if gone is None or gone > 1:
-            found = examine_study(study, folder, config)
-            assert found is not None
-            assert (found.default_trial, found.corrected_gain) == (None, None)
-            assert found.n_trials == 3 - number
-            assert list(found.left_out) == list(range(number + 1))
-        else:
-            with pytest.raises(StudyError, match=r"trials/0000: the out-of-fold predictions \(chi\) are missing"):
-                examine_study(study, folder, config)
+        lost.append(number)
+        found = examine_study(study, folder, config)
+        assert found is not None
+        assert (found.default_trial, found.corrected_gain) == (None, None)
+        assert (found.n_trials, list(found.left_out)) == (4 - len(lost), lost)
+    (folder.trial(3) / "out_of_fold_chi.csv").unlink()
+    with pytest.raises(StudyError, match=r"trials/0000: the out-of-fold predictions \(chi\) are missing"):
+        examine_study(study, folder, config)
+
+
+@pytest.mark.parametrize(
+    ("n_soluble", "positive", "expected"), [(2, "minority", 1), (4, "minority", 0), (4, "soluble", 1)]
+)
+def test_the_positive_label_is_that_of_the_trials_rows(
+    folder: StudyFolder, n_soluble: int, positive: str, expected: int
+) -> None:
+    config = load_config(None, {"solubility.positive": positive})
+    assert positive_label(folder, 0, config) == 1
+    label = [1] * n_soluble + [0] * (6 - n_soluble)
+    frame = pd.DataFrame({"polymer": POLYMERS[:6], "soluble": label, "probability_positive": 0.5, "called_positive": 1})
+    folder.trial(0).mkdir(parents=True)
+    frame.assign(pretrain_seed=0, repeat=0).to_csv(folder.trial(0) / "out_of_fold_solubility.csv", index=False)
+    assert positive_label(folder, 0, config) == expected
 
 
 def test_one_trial_is_no_choice_and_two_are(tmp_path: Path, config: Config) -> None:
