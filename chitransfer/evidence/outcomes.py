@@ -246,18 +246,20 @@ def read_repeats(folder: Path, kind: str) -> list[pd.DataFrame]:
     Raises
     ------
     StudyError
-        The file is damaged: cut short, without a column or value that is needed, or no table at all.
+        The file is damaged: cut short, without a column or value that is needed or a number that is one, or no table.
     """
     path = folder / f"out_of_fold_{kind}.csv"
     if not path.is_file():
         return []
     try:
         table = pd.read_csv(path, dtype={"polymer": str})
-        lacking = table[[*RUN_COLUMNS, *NEEDED_COLUMNS[kind]]].isna().any(axis=None)
+        name, *numbers = NEEDED_COLUMNS[kind]
+        values = table[[*RUN_COLUMNS, *numbers]].to_numpy(dtype=float)
+        is_whole = np.isfinite(values).all() and table[name].notna().all()
         frames = [frame for _, frame in table.groupby(list(RUN_COLUMNS), sort=True)]
     except (KeyError, ValueError, OSError) as error:
         raise StudyError(f"{path}: damaged out-of-fold predictions ({error})") from error
-    if lacking or len({len(frame) for frame in frames}) != 1:
+    if not is_whole or len({len(frame) for frame in frames}) != 1:
         raise StudyError(f"{path}: damaged out-of-fold predictions (rows or values are missing)")
     return frames
 

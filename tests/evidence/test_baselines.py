@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import sparse
-from sklearn.linear_model import RidgeCV
+from scipy import sparse, stats
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -22,7 +22,9 @@ from chitransfer.evidence.baselines import (
     correct_affinely,
     descriptor_logistic,
     gaussian_process_chi,
+    gaussian_process_solubility,
     ridge_chi,
+    ridge_solubility,
     tanimoto_kernel,
 )
 from chitransfer.training import forest
@@ -34,6 +36,8 @@ def test_kernel_is_the_tanimoto_formula(rng: np.random.Generator) -> None:
     for i, x in enumerate(a):
         for j, y in enumerate(b):
             assert kernel[i, j] == pytest.approx(np.minimum(x, y).sum() / np.maximum(x, y).sum())
+    nothing = np.zeros((1, 9), dtype=int)
+    assert np.array_equal(tanimoto_kernel(np.vstack([a, nothing]), nothing)[:, 0], [0.0] * 5 + [1.0])
     assert np.linalg.eigvalsh(tanimoto_kernel(a, a)).min() > -1e-9
 
 
@@ -70,6 +74,37 @@ def test_gaussian_process_tells_solvents_and_temperatures_apart(rng: np.random.G
     assert np.abs(gaussian_process_chi(task, 0).value - target).max() < 0.2 * np.ptp(target)
 
 
+def test_gaussian_process_is_that_of_its_formula(rng: np.random.Generator) -> None:
+    # Pairs that come several times, so that noise can be told from what pairs differ by.
+    polymer, solvent = (rng.integers(0, 3, (3, 6))[rng.integers(0, 3, 40)] for _ in range(2))
+    inverse, noise = rng.uniform(0.8, 1.2, 40), rng.normal(size=40)
+    target = polymer[:, 0] + 2.0 * solvent[:, 0] + 3.0 * inverse + noise
+    features = np.hstack([polymer, solvent, inverse[:, None]]).astype(float)
+    train = np.arange(40) < 30
+    task = TaskData(features, polymer, solvent, polymer, np.arange(40), target, train)
+
+    def tanimoto(x: np.ndarray, y: np.ndarray) -> float:
+        return float(np.minimum(x, y).sum() / np.maximum(x, y).sum()) if x.any() or y.any() else 1.0
+
+    kernel = np.array(
+        [
+            [
+                tanimoto(polymer[i], polymer[j])
+                * tanimoto(solvent[i], solvent[j])
+                * np.exp(-0.5 * ((inverse[i] - inverse[j]) / 0.2) ** 2)
+                for j in range(40)
+            ]
+            for i in range(40)
+        ]
+    )
+    y = (target[train] - target[train].mean()) / target[train].std()
+    covariances = {share: kernel[train][:, train] + share * np.eye(30) for share in (0.03, 0.1, 0.3, 1.0)}
+    chosen = max(covariances.values(), key=lambda own: stats.multivariate_normal(cov=own).logpdf(y))
+    assert chosen is not covariances[0.03]
+    expected = target[train].mean() + target[train].std() * kernel[:, train] @ np.linalg.inv(chosen) @ y
+    assert gaussian_process_chi(task, 0).value == pytest.approx(expected)
+
+
 def test_gaussian_process_follows_what_has_no_noise(rng: np.random.Generator) -> None:
     task = make_task(rng)
     exact = np.abs(gaussian_process_chi(task, 0).value - task.target)[task.training].mean()
@@ -90,21 +125,17 @@ def test_chi_of_0_and_1_is_no_label() -> None:
     # A smooth curve passes a step by on both sides, where a probability would be clipped.
     assert found.value.min() < -0.01
     assert found.value.max() > 1.01
+    assert gaussian_process_solubility(task, 0).value == pytest.approx(found.value.clip(0.0, 1.0))
 
 
-def test_gaussian_process_reads_training_rows_only(rng: np.random.Generator) -> None:
+def test_gaussian_process_knows_something_of_new_polymers(rng: np.random.Generator) -> None:
     task = make_task(rng)
-    changed = np.where(task.training, task.target, 1e6)
-    other = replace(task, target=changed)
-    assert np.array_equal(gaussian_process_chi(task, 0).value, gaussian_process_chi(other, 0).value)
     error = np.abs(gaussian_process_chi(task, 0).value - task.target)[~task.training].mean()
     assert error < np.abs(task.target - task.target[task.training].mean())[~task.training].mean()
 
 
-def test_ridge_reads_training_rows_only_and_finds_a_line(rng: np.random.Generator) -> None:
+def test_ridge_finds_a_line(rng: np.random.Generator) -> None:
     task = make_task(rng)
-    changed = np.where(task.training, task.target, 1e6)
-    assert np.array_equal(ridge_chi(task, 0).value, ridge_chi(replace(task, target=changed), 0).value)
     error = np.abs(ridge_chi(task, 0).value - task.target)[~task.training].mean()
     assert error < 0.2 * np.abs(task.target - task.target[task.training].mean())[~task.training].mean()
 
@@ -168,17 +199,42 @@ def test_predictors_of_chi_read_training_rows_only(
     assert np.array_equal(predict(task, 0).value, predict(other, 0).value)
 
 
-def test_the_four_descriptors_are_those_that_follow_the_labels(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_four_descriptors_are_those_that_follow_the_labels(rng: np.random.Generator, sign: float) -> None:
     task, descriptors = make_task(rng), rng.normal(size=(40, 12)) * np.geomspace(1e-3, 1e3, 12)
-    label = (descriptors[:, 5] > 0).astype(float)
+    label = (sign * descriptors[:, 5] > 0).astype(float)
+    # One that is the same for all follows nothing.
+    descriptors[:, 11] = 0.1
     found = descriptor_logistic(replace(task, descriptors=descriptors, target=label), 0)
     assert (((found.value >= 0.5) == (label > 0.5))[~task.training]).mean() >= 0.8
+    train = task.training
+    strength = [abs(np.corrcoef(one, label[train])[0, 1]) for one in descriptors[train, :11].T]
+    four = np.argsort(strength)[-4:]
+    assert found.value == pytest.approx(logistic(descriptors[:, four], label, train, C=1.0), rel=1e-4)
+
+
+def logistic(features: np.ndarray, label: np.ndarray, train: np.ndarray, C: float) -> np.ndarray:
+    """Probabilities of scikit-learn's logistic regression on standardised features."""
+    scaled = (features - features[train].mean(axis=0)) / features[train].std(axis=0)
+    return LogisticRegression(C=C, max_iter=2000).fit(scaled[train], label[train]).predict_proba(scaled)[:, 1]
+
+
+def test_logistic_regression_is_scikit_learns(rng: np.random.Generator) -> None:
+    task = make_task(rng)
+    label = (task.target > np.median(task.target)).astype(float)
+    known = replace(task, target=label)
+    whole = logistic(task.polymer_counts, label, task.training, C=0.01)
+    assert ridge_solubility(known, 0).value == pytest.approx(whole, rel=1e-4)
+    chi = rng.normal(size=40) - task.target
+    alone = logistic(chi[:, None], label, task.training, C=1.0)
+    assert classify_by_chi(chi, known).value == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.parametrize("predict", CLASSIFIERS)
 def test_classifiers_read_training_rows_only(
-    rng: np.random.Generator, predict: Callable[[TaskData, int], Prediction]
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, predict: Callable[[TaskData, int], Prediction]
 ) -> None:
+    monkeypatch.setattr(forest, "N_TREES", 10)
     task = make_task(rng)
     label = (task.target > np.median(task.target)).astype(float)
     found = predict(replace(task, target=label), 0)
@@ -189,12 +245,13 @@ def test_classifiers_read_training_rows_only(
 
 @pytest.mark.parametrize("predict", [BASELINES[name][1] for name in ("random_forest", "ridge", "gaussian_process")])
 def test_thresholds_are_chosen_by_whole_polymers(
-    rng: np.random.Generator, predict: Callable[[TaskData, int], Prediction]
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, predict: Callable[[TaskData, int], Prediction]
 ) -> None:
     # Features tell polymers apart and nothing else. By rows of known polymers a sharp cut looks best; of new polymers
     # nothing is known, and calling them all positive is.
+    monkeypatch.setattr(forest, "N_TREES", 20)
     polymer = np.repeat(np.arange(60), 10)
-    label = (rng.permutation(60) < 36).astype(float)[polymer]
+    label = (rng.permutation(60) < 24).astype(float)[polymer]
     counts = np.abs(rng.normal(size=(60, 30)))[polymer]
     features = np.hstack([counts + 0.01 * rng.normal(size=(600, 30)), np.ones((600, 1))])
     task = TaskData(features, counts, np.zeros((600, 0)), counts[:, :4], polymer, label, polymer < 40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,15 @@ from chitransfer.data.subsets import permute_labels
 from chitransfer.errors import StudyError
 from chitransfer.evidence import outcomes
 from chitransfer.evidence.correction import Estimate, correct_for_selection, paired_standard_errors
-from chitransfer.evidence.outcomes import PolymerSums, draw_polymers, objective_of_draws, sum_by_polymer
+from chitransfer.evidence.outcomes import (
+    PolymerSums,
+    draw_polymers,
+    fresh_replicates,
+    measured_polymers,
+    objective_of_draws,
+    read_trial_sums,
+    sum_by_polymer,
+)
 from chitransfer.evidence.overtuning import describe_control
 from chitransfer.sections import ObjectiveSettings
 
@@ -58,12 +67,26 @@ def test_a_damaged_name_of_a_polymer_is_said_to_be_damaged(rng: np.random.Genera
         sum_by_polymer(["*C/C=C", *map(str, range(12))], [chi], [], 1)
 
 
-@pytest.mark.parametrize("label", [0, 1])
-def test_components_equal_scikit_learn_on_the_drawn_rows(rng: np.random.Generator, label: int) -> None:
+def test_rows_of_other_polymers_are_refused(rng: np.random.Generator) -> None:
     chi, solubility = make_frames(rng)
-    polymers = [str(i) for i in range(12)]
+    for frames in ([[chi], []], [[], [solubility]]):
+        with pytest.raises(StudyError, match="of different polymers"):
+            sum_by_polymer([str(i) for i in range(11)], *frames, 1)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("called_positive", ["some", "none", "all", "the right ones"])
+def test_components_equal_scikit_learn_on_the_drawn_rows(
+    rng: np.random.Generator, label: int, called_positive: str
+) -> None:
+    chi, solubility = make_frames(rng)
+    right = (solubility["soluble"] == label).astype(int)
+    calls = {"none": 0, "all": 1, "the right ones": right, "some": solubility["called_positive"]}
+    solubility["called_positive"] = calls[called_positive]
+    # The last one is in neither table.
+    polymers = [str(i) for i in range(13)]
     sums = sum_by_polymer(polymers, [chi], [solubility], label)
-    weights = draw_polymers(12, 5, 1)
+    weights = draw_polymers(13, 5, 1)
     found = sums.components(weights)
     for draw, counts in enumerate(weights):
         times = {name: int(count) for name, count in zip(polymers, counts, strict=True)}
@@ -74,9 +97,9 @@ def test_components_equal_scikit_learn_on_the_drawn_rows(rng: np.random.Generato
             "exp_mae": sk.mean_absolute_error(c["chi"], c["predicted_chi"]),
             "exp_rmse": sk.root_mean_squared_error(c["chi"], c["predicted_chi"]),
             "exp_r2": sk.r2_score(c["chi"], c["predicted_chi"]),
-            "sol_f1": sk.f1_score(positive, called),
-            "sol_recall": sk.recall_score(positive, called),
-            "sol_precision": sk.precision_score(positive, called),
+            "sol_f1": sk.f1_score(positive, called, zero_division=0.0),
+            "sol_recall": sk.recall_score(positive, called, zero_division=0.0),
+            "sol_precision": sk.precision_score(positive, called, zero_division=0.0),
             "sol_balanced_accuracy": sk.balanced_accuracy_score(positive, called),
             "sol_mcc": sk.matthews_corrcoef(positive, called),
             "sol_auc": sk.roc_auc_score(positive, s["probability_positive"]),
@@ -119,10 +142,31 @@ def test_repeats_are_pooled_first_and_averaged_then(rng: np.random.Generator) ->
     assert both["exp_mae"][0] == pytest.approx(np.mean(each))
 
 
+def test_all_runs_of_a_trial_count_but_those_on_fresh_folds(rng: np.random.Generator, tmp_path: Path) -> None:
+    polymers = [str(i) for i in range(12)]
+    frames: list[pd.DataFrame] = []
+    for folder, seed in (("", 7), ("replicate_0001", 8), ("replicate_1001", 9), ("replicate_1000", 9)):
+        own = [make_frames(rng)[0].assign(pretrain_seed=seed, repeat=repeat) for repeat in range(2)]
+        frames += own if seed < 9 else []
+        (tmp_path / folder).mkdir(exist_ok=True)
+        pd.concat(own).to_csv(tmp_path / folder / "out_of_fold_chi.csv", index=False)
+    for n_runs in (1, 2):
+        found = read_trial_sums(tmp_path, ["chi"], polymers, 1, n_runs)
+        expected = sum_by_polymer(polymers, frames[: 2 * n_runs], [], 1)
+        assert found.calls is None
+        np.testing.assert_allclose(found.chi, expected.chi, rtol=1e-9)  # type: ignore[arg-type]
+    assert measured_polymers(tmp_path) == tuple(sorted(polymers))
+    assert fresh_replicates(tmp_path) == [1000, 1001]
+    with pytest.raises(StudyError, match=r"\(solubility\) are missing"):
+        read_trial_sums(tmp_path, ["chi", "solubility"], polymers, 1)
+
+
 def test_objective_of_draws_is_the_guides_formula() -> None:
     parts = {"exp_mae": np.array([0.4]), "sol_f1": np.array([0.7]), "sol_recall": np.array([0.9])}
     value = objective_of_draws(parts, 0.2, ObjectiveSettings())
     assert value[0] == pytest.approx(1.5 * 0.4 + 2.0 * 0.3 + 1.5 * 0.1 + 0.1 * 0.2)
+    chi_alone = objective_of_draws({"exp_mae": np.array([0.4])}, 0.2, ObjectiveSettings())
+    assert chi_alone[0] == pytest.approx(1.5 * 0.4 + 0.1 * 0.2), "without a table of labels"
 
 
 def noise_trials(rng: np.random.Generator, n_trials: int, n_polymers: int, level: np.ndarray) -> list[PolymerSums]:

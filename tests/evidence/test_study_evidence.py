@@ -6,21 +6,19 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 from scipy.stats import spearmanr
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.config import dump_config, load_config, override_config
 from chitransfer.console import make_console
-from chitransfer.evidence.insight import measure_insight
 from chitransfer.evidence.overtuning import count_weights, examine_study
 from chitransfer.report.finish import finish_study
 from chitransfer.report.html import write_report
@@ -71,58 +69,6 @@ def test_insight_is_the_rank_correlation_without_stage_1s_own_term(finished: Stu
     assert insight["stage1_choice"] == int(trials.loc[trials["stage1_mae"].idxmin(), "number"])
     dropout = next(effect for effect in insight["effects"] if effect["name"] == "encoder_dropout")
     assert dropout["on_stage1"] == pytest.approx(spearmanr(trials["encoder_dropout"], trials["stage1_mae"]).statistic)
-
-
-def test_stage_1_loss_misleads_only_where_it_would_choose_another_trial() -> None:
-    study = optuna.create_study()
-    for stage1_mae, value in ((0.1, 1.0), (0.5, 1.1), (0.4, 1.3), (0.3, 1.2), (0.2, 1.4)):
-        study.add_trial(create_trial(value=value, user_attrs={"stage1_mae": stage1_mae}))
-    insight = measure_insight(study, load_config(None))
-    assert insight is not None
-    assert insight.low <= 0
-    assert insight.stage1_choice == insight.transfer_choice == 0
-    assert not insight.misleading
-    assert len(insight.sentences) == 1
-
-
-@pytest.mark.parametrize(
-    ("stage1_mae", "choice", "is_misleading"),
-    [
-        ((8, 7, 6, 5, 4, 3, 2, 1), 7, True),
-        # The second best of eight: that may be luck where Stage 1 says nothing else of the order.
-        ((5, 1, 8, 2, 7, 3, 6, 4), 1, True),
-        ((2, 1, 3, 4, 5, 6, 7, 8), 1, False),
-    ],
-)
-def test_what_the_choice_by_stage_1_costs(stage1_mae: tuple[int, ...], choice: int, is_misleading: bool) -> None:
-    study, widths = optuna.create_study(), ("16_16", "100")
-    for place, mae in enumerate(stage1_mae):
-        # 16 · 16 weights are more than 100.
-        params, space = {"hidden": widths[place // 4]}, {"hidden": CategoricalDistribution(widths)}
-        attributes = {"stage1_mae": mae / 1000}
-        study.add_trial(create_trial(value=1 + place, params=params, distributions=space, user_attrs=attributes))
-    insight = measure_insight(study, load_config(None))
-    assert insight is not None
-    assert (insight.stage1_choice, insight.transfer_choice, insight.rank) == (choice, 0, choice + 1)
-    assert insight.cost == choice
-    assert insight.misleading == is_misleading
-    assert insight.effects[0].on_transfer < -0.8
-
-
-@pytest.mark.parametrize(("order", "is_told"), [(range(8), True), ((2, 0, 5, 1, 7, 3, 4, 6), False)])
-def test_a_direction_is_told_only_where_it_is_hardly_chance(order: Sequence[int], is_told: bool) -> None:
-    study = optuna.create_study()
-    dropout = {"encoder_dropout": FloatDistribution(0.0, 1.0)}
-    for place, rank in enumerate(order):
-        params, attributes = {"encoder_dropout": rank / 10}, {"stage1_mae": 0.1 + 0.01 * place}
-        trial = create_trial(value=1.0 - 0.1 * place, params=params, distributions=dropout, user_attrs=attributes)
-        study.add_trial(trial)
-    insight = measure_insight(study, load_config(None))
-    assert insight is not None
-    (effect,) = insight.effects
-    assert effect.on_stage1 > 0.5 > -0.5 > effect.on_transfer
-    said = "larger encoder_dropout helps transfer and hurts Stage 1" in "\n".join(insight.sentences)
-    assert said == is_told
 
 
 def test_stereo_variants_count_as_one_polymer(finished: StudyFolder, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_every_member_alone_gives_the_same_mean(which: str, request: pytest.Fixt
     assert row["chi"] == pytest.approx(np.mean(chi), abs=1e-6)
     assert row["A_K"] / T + row["B"] == pytest.approx(row["chi"], abs=1e-6)
     half = model.chi_interval.factor * (np.std(chi, ddof=1) + model.chi_interval.offset)
-    assert row["chi_high"] - row["chi"] == pytest.approx(half, abs=1e-6)
+    assert (row["chi_low"], row["chi_high"]) == pytest.approx((np.mean(chi) - half, np.mean(chi) + half), abs=1e-6)
     z = model.probability.slope * np.mean(logits) + model.probability.intercept
     assert row["p_soluble"] == pytest.approx(1 / (1 + math.exp(-z)), abs=1e-6)
     assert row["soluble"] == int(row["p_soluble"] >= model.threshold)
@@ -149,8 +149,7 @@ def test_temperatures_close_together_are_columns_of_their_own(predictor: Predict
     assert [name for name in frame if name.endswith("1K") or name.endswith("2K")] == ["chi_298.1501K", "chi_298.1502K"]
     path = tmp_path / "in.csv"
     path.write_text("SMILES\n*CC(*)CCO\n")
-    reader = TableReader.open(path)
-    _, again = next(predict_table(predictor, reader, temperatures=close, solvent=None, n_jobs=1))
+    _, again = next(predict_table(predictor, TableReader.open(path), temperatures=close, solvent=None, n_jobs=1))
     pd.testing.assert_frame_equal(again.drop(columns=IDENTITY), frame)
 
 
@@ -283,9 +282,7 @@ def test_an_empty_line_is_an_empty_cell_of_the_only_column(predictor: Predictor,
 def test_crooked_tables_do_not_stop_the_run(predictor: Predictor, tmp_path: Path) -> None:
     path, output = tmp_path / "in.csv", tmp_path / "out.csv"
     path.write_text("SMILES,temp,note\n*CCO*,25,a\n*CCO*,310,b,c\n\n*CCO*,x,d\n*CCO*,320,e\n")
-    reader = TableReader.open(path)
-    parts = predict_table(predictor, reader, temperatures=None, solvent=None, n_jobs=1)
-    assert write_predictions(reader, parts, output) == (4, 3)
+    assert predict_file(predictor, path, output) == (4, 3)
     frame = pd.read_csv(output)
     assert "kelvin" in frame["problem"][0]
     assert "4 cells where the header names 3" in frame["problem"][1]
@@ -363,7 +360,8 @@ def test_misnamed_columns_are_refused_unless_a_flag_settles_them(
 def test_the_label_rule_is_the_label(predictor: Predictor, positive_label: int, word: str) -> None:
     smiles = [f"*CC(*){'C' * n}{end}" for n in range(1, 9) for end in ("", "O", "N")]
     values = {name: getattr(predictor.model, name) for name in predictor.model.__dataclass_fields__}
-    values["threshold"] = round(float(predictor.predict(smiles)["p_soluble"].median()), 3)
+    plain = predictor.predict(smiles)
+    values["threshold"] = round(float(plain["p_soluble"].median()), 3)
     other = Predictor(type(predictor.model)(**values | {"positive_label": positive_label}))
     frame = other.predict(smiles)
     limit = re.search(r"[0-9.]+(?= or more$|$)", other.label_rule)
@@ -371,6 +369,8 @@ def test_the_label_rule_is_the_label(predictor: Predictor, positive_label: int, 
     assert word in other.label_rule
     assert frame["soluble"].tolist() == (frame["p_soluble"] >= float(limit[0])).astype(int).tolist()
     assert frame["soluble"].nunique() == 2
+    own, mirrored = ([f"p_soluble{end}" for end in ("", *ends)] for ends in (("_low", "_high"), ("_high", "_low")))
+    np.testing.assert_allclose(frame[own], plain[own] if positive_label else 1.0 - plain[mirrored], atol=1e-7)
     assert Predictor(type(predictor.model)(**values | {"probability": None})).label_rule == ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ def test_conditions_hold_as_written(conditions: Conditions, kept: list[int]) -> 
     assert conditions.select(MADE_UP, "p_soluble").index.tolist() == kept
     if conditions.in_domain:
         assert conditions.select(MADE_UP, "chi").index.tolist() == [1, 2]
+        # As of a model of before there was a domain of χ.
+        assert conditions.select(MADE_UP.drop(columns="chi_in_domain"), "chi").index.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,14 @@ def test_the_domain_of_chi_is_not_asked_of_a_model_without_measured_chi(conditio
     ):
         choose(conditions, rank_by)
     assert choose(Conditions(in_domain=True), "p_soluble").n_kept == 3
+
+
+def test_a_whole_interval_is_not_asked_of_a_model_without_one() -> None:
+    computed = MADE_UP.drop(columns=["chi_low", "chi_high", "chi_in_domain"])
+    for asked, is_refused in ((Conditions(max_chi=9.0, certain=True), True), (Conditions(max_chi=9.0), False)):
+        parts = iter([([[smiles] for smiles in computed["SMILES"]], computed)])
+        with pytest.raises(DataError, match="no χ interval") if is_refused else contextlib.nullcontext():
+            assert screen_candidates(parts, ["SMILES"], asked, rank_by="chi", top=9).n_kept == 4
 
 
 def test_the_other_prediction_breaks_ties() -> None:

@@ -21,6 +21,12 @@ def copied(finished_search: Any, tmp_path: Path) -> StudyFolder:
     return StudyFolder((tmp_path / "done").resolve())
 
 
+def with_prediction(line: bytes, prediction: bytes) -> bytes:
+    """A line of an out-of-fold table with another value before its seed and its repeat."""
+    cells = line.split(b",")
+    return b",".join([*cells[:-3], prediction, *cells[-2:]])
+
+
 def damage_predictions(folder: Path, kind: str, damage: str) -> None:
     """Spoil the out-of-fold table of one kind in a trial's folder."""
     path = folder / f"out_of_fold_{kind}.csv"
@@ -32,6 +38,8 @@ def damage_predictions(folder: Path, kind: str, damage: str) -> None:
         "cut": b"".join(lines[: 3 * len(lines) // 4]),
         "cut in a line": b"".join(lines)[:-9],
         "no column": b"".join(lines).replace(b"polymer", b"molecule", 1),
+        "no number": b"".join([*lines[:-1], with_prediction(lines[-1], b"0.x7")]),
+        "infinite": b"".join([*lines[:-1], with_prediction(lines[-1], b"inf")]),
     }[damage]
     path.unlink()
     if damaged is not None:
@@ -39,7 +47,7 @@ def damage_predictions(folder: Path, kind: str, damage: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["chi", "solubility"])
-@pytest.mark.parametrize("damage", ["empty", "binary", "cut", "cut in a line", "no column"])
+@pytest.mark.parametrize("damage", ["empty", "binary", "cut", "cut in a line", "no column", "no number", "infinite"])
 def test_damaged_predictions_are_noticed(finished_search: Any, tmp_path: Path, kind: str, damage: str) -> None:
     shutil.copy(finished_search.folder.trial(0) / f"out_of_fold_{kind}.csv", tmp_path)
     assert read_repeats(tmp_path, kind)

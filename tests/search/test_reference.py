@@ -18,6 +18,7 @@ from chitransfer.search.reference import (
     score_reference,
 )
 from chitransfer.sections import ObjectiveSettings
+from chitransfer.seeds import derive_seed
 from chitransfer.training import forest
 from chitransfer.training.settings import make_study_folds
 from tests.formulas import guide_objective
@@ -33,6 +34,15 @@ class TestTrivial:
         assert len(sentences) == 2
         assert "solubility F1: 0.800 is no better than the trivial predictor's 0.820" in sentences[0]
         assert beaten_by_trivial({**best, "sol_f1": 0.9, "sol_recall": 1.0}, reference, ObjectiveSettings()) == []
+
+    def test_only_what_has_a_weight_and_is_known_of_both_is_told(self) -> None:
+        best = {"exp_mae": 1.2, "sol_f1": None, "sol_recall": 0.9, "sol_auc": 0.4, "stage1_mae": 0.1}
+        reference = {"exp_mae": 1.1, "sol_f1": 0.8, "sol_recall": 0.8, "sol_auc": 0.5}
+        weights = ObjectiveSettings(exp_mae=0.5, sol_f1=0.5, sol_recall=0.1)
+        objective, part = beaten_by_trivial(best, reference, weights)
+        values = [0.5 * mae + 0.1 * (1 - recall) + 0.1 * 0.1 for mae, recall in ((1.2, 0.9), (1.1, 0.8))]
+        assert "objective {:.4f} against {:.4f};".format(*values) in objective
+        assert part.startswith("experimental χ MAE: 1.200 is no better than the trivial predictor's 1.100")
 
     def test_as_good_is_not_better(self) -> None:
         best = {"exp_mae": 0.4, "sol_f1": 0.8, "sol_recall": 0.9, "stage1_mae": 0.1}
@@ -105,6 +115,7 @@ class TestForest:
 
         def score(*parts: Any) -> dict[str, float]:
             scored.append(parts[1].tolist())
+            assert parts[2:] == (1, derive_seed(config.seed, "random forest"))
             return FOREST
 
         monkeypatch.setattr(forest, "score_random_forest", score)
@@ -114,13 +125,17 @@ class TestForest:
         assert other == first
         assert scored == [folds[0].tolist()]
         assert len(said) == 1
-        # Other folds, or other values, are another forest's.
-        score_reference(tmp_path / "folds.json", config, tiny_dataset, folds[::-1], said.append, [path])
+        # Other folds, other values or another solvent are another forest's; a further shuffle is not.
+        others = tmp_path / "others.json"
+        score_reference(others, config, tiny_dataset, folds[:1], said.append, [path])
+        assert len(scored) == 1
+        score_reference(others, config, tiny_dataset, folds[[1, 1]], said.append, [path])
+        score_reference(others, config, replace(tiny_dataset, solvents=("CCO",)), folds, said.append, [path])
         chi = replace(tiny_dataset.chi, value=tiny_dataset.chi.value + 1.0)
         score_reference(path, config, replace(tiny_dataset, chi=chi), folds, said.append)
-        assert len(scored) == 3
+        assert len(scored) == 4
         score_reference(path, config, tiny_dataset, folds, said.append)
-        assert len(scored) == len(said) == 4
+        assert len(scored) == len(said) == 5
         assert read_reference(path) == first
         assert [title for title, _, _ in first.columns({"stage1_mae": 0.1}, ObjectiveSettings())] == [
             "random forest",

@@ -272,9 +272,9 @@ class TestFrozen:
     def test_frozen_latents_have_no_dropout(
         self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
     ) -> None:
-        """With dropout in the encoder only, a frozen encoder gives what it gives without."""
+        """With dropout in the encoder only, a frozen encoder gives what it gives without; also as Stage 1 left it."""
         network, data = pretrained
-        noisy = with_dropout(network, encoder_dropout=0.9)
+        noisy = with_dropout(network, encoder_dropout=0.9).train()
         where = (data.features, data.chi.structure, data.chi.solvent)
         plain = fit_members(network, data, *masks, FINE_TUNING, 3).predict(*where)
         same = fit_members(noisy, data, *masks, FINE_TUNING, 3).predict(*where)
