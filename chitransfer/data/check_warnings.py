@@ -109,6 +109,10 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
             f"{name}: {say_count(facts.n_without_stereo, 'polymer')} in {n_folds} folds: {few}, and scores will jump "
             "with the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats (cv.n_cv_repeats)."
         )
+    low, _, high = facts.value_range or (0.0, 0.0, 1.0)
+    if low == high and facts.n_rows > 1:
+        follows = "pretraining has nothing to teach" if facts.kind == "stage1" else "its R² is not defined"
+        yield f"{name}, {facts.source}: chi is {low:g} in every row, so {follows}; is it the right column?"
     share, polymer = facts.largest_share or (0.0, "")
     if share > DOMINANT_SHARE and facts.n_polymers > 1:
         # Stage 1 has no folds.
