@@ -370,7 +370,6 @@ def _describe_contradiction(group: pd.DataFrame) -> str:
     if len(group) > SHOWN_LABELS:
         shown = group.groupby("soluble").head(SHOWN_LABELS // 2)
     more = f", … ({len(group)} lines)" if len(shown) < len(group) else ""
-    return (
-        f"  lines {', '.join(map(str, shown['line']))}{more}: {group['SMILES'].iloc[0]} in {group['solvent'].iloc[0]}: labels "
-        f"{', '.join(map(str, shown['soluble']))}{', …' if more else ''}"
-    )
+    pair = f"{group['SMILES'].iloc[0]} in {group['solvent'].iloc[0]}"
+    labels = ", ".join(map(str, shown["soluble"])) + (", …" if more else "")
+    return f"  lines {', '.join(map(str, shown['line']))}{more}: {pair}: labels {labels}"
