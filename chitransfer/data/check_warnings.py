@@ -11,6 +11,7 @@ import numpy as np
 
 from chitransfer.counts import say_count
 from chitransfer.data.check_facts import SHOWN, CheckReport, CoverageFacts, TableFacts
+from chitransfer.data.rejected_rows import shorten
 from chitransfer.data.splits import LEAST_STAGE1_POLYMERS
 from chitransfer.data.tables import USUAL_CHI
 
@@ -82,7 +83,7 @@ def find_obstacles(report: CheckReport, n_folds: int) -> Iterator[str]:
 
 
 def _tell_rejected(facts: TableFacts) -> str:
-    shown = "; ".join(f"line {line}: {value}: {reason}" for line, value, reason in facts.rejected)
+    shown = "; ".join(f"line {line}: {shorten(value)}: {reason}" for line, value, reason in facts.rejected)
     more = "; …" if facts.n_rejected > len(facts.rejected) else ""
     return f"{NAMES[facts.kind]}, {facts.source}: {say_count(facts.n_rejected, 'row')} cannot be used ({shown}{more})"
 
