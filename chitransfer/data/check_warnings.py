@@ -11,6 +11,7 @@ import numpy as np
 
 from chitransfer.counts import say_count
 from chitransfer.data.check_facts import SHOWN, CheckReport, CoverageFacts, TableFacts
+from chitransfer.data.rejected_rows import shorten
 from chitransfer.data.splits import LEAST_STAGE1_POLYMERS
 from chitransfer.data.tables import USUAL_CHI
 
@@ -82,7 +83,7 @@ def find_obstacles(report: CheckReport, n_folds: int) -> Iterator[str]:
 
 
 def _tell_rejected(facts: TableFacts) -> str:
-    shown = "; ".join(f"line {line}: {value}: {reason}" for line, value, reason in facts.rejected)
+    shown = "; ".join(f"line {line}: {shorten(value)}: {reason}" for line, value, reason in facts.rejected)
     more = "; …" if facts.n_rejected > len(facts.rejected) else ""
     return f"{NAMES[facts.kind]}, {facts.source}: {say_count(facts.n_rejected, 'row')} cannot be used ({shown}{more})"
 
@@ -109,6 +110,10 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
             f"{name}: {say_count(facts.n_without_stereo, 'polymer')} in {n_folds} folds: {few}, and scores will jump "
             "with the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats (cv.n_cv_repeats)."
         )
+    low, _, high = facts.value_range or (0.0, 0.0, 1.0)
+    if low == high and facts.n_rows > 1:
+        follows = "pretraining has nothing to teach" if facts.kind == "stage1" else "its R² is not defined"
+        yield f"{name}, {facts.source}: chi is {low:g} in every row, so {follows}; is it the right column?"
     share, polymer = facts.largest_share or (0.0, "")
     if share > DOMINANT_SHARE and facts.n_polymers > 1:
         # Stage 1 has no folds.

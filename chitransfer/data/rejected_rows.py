@@ -10,6 +10,13 @@ from collections.abc import Sequence
 SHOWN_ROWS = 20
 # A reason that more rows share is told once.
 _FEW = 5
+# Of a value: the reason behind it must be seen.
+SHOWN_CHARACTERS = 200
+
+
+def shorten(value: str) -> str:
+    """A value of a table as a message shows it: the beginning of a long one."""
+    return value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…"
 
 
 def describe_rejected(name: str, rejected: Sequence[tuple[int, str, str]], n_rows: int) -> str:
@@ -21,10 +28,10 @@ def describe_rejected(name: str, rejected: Sequence[tuple[int, str, str]], n_row
     for line, value, reason in rejected:
         rows = of_reason[reason]
         if len(rows) <= _FEW:
-            told.append((1, f"  line {line}: {value}: {reason}"))
+            told.append((1, f"  line {line}: {shorten(value)}: {reason}"))
         elif line == rows[0][0]:
             lines = ", ".join(str(line) for line, _ in rows[:_FEW])
-            values = list(dict.fromkeys(value for _, value in rows))
+            values = list(dict.fromkeys(shorten(value) for _, value in rows))
             shown = ", ".join(values[:_FEW]) + (", …" if len(values) > _FEW else "")
             told.append((len(rows), f"  {len(rows)} rows (lines {lines}, …): {shown}: {reason}"))
     shown_lines = [text for _, text in told[:SHOWN_ROWS]]

@@ -52,6 +52,8 @@ _DEFAULTS = {
     "temp": (f"at {DEFAULT_TEMPERATURE_K:g} K", f"{DEFAULT_TEMPERATURE_K:g} where it is that"),
 }
 SHOWN_BLANKS = 5
+# Of one polymer–solvent pair with both labels.
+SHOWN_LABELS = 10
 
 BadRows = Literal["error", "skip"]
 Contradictions = Literal["error", "drop", "majority"]
@@ -361,9 +363,7 @@ def _settle_contradictions(table: Table, rule: Contradictions) -> Table:
         return table
     if rule == "error":
         described = [
-            f"  lines {', '.join(map(str, group['line']))}: {group['SMILES'].iloc[0]} in {solvent}: labels "
-            f"{', '.join(map(str, group['soluble']))}"
-            for (_, solvent), group in rows[mixed].groupby(["polymer", "solvent"], sort=False)
+            _describe_contradiction(group) for _, group in rows[mixed].groupby(["polymer", "solvent"], sort=False)
         ]
         more = [f"  … and {len(described) - SHOWN_ROWS} more"] if len(described) > SHOWN_ROWS else []
         raise DataError(
@@ -379,3 +379,14 @@ def _settle_contradictions(table: Table, rule: Contradictions) -> Table:
         rejected=pd.concat([table.rejected, dropped], ignore_index=True),
         n_repeated=int(rows[keep].duplicated(["polymer", "solvent"]).sum()),
     )
+
+
+def _describe_contradiction(group: pd.DataFrame) -> str:
+    """The lines of a pair that carries both labels, of many the first of either label."""
+    shown = group
+    if len(group) > SHOWN_LABELS:
+        shown = group.groupby("soluble").head(SHOWN_LABELS // 2)
+    more = f", … ({len(group)} lines)" if len(shown) < len(group) else ""
+    pair = f"{group['SMILES'].iloc[0]} in {group['solvent'].iloc[0]}"
+    labels = ", ".join(map(str, shown["soluble"])) + (", …" if more else "")
+    return f"  lines {', '.join(map(str, shown['line']))}{more}: {pair}: labels {labels}"

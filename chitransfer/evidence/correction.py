@@ -104,13 +104,8 @@ def correct_for_selection(
     """
     inside = draw_polymers(len(sums[0].polymers), n_draws, random_state)
     outside = (inside == 0).astype(float)
-    scored_inside, scored_outside, components = [], [], []
-    for own, mae in zip(sums, stage1_mae, strict=True):
-        scored_inside.append(objective_of_draws(own.components(inside), mae, weights))
-        parts = own.components(outside)
-        scored_outside.append(objective_of_draws(parts, mae, weights))
-        components.append(parts)
-    objective_inside, objective_outside = np.stack(scored_inside), np.stack(scored_outside)  # (trial, draw)
+    objective_inside = _score_draws(sums, stage1_mae, weights, inside)  # (trial, draw)
+    objective_outside = _score_draws(sums, stage1_mae, weights, outside)
     usable = np.isfinite(objective_inside).all(axis=0) & np.isfinite(objective_outside).all(axis=0)
     if not usable.any():
         raise StudyError(
@@ -127,12 +122,14 @@ def correct_for_selection(
         if (choice == default).mean() > 0.025:
             # So often there is no gain and no loss: shrinking towards the mean must not leave that out.
             gain = Estimate(gain.value, min(gain.low, 0.0), max(gain.high, 0.0))
+    chosen, place = np.unique(choice, return_inverse=True)
+    components = [sums[number].components(outside) for number in chosen]
     return Correction(
         objective=_typical(corrected, factor, has_r2=weights.exp_r2 > 0),
         gain=gain,
         components={
             name: _typical(
-                np.stack([parts[name] for parts in components])[:, usable][choice, draws],
+                np.stack([parts[name] for parts in components])[:, usable][place, draws],
                 factor,
                 has_r2=name == "exp_r2",
             )
@@ -176,7 +173,18 @@ def paired_standard_errors(
 ) -> np.ndarray:
     """Bootstrap standard error, over polymers, of each trial's objective minus the reference trial's, (n_trials,)."""
     drawn = draw_polymers(len(sums[0].polymers), n_draws, random_state)
-    values = np.stack(
-        [objective_of_draws(s.components(drawn), mae, weights) for s, mae in zip(sums, stage1_mae, strict=True)]
-    )
+    values = _score_draws(sums, stage1_mae, weights, drawn)
     return np.nanstd(values - values[reference], axis=1)
+
+
+def _score_draws(
+    sums: Sequence[PolymerSums], stage1_mae: Sequence[float], weights: ObjectiveSettings, draws: np.ndarray
+) -> np.ndarray:
+    """The objective of every trial on every draw (n_draws, n_polymers): (n_trials, n_draws)."""
+    with_auc = weights.sol_auc > 0
+    return np.stack(
+        [
+            objective_of_draws(own.components(draws, with_auc=with_auc), mae, weights)
+            for own, mae in zip(sums, stage1_mae, strict=True)
+        ]
+    )

@@ -89,18 +89,20 @@ class PolymerSums:
     calls: np.ndarray | None
     ranked: tuple[RankedRows, ...] | None = None
 
-    def components(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+    def components(self, weights: np.ndarray, *, with_auc: bool = True) -> dict[str, np.ndarray]:
         """Metrics when polymer p counts `weights[:, p]` times, each (n_draws,): pooled, then averaged over repeats.
 
         A metric that a draw does not define (no positive row, one class only, no two χ that differ) is NaN there.
+        ``sol_auc``, which costs more than all others together, can be left out.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             found = {} if self.chi is None else _chi_components(np.moveaxis(self.chi @ weights.T, 1, 0))
             if self.calls is not None and self.ranked is not None:
                 counts = np.moveaxis(self.calls @ weights.T, 1, 0)  # (sum, repeat, draw)
-                won = np.stack([rows.count_wins(weights) for rows in self.ranked])  # (repeat, draw)
                 found |= _call_components(counts)
-                found["sol_auc"] = won / ((counts[0] + counts[2]) * (counts[1] + counts[3]))
+                if with_auc:
+                    won = np.stack([rows.count_wins(weights) for rows in self.ranked])  # (repeat, draw)
+                    found["sol_auc"] = won / ((counts[0] + counts[2]) * (counts[1] + counts[3]))
         return {name: values.mean(axis=0) for name, values in found.items()}
 
 

@@ -108,15 +108,22 @@ def history_series(study: optuna.Study, reference: Reference, recommended: Froze
     )
 
 
-def importance_series(study: optuna.Study, evaluator: BaseImportanceEvaluator | None = None) -> dict[str, float]:
+def importance_series(
+    study: optuna.Study, evaluator: BaseImportanceEvaluator | None = None, most: int | None = None
+) -> dict[str, float]:
     """Parameter importances, most important first; empty when the trials do not allow an estimate.
 
     Parameters
     ----------
     evaluator
         How they are estimated, by default as Optuna does.
+    most
+        From how many trials at most, evenly spread over the study; ``None``: from all.
     """
     trials = read_standing(study).ranked
+    if most is not None and len(trials) > most:
+        by_number = sorted(trials, key=lambda trial: trial.number)
+        trials = [by_number[place] for place in np.linspace(0, len(trials) - 1, most).astype(int)]
     if len(trials) < 4 or len({trial.values[0] for trial in trials}) < 2:
         return {}
     # Of a parameter that was added under way a part of the trials says nothing.
@@ -125,7 +132,7 @@ def importance_series(study: optuna.Study, evaluator: BaseImportanceEvaluator | 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            alike = _with_one_range(study, trials, names)
+            alike = _of_one_range(study, trials, names)
             found = get_param_importances(alike, evaluator=evaluator, params=names, target=_objective) if names else {}
         except (RuntimeError, ValueError):
             return {}
@@ -138,10 +145,14 @@ def _objective(trial: FrozenTrial) -> float:
     return float(with_one_value(trial).values[0])
 
 
-def _with_one_range(study: optuna.Study, trials: list[FrozenTrial], names: list[str]) -> optuna.Study:
-    """The study itself, or where ranges became wider a copy with the widest: Optuna compares no others."""
+def _of_one_range(study: optuna.Study, trials: list[FrozenTrial], names: list[str]) -> optuna.Study:
+    """A study of these complete trials: itself where they are all, or a copy.
+
+    Where ranges became wider the copy has the widest: Optuna compares no others.
+    """
     distributions = {name: covering_distribution(trials, name) for name in names}
-    if all(trial.distributions[name] == one for name, one in distributions.items() for trial in trials):
+    are_all = len(trials) == len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    if are_all and all(trial.distributions[name] == one for name, one in distributions.items() for trial in trials):
         return study
     optuna.logging.disable_default_handler()
     alike = optuna.create_study()

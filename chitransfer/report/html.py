@@ -55,6 +55,8 @@ from chitransfer.sections import ObjectiveSettings
 MOST_ROC_POINTS = 400
 # Of the page, one after another: what the later ones use stands in the earlier ones.
 SCRIPTS = ("parts.js", "study.js", "evidence.js")
+# Trials that fANOVA is given: its time grows with the square of their number, to hours for ten thousand.
+MOST_FANOVA_TRIALS = 500
 logger = logging.getLogger(__name__)
 
 
@@ -220,8 +222,12 @@ def _trials(study: optuna.Study, weights: ObjectiveSettings) -> list[dict[str, A
 
 def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
     """PED-ANOVA and fANOVA importances by method; a method that these trials do not allow is left out."""
-    methods = {"PED-ANOVA": PedAnovaImportanceEvaluator(), "fANOVA": FanovaImportanceEvaluator(seed=0)}
-    found = {method: importance_series(study, evaluator) for method, evaluator in methods.items()}
+    n_trials = len(read_standing(study).ranked)
+    part = f" ({MOST_FANOVA_TRIALS} of {n_trials} trials)" if n_trials > MOST_FANOVA_TRIALS else ""
+    found = {
+        "PED-ANOVA": importance_series(study, PedAnovaImportanceEvaluator()),
+        f"fANOVA{part}": importance_series(study, FanovaImportanceEvaluator(seed=0), MOST_FANOVA_TRIALS),
+    }
     return {method: shares for method, shares in found.items() if shares}
 
 

@@ -94,6 +94,8 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
             "  Stage 1 has one temperature, so it teaches χ but not how χ changes with temperature "
             "(A and B cannot be told apart)"
         )
+    if np.ptp(dataset.stage1.value) == 0:
+        lines.append(f"  Stage 1's χ is {dataset.stage1.value[0]:g} in every row, so it teaches nothing")
     if dataset.chi is not None:
         lines.append(_describe_rows("Stage 2, measured χ", dataset.chi, dataset))
     if dataset.solubility is not None:

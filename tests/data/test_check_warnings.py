@@ -61,6 +61,18 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
         ({"n_stage1": 499}, "Stage 1: only 499 polymers"),
         ({"n_stage1": 2}, "Stage 1: only 2 polymers"),
         (
+            {"tables": (replace(FACTS, n_rejected=1, rejected=((2, "*" + "C" * 5000, "too long"),)), CHI, LABELS)},
+            f"(line 2: *{'C' * 199}…: too long)",
+        ),
+        (
+            {"tables": (replace(FACTS, value_range=(0.5, 0.5, 0.5)), CHI, LABELS)},
+            "chi is 0.5 in every row, so pretraining has nothing to teach",
+        ),
+        (
+            {"tables": (FACTS, replace(CHI, value_range=(0.5, 0.5, 0.5)), LABELS)},
+            "chi is 0.5 in every row, so its R² is not defined",
+        ),
+        (
             {"tables": (replace(FACTS, largest_share=(0.31, "*CC*")), CHI, LABELS)},
             "Stage 1: 31% of the rows are one polymer, *CC*; whether it is held out for validation decides",
         ),

@@ -24,6 +24,14 @@ def test_a_reason_that_many_rows_share_is_told_once() -> None:
     ]
 
 
+def test_a_long_value_does_not_hide_its_reason() -> None:
+    value = f"*{'C' * 5000}*"
+    shown = f"*{'C' * 199}…"
+    assert describe_rejected("m.csv", [(2, value, "too long")], 9).endswith(f"\n  line 2: {shown}: too long")
+    told = describe_rejected("m.csv", [(line, value, "too long") for line in range(2, 9)], 9)
+    assert told.endswith(f"\n  7 rows (lines 2, 3, 4, 5, 6, …): {shown}: too long")
+
+
 def test_where_nothing_would_be_left_nothing_is_to_be_skipped(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("SMILES,soluble\n" + "*CC*,yes\n*CCO*,No\n" * 20, encoding="utf-8")

@@ -267,6 +267,12 @@ class TestContradictions:
         assert "lines 5, 6: *CC* in O: labels 1, 0" in message
         assert "data.on_contradictory_labels" in message
 
+    def test_of_many_lines_the_first_of_either_label_are_named(self, write: Callable[..., str]) -> None:
+        text = "SMILES,soluble\n" + 1000 * "*CC*,1\n" + 2 * "*CC*,0\n"
+        message = message_of(read_solubility_table, write(text))
+        shown = "lines 2, 3, 4, 5, 6, 1002, 1003, … (1002 lines): *CC* in O: labels 1, 1, 1, 1, 1, 0, 0, …"
+        assert f"  {shown}\n" in message
+
     def test_drop(self, write: Callable[..., str]) -> None:
         table = read_solubility_table(write(self.TEXT), on_contradictory_labels="drop")
         assert table.rows["line"].tolist() == [7]

@@ -61,6 +61,32 @@ def test_stereo_variants_are_drawn_as_one_polymer(rng: np.random.Generator) -> N
         np.testing.assert_array_equal(values, expected[name], err_msg=name)
 
 
+def test_an_auc_is_counted_only_where_it_is_needed(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs more than all the rest: of the trials' objectives where they weigh it, and of those chosen."""
+    asked: list[bool] = []
+    components = PolymerSums.components
+
+    def noted(self: PolymerSums, weights: np.ndarray, *, with_auc: bool = True) -> dict[str, np.ndarray]:
+        asked.append(with_auc)
+        return components(self, weights, with_auc=with_auc)
+
+    monkeypatch.setattr(PolymerSums, "components", noted)
+    trials = []
+    for worse in (0.0, 5.0, 5.0):
+        chi, solubility = make_frames(rng)
+        chi["predicted_chi"] = chi["chi"] + worse
+        trials.append(sum_by_polymer([str(number) for number in range(12)], [chi], [solubility], 1))
+    found = correct_for_selection(trials, [0.0] * 3, CHI_ONLY, n_draws=20)
+    assert asked == 6 * [False] + [True]
+    assert np.isfinite(found.components["sol_auc"].value)
+    asked.clear()
+    weighed = CHI_ONLY.model_copy(update={"sol_auc": 1.0})
+    paired_standard_errors(trials, [0.0] * 3, weighed, 0, 1, n_draws=20)
+    assert asked == 3 * [True]
+    plain = trials[0].components(np.ones((1, 12)), with_auc=False)
+    assert plain.keys() == trials[0].components(np.ones((1, 12))).keys() - {"sol_auc"}
+
+
 def test_a_damaged_name_of_a_polymer_is_said_to_be_damaged(rng: np.random.Generator) -> None:
     chi, _ = make_frames(rng)
     with pytest.raises(StudyError, match="damaged"):

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from chitransfer.config import load_config
 from chitransfer.evidence.insight import measure_insight
-from chitransfer.report import figures, insight_figures
+from chitransfer.report import figures, html, insight_figures
 from chitransfer.report.figures import (
     draw_study,
     history_series,
@@ -125,6 +125,27 @@ class TestSeries:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         assert next(iter(importance_series(made_up_study(40), evaluator))) == "rate"
         assert importance_series(made_up_study(4), evaluator) == {}
+
+    def test_importances_of_a_long_study_are_of_trials_from_all_over_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """fANOVA's time grows with the square of their number; the last third alone would know no `dropout`."""
+        study, later = made_up_study(40), extended_study(20)
+        for one, names in ((study, {"rate", "dropout", "extra"}), (later, {"rate", "dropout", "extra"})):
+            found = importance_series(one, optuna.importance.FanovaImportanceEvaluator(seed=0), 12)
+            assert set(found) == names
+            assert next(iter(found)) == "rate"
+        monkeypatch.setattr(html, "MOST_FANOVA_TRIALS", 38)
+        assert list(html.importances(study)) == ["PED-ANOVA", "fANOVA"]
+        monkeypatch.setattr(html, "MOST_FANOVA_TRIALS", 12)
+        evaluated: list[int] = []
+        evaluate = optuna.importance.FanovaImportanceEvaluator.evaluate
+
+        def counted(self: Any, study: optuna.Study, **options: Any) -> Any:
+            evaluated.append(len(study.trials))
+            return evaluate(self, study, **options)
+
+        monkeypatch.setattr(optuna.importance.FanovaImportanceEvaluator, "evaluate", counted)
+        assert list(html.importances(study)) == ["PED-ANOVA", "fANOVA (12 of 38 trials)"]
+        assert evaluated == [12]
 
     def test_too_few_trials_say_nothing(self) -> None:
         assert importance_series(made_up_study(4)) == {}

@@ -235,6 +235,13 @@ def test_a_search_says_how_many_rows_are_in_solvents_that_stage_1_has_not(
     )
 
 
+def test_a_search_says_that_one_value_of_chi_teaches_nothing(tiny_dataset: Any, shared_tiny_config: Any) -> None:
+    assert not any("every row" in line for line in describe_data(tiny_dataset, shared_tiny_config))
+    stage1 = replace(tiny_dataset.stage1, value=np.full(len(tiny_dataset.stage1), 0.5))
+    lines = describe_data(replace(tiny_dataset, stage1=stage1), shared_tiny_config)
+    assert "  Stage 1's χ is 0.5 in every row, so it teaches nothing" in lines
+
+
 def test_what_the_trials_are_compared_with_is_told_before_the_search() -> None:
     outside = {"model.encoder_hidden_dims": [300]}
     (warning,) = describe_reference(load_config(None, outside), Names())
