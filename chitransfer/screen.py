@@ -79,11 +79,11 @@ class Conditions:
     def hold(self, frame: pd.DataFrame, rank_by: RankBy) -> dict[str, pd.Series]:
         """Of each condition, by its option, whether the rows of predictions fulfil it, (n_rows,) bool."""
         holds = {}
-        low, high = ("chi_low", "chi_high") if self.certain else ("chi", "chi")
+        low, high, certain = ("chi_low", "chi_high", " --certain") if self.certain else ("chi", "chi", "")
         if self.max_chi is not None:
-            holds[f"--max-chi {self.max_chi:g}"] = frame[high] <= self.max_chi
+            holds[f"--max-chi {self.max_chi:g}{certain}"] = frame[high] <= self.max_chi
         if self.min_chi is not None:
-            holds[f"--min-chi {self.min_chi:g}"] = frame[low] >= self.min_chi
+            holds[f"--min-chi {self.min_chi:g}{certain}"] = frame[low] >= self.min_chi
         if self.min_p_soluble is not None:
             holds[f"--min-p-soluble {self.min_p_soluble:g}"] = frame["p_soluble"] >= self.min_p_soluble
         if self.in_domain:

@@ -199,7 +199,7 @@ def _read(
     value_names = [column.name for column in columns]
     for (line, record), text, identity in zip(records, smiles, identities, strict=True):
         cells = {column: record[position].strip() for column, position in positions.items()}
-        problem = (text, identity.reason) if identity.key is None else None
+        problem = (text or "SMILES = ''", identity.reason) if identity.key is None else None
         values: list[object] = []
         solvent = WATER
         if problem is None:
