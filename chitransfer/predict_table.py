@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Collection, Iterator, Sequence
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from chitransfer.predict import IDENTITY, Predictor
 from chitransfer.progress import NamedProgress
 
 CHUNK_ROWS = 4000
+# Columns that tell a table of predictions from one of candidates.
+OF_A_PREDICTION = frozenset({"A_K", "nearest_polymer"})
 
 
 def predict_table(
@@ -141,8 +143,37 @@ def write_predictions(
 
 
 def _free_name(name: str, taken: Collection[str]) -> str:
-    others = (f"{name}_predicted{again}" for again in chain([""], (f"_{number}" for number in count(2))))
-    return next(free for free in chain([name], others) if free.lower() not in taken)
+    return next(free for free in _written_names(name) if free.lower() not in taken)
+
+
+def _written_names(name: str) -> Iterator[str]:
+    """What a prediction is called, where the names before are taken."""
+    return chain([name, f"{name}_predicted"], (f"{name}_predicted_{number}" for number in count(2)))
+
+
+def find_predictions(header: Sequence[str], names: Collection[str]) -> set[str]:
+    """The columns of a table that `write_predictions` or `screen.write_screening` wrote; of another table none.
+
+    Parameters
+    ----------
+    names
+        What predictions are called. Where a table has a name more often than its ``A_K``, with ``_predicted`` appended
+        or not, the first of them are its own.
+
+    Returns
+    -------
+    set
+        Names in lower case.
+    """
+    if not set(header) >= OF_A_PREDICTION:
+        return set()
+    present = {name.lower() for name in header}
+
+    def written(name: str) -> list[str]:
+        return list(takewhile(present.__contains__, map(str.lower, _written_names(name))))
+
+    n_times = len(written("A_K"))
+    return {column for name in names for column in written(name)[-n_times:]}
 
 
 def _as_text(value: object) -> str:
