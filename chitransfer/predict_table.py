@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, count, takewhile
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pandas as pd
 
 from chitransfer.data.csv_text import PREDICTED_AT, without_rows
 from chitransfer.data.pair_table import TableReader
-from chitransfer.data.tables import WATER
+from chitransfer.data.tables import WATER, describe_blanks
 from chitransfer.data.temperatures import check_temperatures, name_temperature, read_kelvin
 from chitransfer.files import as_cell, is_compressed, replace_atomically
 from chitransfer.predict import IDENTITY, Predictor
@@ -25,6 +27,25 @@ from chitransfer.progress import NamedProgress
 CHUNK_ROWS = 4000
 # Columns that tell a table of predictions from one of candidates.
 OF_A_PREDICTION = frozenset({"A_K", "nearest_polymer"})
+
+
+@dataclass
+class BlankCells:
+    """Of the rows with a prediction, how many leave ``solvent`` or ``temp`` blank, by column, and how many there are.
+
+    `predict_table` counts them while it goes through a table.
+    """
+
+    n_blank: Counter[str] = field(default_factory=Counter)
+    n_rows: int = 0
+
+    def describe(self, predictor: Predictor, source: str) -> list[str]:
+        """A line for every column that some rows fill and others leave blank, which is then water or `T_ref`."""
+        return [
+            describe_blanks(n, self.n_rows, source, column, predictor.model.scales.T_ref)
+            for column, n in self.n_blank.items()
+            if 0 < n < self.n_rows
+        ]
 
 
 def predict_table(
@@ -36,6 +57,7 @@ def predict_table(
     n_jobs: int,
     progress: NamedProgress | None = None,
     chunk_rows: int = CHUNK_ROWS,
+    blanks: BlankCells | None = None,
 ) -> Iterator[tuple[list[list[str]], pd.DataFrame]]:
     """Rows as read and what `Predictor.predict_rows` says of them, chunk by chunk.
 
@@ -48,6 +70,8 @@ def predict_table(
         reference temperature.
     solvent
         For every row; ``None`` takes the column ``solvent`` where there is one, else water.
+    blanks
+        To count blank cells in.
 
     Raises
     ------
@@ -80,6 +104,12 @@ def predict_table(
         if table.shape[1] == 1:
             frame.insert(2, PREDICTED_AT, table[:, 0])
         frame["problem"] = problem
+        if blanks is not None:
+            used = [row for row, reason in zip(cells, problem, strict=True) if not reason]
+            blanks.n_rows += len(used)
+            for column, place in (("solvent", reader.solvent), ("temp", reader.temperature)):
+                if place is not None and given[column] is None:
+                    blanks.n_blank[column] += sum(not row[place].strip() for row in used)
         done += len(rows)
         if progress is not None:
             progress("predicting", min(done, total), total)

@@ -150,7 +150,7 @@ def predict(
     from chitransfer.errors import ConfigError
     from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
-    from chitransfer.predict_table import predict_table, write_predictions
+    from chitransfer.predict_table import BlankCells, predict_table, write_predictions
     from chitransfer.processors import count_processors
 
     medium = _read_solvent(solvent)
@@ -177,7 +177,7 @@ def predict(
         _refuse_unpredicted(frame)
         return
     started = time.perf_counter()
-    reader = TableReader.open(input)
+    reader, blanks = TableReader.open(input), BlankCells()
     with show_progress(console) as progress:
         predictions = predict_table(
             predictor,
@@ -186,6 +186,7 @@ def predict(
             solvent=medium,
             n_jobs=n_jobs or count_processors(),
             progress=progress,
+            blanks=blanks,
         )
         n_rows, n_problems = write_predictions(reader, predictions, output)
     seconds = time.perf_counter() - started
@@ -194,6 +195,8 @@ def predict(
         f"{n_problems} without a prediction or with a remark (column problem)"
         f"{_tell_label(predictor.label_rule)}",
     )
+    for line in blanks.describe(predictor, str(input)):
+        console.print(line)
 
 
 def screen(
@@ -224,7 +227,7 @@ def screen(
     from chitransfer.errors import ConfigError
     from chitransfer.files import CSV_ENDINGS, beside_csv, check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
-    from chitransfer.predict_table import predict_table
+    from chitransfer.predict_table import BlankCells, predict_table
     from chitransfer.processors import count_processors
     from chitransfer.screen import Conditions, screen_candidates, write_screening
 
@@ -239,7 +242,7 @@ def screen(
     for option, path in (("--output", output), ("--picture", picture)):
         refuse_overwriting(path, option, {"--input": input, "--model": model})
     predictor = Predictor.load(model)
-    reader = TableReader.open(input)
+    reader, blanks = TableReader.open(input), BlankCells()
     console = make_console(quiet)
     with show_progress(console) as progress:
         predictions = predict_table(
@@ -249,6 +252,7 @@ def screen(
             solvent=medium,
             n_jobs=n_jobs or count_processors(),
             progress=progress,
+            blanks=blanks,
         )
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     interval = predictor.model.chi_interval
@@ -268,6 +272,8 @@ def screen(
         )
         + _tell_label(predictor.label_rule),
     )
+    for line in blanks.describe(predictor, str(input)):
+        console.print(line)
     if not found.n_kept:
         console.print("each condition by itself holds for:")
         for option, count in found.n_holding.items():

@@ -171,3 +171,24 @@ def test_the_encoders_settings_are_taken_where_it_is_fine_tuned(run_command: Run
     code, _, err = run_command("finetune", "--pretrained", "none.pt", *(w for s in settings for w in ("--set", s)))
     assert code == 2
     assert "none.pt: no such checkpoint" in err
+
+
+@pytest.mark.parametrize("command", ["predict", "screen"])
+def test_blank_cells_beside_filled_ones_are_told(
+    trained: Any, run_command: RunCommand, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "merged.csv"
+    path.write_text("SMILES,solvent,temp\n*CC(*)O,CCO,\n*CC(*)N,,350\n*CC(*)C,,350\nbad,,\n,,\n", encoding="utf-8")
+    words = [command, "--model", trained.model, "--input", path, "--output", tmp_path / "out.csv", "--n-jobs", 1]
+    solvents = f"2 of 3 rows of {path} have no solvent and are taken to be in water; merged cells? fill solvent in"
+    temperature = f"1 of 3 rows of {path} has no temp and is taken to be at 298.15 K; merged cells? fill temp in every"
+    for flags, told in (
+        ([], [True, True]),
+        (["--solvent", "O"], [False, True]),
+        (["--temperature", 300], [True, False]),
+    ):
+        code, out, _ = run_command(*words, *flags)
+        assert code == 0
+        assert [line in out for line in (solvents, temperature)] == told
+    path.write_text("SMILES,solvent,temp\n*CC(*)O,,350\n*CC(*)N,,350\n", encoding="utf-8")
+    assert "merged cells" not in run_command(*words)[1], "a column left blank is as one left out"
