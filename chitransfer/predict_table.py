@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from itertools import chain, count
+from dataclasses import dataclass, field
+from itertools import chain, count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,34 @@ import pandas as pd
 
 from chitransfer.data.csv_text import PREDICTED_AT, without_rows
 from chitransfer.data.pair_table import TableReader
-from chitransfer.data.tables import WATER
+from chitransfer.data.tables import WATER, describe_blanks
 from chitransfer.data.temperatures import check_temperatures, name_temperature, read_kelvin
 from chitransfer.files import as_cell, is_compressed, replace_atomically
 from chitransfer.predict import IDENTITY, Predictor
 from chitransfer.progress import NamedProgress
 
 CHUNK_ROWS = 4000
+# Columns that tell a table of predictions from one of candidates.
+OF_A_PREDICTION = frozenset({"A_K", "nearest_polymer"})
+
+
+@dataclass
+class BlankCells:
+    """Of the rows with a prediction, how many leave ``solvent`` or ``temp`` blank, by column, and how many there are.
+
+    `predict_table` counts them while it goes through a table.
+    """
+
+    n_blank: Counter[str] = field(default_factory=Counter)
+    n_rows: int = 0
+
+    def describe(self, predictor: Predictor, source: str) -> list[str]:
+        """A line for every column that some rows fill and others leave blank, which is then water or `T_ref`."""
+        return [
+            describe_blanks(n, self.n_rows, source, column, predictor.model.scales.T_ref)
+            for column, n in self.n_blank.items()
+            if 0 < n < self.n_rows
+        ]
 
 
 def predict_table(
@@ -34,6 +57,7 @@ def predict_table(
     n_jobs: int,
     progress: NamedProgress | None = None,
     chunk_rows: int = CHUNK_ROWS,
+    blanks: BlankCells | None = None,
 ) -> Iterator[tuple[list[list[str]], pd.DataFrame]]:
     """Rows as read and what `Predictor.predict_rows` says of them, chunk by chunk.
 
@@ -46,6 +70,8 @@ def predict_table(
         reference temperature.
     solvent
         For every row; ``None`` takes the column ``solvent`` where there is one, else water.
+    blanks
+        To count blank cells in.
 
     Raises
     ------
@@ -78,6 +104,12 @@ def predict_table(
         if table.shape[1] == 1:
             frame.insert(2, PREDICTED_AT, table[:, 0])
         frame["problem"] = problem
+        if blanks is not None:
+            used = [row for row, reason in zip(cells, problem, strict=True) if not reason]
+            blanks.n_rows += len(used)
+            for column, place in (("solvent", reader.solvent), ("temp", reader.temperature)):
+                if place is not None and given[column] is None:
+                    blanks.n_blank[column] += sum(not row[place].strip() for row in used)
         done += len(rows)
         if progress is not None:
             progress("predicting", min(done, total), total)
@@ -141,8 +173,37 @@ def write_predictions(
 
 
 def _free_name(name: str, taken: Collection[str]) -> str:
-    others = (f"{name}_predicted{again}" for again in chain([""], (f"_{number}" for number in count(2))))
-    return next(free for free in chain([name], others) if free.lower() not in taken)
+    return next(free for free in _written_names(name) if free.lower() not in taken)
+
+
+def _written_names(name: str) -> Iterator[str]:
+    """What a prediction is called, where the names before are taken."""
+    return chain([name, f"{name}_predicted"], (f"{name}_predicted_{number}" for number in count(2)))
+
+
+def find_predictions(header: Sequence[str], names: Collection[str]) -> set[str]:
+    """The columns of a table that `write_predictions` or `screen.write_screening` wrote; of another table none.
+
+    Parameters
+    ----------
+    names
+        What predictions are called. Where a table has a name more often than its ``A_K``, with ``_predicted`` appended
+        or not, the first of them are its own.
+
+    Returns
+    -------
+    set
+        Names in lower case.
+    """
+    if not set(header) >= OF_A_PREDICTION:
+        return set()
+    present = {name.lower() for name in header}
+
+    def written(name: str) -> list[str]:
+        return list(takewhile(present.__contains__, map(str.lower, _written_names(name))))
+
+    n_times = len(written("A_K"))
+    return {column for name in names for column in written(name)[-n_times:]}
 
 
 def _as_text(value: object) -> str:

@@ -19,12 +19,11 @@ from chitransfer.counts import say_count
 from chitransfer.errors import ConfigError, DataError
 from chitransfer.files import replace_atomically, write_csv
 from chitransfer.predict import IDENTITY
+from chitransfer.predict_table import find_predictions
 
 RankBy = Literal["p_soluble", "chi"]
 INPUT_ROW = "input_row"
 RANK = "rank"
-# Columns that tell a table of predictions from one of candidates.
-OF_A_PREDICTION = frozenset({"A_K", "nearest_polymer"})
 SHOWN_REASONS = 10
 MOST_REASONS = 1000
 OTHER_REASONS = "for other reasons"
@@ -79,11 +78,11 @@ class Conditions:
     def hold(self, frame: pd.DataFrame, rank_by: RankBy) -> dict[str, pd.Series]:
         """Of each condition, by its option, whether the rows of predictions fulfil it, (n_rows,) bool."""
         holds = {}
-        low, high = ("chi_low", "chi_high") if self.certain else ("chi", "chi")
+        low, high, certain = ("chi_low", "chi_high", " --certain") if self.certain else ("chi", "chi", "")
         if self.max_chi is not None:
-            holds[f"--max-chi {self.max_chi:g}"] = frame[high] <= self.max_chi
+            holds[f"--max-chi {self.max_chi:g}{certain}"] = frame[high] <= self.max_chi
         if self.min_chi is not None:
-            holds[f"--min-chi {self.min_chi:g}"] = frame[low] >= self.min_chi
+            holds[f"--min-chi {self.min_chi:g}{certain}"] = frame[low] >= self.min_chi
         if self.min_p_soluble is not None:
             holds[f"--min-p-soluble {self.min_p_soluble:g}"] = frame["p_soluble"] >= self.min_p_soluble
         if self.in_domain:
@@ -141,8 +140,8 @@ def screen_candidates(
         From `predict_table`, at one temperature.
     header
         The input's columns; all but SMILES, solvent and temperature, which the result tells itself, come last in it.
-        One called as another column is gets ``_2``, ``_3`` … appended; in a table of predictions those of its columns
-        that are told anew are left out.
+        One called as another column is gets ``_2``, ``_3`` … appended; the predictions in a table of predictions are
+        left out.
     rank_by
         ``p_soluble``: highest first; ``chi``: lowest first. The other breaks ties, then the order of the input.
     top
@@ -172,9 +171,11 @@ def screen_candidates(
         n_kept += len(kept)
         # The temperature is told once, as the solvent is: beside another `temp` the best could not be predicted again.
         own = {RANK, *frame.columns}
-        told = {"smiles", "solvent", "temp"} | (own if set(header) >= OF_A_PREDICTION else set())
+        of_a_ranking = {RANK, INPUT_ROW}
+        written = own if of_a_ranking <= set(header) else own - of_a_ranking
+        told = {"smiles", "solvent", "temp"} | find_predictions(header, written)
         names = _distinct_names(header, own)
-        others = [place for place, name in enumerate(header) if name.lower() not in told and name not in told]
+        others = [place for place, name in enumerate(header) if name.lower() not in told]
         extra = pd.DataFrame(
             [[rows[row][place] for place in others] for row in kept.index],
             columns=[names[place] for place in others],

@@ -29,6 +29,14 @@ def parse_hidden_dims(value: object) -> object:
     return value
 
 
+def read_hidden_dims(value: object) -> object:
+    """A list for validation to judge; anything else is refused by how widths are written."""
+    widths = parse_hidden_dims(value)
+    if not isinstance(widths, list):
+        raise ValueError(f'widths of layers are written [512, 256] or "512_256", that of one [512], got {value!r}')
+    return widths
+
+
 def check_storage(value: str) -> str:
     """Accept a database server's address for the study; the message never repeats the password."""
     if not re.fullmatch(r"postgresql(\+psycopg)?://\S+", value):
@@ -40,7 +48,7 @@ Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-HiddenDims = Annotated[list[Count], BeforeValidator(parse_hidden_dims), Field(min_length=1)]
+HiddenDims = Annotated[list[Count], BeforeValidator(read_hidden_dims), Field(min_length=1)]
 Device = Annotated[str, Field(pattern=patterns.DEVICE)]
 
 

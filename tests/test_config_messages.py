@@ -38,3 +38,11 @@ def test_a_value_of_several_kinds_is_one_problem(option: str, problems: list[str
 def test_widths_as_the_message_writes_them_are_taken() -> None:
     config = load_config(None, parse_set_options([f'search.space.encoder_hidden={CHOICES}[512_256, "64"]}}']))
     assert config.search.space["encoder_hidden"].choices == ["512_256", "64"]
+
+
+@pytest.mark.parametrize("written", ["32", "512 256", "512x256", "true", "null"])
+def test_how_widths_are_written_is_told(written: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(None, parse_set_options([f"model.encoder_hidden_dims={written}"]))
+    told = 'from the command line: model.encoder_hidden_dims: widths of layers are written [512, 256] or "512_256", '
+    assert f"{told}that of one [512], got " in str(error.value)

@@ -41,11 +41,13 @@ def pretrain(
     from chitransfer.report.model_figures import draw_pretraining
     from chitransfer.shortage import explain_shortage
     from chitransfer.training.pretrain import load_run_config, run_pretraining
+    from chitransfer.training.unread import refuse_without_effect
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
     overrides = collect_overrides(flags, settings)
     if resume is None:
         resolved = load_config(config, overrides, FULL_TRAINING)
+        refuse_without_effect(overrides)
     elif config is not None:
         raise ConfigError(f"{resume}: an interrupted run goes on with its own configuration; leave out --config")
     else:
@@ -74,9 +76,13 @@ def finetune(
     from chitransfer.report.model_figures import draw_model
     from chitransfer.shortage import explain_shortage
     from chitransfer.training.finetune import run_finetuning
+    from chitransfer.training.unread import refuse_encoder_settings, refuse_without_effect
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
-    resolved = load_config(config, collect_overrides(flags, settings), FULL_TRAINING)
+    overrides = collect_overrides(flags, settings)
+    resolved = load_config(config, overrides, FULL_TRAINING)
+    refuse_without_effect(overrides)
+    refuse_encoder_settings(resolved, overrides)
     console = make_console(quiet)
     with explain_shortage("lower training.batch_size_exp"), show_progress(console) as progress:
         folder = run_finetuning(
@@ -146,7 +152,7 @@ def predict(
     from chitransfer.errors import ConfigError
     from chitransfer.files import check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
-    from chitransfer.predict_table import predict_table, write_predictions
+    from chitransfer.predict_table import BlankCells, predict_table, write_predictions
     from chitransfer.processors import count_processors
 
     medium = _read_solvent(solvent)
@@ -166,7 +172,7 @@ def predict(
         _refuse_unpredicted(frame)
         return
     started = time.perf_counter()
-    reader = TableReader.open(input)
+    reader, blanks = TableReader.open(input), BlankCells()
     with show_progress(console) as progress:
         predictions = predict_table(
             predictor,
@@ -175,6 +181,7 @@ def predict(
             solvent=medium,
             n_jobs=n_jobs or count_processors(),
             progress=progress,
+            blanks=blanks,
         )
         n_rows, n_problems = write_predictions(reader, predictions, output)
     seconds = time.perf_counter() - started
@@ -183,6 +190,8 @@ def predict(
         f"{n_problems} without a prediction or with a remark (column problem)"
         f"{_tell_label(predictor.label_rule)}",
     )
+    for line in blanks.describe(predictor, str(input)):
+        console.print(line)
 
 
 def screen(
@@ -213,7 +222,7 @@ def screen(
     from chitransfer.errors import ConfigError
     from chitransfer.files import CSV_ENDINGS, beside_csv, check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
-    from chitransfer.predict_table import predict_table
+    from chitransfer.predict_table import BlankCells, predict_table
     from chitransfer.processors import count_processors
     from chitransfer.screen import Conditions, screen_candidates, write_screening
 
@@ -228,7 +237,7 @@ def screen(
     for option, path in (("--output", output), ("--picture", picture)):
         refuse_overwriting(path, option, {"--input": input, "--model": model})
     predictor = Predictor.load(model)
-    reader = TableReader.open(input)
+    reader, blanks = TableReader.open(input), BlankCells()
     console = make_console(quiet)
     with show_progress(console) as progress:
         predictions = predict_table(
@@ -238,6 +247,7 @@ def screen(
             solvent=medium,
             n_jobs=n_jobs or count_processors(),
             progress=progress,
+            blanks=blanks,
         )
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     interval = predictor.model.chi_interval
@@ -246,6 +256,8 @@ def screen(
     drawn = f"the best {n_best} are in {output}, drawn in {picture}"
     where = drawn if n_best else f"{output} has no row, and there is no picture"
     for line in _tell_screening(found, is_full=n_best == top, where=f"{where}{_tell_label(predictor.label_rule)}"):
+        console.print(line)
+    for line in blanks.describe(predictor, str(input)):
         console.print(line)
 
 

@@ -46,11 +46,8 @@ _YES_OR_NO = {"yes", "no", "y", "n"}
 UNIFAC_CHI = "chi_unifac"
 # What a configuration calls the tables of Stage 2.
 STAGE2_KEYS = {"chi": "paths.exp_chi_csv", "solubility": "paths.solubility_csv"}
-# What a blank cell of a column that need not be there is taken for, and what to write for it.
-_DEFAULTS = {
-    "solvent": ("in water", f"{WATER} where it is water"),
-    "temp": (f"at {DEFAULT_TEMPERATURE_K:g} K", f"{DEFAULT_TEMPERATURE_K:g} where it is that"),
-}
+# Columns that need not be there, and whose blank cells stand for water and a default temperature.
+_OPTIONAL = ("solvent", "temp")
 SHOWN_BLANKS = 5
 # Of one polymer–solvent pair with both labels.
 SHOWN_LABELS = 10
@@ -197,7 +194,7 @@ def _read(
     value_names = [column.name for column in columns]
     for (line, record), text, identity in zip(records, smiles, identities, strict=True):
         if identity.key is None:
-            rejected.append((line, text, identity.reason))
+            rejected.append((line, text or "SMILES = ''", identity.reason))
             continue
         cells = {column: record[position].strip() for column, position in positions.items()}
         try:
@@ -265,7 +262,7 @@ def _find_blank_cells(
 ) -> dict[str, tuple[int, ...]]:
     lines = {
         column: tuple(line for line, record in records if not record[positions[column]].strip())
-        for column in _DEFAULTS
+        for column in _OPTIONAL
         if column in positions
     }
     return {column: blank for column, blank in lines.items() if 0 < len(blank) < len(records)}
@@ -343,15 +340,24 @@ def describe_blank_cells(tables: Sequence[Table]) -> list[str]:
             blank = [line for line in every if line in used]
             if not blank:
                 continue
-            taken, to_write = _DEFAULTS[column]
             shown = ", ".join(map(str, blank[:SHOWN_BLANKS])) + (", …" if len(blank) > SHOWN_BLANKS else "")
-            one = len(blank) == 1
-            lines.append(
-                f"{len(blank)} of {say_count(len(table), 'row')} of {table.source} {'has' if one else 'have'} no "
-                f"{column} ({'line' if one else 'lines'} {shown}) and {'is' if one else 'are'} taken to be {taken}; "
-                f"merged cells? fill {column} in every row, with {to_write}"
-            )
+            where = f" ({'line' if len(blank) == 1 else 'lines'} {shown})"
+            lines.append(describe_blanks(len(blank), len(table), table.source, column, where=where))
     return lines
+
+
+def describe_blanks(
+    n_blank: int, n_rows: int, source: str, column: str, temperature: float = DEFAULT_TEMPERATURE_K, where: str = ""
+) -> str:
+    """A line on rows that leave ``solvent`` or ``temp`` blank; `temperature` is what a blank one is taken for."""
+    one = n_blank == 1
+    taken, to_write = ("in water", f"{WATER} where it is water")
+    if column == "temp":
+        taken, to_write = f"at {temperature:g} K", f"{temperature:g} where it is that"
+    return (
+        f"{n_blank} of {say_count(n_rows, 'row')} of {source} {'has' if one else 'have'} no {column}{where} and "
+        f"{'is' if one else 'are'} taken to be {taken}; merged cells? fill {column} in every row, with {to_write}"
+    )
 
 
 def _settle_contradictions(table: Table, rule: Contradictions) -> Table:

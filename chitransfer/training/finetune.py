@@ -31,7 +31,7 @@ from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
 from chitransfer.training.crossval import fold_of_rows, training_masks
 from chitransfer.training.forest import GROWING, leave_out
-from chitransfer.training.handover import hand_over
+from chitransfer.training.handover import describe_other_table, hand_over
 from chitransfer.training.inputs import FeatureTable, group_by_pair
 from chitransfer.training.metrics import best_f1_threshold
 from chitransfer.training.model_report import write_model_report
@@ -123,6 +123,8 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     for describe in (describe_builtin_beside_own, describe_left_out, describe_blank_cells):
         for line in describe(dataset.tables):
             say(line)
+    for line in describe_other_table(stage1, dataset.stage1.table):
+        say(line)
     check_recipe(path, stage1.scales.recipe, dataset.recipe)
     if config.training.lambda_sol == 0 and dataset.solubility is not None and dataset.chi is not None:
         dataset = replace(dataset, solubility=None)
@@ -133,6 +135,13 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     if config.training.lambda_exp == 0 and dataset.chi is not None:
         say("warning: training.lambda_exp is 0: the model learns no measured χ, which only measures how far it errs")
     learned = learnable_polymers(dataset, stage1.test_polymers)
+    n_measured, n_folds = len(dataset.measured_polymers()), config.cv.n_cv_folds
+    if len(learned) < n_folds <= n_measured:
+        raise DataError(
+            f"of {n_measured} measured polymers {n_measured - len(learned)} are kept for the test, and "
+            f"{len(learned)} are too few for {n_folds} folds; lower cv.n_cv_folds, or training.test_fraction and "
+            "pretrain again"
+        )
     positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
     data = place_rows(dataset, stage1, positive_label, device)
     folds = make_study_folds(config, dataset, learned)
@@ -143,9 +152,9 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         folder.write_start(config, dataset)
         say(
             f"Stage 2: {say_count(len(learned), 'polymer')} to learn from, "
-            f"{len(dataset.measured_polymers()) - len(learned)} kept for the test; "
+            f"{n_measured - len(learned)} kept for the test; "
             f"{say_count(len(stage1.networks), 'network')} × {say_count(len(folds), 'repeat')} × "
-            f"{config.cv.n_cv_folds} folds, encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; "
+            f"{n_folds} folds, encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; "
             f"results in {folder.path}"
         )
         forest = None

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from chitransfer.config import Config, override_config
+from chitransfer.counts import say_count
+from chitransfer.data.tables import Table
 from chitransfer.model.checkpoint import Pretrained
 from chitransfer.model.network import NetworkShape, TransferNetwork
 from chitransfer.training.settings import network_shape
@@ -59,6 +61,19 @@ def hand_over(stage1: Pretrained, config: Config) -> tuple[Pretrained, Config, l
     ]
     networks = [_with_shape(network, replace(shape, **free)) for network in stage1.networks]
     return replace(stage1, networks=networks), override_config(config, used), notes
+
+
+def describe_other_table(stage1: Pretrained, computed: Table) -> list[str]:
+    """A line where computed χ is read from another file than Stage 1 learned from; none where that is not known."""
+    learned = stage1.provenance.get("tables", {}).get(computed.kind)
+    if learned is None or learned["sha256"] == computed.digest:
+        return []
+    return [
+        f"warning: Stage 1 learned from {learned['source']} ({say_count(learned['rows'], 'row')}), but "
+        f"paths.dft_chi_csv is now {computed.source} ({say_count(len(computed), 'row')}): the latter's solvents count "
+        "as met in training, and an encoder that is fine-tuned keeps its computed χ in mind; name the former unless "
+        "that is meant"
+    ]
 
 
 def _describe(key: str, own: object, asked: object) -> str:

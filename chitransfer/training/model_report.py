@@ -290,8 +290,13 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
             f"{_shown(pooled, CHI_SHOWN)} (all members that left the polymer out)"
         )
         if "validation" in report["trivial_predictor"]:
-            trivial = _shown(report["trivial_predictor"]["validation"], CHI_SHOWN)
-            lines.append(f"  trivial predictor (mean of the training folds): {trivial}")
+            trivial = report["trivial_predictor"]["validation"]
+            lines.append(f"  trivial predictor (mean of the training folds): {_shown(trivial, CHI_SHOWN)}")
+            if trivial["mae"] <= mean["mae"]:
+                lines.append(
+                    "warning: χ: the mean of the training folds errs no more on polymers left out, "
+                    f"{trivial['mae']:.3f} against {mean['mae']:.3f}; of new polymers this model's χ tells nothing"
+                )
         if "random_forest" in report:
             forest = report["random_forest"]["validation"]
             lines.append(FOREST + _shown(forest, CHI_SHOWN))

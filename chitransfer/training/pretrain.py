@@ -19,7 +19,7 @@ import torch
 from chitransfer.config import Config, load_config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
-from chitransfer.data.tables import describe_blank_cells, describe_left_out
+from chitransfer.data.tables import describe_blank_cells, describe_builtin_beside_own, describe_left_out
 from chitransfer.errors import CheckpointError, ConfigError, TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
@@ -121,7 +121,12 @@ def run_pretraining(config: Config, say: Say, progress: NamedProgress, resume: P
         torch.set_num_threads(config.training.num_threads)
     device = resolve_device(config.training.device)
     dataset = read_dataset(config, progress)
-    for line in describe_left_out(dataset.tables) + describe_blank_cells([dataset.stage1.table]):
+    tables = dataset.tables
+    for line in (
+        *describe_builtin_beside_own(tables),
+        *describe_left_out(tables),
+        *describe_blank_cells([dataset.stage1.table]),
+    ):
         say(line)
     test = choose_test_polymers(dataset, config.training.test_fraction, config.seed)
     data = build_stage1_data(config, dataset, device, excluded_polymers=test)

@@ -106,3 +106,10 @@ def test_what_is_separated_otherwise_is_not_to_be_renamed(tmp_path: Path) -> Non
         f"{path}, line 1: missing column(s) SMILES, chi; found SMILES;chi; separated by semicolons? save as CSV with "
         "commas"
     )
+
+
+def test_a_blank_repeat_unit_is_told_as_other_cells_are(tmp_path: Path) -> None:
+    path = tmp_path / "merged.csv"
+    path.write_text("SMILES,solvent,chi\n*CCO*,O,0.4\n,CCO,0.5\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"\n  line 3: SMILES = '': empty; write a repeat unit with two \*"):
+        read_stage1_table(str(path))

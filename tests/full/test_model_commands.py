@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chitransfer.config import override_config
+from chitransfer.data.tables import read_stage1_table
 from chitransfer.errors import TrainingError
 from chitransfer.model.checkpoint import Pretrained
-from chitransfer.training import finetune
-from chitransfer.training.handover import hand_over
+from chitransfer.training import finetune, pretrain
+from chitransfer.training.handover import describe_other_table, hand_over
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -101,3 +103,92 @@ def test_fine_tuning_says_that_networks_and_test_polymers_are_those_of_stage_1(t
     ]
     assert (used.training.n_networks, used.training.test_fraction) == (2, 0.1)
     assert hand_over(stage1, trained.config)[2] == []
+
+
+def test_fine_tuning_says_that_stage_1_learned_from_another_table(trained: Any, tmp_path: Path) -> None:
+    stage1 = Pretrained.load(trained.pretraining / "checkpoints" / "best_model.pt")
+    own = Path(trained.config.paths.dft_chi_csv)
+    same, fewer = tmp_path / "same.csv", tmp_path / "fewer.csv"
+    same.write_bytes(own.read_bytes())
+    fewer.write_text("".join(own.read_text(encoding="utf-8").splitlines(keepends=True)[:-3]), encoding="utf-8")
+    assert describe_other_table(stage1, read_stage1_table(str(same))) == []
+    (line,) = describe_other_table(stage1, read_stage1_table(str(fewer)))
+    assert line.startswith(
+        f"warning: Stage 1 learned from {own} (216 rows), but paths.dft_chi_csv is now {fewer} (213 rows): "
+    )
+    assert describe_other_table(replace(stage1, provenance={}), read_stage1_table(str(fewer))) == []
+
+
+@pytest.mark.parametrize("stage", [finetune.run_finetuning, pretrain.run_pretraining])
+def test_both_stages_say_what_they_find_beside_own_tables(
+    trained: Any, tmp_path: Path, stage: Callable[..., object]
+) -> None:
+    path = tmp_path / "fewer.csv"
+    table = Path(trained.config.paths.dft_chi_csv).read_text(encoding="utf-8")
+    path.write_text("".join(table.splitlines(keepends=True)[:-3]), encoding="utf-8")
+    changes = {"paths.dft_chi_csv": str(path), "paths.solubility_csv": "builtin:water_solubility"}
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith(("Stage 1: ", "Stage 2: ")):
+            raise TrainingError("far enough")
+
+    checkpoint = [str(trained.pretraining / "checkpoints" / "best_model.pt")]
+    words = [checkpoint, say] if stage is finetune.run_finetuning else [say]
+    config = override_config(trained.config, {**changes, "paths.results_dir": str(tmp_path)})
+    with pytest.raises(TrainingError, match="far enough"):
+        stage(config, *words, lambda *anything: None)
+    text = "\n".join(said)
+    assert "paths.solubility_csv is builtin:water_solubility (153 rows), the built-in table, beside" in text
+    assert ("warning: Stage 1 learned from " in text) == (stage is finetune.run_finetuning)
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "expected"),
+    [
+        ("finetune", ["training.stage2_epochs=5"], "in full training: training.stage2_epochs; leave it out"),
+        ("pretrain", ["search.n_trials=5", "objective={}"], "in full training: objective, search.n_trials; leave"),
+        (
+            "finetune",
+            ["training.lr_encoder=0.1", "training.lambda_dft=0"],
+            "while the encoder is frozen: training.lambda_dft, training.lr_encoder; leave it out, or fine-tune",
+        ),
+    ],
+)
+def test_settings_without_effect_are_refused(
+    run_command: RunCommand, command: str, settings: list[str], expected: str
+) -> None:
+    words = [word for setting in settings for word in ("--set", setting)]
+    pretrained = ["--pretrained", "none.pt"] if command == "finetune" else []
+    code, _, err = run_command(command, *pretrained, *words)
+    assert code == 2
+    assert f"ERROR: without effect {expected}" in err
+
+
+def test_the_encoders_settings_are_taken_where_it_is_fine_tuned(run_command: RunCommand) -> None:
+    settings = ["training.lr_encoder=0.1", "training.freeze_encoder_stage2=false"]
+    code, _, err = run_command("finetune", "--pretrained", "none.pt", *(w for s in settings for w in ("--set", s)))
+    assert code == 2
+    assert "none.pt: no such checkpoint" in err
+
+
+@pytest.mark.parametrize("command", ["predict", "screen"])
+def test_blank_cells_beside_filled_ones_are_told(
+    trained: Any, run_command: RunCommand, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "merged.csv"
+    path.write_text("SMILES,solvent,temp\n*CC(*)O,CCO,\n*CC(*)N,,350\n*CC(*)C,,350\nbad,,\n,,\n", encoding="utf-8")
+    words = [command, "--model", trained.model, "--input", path, "--output", tmp_path / "out.csv", "--n-jobs", 1]
+    solvents = f"2 of 3 rows of {path} have no solvent and are taken to be in water; merged cells? fill solvent in"
+    temperature = f"1 of 3 rows of {path} has no temp and is taken to be at 298.15 K; merged cells? fill temp in every"
+    for flags, told in (
+        ([], [True, True]),
+        (["--solvent", "O"], [False, True]),
+        (["--temperature", 300], [True, False]),
+    ):
+        code, out, _ = run_command(*words, *flags)
+        assert code == 0
+        assert [line in out for line in (solvents, temperature)] == told
+    path.write_text("SMILES,solvent,temp\n*CC(*)O,,350\n*CC(*)N,,350\n", encoding="utf-8")
+    assert "merged cells" not in run_command(*words)[1], "a column left blank is as one left out"

@@ -59,6 +59,14 @@ def test_conditions_hold_as_written(conditions: Conditions, kept: list[int]) -> 
         assert conditions.select(MADE_UP.drop(columns="chi_in_domain"), "chi").index.tolist() == [0, 1, 2]
 
 
+def test_a_condition_on_the_whole_interval_is_told_as_such() -> None:
+    bounds = {"max_chi": 0.5, "min_chi": 0.25}
+    for certain, option, holding in ((False, "", [3, 4]), (True, " --certain", [2, 3])):
+        holds = Conditions(**bounds, certain=certain).hold(MADE_UP, "p_soluble")
+        assert list(holds) == [f"--max-chi 0.5{option}", f"--min-chi 0.25{option}"]
+        assert [int(held.sum()) for held in holds.values()] == holding
+
+
 @pytest.mark.parametrize(
     ("conditions", "rank_by"),
     [(Conditions(in_domain=True), "chi"), (Conditions(in_domain=True, max_chi=0.5), "p_soluble")],

@@ -41,3 +41,17 @@ def test_computed_rows_of_test_polymers_alone_are_refused(trained: Any, tmp_path
     config = override_config(trained.config, {"paths.dft_chi_csv": str(path), "paths.results_dir": str(tmp_path)})
     with pytest.raises(DataError, match=r"every polymer is a test polymer .*set paths\.dft_chi_csv to the one"):
         run_finetuning(config, [str(checkpoint)], lambda line: None, lambda *anything: None)
+
+
+def test_folds_that_the_test_polymers_leave_too_few_polymers_for_are_refused(trained: Any, tmp_path: Path) -> None:
+    checkpoint = trained.pretraining / "checkpoints" / "best_model.pt"
+    path = tmp_path / "measured.csv"
+    rows = pd.read_csv(trained.config.paths.exp_chi_csv)
+    is_kept = rows["SMILES"].map(polymer_identity).isin(Pretrained.load(checkpoint).test_polymers)
+    some = [*rows.loc[is_kept, "SMILES"].unique()[:1], *rows.loc[~is_kept, "SMILES"].unique()[:2]]
+    rows[rows["SMILES"].isin(some)].to_csv(path, index=False)
+    changes = {"paths.exp_chi_csv": str(path), "paths.solubility_csv": None, "paths.results_dir": str(tmp_path)}
+    with pytest.raises(DataError, match=r"of 3 measured polymers 1 are kept for the test, and 2 are too few for 3"):
+        run_finetuning(
+            override_config(trained.config, changes), [str(checkpoint)], lambda line: None, lambda *anything: None
+        )

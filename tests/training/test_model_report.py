@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.model.checkpoint import TrainedModel
@@ -71,6 +72,17 @@ def test_a_random_forest_that_errs_less_is_told() -> None:
         said = "\n".join(describe_chi(chi_report(frame.assign(chi_forest=frame["chi"] + off), np.arange(4))))
         assert f"random forest (same features, folds of the first repeat): MAE {off:.3f}" in said
         assert ("the random forest errs less on polymers left out, 0.050 against 0.100" in said) == is_told
+
+
+@pytest.mark.parametrize(("off", "is_told"), [(0.05, True), (0.1, True), (0.2, False)])
+def test_chi_that_errs_no_less_than_a_mean_is_told(off: float, is_told: bool) -> None:
+    chi = np.array([0.25, 0.5, 0.75, 1.0])
+    columns = dict.fromkeys(("chi_train", "chi_cv", "chi_cv_1", "chi_model"), chi + 0.1)
+    columns |= {"chi": chi, "chi_trivial": chi + off, "fold_1": np.array([0, 0, 1, 1])}
+    frame = pd.DataFrame({**columns, "split": "cross-validation", "half_width_cv": np.nan})
+    said = "\n".join(describe_chi(chi_report(frame, np.arange(4))))
+    warning = f"warning: χ: the mean of the training folds errs no more on polymers left out, {off:.3f} against 0.100;"
+    assert (warning in said) == is_told
 
 
 def test_a_trivial_predictor_that_learned_from_no_row_is_not_spoken_of() -> None:
