@@ -20,7 +20,7 @@ ORDER = (
 )
 PLACES = {name: place for place, names in enumerate(ORDER) for name in names}
 # Parts of `training` that see the configuration: whole runs, and what makes plain parameters of it.
-CONFIGURED = {"settings", "pretrain", "finetune", "run_folder", "handover"}
+CONFIGURED = {"settings", "pretrain", "finetune", "run_folder", "handover", "unread"}
 SEARCHERS = {"optuna", "dask", "distributed", "dask_jobqueue"}
 READERS = {"evidence", "report"}
 
