@@ -229,7 +229,7 @@ def screen(
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import BlankCells, predict_table
     from chitransfer.processors import count_processors
-    from chitransfer.screen import Conditions, screen_candidates, write_screening
+    from chitransfer.screen import N_PICTURES, Conditions, screen_candidates, write_screening
 
     if rank_by != "p_soluble" and rank_by != "chi":
         raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")
@@ -257,6 +257,7 @@ def screen(
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     interval = predictor.model.chi_interval
     write_screening(found, output, picture, None if interval is None else interval.coverage, reader.mark)
+    drawn = f"the first {N_PICTURES} " if len(found.best) > N_PICTURES else ""
     repeated = (
         "; a polymer that is among them more than once in the same solvent counts once, at its best row"
         if len(found.best) < min(top, found.n_kept)
@@ -266,7 +267,7 @@ def screen(
         f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, "
         f"{found.n_kept} within the conditions{repeated}; "
         + (
-            f"the best {len(found.best)} are in {output}, drawn in {picture}"
+            f"the best {len(found.best)} are in {output}, {drawn}drawn in {picture}"
             if len(found.best)
             else f"{output} has no row, and there is no picture"
         )
