@@ -224,7 +224,7 @@ def screen(
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import BlankCells, predict_table
     from chitransfer.processors import count_processors
-    from chitransfer.screen import Conditions, screen_candidates, write_screening
+    from chitransfer.screen import N_PICTURES, Conditions, screen_candidates, write_screening
 
     if rank_by != "p_soluble" and rank_by != "chi":
         raise ConfigError(f"--rank-by takes p_soluble or chi, got {rank_by!r}")
@@ -253,8 +253,8 @@ def screen(
     interval = predictor.model.chi_interval
     write_screening(found, output, picture, None if interval is None else interval.coverage, reader.mark)
     n_best = len(found.best)
-    drawn = f"the best {n_best} are in {output}, drawn in {picture}"
-    where = drawn if n_best else f"{output} has no row, and there is no picture"
+    drawn = f"{f'the first {N_PICTURES} ' if n_best > N_PICTURES else ''}drawn in {picture}"
+    where = f"the best {n_best} are in {output}, {drawn}" if n_best else f"{output} has no row, and there is no picture"
     for line in _tell_screening(found, is_full=n_best == top, where=f"{where}{_tell_label(predictor.label_rule)}"):
         console.print(line)
     for line in blanks.describe(predictor, str(input)):

@@ -52,8 +52,8 @@ def describe_check(report: CheckReport) -> str:
             lines.append("  farthest: " + ", ".join(far))
     if report.agreement is not None and report.agreement.spearman is not None:
         lines.append(
-            f"Stage 1 against {report.agreement.n_pairs:,} measured rows it shares ({report.agreement.n_polymers} "
-            f"polymers): Spearman {report.agreement.spearman:.2f}"
+            f"Stage 1 against {report.agreement.n_pairs:,} measured rows it shares "
+            f"({say_count(report.agreement.n_polymers, 'polymer')}): Spearman {report.agreement.spearman:.2f}"
         )
     lines += [f"  {contradiction}" for contradiction in report.contradictions[:SHOWN]]
     if len(report.contradictions) > SHOWN:
@@ -157,7 +157,9 @@ def _draw_agreement(axes: Axes, report: CheckReport) -> None:
     axes.set_ylabel("measured χ")
     agreement = report.agreement
     if agreement is None or not agreement.n_pairs:
-        axes.text(0.5, 0.5, "no polymer and solvent in both tables", ha="center", transform=axes.transAxes)
+        has_measured = any(facts.kind == "chi" for facts in report.tables)
+        missing = "no polymer and solvent in both tables" if has_measured else "no table of measured χ"
+        axes.text(0.5, 0.5, missing, ha="center", transform=axes.transAxes)
         return
     axes.scatter(agreement.computed, agreement.measured, s=8, alpha=0.5, color=COLOURS["chi"])
     low, high = min(agreement.measured), max(agreement.measured)

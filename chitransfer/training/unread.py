@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from chitransfer.config import Config
 from chitransfer.errors import ConfigError
 
-# Of a search alone; sections with a dot at the end.
-OF_A_SEARCH = ("training.stage2_epochs", "objective.", "search.", "second_pass.", "cluster.")
+# What a search alone reads, though one might think otherwise: the length of quick Stage 2, and its scores' weights.
+OF_A_SEARCH = ("training.stage2_epochs", "objective")
 # What Stage 2 reads only where it fine-tunes the encoder.
 OF_THE_ENCODER = ("training.lr_encoder", "training.lambda_dft")
 
@@ -24,11 +24,11 @@ def refuse_without_effect(overrides: Iterable[str]) -> None:
     ConfigError
         There are some; the message names them.
     """
-    useless = sorted(key for key in overrides if key in OF_A_SEARCH or f"{key}.".startswith(OF_A_SEARCH[1:]))
+    useless = sorted(key for key in overrides if key in OF_A_SEARCH or key.startswith("objective."))
     if useless:
         raise ConfigError(
-            f"without effect in full training: {', '.join(useless)}; leave it out. Searches read it; fine-tuning runs "
-            "training.num_epochs_finetune epochs"
+            f"without effect in full training: {', '.join(useless)}; leave it out. It is of a search; fine-tuning "
+            "runs training.num_epochs_finetune epochs and weighs its losses by training.lambda_exp and lambda_sol"
         )
 
 

@@ -278,10 +278,12 @@ def test_one_stage2_table_is_enough(tmp_path):
     assert only_chi.soluble_share is None
     assert only_labels.noise is None
     assert only_labels.agreement is None
-    for number, report in enumerate((only_chi, only_labels)):
+    for report, missing in ((only_chi, "no solubility table"), (only_labels, "no table of measured χ")):
         assert "Warnings" in describe_check(report)
-        draw_check(report, tmp_path / f"{number}.png")
-        assert (tmp_path / f"{number}.png").stat().st_size > 10_000
+        draw_check(report, tmp_path / "check.svg")
+        drawn = (tmp_path / "check.svg").read_text(encoding="utf-8")
+        assert missing in drawn
+        assert "no polymer and solvent in both tables" not in drawn
 
 
 @pytest.mark.parametrize("with_chi", [True, False])

@@ -148,7 +148,7 @@ def test_both_stages_say_what_they_find_beside_own_tables(
     ("command", "settings", "expected"),
     [
         ("finetune", ["training.stage2_epochs=5"], "in full training: training.stage2_epochs; leave it out"),
-        ("pretrain", ["search.n_trials=5", "objective={}"], "in full training: objective, search.n_trials; leave"),
+        ("pretrain", ["objective={}", "objective.sol_f1=1"], "in full training: objective, objective.sol_f1; leave it"),
         (
             "finetune",
             ["training.lr_encoder=0.1", "training.lambda_dft=0"],

@@ -124,6 +124,7 @@ def test_command_writes_table_and_picture(
     )  # fmt: skip
     assert code == 0, err
     assert "43 candidates" in out
+    assert f"the best 6 are in {output}, drawn in " in " ".join(out.split())
     assert "more than once" not in out
     assert len(pd.read_csv(output)) == 6
     image = Image.open(tmp_path / "best.png")
@@ -133,7 +134,9 @@ def test_command_writes_table_and_picture(
         "screen", "--model", trained.model, "--input", candidates, "--output", output, "--top", 100, "--n-jobs", 1
     )
     repeats = "; a polymer that is among them more than once in the same solvent counts once, at its best row; "
-    assert f"42 within the conditions{repeats}the best 40 are in" in out
+    assert f"42 within the conditions{repeats}the best 40 are in {output}, the first 24 drawn in " in " ".join(
+        out.split()
+    )
     code, _, err = run_command(
         "screen", "--model", trained.model, "--input", candidates, "--output", output, "--rank-by", "beauty"
     )

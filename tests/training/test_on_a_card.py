@@ -101,7 +101,8 @@ def test_full_training_predicts_what_it_predicts_on_the_cpu(
     for device in ("cpu", "cuda"):
         folder = tmp_path / device
         more = [f"paths.results_dir={folder}", "training.n_networks=2", "training.num_epochs_finetune=3"]
-        words = settings_of(tiny, device, *more, f"training.freeze_encoder_stage2={freezes}")
+        own = {key: value for key, value in tiny.items() if key != "training.stage2_epochs"}
+        words = settings_of(own, device, *more, f"training.freeze_encoder_stage2={freezes}")
         output = folder / "predicted.csv"
         with pretended_card() if device == "cuda" else nullcontext():
             run_command("pretrain", *words)
