@@ -41,13 +41,11 @@ def pretrain(
     from chitransfer.report.model_figures import draw_pretraining
     from chitransfer.shortage import explain_shortage
     from chitransfer.training.pretrain import load_run_config, run_pretraining
-    from chitransfer.training.unread import refuse_without_effect
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
     overrides = collect_overrides(flags, settings)
     if resume is None:
         resolved = load_config(config, overrides, FULL_TRAINING)
-        refuse_without_effect(overrides)
     elif config is not None:
         raise ConfigError(f"{resume}: an interrupted run goes on with its own configuration; leave out --config")
     else:
@@ -76,14 +74,14 @@ def finetune(
     from chitransfer.report.model_figures import draw_model
     from chitransfer.shortage import explain_shortage
     from chitransfer.training.finetune import run_finetuning
-    from chitransfer.training.unread import refuse_encoder_settings, refuse_without_effect
+    from chitransfer.training.unread import describe_without_effect
 
     flags = {"training.device": device, "seed": seed, "paths.results_dir": results_dir}
     overrides = collect_overrides(flags, settings)
     resolved = load_config(config, overrides, FULL_TRAINING)
-    refuse_without_effect(overrides)
-    refuse_encoder_settings(resolved, overrides)
     console = make_console(quiet)
+    for line in describe_without_effect(resolved, overrides):
+        console.print(line)
     with explain_shortage("lower training.batch_size_exp"), show_progress(console) as progress:
         folder = run_finetuning(
             resolved,
