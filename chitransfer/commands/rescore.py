@@ -54,8 +54,6 @@ def rescore(
         console.print("before: of each trial's first run, whose encoders are scored here, not the mean of its runs")
     if len(rescored.trials) >= 3:
         console.print(f"rank correlation with the scores before: {rescored.rank_correlation:.2f}")
-    for text in rescored.describe():
+    for text in [*rescored.describe(), *rescored.describe_skipped()]:
         console.print(text)
-    for number, reason in rescored.skipped.items():
-        console.print(f"trial {number} left out: {reason}")
     console.print(f"results in {rescored.folder}")

@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config, override_config
-from chitransfer.counts import say_count
+from chitransfer.counts import first_lines, say_count
 from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import N_DRAWS, Estimate, correct_for_selection, paired_standard_errors
 from chitransfer.evidence.fresh import FreshScore, find_shared_runs, measure_difference_noise, read_fresh_scores
@@ -191,7 +191,8 @@ def describe_examination(found: Examination) -> list[str]:
         )
         + "; the luck of its seed is not taken off"
     ]
-    lines += [f"trial {number} is left out of that: {reason}" for number, reason in found.left_out.items()]
+    left_out = [f"trial {number} is left out of that: {reason}" for number, reason in found.left_out.items()]
+    lines += first_lines(left_out, "trial")
     if found.corrected_gain is not None:
         lines.append(_describe_gain(found, found.corrected_gain))
     if found.fresh:

@@ -18,6 +18,8 @@ from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork
 
 FIRST_WEIGHT = "encoder.0.weight"
+# Whose inputs are dense together.
+ROWS_AT_A_TIME = 2048
 
 
 class PairInputs(Protocol):
@@ -73,7 +75,7 @@ class FittedMembers:
             Some are NaN or infinite: the last step of Stage 2, whose loss no later step tells, went astray.
         """
         coefficients, logits = [], []
-        for s, v in zip(structure.split(2048), solvent.split(2048), strict=True):
+        for s, v in zip(structure.split(ROWS_AT_A_TIME), solvent.split(ROWS_AT_A_TIME), strict=True):
             part = self.forward(features.gather(s, v))
             coefficients.append(part[0])
             logits.append(part[1])

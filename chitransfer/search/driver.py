@@ -174,14 +174,15 @@ class SearchDriver:
             trial, saved = self._ask(), None
         else:
             return False
-        # What is on disk was trained without a parameter that joined the space since.
-        params = trial.params if saved else suggest_params(self.study, trial, self.config.search, self.config.seed)
-        active = _ActiveTrial(trial, params, [])
+        active = _ActiveTrial(trial, trial.params, [])
         self.watcher.trial_started(trial.number)
         try:
-            active.all_rungs = trial_rungs(self.config, to_overrides(params, self.config.search.space))
+            # What is on disk was trained without a parameter that joined the space since.
+            if saved is None:
+                active.params = suggest_params(self.study, trial, self.config.search, self.config.seed)
+            active.all_rungs = trial_rungs(self.config, to_overrides(active.params, self.config.search.space))
         except ConfigError as error:
-            # Each value can be had, but not all of them together; where several lines say so, the first counts them.
+            # A value cannot be had, or not all of them together; where several lines say so, the first counts them.
             lines = str(error).splitlines()
             self._fail(active, "; ".join(line.strip() for line in lines[1:] or lines))
             return True

@@ -17,6 +17,7 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from chitransfer.config import Config, changed_keys, dump_config, load_config, override_config
+from chitransfer.counts import first_lines
 from chitransfer.data.tables import describe_left_out
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, StudyError, TrainingError
 from chitransfer.files import write_atomically, write_csv, write_json
@@ -86,6 +87,11 @@ class Rescored:
             return [PERMUTED, *table, *self.warnings]
         beaten = [f"WARNING: {line}" for line in self.reference.beats(best, self.weights)]
         return [*table, *beaten, *self.warnings]
+
+    def describe_skipped(self) -> list[str]:
+        """Which trials were left out and why; of many the first."""
+        lines = [f"trial {number} left out: {reason}" for number, reason in self.skipped.items()]
+        return first_lines(lines, "trial")
 
     @property
     def rank_correlation(self) -> float:

@@ -252,7 +252,14 @@ def trial_rungs(config: Config, overrides: Mapping[str, object]) -> list[int]:
 
 
 def suggest_params(study: optuna.Study, trial: optuna.Trial, settings: SearchSettings, seed: int) -> dict[str, Any]:
-    """Draw (or, for a resumed trial, read back) the parameters of a trial, in the order of the space."""
+    """Draw (or, for a resumed trial, read back) the parameters of a trial, in the order of the space.
+
+    Raises
+    ------
+    ConfigError
+        The trial was enqueued, by Optuna's own means, with a value outside the space.
+    """
+    _refuse_outside(study.get_trials(deepcopy=False)[trial.number].system_attrs.get("fixed_params", {}), settings.space)
     # Optuna 5 draws jointly sampled parameters on first use; they must come from the trial's own sampler.
     _ = getattr(trial, "relative_params", None)
     params: dict[str, Any] = {}
@@ -260,6 +267,19 @@ def suggest_params(study: optuna.Study, trial: optuna.Trial, settings: SearchSet
         study.sampler = make_sampler(settings, seed, trial.number, position + 1)
         params[name] = _suggest(trial, name, parameter)
     return params
+
+
+def _refuse_outside(enqueued: Mapping[str, Any], space: Mapping[str, SpaceParameter]) -> None:
+    for name, parameter in space.items():
+        if name not in enqueued:
+            continue
+        distribution = to_distribution(parameter)
+        try:
+            is_inside = distribution._contains(distribution.to_internal_repr(enqueued[name]))
+        except (ValueError, TypeError):
+            is_inside = False
+        if not is_inside:
+            raise ConfigError(f"search.space.{name} does not hold {enqueued[name]!r}, with which it was enqueued")
 
 
 def _suggest(trial: optuna.Trial, name: str, parameter: SpaceParameter) -> Any:

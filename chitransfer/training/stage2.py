@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from chitransfer.errors import TrainingError
-from chitransfer.model.members import FittedMembers, keep_columns
+from chitransfer.model.members import ROWS_AT_A_TIME, FittedMembers, keep_columns
 from chitransfer.model.network import TransferNetwork, chi_at
 from chitransfer.training.heads import HeadRows, HeadStep
 from chitransfer.training.inputs import used_columns
@@ -99,7 +99,9 @@ class _MemberTraining:
     def _inputs(self, task: TaskRows) -> Tensor | None:
         if not self.frozen or len(task) == 0:
             return None
-        return self.members.network.encoder(self.data.features.gather(task.structure, task.solvent))
+        # Dense inputs of all rows of a large table at once would take gigabytes.
+        parts = zip(task.structure.split(ROWS_AT_A_TIME), task.solvent.split(ROWS_AT_A_TIME), strict=True)
+        return torch.cat([self.members.network.encoder(self.data.features.gather(s, v)) for s, v in parts])
 
     def batches(self, epoch: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         """Per step and task: row indices (member, width) and which of them are real."""

@@ -72,6 +72,12 @@ def test_a_corrected_value_better_than_the_raw_one_is_explained() -> None:
     )
 
 
+def test_of_many_lost_trials_the_first_are_named() -> None:
+    found = replace(make_examination(Estimate(0.05, 0.02, 0.08), []), left_out=dict.fromkeys(range(900), "missing"))
+    told = [line for line in describe_examination(found) if "trial" in line][1:7]
+    assert told[4:] == ["trial 4 is left out of that: missing", "… and 895 more trials"]
+
+
 def test_a_mean_outside_its_interval_is_explained() -> None:
     for default in (0, 1):
         found = make_examination(Estimate(-0.0009, -0.0002, 0.0), [], default)

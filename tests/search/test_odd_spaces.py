@@ -40,6 +40,22 @@ def test_values_that_cannot_stand_together_fail_their_trial_alone(made_up_search
     assert search.watcher.started == search.watcher.ended == list(range(12))
 
 
+def test_a_trial_enqueued_outside_the_space_fails_alone(made_up_search: Callable[..., Any]) -> None:
+    """Whoever enqueues by Optuna is not checked there; the search ended with a traceback, and every resume of it."""
+    search = made_up_search(search__n_trials=1)
+    search.drive()
+    for params in ({"encoder_hidden": "32"}, {"lr_pretrain": -1.0}, {"encoder_dropout": 0.3, "unknown": 1}):
+        search.study.enqueue_trial(params)
+    search.drive(search__n_trials=5)
+    assert [trial.state.name for trial in search.study.trials] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+    reasons = [trial.user_attrs.get("failure_reason") for trial in search.study.trials]
+    assert reasons[1:3] == [
+        "search.space.encoder_hidden does not hold '32', with which it was enqueued",
+        "search.space.lr_pretrain does not hold -1.0, with which it was enqueued",
+    ]
+    assert search.study.trials[3].params["encoder_dropout"] == 0.3
+
+
 def test_a_value_that_the_fixed_ones_rule_out_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"lambda_exp and lambda_sol cannot both be zero: Stage 2 would"):
         load_config(None, {"search.space.a": BOTH_TASKS["lambda_exp"], "training.lambda_sol": 0.0})

@@ -184,6 +184,9 @@ def test_a_trial_without_its_encoder_is_left_out(study: StudyFolder) -> None:
     assert set(rescored.skipped) == {1, 2}
     assert "missing" in rescored.skipped[1]
     assert "not a chitransfer model file" in rescored.skipped[2]
+    assert [line.split(":")[0] for line in rescored.describe_skipped()] == ["trial 1 left out", "trial 2 left out"]
+    many = replace(rescored, skipped=dict.fromkeys(range(20), "missing"))
+    assert many.describe_skipped()[4:] == ["trial 4 left out: missing", "… and 15 more trials"]
     (study.trial(0) / "stage1.pt").unlink()
     with pytest.raises(CheckpointError, match="no trial kept"):
         rescore_study(study, {})

@@ -15,7 +15,9 @@ from torch.nn import functional
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork
+from chitransfer.training import stage2
 from chitransfer.training.crossval import cross_validate, make_folds
+from chitransfer.training.inputs import FeatureTable
 from chitransfer.training.stage1 import Stage1Data
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows, resolve_positive_label
@@ -108,6 +110,29 @@ class TestMembers:
             whose = own_coefficients if chi.any() else outputs(network, data)[0]
             torch.testing.assert_close(coefficients[position], whose, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(logits[position], own_logits, rtol=1e-4, atol=1e-5)
+
+    def test_rows_of_a_large_table_are_not_dense_all_at_once(
+        self,
+        pretrained: tuple[TransferNetwork, Stage2Data],
+        masks: tuple[np.ndarray, np.ndarray],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        network, data = pretrained
+        whole = fit_members(network, data, *masks, FINE_TUNING, seed=3).parameters
+        monkeypatch.setattr(stage2, "ROWS_AT_A_TIME", 5)
+        sizes: list[int] = []
+        gather = FeatureTable.gather
+
+        def noted(self: FeatureTable, structure: torch.Tensor, solvent: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(structure))
+            return gather(self, structure, solvent)
+
+        monkeypatch.setattr(FeatureTable, "gather", noted)
+        parts = fit_members(network, data, *masks, FINE_TUNING, seed=3).parameters
+        assert max(sizes) == 5
+        assert sum(sizes) == len(data.chi) + len(data.solubility)
+        for name, parameter in whole.items():
+            torch.testing.assert_close(parts[name], parameter, rtol=1e-4, atol=1e-5)
 
     def test_members_differ_from_their_start(
         self, pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray]
