@@ -130,8 +130,8 @@ def test_applicability_tells_the_known_from_the_strange(predictor: Predictor) ->
     strange = predictor.predict([*with_chi.polymers, *labelled_only])
     assert strange["in_domain"].all()
     assert strange["chi_in_domain"][: len(with_chi.polymers)].all()
-    far = strange[~strange["chi_in_domain"]]
-    assert far["domain_note"].str.contains("unlike every polymer with measured χ").all()
+    far = strange.loc[~strange["chi_in_domain"], "domain_note"]
+    assert far.str.contains("unlike every polymer with measured χ").tolist() == [True] * max(1, len(far))
     warm = [predictor.predict(with_chi.polymers[0], temperature=T) for T in (289.0, 291.0, 349.0, 351.0)]
     assert ["temperature outside" in frame["domain_note"][0] for frame in warm] == [True, False, False, True]
 
