@@ -71,6 +71,16 @@ def test_conditions_hold_for_every_candidate_kept(predictor: Predictor, candidat
     assert screen(predictor, candidates, Conditions(max_chi=-1e9)).best.empty
 
 
+def test_progress_counts_the_candidates(predictor: Predictor, candidates: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    parts = predict_table(
+        predictor, TableReader.open(candidates), temperatures=None, solvent=None, n_jobs=1, chunk_rows=20,
+        progress=lambda *words: told.append(words),
+    )  # fmt: skip
+    assert [len(rows) for rows, _ in parts] == [20, 20, 3]
+    assert told == [("predicting", done, 43) for done in (20, 40, 43, 43)]
+
+
 def test_a_polymer_cut_twice_is_one_candidate(predictor: Predictor, candidates: Path) -> None:
     best = screen(predictor, candidates, Conditions(), top=100).best
     assert "*CC(*)CO" in set(best["SMILES"])

@@ -101,6 +101,17 @@ def test_the_other_prediction_breaks_ties() -> None:
         assert best["input_row"].tolist() == expected
 
 
+def test_equal_predictions_keep_the_order_of_the_input() -> None:
+    equal = MADE_UP.assign(chi=0.5, p_soluble=0.5)
+    ways: list[tuple[Any, pd.DataFrame]] = [("p_soluble", equal), ("chi", equal)]
+    for rank_by, frame in [*ways, ("chi", equal.drop(columns="p_soluble"))]:
+        parts = iter([([[smiles] for smiles in frame["SMILES"]], frame)])
+        found = screen_candidates(parts, ["SMILES"], Conditions(), rank_by=rank_by, top=9)
+        assert found.best["input_row"].tolist() == found.best["rank"].tolist() == [1, 2, 3, 4]
+        assert found.best.index.tolist() == [0, 1, 2, 3]
+        assert found.reasons == ("  row 5: no repeat unit",)
+
+
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [

@@ -62,6 +62,27 @@ def test_it_stops_and_goes_on(made_up_search: Callable[..., Any]) -> None:
     assert len(fresh_runs(search.folder.path)) == 8
 
 
+def test_without_a_default_the_best_run_again_and_their_time_is_told(
+    made_up_search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"search__reevaluate_top": 3, "search__reevaluate_seeds": 2, "search__enqueue_default": False}
+    search = made_up_search(search__n_trials=12, **limits)
+    search.drive()
+    search.workers.close()
+    best = sorted(search.study.get_trials(), key=lambda trial: trial.values[0])[:3]
+    assert choose_trials(search.study, 3) == [trial.number for trial in best]
+    # Trials of two runs each.
+    monkeypatch.setattr("chitransfer.search.reevaluate.computed_seconds", lambda trial: 2.0 * (100 + trial.number))
+    monkeypatch.setattr("chitransfer.search.reevaluate.values_of_runs", lambda trial: [1.0, 1.0])
+    listener = Listener()
+    everything = (search.config, search.dataset, search.study, search.folder, search.workers)
+    assert reevaluate_top(*everything, lambda: None, listener) == "finished"
+    assert listener.said[0] == ("the best trials (3 trials)", 6, 6 * 105.5 / search.workers.capacity)
+    assert len(listener.said) == 7
+    assert reevaluate_top(*everything, lambda: None, listener) == "finished"
+    assert len(listener.said) == 7, "nothing is left to announce"
+
+
 def test_a_run_that_hangs_is_given_up_as_a_trial_is(made_up_search: Callable[..., Any]) -> None:
     limits = {"search__trial_timeout_minutes": 30.0, "search__reevaluate_top": 3, "search__reevaluate_seeds": 1}
     search = made_up_search(search__n_trials=12, **limits)

@@ -1,4 +1,4 @@
-"""What all fine-tuning shares: falling learning rates, a solubility head of its own, dropout alone in training mode."""
+"""What all fine-tuning shares: shuffled batches, falling learning rates, a new solubility head, dropout at work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_training import FINE_TUNING, small_shape
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from chitransfer.model.network import TransferNetwork
 from chitransfer.training.member import let_dropout_work, train_members, with_new_solubility_head
+from chitransfer.training.stage2 import fit_members
+from chitransfer.training.tasks import Stage2Data
 
 
 class Noting:
@@ -70,3 +73,22 @@ def test_batch_statistics_stay_while_dropout_works() -> None:
     in_training = {type(part) for part in network.modules() if part.training}
     assert in_training == {nn.Dropout}
     assert all(part.training for part in network.modules() if isinstance(part, nn.Dropout))
+
+
+@pytest.mark.parametrize("way", ["frozen", "side by side", "one by one"])
+def test_batches_are_shuffled_by_the_seed(
+    pretrained: tuple[TransferNetwork, Stage2Data],
+    masks: tuple[np.ndarray, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    """Without labels and dropout the order of rows is all that a seed decides, and in one batch there is none."""
+    network, data = pretrained
+    monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_: way == "one by one")
+    for batch_size, is_same in ((4, False), (5000, True)):
+        settings = replace(
+            FINE_TUNING, batch_size=batch_size, n_epochs=1, lambda_sol=0.0, freeze_encoder=way == "frozen"
+        )
+        first, second = (fit_members(network, data, *masks, settings, seed).parameters for seed in (3, 4))
+        chi = [name for name in first if "solubility" not in name]
+        assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in chi) == is_same
