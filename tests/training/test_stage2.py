@@ -18,9 +18,8 @@ from chitransfer.model.network import TransferNetwork
 from chitransfer.training import stage2
 from chitransfer.training.crossval import cross_validate, make_folds
 from chitransfer.training.inputs import FeatureTable
-from chitransfer.training.stage1 import Stage1Data
 from chitransfer.training.stage2 import fit_members
-from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows, resolve_positive_label
+from chitransfer.training.tasks import Stage2Data, Stage2Settings, TaskRows
 
 
 def with_dropout(network: TransferNetwork, **rates: float) -> TransferNetwork:
@@ -380,39 +379,3 @@ class TestLearning:
         masks = np.ones((2, len(data.chi)), dtype=bool), np.ones((2, 0), dtype=bool)
         with pytest.raises(TrainingError, match="nothing to learn"):
             fit_members(network, no_rows, *masks, replace(FINE_TUNING, lambda_exp=0.0), 3)
-
-
-class TestData:
-    def test_targets_and_temperatures(
-        self, pretrained: tuple[TransferNetwork, Stage2Data], tiny_dataset: Dataset
-    ) -> None:
-        _, data = pretrained
-        assert tiny_dataset.chi is not None
-        scaler = data.chi_scaler
-        expected = (tiny_dataset.chi.value - scaler.mean) / scaler.scale
-        np.testing.assert_allclose(data.chi.target.numpy(), expected, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(
-            data.chi.tau.numpy(), 5.0 * (298.15 / tiny_dataset.chi.temperature - 1.0), rtol=1e-5, atol=1e-7
-        )
-
-    @pytest.mark.parametrize("positive_label", [0, 1])
-    def test_the_positive_class(self, tiny_dataset: Dataset, positive_label: int) -> None:
-        stage1 = Stage1Data.build(
-            tiny_dataset, validation_fraction=0.1, random_state=0, T_ref=298.15, device=torch.device("cpu")
-        )
-        data = Stage2Data.build(
-            tiny_dataset, stage1.features, stage1.chi_scaler, positive_label=positive_label, T_ref=298.15
-        )
-        assert tiny_dataset.solubility is not None
-        np.testing.assert_array_equal(
-            data.solubility.target.numpy(), (tiny_dataset.solubility.value == positive_label).astype(float)
-        )
-
-    def test_which_label_is_positive(self, tiny_dataset: Dataset) -> None:
-        rows = tiny_dataset.solubility
-        assert rows is not None
-        assert resolve_positive_label(rows, "soluble") == 1
-        assert resolve_positive_label(rows, "insoluble") == 0
-        for share, minority in ((0.3, 1), (0.5, 1), (0.7, 0)):
-            value = (np.arange(100) < 100 * share).astype(float)
-            assert resolve_positive_label(replace(rows, value=value), "minority") == minority
