@@ -205,10 +205,13 @@ def screen(
     solvent: SolventOption = None,
     max_chi: Annotated[float | None, typer.Option(help="Highest χ.")] = None,
     min_chi: Annotated[float | None, typer.Option(help="Lowest χ.")] = None,
-    certain: Annotated[bool, typer.Option(help="χ conditions hold for the whole 90 % interval.")] = False,
+    certain: Annotated[bool, typer.Option("--certain", help="χ conditions hold for the whole 90 % interval.")] = False,
     min_p_soluble: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Lowest P(soluble).")] = None,
     in_domain: Annotated[
-        bool, typer.Option(help="Only polymers like the measured ones, solvents and temperatures that training met.")
+        bool,
+        typer.Option(
+            "--in-domain", help="Only polymers like the measured ones, solvents and temperatures that training met."
+        ),
     ] = False,
     n_jobs: JobsOption = 0,
     quiet: QuietOption = False,

@@ -14,7 +14,7 @@ SetOption = Annotated[
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 SeedOption = Annotated[int | None, typer.Option(help="Fixes every random choice.")]
 ResultsOption = Annotated[str | None, typer.Option(help="Where results are kept.")]
-QuietOption = Annotated[bool, typer.Option(help="Print nothing but errors.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
 JobsOption = Annotated[int, typer.Option(min=0, help="Processes for structures; 0: one a core.")]
 FoldsOption = Annotated[int | None, typer.Option(help="Folds of quick Stage 2.")]
 RepeatsOption = Annotated[int | None, typer.Option(help="Shuffles of the folds.")]

@@ -49,7 +49,8 @@ def search(
     ] = None,
     trial_timeout_minutes: Annotated[float | None, typer.Option(help="A longer trial is FAILED.")] = None,
     allow_extended_space: Annotated[
-        bool, typer.Option(help="Let a resumed study take wider ranges and further parameters.")
+        bool,
+        typer.Option("--allow-extended-space", help="Let a resumed study take wider ranges and further parameters."),
     ] = False,
     second_pass: Annotated[
         Path | None, typer.Option(help="Tune Stage 2 on the best Stage 1 encoder of this finished study.")
