@@ -59,6 +59,8 @@ DATA = {
     VARIANTS: "which polymers count as one",
     NAMES: "the polymers' names, which are RDKit's",
 }
+# Where a comparison computes may change while it is stopped, and where files lie, whose contents are checked.
+FREE_KEYS = ("training.device", "training.num_threads")
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan,
         # A comparison of an earlier release has no checksum of the names.
         known["data"] = {NAMES: conditions["data"][NAMES], **known["data"]}
         changed = changed_keys(load_config(folder / "config.yaml"), config)
-        differing = [key for key in changed if key not in ("paths.results_dir", "paths.cache_dir")]
+        differing = [key for key in changed if key not in FREE_KEYS and not key.startswith("paths.")]
         differing += [
             f"{n} {known[n]}, now {conditions[n]}" for n in ("n_outer", "n_seeds") if known[n] != conditions[n]
         ]

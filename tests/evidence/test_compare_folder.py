@@ -43,8 +43,9 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(said: list[str], shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path) -> Any:
     """Run a comparison of two outer folds; protocols of its table."""
 
-    def run_it(*protocols: str, dataset: Dataset = tiny_dataset) -> list[str]:
-        run_comparison(shared_tiny_config, dataset, tmp_path, Plan(2, 1, protocols), said.append)
+    def run_it(*protocols: str, dataset: Dataset = tiny_dataset, **changes: object) -> list[str]:
+        config = override_config(shared_tiny_config, {key.replace("__", "."): value for key, value in changes.items()})
+        run_comparison(config, dataset, tmp_path, Plan(2, 1, protocols), said.append)
         return list(pd.read_csv(tmp_path / "table.csv")["protocol"].unique())
 
     return run_it
@@ -69,6 +70,14 @@ def test_a_table_that_changed_is_refused(run: Any, tiny_dataset: Dataset, kind: 
     with pytest.raises(StudyError, match=rf"other conditions \(contents of {what}\); choose another --name"):
         run(KNOWN, dataset=changed)
     assert run(KNOWN) == [KNOWN]
+
+
+def test_it_goes_on_elsewhere(run: Any) -> None:
+    """On another machine: other threads and device, and the same tables in another folder."""
+    run(KNOWN)
+    assert run(NEW, training__num_threads=3, training__device="auto", paths__dft_chi_csv="moved.csv") == [KNOWN, NEW]
+    with pytest.raises(StudyError, match=r"other conditions \(training\.lr_pretrain\); choose another --name"):
+        run(KNOWN, training__lr_pretrain=0.5)
 
 
 def test_polymers_of_other_names_are_refused(run: Any, tiny_dataset: Dataset) -> None:
