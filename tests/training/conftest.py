@@ -36,3 +36,10 @@ def masks(pretrained: tuple[TransferNetwork, Stage2Data], rng: np.random.Generat
     chi = rng.random((4, len(data.chi))) < np.array([[0.8], [0.4], [0.0], [0.7]])
     solubility = rng.random((4, len(data.solubility))) < np.array([[0.7], [0.5], [0.6], [0.0]])
     return chi, solubility
+
+
+@pytest.fixture(params=["frozen", "side by side", "one by one"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The ways members are trained: on a frozen encoder, or as whole networks, as on a GPU and as on a CPU."""
+    monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_: request.param == "one by one")
+    return str(request.param)

@@ -75,16 +75,13 @@ def test_batch_statistics_stay_while_dropout_works() -> None:
     assert all(part.training for part in network.modules() if isinstance(part, nn.Dropout))
 
 
-@pytest.mark.parametrize("way", ["frozen", "side by side", "one by one"])
 def test_batches_are_shuffled_by_the_seed(
     pretrained: tuple[TransferNetwork, Stage2Data],
     masks: tuple[np.ndarray, np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
     way: str,
 ) -> None:
     """Without labels and dropout the order of rows is all that a seed decides, and in one batch there is none."""
     network, data = pretrained
-    monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_: way == "one by one")
     for batch_size, is_same in ((4, False), (5000, True)):
         settings = replace(
             FINE_TUNING, batch_size=batch_size, n_epochs=1, lambda_sol=0.0, freeze_encoder=way == "frozen"

@@ -190,17 +190,14 @@ class TestMembers:
                 assert same != bool(masks[0][position, row]), (position, row)
 
 
-@pytest.mark.parametrize("way", ["frozen", "side by side", "one by one"])
 @pytest.mark.parametrize("weight", ["lambda_exp", "lambda_sol"])
 def test_a_table_of_weight_zero_is_as_none(
     pretrained: tuple[TransferNetwork, Stage2Data],
     masks: tuple[np.ndarray, np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
     weight: str,
     way: str,
 ) -> None:
     network, data = pretrained
-    monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_: way == "one by one")
     settings = replace(FINE_TUNING, batch_size=5, n_epochs=4, freeze_encoder=way == "frozen")
     kind, place = ("chi", 0) if weight == "lambda_exp" else ("solubility", 1)
     rows, mask = getattr(data, kind), masks[place]
@@ -217,16 +214,13 @@ def test_a_table_of_weight_zero_is_as_none(
         assert torch.equal(found.parameters[name], tensor), name
 
 
-@pytest.mark.parametrize("way", ["frozen", "side by side", "one by one"])
 def test_where_no_chi_was_learned_chi_is_that_of_stage_1(
     pretrained: tuple[TransferNetwork, Stage2Data],
     masks: tuple[np.ndarray, np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
     way: str,
 ) -> None:
     """Labels move the χ head, too, by way of the solubility head that reads χ(T_ref)."""
     network, data = pretrained
-    monkeypatch.setattr("chitransfer.training.stage2.trains_one_by_one", lambda *_: way == "one by one")
     settings = replace(FINE_TUNING, freeze_encoder=way == "frozen", lr=0.05)
     where = (data.features, data.solubility.structure, data.solubility.solvent)
     of_stage1, _ = outputs(network, data)
