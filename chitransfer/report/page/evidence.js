@@ -2,13 +2,13 @@
 const measured = complete.filter((t) => t.components.stage1_mae !== null);
 /* The trials of a second pass share their Stage 1. */
 if (new Set(measured.map((t) => t.components.stage1_mae)).size > 1) {
-  const insight = D.insight,
+  const insight = contents.insight,
     body = [
       chart(
         "Objective without its Stage 1 term against Stage 1 loss, a point per trial",
         330,
-        { domain: extent(measured.map((t) => t.components.stage1_mae)), label: D.components.stage1_mae },
-        { domain: extent(measured.map((t) => t.transfer)), label: D.transfer_title },
+        { domain: extent(measured.map((t) => t.components.stage1_mae)), label: contents.components.stage1_mae },
+        { domain: extent(measured.map((t) => t.transfer)), label: contents.transfer_title },
         (svg, sx, sy) =>
           ordered
             .filter((t) => measured.includes(t))
@@ -32,18 +32,18 @@ if (new Set(measured.map((t) => t.components.stage1_mae)).size > 1) {
     ),
   );
 }
-if (D.objectives.length) {
-  const [a, b] = D.objectives,
-    front = new Set(D.pareto);
+if (contents.objectives.length) {
+  const [a, b] = contents.objectives,
+    front = new Set(contents.pareto);
   page.append(
     section(
       "Pareto front",
-      `No trial beats these on all of ${D.objectives.map((n) => D.components[n]).join(", ")}.`,
+      `No trial beats these on all of ${contents.objectives.map((n) => contents.components[n]).join(", ")}.`,
       chart(
-        `Pareto front: ${D.components[b]} against ${D.components[a]}`,
+        `Pareto front: ${contents.components[b]} against ${contents.components[a]}`,
         330,
-        { domain: extent(complete.map((t) => t.components[a])), label: D.components[a] },
-        { domain: extent(complete.map((t) => t.components[b])), label: D.components[b] },
+        { domain: extent(complete.map((t) => t.components[a])), label: contents.components[a] },
+        { domain: extent(complete.map((t) => t.components[b])), label: contents.components[b] },
         (svg, sx, sy) =>
           complete.forEach((t) => {
             const node = dot(t, sx(t.components[a]), sy(t.components[b]));
@@ -52,22 +52,22 @@ if (D.objectives.length) {
           }),
       ),
       table(
-        ["trial", ...D.objectives.map((n) => D.components[n]), "objective"],
+        ["trial", ...contents.objectives.map((n) => contents.components[n]), "objective"],
         complete
           .filter((t) => front.has(t.number))
-          .map((t) => [String(t.number), ...D.objectives.map((n) => fmt(t.components[n])), fmt(t.value)]),
+          .map((t) => [String(t.number), ...contents.objectives.map((n) => fmt(t.components[n])), fmt(t.value)]),
       ),
     ),
   );
 }
-const fold = D.out_of_fold,
+const fold = contents.out_of_fold,
   blocks = [];
 if (fold.chi) {
   const range = extent([...fold.chi.measured, ...fold.chi.predicted], 0.04);
   blocks.push(
     section(
       "Measured against predicted χ",
-      `Trial ${D.chosen}, out of fold, mean over repeats; ${fold.chi.measured.length} rows.`,
+      `Trial ${contents.chosen}, out of fold, mean over repeats; ${fold.chi.measured.length} rows.`,
       chart(
         "Predicted against measured χ, a point per row",
         380,
@@ -108,7 +108,7 @@ if (fold.roc)
   blocks.push(
     section(
       "ROC of solubility",
-      `Trial ${D.chosen}, out of fold, a curve per repeat; positive: ${fold.roc.positive}; ` +
+      `Trial ${contents.chosen}, out of fold, a curve per repeat; positive: ${fold.roc.positive}; ` +
         `AUC ${fmt(best.components.sol_auc, 3)}.`,
       chart(
         "ROC curves of solubility, one per repeat",
@@ -143,13 +143,13 @@ if (fold.roc)
   );
 if (blocks.length) page.append(el("div", { class: "two row" }, blocks));
 
-if (D.guard) {
-  const g = D.guard,
+if (contents.guard) {
+  const g = contents.guard,
     by = new Map(g.fresh.map((f) => [f.number, f])),
     body = [words(g.sentences)];
   const rows = [
     ["objective", corrected.value, g.corrected],
-    ...Object.entries(g.corrected_components).map(([k, v]) => [D.components[k] || k, corrected.components[k], v]),
+    ...Object.entries(g.corrected_components).map(([k, v]) => [contents.components[k] || k, corrected.components[k], v]),
   ];
   body.push(
     el("h3", {}, "Raw and corrected"),
@@ -169,7 +169,7 @@ if (D.guard) {
       table(
         ["trial", "in the search", "fresh mean", "fresh runs"],
         g.fresh.map((f) => [
-          `${f.number}${f.is_default ? ` (${D.names.column})` : ""}`,
+          `${f.number}${f.is_default ? ` (${contents.names.column})` : ""}`,
           fmt(complete.find((t) => t.number === f.number).value),
           fmt(f.value),
           Object.entries(f.runs)
@@ -189,8 +189,8 @@ if (D.guard) {
     ),
   );
 }
-if (D.comparison) {
-  const c = D.comparison,
+if (contents.comparison) {
+  const c = contents.comparison,
     columns = Object.keys(c.columns),
     body = [words(c.verdict)];
   for (const protocol of new Set(c.rows.map((r) => r.protocol))) {
@@ -221,11 +221,11 @@ if (D.comparison) {
     ),
   );
 }
-const shownComponents = Object.keys(D.components).filter(
+const shownComponents = Object.keys(contents.components).filter(
     (k) =>
       ["exp_mae", "sol_f1", "sol_recall", "stage1_mae"].includes(k) && complete.some((t) => t.components[k] !== null),
   ),
-  names = D.axes.map((a) => a.name);
+  names = contents.axes.map((a) => a.name);
 page.append(
   section(
     "All trials",
@@ -233,11 +233,11 @@ page.append(
     el(
       "details",
       {},
-      el("summary", {}, `${D.trials.length} trials as a table`),
+      el("summary", {}, `${contents.trials.length} trials as a table`),
       table(
-        ["trial", "state", "objective", ...shownComponents.map((k) => D.components[k]), ...names],
-        D.trials.map((t) => [
-          `${t.number}${t.number === D.chosen ? " (chosen)" : ""}${t.is_default ? ` (${D.names.column})` : ""}`,
+        ["trial", "state", "objective", ...shownComponents.map((k) => contents.components[k]), ...names],
+        contents.trials.map((t) => [
+          `${t.number}${t.number === contents.chosen ? " (chosen)" : ""}${t.is_default ? ` (${contents.names.column})` : ""}`,
           t.state.toLowerCase(),
           fmt(t.value),
           ...shownComponents.map((k) => fmt(t.components[k])),
@@ -247,12 +247,12 @@ page.append(
     ),
   ),
 );
-const failed = D.trials.filter((t) => t.state === "FAIL");
+const failed = contents.trials.filter((t) => t.state === "FAIL");
 if (failed.length)
   page.append(
     section("Failed trials", null, words(failed.map((t) => `trial ${t.number}: ${t.reason || "no reason given"}`))),
   );
-const entries = { ...D.sources, ...D.environment };
+const entries = { ...contents.sources, ...contents.environment };
 page.append(
   section(
     "Where it comes from",

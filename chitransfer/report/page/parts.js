@@ -1,6 +1,6 @@
 "use strict";
 /* The report's parts: elements, numbers in words, ticks and charts. */
-const D = JSON.parse(document.getElementById("data").textContent);
+const contents = JSON.parse(document.getElementById("data").textContent);
 const page = document.getElementById("page"),
   tip = document.getElementById("tip");
 const css = (name) => `var(--${name})`;

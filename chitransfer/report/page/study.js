@@ -1,17 +1,20 @@
 /* The study: its trials in words, as tables and as charts of the objective. */
-const complete = D.trials.filter((t) => t.state === "COMPLETE");
-const colour = (t) => (t.number === D.chosen ? css("best") : t.number === D.default ? css("default") : css("trial"));
+const complete = contents.trials.filter((t) => t.state === "COMPLETE");
+const colour = (t) =>
+  css(t.number === contents.chosen ? "best" : t.number === contents.default ? "default" : "trial");
 const describe = (t) =>
   [
-    `trial ${t.number}${t.number === D.chosen ? " (chosen)" : ""}${t.is_default ? ` (${D.names.default})` : ""}`,
+    `trial ${t.number}${t.number === contents.chosen ? " (chosen)" : ""}${t.is_default ? ` (${contents.names.default})` : ""}`,
     `objective ${fmt(t.value)}`,
     ...Object.entries(t.components)
       .filter(([k, v]) => v !== null && ["exp_mae", "sol_f1", "sol_recall", "stage1_mae"].includes(k))
-      .map(([k, v]) => `${D.components[k]} ${fmt(v)}`),
+      .map(([k, v]) => `${contents.components[k]} ${fmt(v)}`),
     ...Object.entries(t.params).map(([k, v]) => `${k} = ${short(v)}`),
   ].join("\n");
 const ordered = [...complete].sort(
-  (a, b) => (a.number === D.chosen) - (b.number === D.chosen) || (a.number === D.default) - (b.number === D.default),
+  (a, b) =>
+    (a.number === contents.chosen) - (b.number === contents.chosen) ||
+    (a.number === contents.default) - (b.number === contents.default),
 );
 const dot = (t, cx, cy) =>
   hint(
@@ -19,9 +22,9 @@ const dot = (t, cx, cy) =>
       class: "dot",
       cx,
       cy,
-      r: t.number === D.chosen || t.number === D.default ? 7 : 4.5,
+      r: t.number === contents.chosen || t.number === contents.default ? 7 : 4.5,
       fill: colour(t),
-      "fill-opacity": t.number === D.chosen || t.number === D.default ? 1 : 0.7,
+      "fill-opacity": t.number === contents.chosen || t.number === contents.default ? 1 : 0.7,
     }),
     describe(t),
   );
@@ -44,26 +47,26 @@ const words = (lines) =>
     ),
   );
 const values = complete.map((t) => t.value),
-  best = complete.find((t) => t.number === D.chosen),
-  usual = complete.find((t) => t.number === D.default);
+  best = complete.find((t) => t.number === contents.chosen),
+  usual = complete.find((t) => t.number === contents.default);
 /* The guard corrects the best of the search, which search.select need not choose. */
-const corrected = D.guard && complete.find((t) => t.number === D.guard.best_trial),
+const corrected = contents.guard && complete.find((t) => t.number === contents.guard.best_trial),
   correctedIsChosen = corrected === best;
 
-page.append(el("header", {}, el("h1", {}, D.name), el("p", {}, `${D.subtitle} · chitransfer`)));
+page.append(el("header", {}, el("h1", {}, contents.name), el("p", {}, `${contents.subtitle} · chitransfer`)));
 const cards = [[fmt(best.value), `objective of trial ${best.number}, chosen`]];
-if (D.guard)
+if (contents.guard)
   cards.push([
-    fmt(D.guard.corrected.value),
+    fmt(contents.guard.corrected.value),
     correctedIsChosen
       ? "the same, corrected for the luck of choosing"
       : `${fmt(corrected.value)} of trial ${corrected.number}, the best of the search, ` +
         "corrected for the luck of choosing it",
   ]);
-if (usual) cards.push([fmt(usual.value), D.names.default]);
-if (D.forest !== null) cards.push([fmt(D.forest), "random forest"]);
-if (D.trivial !== null) cards.push([fmt(D.trivial), "trivial predictor"]);
-cards.push([String(complete.length), `trials complete of ${D.trials.length}`]);
+if (usual) cards.push([fmt(usual.value), contents.names.default]);
+if (contents.forest !== null) cards.push([fmt(contents.forest), "random forest"]);
+if (contents.trivial !== null) cards.push([fmt(contents.trivial), "trivial predictor"]);
+cards.push([String(complete.length), `trials complete of ${contents.trials.length}`]);
 page.append(
   el(
     "div",
@@ -71,15 +74,15 @@ page.append(
     cards.map(([n, what]) => el("div", { class: "card" }, el("b", {}, n), el("span", {}, what))),
   ),
 );
-page.append(section("In words", null, words(D.summary)));
+page.append(section("In words", null, words(contents.summary)));
 
 const scoreTable = table(
-  ["metric", "chosen", "± spread", D.names.column, "random forest", "trivial"],
-  D.scores.map((r) => [r.title, ...[r.chosen, r.spread, r.default, r.forest, r.trivial].map((v) => fmt(v))]),
+  ["metric", "chosen", "± spread", contents.names.column, "random forest", "trivial"],
+  contents.scores.map((r) => [r.title, ...[r.chosen, r.spread, r.default, r.forest, r.trivial].map((v) => fmt(v))]),
 );
 const paramTable = table(
-  ["parameter", "chosen", D.names.column],
-  D.parameters.map((r) => [el("span", { title: r.key }, r.name), short(r.chosen), short(r.default)]),
+  ["parameter", "chosen", contents.names.column],
+  contents.parameters.map((r) => [el("span", { title: r.key }, r.name), short(r.chosen), short(r.default)]),
 );
 page.append(
   el(
@@ -91,19 +94,19 @@ page.append(
         "What the choice is worth is below, under “How much of it is luck”.",
       scoreTable,
     ),
-    section("Best parameters", `Of the chosen trial, beside the ${D.names.default}.`, paramTable),
+    section("Best parameters", `Of the chosen trial, beside the ${contents.names.default}.`, paramTable),
   ),
 );
 
 const isNear = (level) =>
   level !== null && level < Math.max(...values) + 0.6 * (Math.max(...values) - Math.min(...values));
 const levels = [];
-if (usual) levels.push({ value: usual.value, color: "default", label: D.names.default });
-if (isNear(D.forest)) levels.push({ value: D.forest, color: "forest", label: "random forest" });
-if (isNear(D.trivial)) levels.push({ value: D.trivial, color: "trivial", label: "trivial predictor" });
-if (D.guard)
+if (usual) levels.push({ value: usual.value, color: "default", label: contents.names.default });
+if (isNear(contents.forest)) levels.push({ value: contents.forest, color: "forest", label: "random forest" });
+if (isNear(contents.trivial)) levels.push({ value: contents.trivial, color: "trivial", label: "trivial predictor" });
+if (contents.guard)
   levels.push({
-    value: D.guard.corrected.value,
+    value: contents.guard.corrected.value,
     color: "good",
     label: correctedIsChosen ? "corrected value" : `corrected value of trial ${corrected.number}`,
   });
@@ -154,7 +157,7 @@ page.append(
   ),
 );
 
-const importanceBlocks = Object.entries(D.importances).map(([method, shares]) => {
+const importanceBlocks = Object.entries(contents.importances).map(([method, shares]) => {
   const names = Object.keys(shares),
     top = Math.max(...Object.values(shares));
   return el(
@@ -211,12 +214,12 @@ const parallel = el("div");
 draws.push(() => {
   const w = Math.max(300, parallel.clientWidth),
     narrow = w < 620,
-    wide = narrow ? Math.max(w, 110 * (D.axes.length + 1)) : w,
+    wide = narrow ? Math.max(w, 110 * (contents.axes.length + 1)) : w,
     h = 320,
     bottom = 22,
-    n = D.axes.length + 1,
+    n = contents.axes.length + 1,
     X = (i) => 42 + (i * (wide - 130)) / (n - 1),
-    crowded = Math.max(...D.axes.map((a) => a.name.length)) * 7.5 > X(1) - X(0),
+    crowded = Math.max(...contents.axes.map((a) => a.name.length)) * 7.5 > X(1) - X(0),
     top = crowded ? 50 : 34,
     Y = (u) => h - bottom - u * (h - top - bottom);
   const [low, high] = [Math.min(...values), Math.max(...values)],
@@ -230,18 +233,18 @@ draws.push(() => {
     .sort((a, b) => b[0].value - a[0].value)
     .sort(
       (a, b) =>
-        (a[0].number === D.default) - (b[0].number === D.default) ||
-        (a[0].number === D.chosen) - (b[0].number === D.chosen),
+        (a[0].number === contents.default) - (b[0].number === contents.default) ||
+        (a[0].number === contents.chosen) - (b[0].number === contents.chosen),
     )
     .forEach(([t, i]) => {
       const u = high > low ? (t.value - low) / (high - low) : 0.5,
-        special = t.number === D.chosen || t.number === D.default;
+        special = t.number === contents.chosen || t.number === contents.default;
       svg.append(
         hint(
           el("path", {
             d: broken([
               [X(0), Y(u)],
-              ...D.axes.map((a, k) => (a.position[i] === null ? null : [X(k + 1), Y(unit(a, a.position[i]))])),
+              ...contents.axes.map((a, k) => (a.position[i] === null ? null : [X(k + 1), Y(unit(a, a.position[i]))])),
             ]),
             fill: "none",
             stroke: colour(t),
@@ -264,14 +267,14 @@ draws.push(() => {
           "text-anchor": i ? "middle" : "start",
           dx: i ? 0 : -30,
         },
-        i ? D.axes[i - 1].name : "objective",
+        i ? contents.axes[i - 1].name : "objective",
       ),
     );
   svg.append(
     el("text", { x: X(0) - 5, y: Y(0) + 4, "text-anchor": "end" }, low.toFixed(3)),
     el("text", { x: X(0) - 5, y: Y(1) + 4, "text-anchor": "end" }, high.toFixed(3)),
   );
-  D.axes.forEach((a, k) =>
+  contents.axes.forEach((a, k) =>
     a.ticks.forEach((t, i) => svg.append(el("text", { x: X(k + 1) + 5, y: Y(unit(a, t)) + 4 }, a.labels[i]))),
   );
   parallel.replaceChildren(el("div", { class: "scroll" }, svg));
@@ -281,7 +284,7 @@ page.append(
     "Parallel coordinates",
     "A line per trial; the stronger the line, the lower its objective.",
     parallel,
-    legend([css("best"), "chosen"], [css("default"), D.names.default]),
+    legend([css("best"), "chosen"], [css("default"), contents.names.default]),
   ),
 );
 page.append(
@@ -291,7 +294,7 @@ page.append(
     el(
       "div",
       { class: "slices" },
-      D.axes.map((a) =>
+      contents.axes.map((a) =>
         chart(
           `Objective against ${a.name}`,
           230,
