@@ -18,7 +18,8 @@ import pandas as pd
 
 from chitransfer.data.csv_text import PREDICTED_AT, without_rows
 from chitransfer.data.pair_table import TableReader
-from chitransfer.data.tables import WATER, describe_blanks
+from chitransfer.data.table_remarks import describe_blanks
+from chitransfer.data.tables import WATER
 from chitransfer.data.temperatures import check_temperatures, name_temperature, read_kelvin
 from chitransfer.files import as_cell, is_compressed, replace_atomically
 from chitransfer.predict import IDENTITY, Predictor

@@ -75,10 +75,10 @@ def build(
     solvents = list(solvent or ())
     for path in solvents_from or ():
         refuse_overwriting(output, "--output", {"--solvents-from": path})
-        found, without_groups = read_solvents(path)
+        found, warnings = read_solvents(path)
         solvents += found
-        for smiles, reason in without_groups.items():
-            print(f"WARNING: {path}: {smiles} is left out: {reason}")
+        for line in warnings:
+            print(f"WARNING: {line}")
     with show_progress(make_console()) as progress:
         summary = build_table(
             n,

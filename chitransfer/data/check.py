@@ -29,15 +29,8 @@ from chitransfer.data.check_facts import (
 )
 from chitransfer.data.check_warnings import find_obstacles, find_warnings
 from chitransfer.data.rejected_rows import SHOWN_ROWS
-from chitransfer.data.tables import (
-    CONTRADICTS,
-    USUAL_CHI,
-    BadRows,
-    Contradictions,
-    Table,
-    describe_blank_cells,
-    describe_builtin_beside_own,
-)
+from chitransfer.data.table_remarks import describe_blank_cells, describe_builtin_beside_own
+from chitransfer.data.tables import CONTRADICTS, USUAL_CHI, BadRows, Contradictions, Table
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 from chitransfer.progress import NamedProgress, name_progress
 
@@ -216,9 +209,7 @@ def _contradictions(chi: Table | None, solubility: Table | None) -> tuple[str, .
     odd = both[(is_soluble & (mean > LARGEST_CHI_OF_SOLUBLE)) | (~is_soluble & (mean < SMALLEST_CHI_OF_INSOLUBLE))]
     for line, unit, solvent, label, value in odd[["line", "SMILES", "solvent", "soluble", "mean_chi"]].to_numpy():
         word = "soluble" if label else "insoluble"
-        found.append(
-            f"solubility line {line}: {unit} in {solvent} is called {word}, but its measured chi is {value:.2f}"
-        )
+        found.append(f"solubility line {line}: {unit} in {solvent} is called {word}, but its measured χ is {value:.2f}")
     return tuple(found)
 
 

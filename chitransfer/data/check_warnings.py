@@ -23,7 +23,7 @@ DOMINANT_SHARE = 0.3
 LOPSIDED_SHARE = 0.65
 FEW_OF_A_CLASS = 20
 POOR_RANKING = 0.3
-NAMES = {"stage1": "Stage 1", "chi": "Experimental chi", "solubility": "Solubility"}
+NAMES = {"stage1": "Stage 1", "chi": "Experimental χ", "solubility": "Solubility"}
 
 
 def find_warnings(report: CheckReport, n_folds: int, positive_label: int) -> Iterator[str]:
@@ -66,12 +66,12 @@ def find_obstacles(report: CheckReport, n_folds: int) -> Iterator[str]:
     if n_rows.get("solubility") == 0:
         yield (
             "Solubility: no label is left, because every one is contradicted by another of its polymer and solvent. "
-            "Correct them, or set paths.solubility_csv to null to search on chi alone."
+            "Correct them, or set paths.solubility_csv to null to search on χ alone."
         )
     if report.soluble_share in (0.0, 1.0):
         yield (
             f"Solubility: every label is {'soluble' if report.soluble_share else 'insoluble'}. A search needs both "
-            "classes and refuses to start: add polymers of the other one, or set paths.solubility_csv to null for chi "
+            "classes and refuses to start: add polymers of the other one, or set paths.solubility_csv to null for χ "
             "alone."
         )
     if report.n_measured < n_folds:
@@ -113,7 +113,7 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
     low, _, high = facts.value_range or (0.0, 0.0, 1.0)
     if low == high and facts.n_rows > 1:
         follows = "pretraining has nothing to teach" if facts.kind == "stage1" else "its R² is not defined"
-        yield f"{name}, {facts.source}: chi is {low:g} in every row, so {follows}; is it the right column?"
+        yield f"{name}, {facts.source}: χ is {low:g} in every row, so {follows}; is it the right column?"
     share, polymer = facts.largest_share or (0.0, "")
     if share > DOMINANT_SHARE and facts.n_polymers > 1:
         # Stage 1 has no folds.
@@ -130,11 +130,11 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
             "training and in scores, too; take them out if they are one measurement."
         )
     if facts.odd_chi:
-        shown = "; ".join(f"line {line}: chi {chi:g}" for line, chi in facts.odd_chi[:SHOWN])
+        shown = "; ".join(f"line {line}: χ {chi:g}" for line, chi in facts.odd_chi[:SHOWN])
         more = "; …" if len(facts.odd_chi) > SHOWN else ""
         low, high = USUAL_CHI
         yield (
-            f"{name}, {facts.source}: chi rarely lies outside {low:g} to {high:g}, and here does in "
+            f"{name}, {facts.source}: χ rarely lies outside {low:g} to {high:g}, and here does in "
             f"{say_count(len(facts.odd_chi), 'row')} ({shown}{more}). A few such rows decide every error; check them."
         )
 
@@ -142,7 +142,7 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
 def _about_contradictions(report: CheckReport) -> Iterator[str]:
     if report.contradictions:
         yield (
-            f"Solubility labels that another label or a measured chi contradicts: {len(report.contradictions)}; "
+            f"Solubility labels that another label or a measured χ contradicts: {len(report.contradictions)}; "
             f"first: {report.contradictions[0]}"
         )
 
@@ -151,7 +151,7 @@ def _about_temperatures(report: CheckReport) -> Iterator[str]:
     stage1, chi = report.stage1_temperatures, report.chi_temperatures
     if stage1.n_several == 0:
         yield (
-            "Stage 1 has one temperature for every polymer and solvent: A and B of chi(T) = A/T + B cannot be told "
+            "Stage 1 has one temperature for every polymer and solvent: A and B of χ(T) = A/T + B cannot be told "
             "apart, and predictions away from that temperature are guesses. Add temperatures."
         )
     elif stage1.n_several < 0.5 * stage1.n_pairs:
@@ -166,7 +166,7 @@ def _about_temperatures(report: CheckReport) -> Iterator[str]:
         )
     if chi is not None and chi.n_several == 0:
         yield (
-            "Experimental chi has one temperature per polymer and solvent: its temperature dependence comes from "
+            "Experimental χ has one temperature per polymer and solvent: its temperature dependence comes from "
             "Stage 1 alone."
         )
     ranges = {facts.kind: facts.temperature_range for facts in report.tables}
@@ -253,7 +253,7 @@ def _about_noise(report: CheckReport) -> Iterator[str]:
         return
     if noise.standard_deviation is not None and noise.mae is not None:
         yield (
-            f"Experimental chi: repeated measurements differ by {noise.standard_deviation:.2f} (standard deviation, "
+            f"Experimental χ: repeated measurements differ by {noise.standard_deviation:.2f} (standard deviation, "
             f"{noise.n_groups} sets); no model can be expected below an MAE of about {noise.mae:.2f}."
         )
         return
@@ -264,7 +264,7 @@ def _about_noise(report: CheckReport) -> Iterator[str]:
         else f" The rows scatter by {residual:.2f} around their own A/T + B, which bounds it from above for this model."
     )
     yield (
-        "Experimental chi: no two rows measure the same thing with different results, so the noise floor is not known."
+        "Experimental χ: no two rows measure the same thing with different results, so the noise floor is not known."
         f"{scatter}"
     )
 

@@ -11,17 +11,18 @@ from pathlib import Path
 from chitransfer.chemistry.groups import Groups, molecule_groups
 from chitransfer.data.csv_text import Column, find_columns, parse_csv, read_source
 from chitransfer.data.rejected_rows import describe_rejected
+from chitransfer.data.table_remarks import describe_blanks
 from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.errors import DataError
 
 
-def read_solvents(path: Path) -> tuple[list[str], dict[str, str]]:
+def read_solvents(path: Path) -> tuple[list[str], list[str]]:
     """Distinct solvents of a CSV with a column ``solvent``, as canonical SMILES in their order; an empty cell is water.
 
     Returns
     -------
-    solvents, without_groups
-        Those that UNIFAC has groups for; and the others with the reason.
+    solvents, warnings
+        Those that UNIFAC has groups for; and a line for each of the others, and for empty cells beside filled ones.
 
     Raises
     ------
@@ -46,7 +47,11 @@ def read_solvents(path: Path) -> tuple[list[str], dict[str, str]]:
     solvents = [solvent for solvent, reason in groups.items() if not reason]
     if not solvents:
         raise DataError(f"{name}: UNIFAC has groups for none of its solvents; name some with --solvent")
-    return solvents, {solvent: reason for solvent, reason in groups.items() if reason}
+    warnings = [f"{name}: {solvent} is left out: {reason}" for solvent, reason in groups.items() if reason]
+    blank = [line for line, row in rows if not row[place].strip()]
+    if 0 < len(blank) < len(rows):
+        warnings.append(describe_blanks(len(blank), len(rows), name, "solvent", lines=blank))
+    return solvents, warnings
 
 
 def _why_no_groups(solvent: str) -> str:

@@ -19,9 +19,7 @@ from rdkit import Chem
 from chitransfer.chemistry.charges import read_molecule
 from chitransfer.chemistry.identities import identify_polymers
 from chitransfer.chemistry.polymers import LONGEST_SMILES
-from chitransfer.counts import say_count
 from chitransfer.data.csv_text import (
-    BUILTIN_PREFIX,
     Column,
     find_columns,
     parse_csv,
@@ -48,7 +46,6 @@ UNIFAC_CHI = "chi_unifac"
 STAGE2_KEYS = {"chi": "paths.exp_chi_csv", "solubility": "paths.solubility_csv"}
 # Columns that need not be there, and whose blank cells stand for water and a default temperature.
 _OPTIONAL = ("solvent", "temp")
-SHOWN_BLANKS = 5
 # Of one polymer–solvent pair with both labels.
 SHOWN_LABELS = 10
 
@@ -305,59 +302,6 @@ def _read_cell(column: Column, text: str) -> object:
     if not text and not column.required:
         return DEFAULT_TEMPERATURE_K
     return _READERS[column.name](text)
-
-
-def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
-    """A line for every built-in table of Stage 2 among tables of the user's own, which he may not know of."""
-    if all(table.source.startswith(BUILTIN_PREFIX) for table in tables):
-        return []
-    stage2 = [table for table in tables if table.kind in STAGE2_KEYS]
-    remedy = "null leaves it out" if len(stage2) > 1 else "name one of your own"
-    return [
-        f"{STAGE2_KEYS[table.kind]} is {table.source} ({say_count(len(table), 'row')}), the built-in table, beside "
-        f"tables of your own; {remedy}"
-        for table in stage2
-        if table.source.startswith(BUILTIN_PREFIX)
-    ]
-
-
-def describe_left_out(tables: Sequence[Table]) -> list[str]:
-    """A line for every table some of whose rows cannot be used and were left out (`provenance.write_provenance`)."""
-    return [
-        f"{n} of {say_count(len(table) + n, 'row')} of {table.source} cannot be used and {'is' if n == 1 else 'are'} "
-        "left out; rejected_rows.csv says why"
-        for table in tables
-        if (n := len(table.rejected))
-    ]
-
-
-def describe_blank_cells(tables: Sequence[Table]) -> list[str]:
-    """A line for every column in which some rows that are used have a value and others, being blank, the default."""
-    lines = []
-    for table in tables:
-        used = set(table.rows["line"])
-        for column, every in table.blank_cells.items():
-            blank = [line for line in every if line in used]
-            if not blank:
-                continue
-            shown = ", ".join(map(str, blank[:SHOWN_BLANKS])) + (", …" if len(blank) > SHOWN_BLANKS else "")
-            where = f" ({'line' if len(blank) == 1 else 'lines'} {shown})"
-            lines.append(describe_blanks(len(blank), len(table), table.source, column, where=where))
-    return lines
-
-
-def describe_blanks(
-    n_blank: int, n_rows: int, source: str, column: str, temperature: float = DEFAULT_TEMPERATURE_K, where: str = ""
-) -> str:
-    """A line on rows that leave ``solvent`` or ``temp`` blank; `temperature` is what a blank one is taken for."""
-    one = n_blank == 1
-    taken, to_write = ("in water", f"{WATER} where it is water")
-    if column == "temp":
-        taken, to_write = f"at {temperature:g} K", f"{temperature:g} where it is that"
-    return (
-        f"{n_blank} of {say_count(n_rows, 'row')} of {source} {'has' if one else 'have'} no {column}{where} and "
-        f"{'is' if one else 'are'} taken to be {taken}; merged cells? fill {column} in every row, with {to_write}"
-    )
 
 
 def _settle_contradictions(table: Table, rule: Contradictions) -> Table:

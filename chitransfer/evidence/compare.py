@@ -19,7 +19,7 @@ from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.config import Config, changed_keys, dump_config, load_config
 from chitransfer.console import format_seconds
 from chitransfer.data.assemble import Dataset
-from chitransfer.data.tables import describe_left_out
+from chitransfer.data.table_remarks import describe_left_out
 from chitransfer.errors import StudyError
 from chitransfer.evidence.correction import Estimate
 from chitransfer.evidence.nested import FULL_MODELS, PROTOCOLS, OuterFold, run_outer_fold

@@ -18,7 +18,7 @@ from chitransfer.report.drawing import BLUE, GREY, ORANGE, RED, new_figure, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TITLES = {"stage1": "Stage 1 (computed chi)", "chi": "experimental chi", "solubility": "solubility"}
+TITLES = {"stage1": "Stage 1 (computed χ)", "chi": "experimental χ", "solubility": "solubility"}
 SIMILAR = 0.5
 COLOURS = {"stage1": GREY, "chi": BLUE, "solubility": ORANGE}
 
@@ -39,7 +39,7 @@ def describe_check(report: CheckReport) -> str:
     )]  # fmt: skip
     lines.append(f"Temperatures of Stage 1: {_temperatures(report.stage1_temperatures)}")
     if report.chi_temperatures is not None:
-        lines.append(f"Temperatures of experimental chi: {_temperatures(report.chi_temperatures)}")
+        lines.append(f"Temperatures of experimental χ: {_temperatures(report.chi_temperatures)}")
     for coverage in report.coverage:
         similarity = np.asarray(coverage.similarity)
         lines.append(
@@ -77,9 +77,7 @@ def _ranges(
 ) -> str:
     if value is None or temperature is None:
         return f"{soluble_share:.0%} soluble" if soluble_share is not None else ""
-    return (
-        f"chi {value[0]:.2f} to {value[2]:.2f} (median {value[1]:.2f}), {temperature[0]:.0f} to {temperature[2]:.0f} K"
-    )
+    return f"χ {value[0]:.2f} to {value[2]:.2f} (median {value[1]:.2f}), {temperature[0]:.0f} to {temperature[2]:.0f} K"
 
 
 def _temperatures(facts: TemperatureFacts) -> str:
@@ -92,7 +90,7 @@ def _temperatures(facts: TemperatureFacts) -> str:
 
 
 def draw_check(report: CheckReport, path: Path) -> None:
-    """Four panels: chi of both tables, similarity to Stage 1, Stage 1 against measurement, labels.
+    """Four panels: χ of both tables, similarity to Stage 1, Stage 1 against measurement, labels.
 
     Parameters
     ----------
@@ -108,13 +106,8 @@ def draw_check(report: CheckReport, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _title(kind: str) -> str:
-    """As all figures write it."""
-    return TITLES[kind].replace("chi", "χ")
-
-
 def _draw_rows(axes: Axes, report: CheckReport) -> None:
-    names = [_title(facts.kind) for facts in report.tables]
+    names = [TITLES[facts.kind] for facts in report.tables]
     position = np.arange(len(names))
     # The first row of the axes is at the top.
     bars = (("rows", -0.27), ("polymers", 0.0), ("solvents", 0.27))
@@ -140,7 +133,7 @@ def _draw_similarity(axes: Axes, report: CheckReport) -> None:
             np.arange(1, len(values) + 1) / len(values),
             where="post",
             color=COLOURS[coverage.kind],
-            label=f"{_title(coverage.kind)}, {say_count(coverage.n_polymers, 'polymer')}",
+            label=f"{TITLES[coverage.kind]}, {say_count(coverage.n_polymers, 'polymer')}",
         )
     axes.axvspan(0, FAR, color=RED, alpha=0.1, label="nothing alike")
     axes.set_xlim(0, 1.02)

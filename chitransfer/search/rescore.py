@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from chitransfer.config import Config, changed_keys, dump_config, load_config, override_config
 from chitransfer.counts import first_lines
-from chitransfer.data.tables import describe_left_out
+from chitransfer.data.table_remarks import describe_left_out
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, StudyError, TrainingError
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.progress import NamedProgress

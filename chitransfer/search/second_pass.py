@@ -20,7 +20,7 @@ from rich.console import Console
 from chitransfer.config import Config, override_config
 from chitransfer.console import show_progress
 from chitransfer.data.assemble import Dataset
-from chitransfer.data.tables import describe_left_out
+from chitransfer.data.table_remarks import describe_left_out
 from chitransfer.errors import ConfigError, StudyError, TrainingError
 from chitransfer.files import write_json
 from chitransfer.provenance import write_provenance

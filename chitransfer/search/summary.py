@@ -84,7 +84,7 @@ def describe_first_pass(folder: StudyFolder) -> list[str]:
 def describe_data(dataset: Dataset, config: Config) -> list[str]:
     """One line a table, then what a user should know before waiting."""
     # Here, since they import RDKit and PyTorch: `chitransfer status` does without.
-    from chitransfer.data.tables import describe_blank_cells, describe_builtin_beside_own
+    from chitransfer.data.table_remarks import describe_blank_cells, describe_builtin_beside_own
     from chitransfer.training.tasks import resolve_positive_label
 
     lines = [_describe_rows("Stage 1, computed χ", dataset.stage1, dataset)]

@@ -18,7 +18,7 @@ from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.config import Config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
-from chitransfer.data.tables import describe_blank_cells, describe_builtin_beside_own, describe_left_out
+from chitransfer.data.table_remarks import describe_blank_cells, describe_builtin_beside_own, describe_left_out
 from chitransfer.errors import CheckpointError, DataError
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.calibration import ProbabilityCalibration

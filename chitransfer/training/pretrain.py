@@ -19,7 +19,7 @@ import torch
 from chitransfer.config import Config, load_config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
-from chitransfer.data.tables import describe_blank_cells, describe_builtin_beside_own, describe_left_out
+from chitransfer.data.table_remarks import describe_blank_cells, describe_builtin_beside_own, describe_left_out
 from chitransfer.errors import CheckpointError, ConfigError, TrainingError
 from chitransfer.files import write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS

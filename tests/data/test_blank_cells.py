@@ -10,7 +10,8 @@ import pytest
 from chitransfer.config import Config
 from chitransfer.data.assemble import load_dataset
 from chitransfer.data.check import check_tables
-from chitransfer.data.tables import describe_blank_cells, read_chi_table, read_solubility_table, read_stage1_table
+from chitransfer.data.table_remarks import describe_blank_cells
+from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.search.summary import describe_data
 from tests.conftest import Tables
 

@@ -139,8 +139,8 @@ def test_temperature_facts_of_many_pairs_are_those_of_a_line_through_each():
 def test_contradictions_within_and_between_tables_are_named(report):
     assert len(report.contradictions) == 3
     assert report.contradictions[0].startswith("solubility line 7")
-    assert any("called soluble, but its measured chi is 4.27" in text for text in report.contradictions)
-    assert warned(report, "a measured chi contradicts: 3;")
+    assert any("called soluble, but its measured χ is 4.27" in text for text in report.contradictions)
+    assert warned(report, "a measured χ contradicts: 3;")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_labels_are_held_against_chi_measured_near_room_temperature(tmp_path, la
     measured = f"SMILES,chi,temp\n*CC(*)N,{chi},{kelvin}\n"
     report = check_tables(*tables(tmp_path, chi=measured, solubility=f"SMILES,soluble\n*CC(*)N,{label}\n"))
     word = "soluble" if label else "insoluble"
-    said = f"solubility line 2: *CC(*)N in O is called {word}, but its measured chi is {chi:.2f}"
+    said = f"solubility line 2: *CC(*)N in O is called {word}, but its measured χ is {chi:.2f}"
     assert report.contradictions == ((said,) if is_odd else ())
 
 
@@ -252,8 +252,8 @@ def test_labels_of_one_class_are_told_as_a_search_takes_them(tmp_path, label, na
     assert report.warnings[1].startswith("Stage 2 has 9 polymers in all, too few for 10 folds: a search refuses")
     assert not any("folds without any to score" in warning for warning in report.warnings), "said already"
     fewer = check_tables(stage1, chi, solubility, n_folds=5)
-    assert warned(fewer, "Experimental chi: 3 polymers in 5 folds: folds without any to score")
-    assert warned(report, "Experimental chi: 1 solvent not in Stage 1")
+    assert warned(fewer, "Experimental χ: 3 polymers in 5 folds: folds without any to score")
+    assert warned(report, "Experimental χ: 1 solvent not in Stage 1")
 
 
 def test_contradictions_that_are_not_shown_are_counted(tmp_path):
@@ -304,9 +304,7 @@ def test_copies_and_odd_chi_are_told_with_file_and_line(tmp_path):
     chi = CHI.replace("0.40,298.15", "-5,298.15").replace("4.0,", "55,")
     report = check_tables(*tables(tmp_path, chi=chi))
     assert report.tables[1].odd_chi == ((2, -5.0), (5, 55.0))
-    assert warned(
-        report, f"{tmp_path / 'chi.csv'}: chi rarely lies outside -5 to 20, and here does in 2 rows (line 2: "
-    )
+    assert warned(report, f"{tmp_path / 'chi.csv'}: χ rarely lies outside -5 to 20, and here does in 2 rows (line 2: ")
     assert warned(report, f"{tmp_path / 'chi.csv'}: exact copies of earlier rows, 1 (line 7), count")
     assert not warned(check_tables(*tables(tmp_path)), "rarely lies outside")
 
@@ -314,7 +312,7 @@ def test_copies_and_odd_chi_are_told_with_file_and_line(tmp_path):
 def test_page_figure_and_json(report, tmp_path):
     page = describe_check(report)
     assert all(warning in page for warning in report.warnings)
-    assert "experimental chi" in page
+    assert "experimental χ" in page
     json.loads(json.dumps(report.to_dict(), allow_nan=False))
     for ending in ("png", "svg"):
         draw_check(report, tmp_path / f"check.{ending}")

@@ -66,11 +66,11 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
         ),
         (
             {"tables": (replace(FACTS, value_range=(0.5, 0.5, 0.5)), CHI, LABELS)},
-            "chi is 0.5 in every row, so pretraining has nothing to teach",
+            "χ is 0.5 in every row, so pretraining has nothing to teach",
         ),
         (
             {"tables": (FACTS, replace(CHI, value_range=(0.5, 0.5, 0.5)), LABELS)},
-            "chi is 0.5 in every row, so its R² is not defined",
+            "χ is 0.5 in every row, so its R² is not defined",
         ),
         (
             {"tables": (replace(FACTS, largest_share=(0.31, "*CC*")), CHI, LABELS)},

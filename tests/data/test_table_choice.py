@@ -12,12 +12,8 @@ from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset, load_dataset
 from chitransfer.data.check import check_tables
 from chitransfer.data.compute import compute_table
-from chitransfer.data.tables import (
-    describe_builtin_beside_own,
-    read_chi_table,
-    read_solubility_table,
-    read_stage1_table,
-)
+from chitransfer.data.table_remarks import describe_builtin_beside_own
+from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.search.summary import describe_data
 from tests.conftest import Tables
 
