@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from chitransfer.progress import NamedProgress
 CHUNK_ROWS = 4000
 # Columns that tell a table of predictions from one of candidates.
 OF_A_PREDICTION = frozenset({"A_K", "nearest_polymer"})
+# χ and its interval at one of several temperatures, which stand where `PREDICTED_AT` does otherwise.
+_AT_A_TEMPERATURE = re.compile(r"chi_[\d.]+K(_low|_high)?")
 
 
 @dataclass
@@ -188,8 +191,8 @@ def find_predictions(header: Sequence[str], names: Collection[str]) -> set[str]:
     Parameters
     ----------
     names
-        What predictions are called. Where a table has a name more often than its ``A_K``, with ``_predicted`` appended
-        or not, the first of them are its own.
+        What predictions are called, but for χ at several temperatures. Where a table has a name more often than its
+        ``A_K``, with ``_predicted`` appended or not, the first of them are its own.
 
     Returns
     -------
@@ -204,6 +207,8 @@ def find_predictions(header: Sequence[str], names: Collection[str]) -> set[str]:
         return list(takewhile(present.__contains__, map(str.lower, _written_names(name))))
 
     n_times = len(written("A_K"))
+    if PREDICTED_AT not in header and (several := {name for name in header if _AT_A_TEMPERATURE.fullmatch(name)}):
+        names = several.union(names) - {"chi", "chi_low", "chi_high"}
     return {column for name in names for column in written(name)[-n_times:]}
 
 

@@ -60,7 +60,12 @@ def write_model_report(
 
     With a `forest`, how the same rows fare by it is said as well.
     """
-    metrics: dict[str, Any] = {"threshold": model.threshold, "positive_label": model.positive_label}
+    # Of a model that gives no probability neither was learned.
+    learned = model.probability is not None
+    metrics: dict[str, Any] = {
+        "threshold": model.threshold if learned else None,
+        "positive_label": model.positive_label if learned else None,
+    }
     said = []
     if chi is not None and slopes is not None and dataset.chi is not None:
         frame = chi_frame(dataset.chi, model, chi, slopes)

@@ -303,6 +303,9 @@ def test_learning_from_one_table_alone(trained: Any, tmp_path: Path) -> None:
         model = TrainedModel.load(folder.best_model)
         assert (model.chi_interval is None) == (key == "exp_chi_csv")
         assert (model.probability is None) == (key == "solubility_csv")
+        metrics = json.loads(folder.metrics.read_text())
+        expected = (None, None) if model.probability is None else (model.threshold, model.positive_label)
+        assert (metrics["threshold"], metrics["positive_label"]) == expected
 
 
 def finetune_on(

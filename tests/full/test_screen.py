@@ -246,19 +246,22 @@ def test_a_ranking_can_be_ranked_and_predicted_again(predictor: Predictor, candi
         assert predicted[name].equals(predicted[f"{name}_predicted"])
 
 
+@pytest.mark.parametrize("temperatures", [None, [300.0, 350.5]])
 @pytest.mark.parametrize("n_times", [1, 2])
 def test_of_a_table_that_was_predicted_the_predictions_are_replaced_and_no_column_of_its_own(
-    predictor: Predictor, tmp_path: Path, n_times: int
+    predictor: Predictor, tmp_path: Path, n_times: int, temperatures: list[float] | None
 ) -> None:
     paths = [tmp_path / f"{number}.csv" for number in range(n_times + 1)]
     paths[0].write_text("SMILES,Chi,rank,solvent\n*CCO*,7.5,a,CCO\n*CC(*)O,8.5,b,CCO\n", encoding="utf-8")
     for before, after in itertools.pairwise(paths):
         reader = TableReader.open(before)
-        write_predictions(reader, predict_table(predictor, reader, temperatures=None, solvent=None, n_jobs=1), after)
+        parts = predict_table(predictor, reader, temperatures=temperatures, solvent=None, n_jobs=1)
+        write_predictions(reader, parts, after)
     reader = TableReader.open(paths[-1])
+    assert ("chi_350.5K_high" in reader.header) == (temperatures is not None)
     parts = predict_table(predictor, reader, temperatures=None, solvent="O", n_jobs=1)
     best = screen_candidates(parts, reader.header, Conditions(), rank_by="chi", top=9).best.sort_values("input_row")
-    assert [name for name in best if "_predicted" in name] == []
+    assert [name for name in best if "_predicted" in name or name.startswith("chi_3")] == []
     assert best["Chi"].tolist() == ["7.5", "8.5"]
     assert best["rank_2"].tolist() == ["a", "b"]
     assert best["chi"].tolist() == predictor.predict(["*CCO*", "*CC(*)O"])["chi"].tolist()
