@@ -208,6 +208,7 @@ def find_predictions(header: Sequence[str], names: Collection[str]) -> set[str]:
 
     n_times = len(written("A_K"))
     if PREDICTED_AT not in header and (several := {name for name in header if _AT_A_TEMPERATURE.fullmatch(name)}):
+        # Then a column `chi` is the table's own.
         names = several.union(names) - {"chi", "chi_low", "chi_high"}
     return {column for name in names for column in written(name)[-n_times:]}
 

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 from chitransfer.counts import say_count
 from chitransfer.data.csv_text import BUILTIN_PREFIX
-from chitransfer.data.tables import STAGE2_KEYS, WATER, Table
+from chitransfer.data.tables import WATER, Table
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 
+# What a configuration calls the tables of Stage 2.
+PATH_KEYS = {"chi": "paths.exp_chi_csv", "solubility": "paths.solubility_csv"}
 SHOWN_BLANKS = 5
 
 
@@ -19,10 +21,10 @@ def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
     """A line for every built-in table of Stage 2 among tables of the user's own, which he may not know of."""
     if all(table.source.startswith(BUILTIN_PREFIX) for table in tables):
         return []
-    stage2 = [table for table in tables if table.kind in STAGE2_KEYS]
+    stage2 = [table for table in tables if table.kind in PATH_KEYS]
     remedy = "null leaves it out" if len(stage2) > 1 else "name one of your own"
     return [
-        f"{STAGE2_KEYS[table.kind]} is {table.source} ({say_count(len(table), 'row')}), the built-in table, beside "
+        f"{PATH_KEYS[table.kind]} is {table.source} ({say_count(len(table), 'row')}), the built-in table, beside "
         f"tables of your own; {remedy}"
         for table in stage2
         if table.source.startswith(BUILTIN_PREFIX)
@@ -59,7 +61,17 @@ def describe_blanks(
     temperature: float = DEFAULT_TEMPERATURE_K,
     lines: Sequence[int] = (),
 ) -> str:
-    """A line on rows that leave ``solvent`` or ``temp`` blank; `temperature` is what a blank one is taken for."""
+    """A line on rows that leave ``solvent`` or ``temp`` blank.
+
+    Parameters
+    ----------
+    n_blank, n_rows
+        Rows that leave `column` blank, and all that are used.
+    temperature
+        What a blank ``temp`` is taken for, in kelvin.
+    lines
+        Where the blank cells stand, the first of which are named; none where nobody kept them.
+    """
     one = n_blank == 1
     shown = ", ".join(map(str, lines[:SHOWN_BLANKS])) + (", …" if len(lines) > SHOWN_BLANKS else "")
     where = f" ({'line' if one else 'lines'} {shown})" if lines else ""

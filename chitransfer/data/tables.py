@@ -42,8 +42,6 @@ LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 _YES_OR_NO = {"yes", "no", "y", "n"}
 # What `data.compute` adds to a table; its other columns, a measured χ too, it keeps.
 UNIFAC_CHI = "chi_unifac"
-# What a configuration calls the tables of Stage 2.
-STAGE2_KEYS = {"chi": "paths.exp_chi_csv", "solubility": "paths.solubility_csv"}
 # Columns that need not be there, and whose blank cells stand for water and a default temperature.
 _OPTIONAL = ("solvent", "temp")
 # Of one polymer–solvent pair with both labels.
