@@ -21,6 +21,8 @@ LONGEST_SMILES = 2000
 MOST_CUTS = 40
 LEFT, RIGHT = 1, 2
 STEREO_MARKS = frozenset("@/\\")
+# Without one of these a text has no bond that is refused; RDKit makes some to metals dative, which stand in brackets.
+ODD_BOND_MARKS = frozenset("[$~:<>")
 # With a lone electron they lack hydrogens, as in some public tables; oxygen has one in nitroxides.
 NEVER_OPEN = frozenset({"C", "N", "Si", "P", "S"})
 TETRAHEDRAL = (
@@ -42,14 +44,13 @@ class PolymerError(ValueError):
 def _parse(smiles: str) -> Chem.Mol:
     """The unit with ends labelled [1*] and [2*] in the order they are written, and no other marks."""
     molecule = _read(smiles)
-    found = molecule.GetSubstructMatches(_STAR, maxMatches=LONGEST_SMILES)
-    stars = [molecule.GetAtomWithIdx(index) for (index,) in found]
+    stars = [molecule.GetAtomWithIdx(i) for (i,) in molecule.GetSubstructMatches(_STAR, maxMatches=LONGEST_SMILES)]
     if len(stars) != 2:
         counted = {0: "no *", 1: "one *"}.get(len(stars), f"{len(stars)} *")
         raise PolymerError(f"a repeat unit needs exactly two * for its two chain ends, this has {counted}")
     if len(Chem.GetMolFrags(molecule)) > 1:
         raise PolymerError("more than one molecule; leave counter-ions and solvents out")
-    _refuse_odd_bonds(molecule)
+    _refuse_odd_bonds(molecule, smiles)
     for star, label in zip(stars, (LEFT, RIGHT), strict=True):
         if star.GetDegree() != 1:
             raise PolymerError("a * must be bonded once, to the atom at its chain end")
@@ -69,9 +70,8 @@ def _parse(smiles: str) -> Chem.Mol:
             atom.SetAtomMapNum(0)
             if atom.GetAtomicNum():
                 atom.SetIsotope(0)
-    molecule = _sanitise(molecule, has_centres="@" in smiles)
-    # RDKit makes some bonds to metals dative.
-    _refuse_odd_bonds(molecule)
+    molecule = _sanitise(molecule, smiles)
+    _refuse_odd_bonds(molecule, smiles)
     if "[" in smiles:
         open_atoms = {atom.GetSymbol() for atom in molecule.GetAtoms() if atom.GetNumRadicalElectrons()}
         if lacking := sorted(open_atoms & NEVER_OPEN):
@@ -79,8 +79,8 @@ def _parse(smiles: str) -> Chem.Mol:
     return molecule
 
 
-def _refuse_odd_bonds(molecule: Chem.Mol) -> None:
-    if molecule.HasSubstructMatch(_ODD_BOND):
+def _refuse_odd_bonds(molecule: Chem.Mol, smiles: str) -> None:
+    if not ODD_BOND_MARKS.isdisjoint(smiles) and molecule.HasSubstructMatch(_ODD_BOND):
         raise PolymerError("dative, quadruple, unspecified or stray aromatic bonds; use single, double or triple ones")
 
 
@@ -105,16 +105,16 @@ def _read(smiles: str) -> Chem.Mol:
     return molecule
 
 
-def _sanitise(molecule: Chem.Mol, has_centres: bool) -> Chem.Mol:
+def _sanitise(molecule: Chem.Mol, smiles: str) -> Chem.Mol:
     settle_charges(molecule)
     with rdBase.BlockLogs():
         try:
             Chem.SanitizeMol(molecule)
-            if molecule.HasSubstructMatch(_HYDROGEN):
+            if "[" in smiles and molecule.HasSubstructMatch(_HYDROGEN):
                 molecule = Chem.RemoveHs(molecule)
         except Chem.MolSanitizeException as error:
             raise PolymerError(f"RDKit cannot make sense of this SMILES: {error}") from error
-        for atom in molecule.GetAtoms() if has_centres else ():
+        for atom in molecule.GetAtoms() if "@" in smiles else ():
             # RDKit does not carry these through a cut: square planes, octahedra, and centres with a lone electron.
             if atom.GetChiralTag() not in TETRAHEDRAL or atom.GetNumRadicalElectrons():
                 atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)

@@ -112,36 +112,16 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     """
     path, n_found = locate_pretrained(pretrained)
     say(f"Stage 1 from {path}" + (f" (the newest of {n_found})" if n_found > 1 else ""))
-    stage1 = Pretrained.load(path)
-    stage1, config, notes = hand_over(stage1, config)
+    stage1, config, notes = hand_over(Pretrained.load(path), config)
     for note in notes:
         say(note)
     if config.training.num_threads > 0:
         torch.set_num_threads(config.training.num_threads)
     device = resolve_device(config.training.device)
-    dataset = read_dataset(config, progress)
-    for describe in (describe_builtin_beside_own, describe_left_out, describe_blank_cells):
-        for line in describe(dataset.tables):
-            say(line)
-    for line in describe_other_table(stage1, dataset.stage1.table):
-        say(line)
-    check_recipe(path, stage1.scales.recipe, dataset.recipe)
-    if config.training.lambda_sol == 0 and dataset.solubility is not None and dataset.chi is not None:
-        dataset = replace(dataset, solubility=None)
-        say(
-            "warning: training.lambda_sol is 0: the model learns no solubility and gives no P(soluble); the solubility "
-            "table is left out"
-        )
-    if config.training.lambda_exp == 0 and dataset.chi is not None:
-        say("warning: training.lambda_exp is 0: the model learns no measured χ, which only measures how far it errs")
+    dataset = _read_tables(config, path, stage1, say, progress)
     learned = learnable_polymers(dataset, stage1.test_polymers)
     n_measured, n_folds = len(dataset.measured_polymers()), config.cv.n_cv_folds
-    if len(learned) < n_folds <= n_measured:
-        raise DataError(
-            f"of {n_measured} measured polymers {n_measured - len(learned)} are kept for the test, and "
-            f"{len(learned)} are too few for {n_folds} folds; lower cv.n_cv_folds, or training.test_fraction and "
-            "pretrain again"
-        )
+    _refuse_too_few(len(learned), n_measured, n_folds)
     positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
     data = place_rows(dataset, stage1, positive_label, device)
     folds = make_study_folds(config, dataset, learned)
@@ -188,6 +168,36 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         )
     say(f"Stage 2 is done: {folder.best_model}")
     return folder
+
+
+def _read_tables(config: Config, path: Path, stage1: Pretrained, say: Say, progress: NamedProgress) -> Dataset:
+    """The tables without what the losses leave out; says what a user should know of them."""
+    dataset = read_dataset(config, progress)
+    for describe in (describe_builtin_beside_own, describe_left_out, describe_blank_cells):
+        for line in describe(dataset.tables):
+            say(line)
+    for line in describe_other_table(stage1, dataset.stage1.table):
+        say(line)
+    check_recipe(path, stage1.scales.recipe, dataset.recipe)
+    if config.training.lambda_sol == 0 and dataset.solubility is not None and dataset.chi is not None:
+        dataset = replace(dataset, solubility=None)
+        say(
+            "warning: training.lambda_sol is 0: the model learns no solubility and gives no P(soluble); the solubility "
+            "table is left out"
+        )
+    if config.training.lambda_exp == 0 and dataset.chi is not None:
+        say("warning: training.lambda_exp is 0: the model learns no measured χ, which only measures how far it errs")
+    return dataset
+
+
+def _refuse_too_few(n_learned: int, n_measured: int, n_folds: int) -> None:
+    """Refuse polymers that are enough for the folds only with those kept for the test."""
+    if n_learned < n_folds <= n_measured:
+        raise DataError(
+            f"of {n_measured} measured polymers {n_measured - n_learned} are kept for the test, and "
+            f"{n_learned} are too few for {n_folds} folds; lower cv.n_cv_folds, or training.test_fraction and "
+            "pretrain again"
+        )
 
 
 def learnable_polymers(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
