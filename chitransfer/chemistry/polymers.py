@@ -21,7 +21,7 @@ LONGEST_SMILES = 2000
 MOST_CUTS = 40
 LEFT, RIGHT = 1, 2
 STEREO_MARKS = frozenset("@/\\")
-# Without one of these a text has no bond that is refused; RDKit makes some to metals dative, which stand in brackets.
+# A refused bond has one of these in its text: its own mark, or the bracket of a metal, to which RDKit makes it dative.
 ODD_BOND_MARKS = frozenset("[$~:<>")
 # With a lone electron they lack hydrogens, as in some public tables; oxygen has one in nitroxides.
 NEVER_OPEN = frozenset({"C", "N", "Si", "P", "S"})
@@ -110,7 +110,7 @@ def _sanitise(molecule: Chem.Mol, smiles: str) -> Chem.Mol:
     with rdBase.BlockLogs():
         try:
             Chem.SanitizeMol(molecule)
-            if "[" in smiles and molecule.HasSubstructMatch(_HYDROGEN):
+            if "[" in smiles and molecule.HasSubstructMatch(_HYDROGEN):  # Written out, it stands in brackets.
                 molecule = Chem.RemoveHs(molecule)
         except Chem.MolSanitizeException as error:
             raise PolymerError(f"RDKit cannot make sense of this SMILES: {error}") from error

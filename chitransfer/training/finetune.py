@@ -171,7 +171,15 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
 
 
 def _read_tables(config: Config, path: Path, stage1: Pretrained, say: Say, progress: NamedProgress) -> Dataset:
-    """The tables without what the losses leave out; says what a user should know of them."""
+    """The tables, solubility left out where its loss has weight 0 beside χ; says what a user should know of them.
+
+    Raises
+    ------
+    DataError
+        A table cannot be used.
+    CheckpointError
+        `stage1`, which is from `path`, has other features.
+    """
     dataset = read_dataset(config, progress)
     for describe in (describe_builtin_beside_own, describe_left_out, describe_blank_cells):
         for line in describe(dataset.tables):
