@@ -195,8 +195,10 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the configuration file cannot be read ({error})") from error
     try:
-        values = _unshared(_yaml().load(text))
-        lines = dict(_node_lines(_yaml().compose(text), ""))
+        yaml = _yaml()
+        root = yaml.compose(text)
+        values = None if root is None else _unshared(yaml.constructor.construct_document(root))
+        lines = dict(_node_lines(root, ""))
     except UNREADABLE as error:
         raise ConfigError(f"{path}: not valid YAML ({_first_line(error)})") from error
     if values is None:

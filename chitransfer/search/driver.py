@@ -40,6 +40,7 @@ from chitransfer.search.space import (
     to_overrides,
     trial_rungs,
 )
+from chitransfer.search.storage import AttributeTable
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.workers import Workers
 
@@ -104,6 +105,9 @@ class _ActiveTrial:
     seconds: dict[str, float] = field(default_factory=dict)
     seconds_before: float = 0.0
     runs: list[SavedRung] = field(default_factory=list)
+    # What the study holds of it: attributes this process wrote, and epochs whose value was reported.
+    noted: dict[str, Any] = field(default_factory=dict)
+    reported: set[int] = field(default_factory=set)
 
 
 class SearchDriver:
@@ -128,6 +132,7 @@ class SearchDriver:
         self.config, self.dataset, self.study, self.folder = config, dataset, study, folder
         self.workers, self.watcher = workers, watcher
         self._stop_requested = stop_requested
+        self._table = AttributeTable(folder.address)
         self._active: dict[Future[RungResult], _ActiveTrial] = {}
         self._interrupted = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
         asked = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
@@ -167,14 +172,14 @@ class SearchDriver:
     def _start_next(self) -> bool:
         """Send the first rung of another trial: an interrupted one before a new one."""
         if self._interrupted:
-            number = self._interrupted.pop(0)
-            trial = self._trial(self.study.get_trials(deepcopy=False)[number])
-            saved = load_rung(self.folder.trial(number))
+            begun = self.study.get_trials(deepcopy=False)[self._interrupted.pop(0)]
+            trial, saved = self._trial(begun), load_rung(self.folder.trial(begun.number))
+            reported = set(begun.intermediate_values)
         elif self._n_runs < self.config.search.n_trials:
-            trial, saved = self._ask(), None
+            trial, saved, reported = self._ask(), None, set()
         else:
             return False
-        active = _ActiveTrial(trial, trial.params, [])
+        active = _ActiveTrial(trial, trial.params, [], reported=reported)
         self.watcher.trial_started(trial.number)
         try:
             # What is on disk was trained without a parameter that joined the space since.
@@ -264,11 +269,11 @@ class SearchDriver:
         """Report a finished rung; then prune, go on, or tell."""
         trial = active.trial
         active.attributes = saved.attributes
-        self._note(trial, saved.attributes)
+        self._note(active, saved.attributes)
         several = bool(self.config.search.objectives)
-        reported = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        if not several and saved.epoch not in reported:
+        if not several and saved.epoch not in active.reported:
             trial.report(saved.value, step=saved.epoch)
+            active.reported.add(saved.epoch)
         if saved.finished or not active.rungs:
             active.rungs = []
             active.runs = [saved]
@@ -295,22 +300,21 @@ class SearchDriver:
         value, attributes = active.runs[0].value, active.runs[0].attributes
         if self.config.search.replicates > 1:
             value, attributes = pool_runs(active.runs)
-        self._note(active.trial, attributes)
         objectives = self.config.search.objectives
+        self._note(active, {**attributes, OBJECTIVE: value} if objectives else attributes)
         if objectives:
-            active.trial.set_user_attr(OBJECTIVE, value)
             missing = [name for name in objectives if attributes.get(name) is None]
             if missing:
                 self._fail(active, f"{', '.join(missing)} cannot be computed from these predictions")
                 return
         self._tell(active.trial, TrialState.COMPLETE, [float(attributes[n]) for n in objectives] or value)
 
-    def _note(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-        """Write what the storage does not hold yet: each attribute is a commit, slow on a shared file system."""
-        held = self.study.get_trials(deepcopy=False)[trial.number].user_attrs
-        for name, value in attributes.items():
-            if name not in held or held[name] != value:
-                trial.set_user_attr(name, value)
+    def _note(self, active: _ActiveTrial, attributes: Mapping[str, Any]) -> None:
+        """Write what this process has not written yet, in one commit."""
+        new = {name: value for name, value in attributes.items() if (name, value) not in active.noted.items()}
+        if new:
+            self._table.write(active.trial, new)
+            active.noted |= new
 
     def _tell(self, trial: optuna.Trial, state: TrialState, value: float | list[float] | None) -> None:
         self.study.tell(trial, value, state=state)
@@ -320,8 +324,7 @@ class SearchDriver:
 
     def _fail(self, active: _ActiveTrial, reason: str) -> None:
         trial = active.trial
-        trial.set_user_attr("failure_reason", reason)
-        trial.set_user_attr(SECONDS_TOTAL, round(active.seconds_before, 3))
+        self._note(active, {"failure_reason": reason, SECONDS_TOTAL: round(active.seconds_before, 3)})
         self.study.tell(trial, state=TrialState.FAIL)
         discard_states(self.folder.trial(trial.number))
         logger.error("trial %d FAILED: %s", trial.number, reason)

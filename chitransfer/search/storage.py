@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy
@@ -45,10 +46,19 @@ FROM trials JOIN trial_values ON trial_values.trial_id = trials.trial_id
 WHERE trials.state = 'COMPLETE' AND trial_values.objective = 0
 ORDER BY value, number
 """
+WRITE_ATTRIBUTE = sqlalchemy.text(
+    "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, :key, :value) "
+    "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
+)
 
 
-def open_storage(address: str) -> RDBStorage:
+def open_storage(address: str, *, is_ours: bool = False) -> RDBStorage:
     """Optuna's storage at an address; SQLite waits up to a minute for others that write.
+
+    Parameters
+    ----------
+    is_ours
+        This process has made its tables, or will; then their version, which takes a while to read, is not checked.
 
     Raises
     ------
@@ -57,18 +67,9 @@ def open_storage(address: str) -> RDBStorage:
     StudyError
         The address cannot be understood.
     """
-    if address.startswith("sqlite:"):
-        # Kept connections are left open at the end, of which Python 3.13 warns; new ones cost a trial 20 ms.
-        return RDBStorage(address, engine_kwargs={"connect_args": {"timeout": SQLITE_SECONDS}, "poolclass": NullPool})
+    engine_address, settings = _connecting(address)
     try:
-        return RDBStorage(
-            _psycopg(address),
-            engine_kwargs={
-                # A connection the server dropped meanwhile is replaced before it is used.
-                "pool_pre_ping": True,
-                "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "chitransfer"},
-            },
-        )
+        return RDBStorage(engine_address, engine_kwargs=settings, skip_compatibility_check=is_ours)
     except ImportError:
         raise ConfigError(f"search.storage: PostgreSQL needs psycopg; {say_install('postgresql')}") from None
     except (sqlalchemy.exc.ArgumentError, ValueError):
@@ -94,6 +95,36 @@ def is_free(path: Path) -> bool:
             return True
     except sqlite3.OperationalError:
         return False
+
+
+def _connecting(address: str) -> tuple[str, dict[str, Any]]:
+    """What SQLAlchemy makes an engine of: the address with its driver, and how it connects."""
+    if address.startswith("sqlite:"):
+        # Kept connections are left open at the end, of which Python 3.13 warns; new ones cost a trial 20 ms.
+        return address, {"connect_args": {"timeout": SQLITE_SECONDS}, "poolclass": NullPool}
+    return _psycopg(address), {
+        # A connection the server dropped meanwhile is replaced before it is used.
+        "pool_pre_ping": True,
+        "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "chitransfer"},
+    }
+
+
+class AttributeTable:
+    """Optuna's table of trials' attributes, written many rows at once.
+
+    Optuna commits every attribute by itself, of which a trial has about forty: that is slow where the database is on a
+    shared file system or a server.
+    """
+
+    def __init__(self, address: str) -> None:
+        engine_address, settings = _connecting(address)
+        self._engine = sqlalchemy.create_engine(engine_address, **settings)
+
+    def write(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of a trial, all of them or none, as ``trial.set_user_attr`` does one."""
+        rows = [{"trial": trial._trial_id, "key": k, "value": json.dumps(v)} for k, v in attributes.items()]
+        with self._engine.begin() as connection:
+            connection.execute(WRITE_ATTRIBUTE, rows)
 
 
 def _psycopg(address: str) -> str:

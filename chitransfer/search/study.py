@@ -142,7 +142,7 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
     new = folder.path / f".creating-{os.getpid()}.db"
     with explain_storage_errors(folder.place):
         try:
-            storage = open_storage(sqlite_address(new, "rwc"))
+            storage = open_storage(sqlite_address(new, "rwc"), is_ours=True)
             _create_in(storage, folder.name, contract)
             storage.engine.dispose()
             new.replace(folder.database)
@@ -150,7 +150,7 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
             # Ctrl-C may have come meanwhile.
             for left_over in folder.path.glob(f"{new.name}*"):
                 left_over.unlink()
-        study = optuna.load_study(study_name=folder.name, storage=open_storage(folder.address))
+        study = optuna.load_study(study_name=folder.name, storage=open_storage(folder.address, is_ours=True))
     study.pruner = pruner
     return study
 

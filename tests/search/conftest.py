@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,17 @@ class SilentWatcher:
         self.ended.append(trial.number)
 
 
+class AttributesOneByOne:
+    """In place of the table, which a study in memory does not have."""
+
+    def __init__(self, address: str) -> None:
+        pass
+
+    def write(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+
+
 class MadeUpSearch:
     """A study in memory that several drivers, one after another, go on with."""
 
@@ -155,6 +166,7 @@ def made_up_search(
     optuna.logging.disable_default_handler()
     # No power is cut here, and waiting for the disk is most of what these searches would do.
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("chitransfer.search.driver.AttributeTable", AttributesOneByOne)
     count = iter(range(10_000))
 
     def make(**overrides: object) -> MadeUpSearch:
