@@ -112,7 +112,7 @@ def _connecting(address: str) -> tuple[str, dict[str, Any]]:
 class AttributeTable:
     """Optuna's table of trials' attributes, written many rows at once.
 
-    Optuna commits every attribute by itself, of which a trial has about forty: that is slow where the database is on a
+    Optuna commits every attribute by itself, of which a rung brings some thirty: that is slow where the database is on a
     shared file system or a server.
     """
 
