@@ -112,8 +112,8 @@ def _connecting(address: str) -> tuple[str, dict[str, Any]]:
 class AttributeTable:
     """Optuna's table of trials' attributes, written many rows at once.
 
-    Optuna commits every attribute by itself, of which a rung brings some thirty: that is slow where the database is on a
-    shared file system or a server.
+    Optuna commits every attribute by itself, of which a rung brings some thirty: that is slow where the database is on
+    a shared file system or a server.
     """
 
     def __init__(self, address: str) -> None:
