@@ -47,7 +47,8 @@ WHERE trials.state = 'COMPLETE' AND trial_values.objective = 0
 ORDER BY value, number
 """
 WRITE_ATTRIBUTE = sqlalchemy.text(
-    "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (:trial, :key, :value) "
+    "INSERT INTO trial_user_attributes (trial_id, key, value_json) "
+    "SELECT trial_id, :key, :value FROM trials WHERE trial_id = :trial AND state = 'RUNNING' "
     "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
 )
 
@@ -121,7 +122,7 @@ class AttributeTable:
         self._engine = sqlalchemy.create_engine(engine_address, **settings)
 
     def write(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-        """Set attributes of a trial, all of them or none, as ``trial.set_user_attr`` does one."""
+        """Set attributes of a running trial, all of them or none; those of a trial that ended stay as they are."""
         rows = [{"trial": trial._trial_id, "key": k, "value": json.dumps(v)} for k, v in attributes.items()]
         with self._engine.begin() as connection:
             connection.execute(WRITE_ATTRIBUTE, rows)

@@ -70,3 +70,12 @@ def test_all_are_written_or_none(database: Path, trial: optuna.Trial) -> None:
     with pytest.raises(sqlalchemy.exc.SQLAlchemyError, match="refused"):
         AttributeTable(sqlite_address(database)).write(trial, {"a": 1, "b": 2})
     assert read_attributes(database) == [{}, {}]
+
+
+def test_a_trial_that_ended_keeps_its_own(database: Path, trial: optuna.Trial) -> None:
+    """Another driver may have ended it."""
+    table = AttributeTable(sqlite_address(database))
+    table.write(trial, {"a": 1})
+    trial.study.tell(trial, 0.5)
+    table.write(trial, {"a": 2, "b": 3})
+    assert read_attributes(database) == [{}, {"a": 1}]
