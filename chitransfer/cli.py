@@ -79,6 +79,8 @@ def main_verb(verb: str) -> None:
 
 def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     words = [_hyphenate(word) for word in arguments]
+    # Figures are files here; the backend that a notebook names for the processes it starts need not be installed.
+    os.environ["MPLBACKEND"] = "agg"
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -22,7 +22,16 @@ EpochsOption = Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.
 
 
 def collect_overrides(flags: dict[str, Any], settings: list[str] | None) -> dict[str, object]:
-    """Dotted configuration keys from the flags that were given, then from ``--set``, which wins."""
-    from chitransfer.config import parse_set_options
+    """Dotted configuration keys from the flags that were given, then from ``--set``, which wins.
 
-    return {key: value for key, value in flags.items() if value is not None} | parse_set_options(settings or [])
+    ``search={workers: 2}`` is ``search.workers=2``: what is checked key by key must not come in as a whole.
+    """
+    from chitransfer.config import Config, parse_set_options
+
+    overrides = {key: value for key, value in flags.items() if value is not None}
+    for key, value in parse_set_options(settings or []).items():
+        if key in Config.model_fields and isinstance(value, dict) and value:
+            overrides |= {f"{key}.{inner}": of_it for inner, of_it in value.items()}
+        else:
+            overrides[key] = value
+    return overrides

@@ -13,7 +13,7 @@ import numpy as np
 from chitransfer.counts import say_count
 from chitransfer.data.check_facts import SHOWN, CheckReport, TableFacts, TemperatureFacts
 from chitransfer.data.check_warnings import FAR
-from chitransfer.report.drawing import BLUE, GREY, ORANGE, RED, new_figure, save_figure
+from chitransfer.report.drawing import BLUE, GREY, ORANGE, RED, new_figure, own_look, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,6 +89,7 @@ def _temperatures(facts: TemperatureFacts) -> str:
     return text
 
 
+@own_look()
 def draw_check(report: CheckReport, path: Path) -> None:
     """Four panels: χ of both tables, similarity to Stage 1, Stage 1 against measurement, labels.
 

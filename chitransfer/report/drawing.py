@@ -5,6 +5,8 @@ Used by `report.figures`, `report.insight_figures`, `report.model_figures` and `
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
 BLUE, RED, ORANGE, GREY, PURPLE = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a", "#7b5ea7"
 # Of what a search is drawn with: its trials, the best, the default configuration, and what they are compared with.
 TRIAL, BEST, DEFAULT, TRIVIAL, FOREST = BLUE, RED, ORANGE, GREY, PURPLE
+
+
+@contextmanager
+def own_look() -> Iterator[None]:
+    """Draw by Matplotlib's defaults: a user's matplotlibrc may ask for what is not installed, such as LaTeX."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -25,6 +25,7 @@ from chitransfer.report.drawing import (
     TRIVIAL,
     legend_below,
     new_figure,
+    own_look,
     plain_axes,
     save_figure,
 )
@@ -207,6 +208,7 @@ def marked_trials(
     return [(default, DEFAULT, names.default), (recommended, BEST, name)]
 
 
+@own_look()
 def draw_study(study: optuna.Study, reference: Reference, folder: StudyFolder) -> None:
     """Write the four PNGs of a study with at least one complete trial into its ``figures/``.
 

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 
 from chitransfer.evidence.insight import Insight, without_stage1_term
-from chitransfer.report.drawing import BEST, TRIAL, legend_below, new_figure, plain_axes, save_figure
+from chitransfer.report.drawing import BEST, TRIAL, legend_below, new_figure, own_look, plain_axes, save_figure
 from chitransfer.report.figures import marked_trials
 from chitransfer.search.objective import ERRORS
 from chitransfer.search.results import TITLES, pareto_numbers, read_recommended, read_standing
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TRANSFER = "objective without its Stage 1 term (lower is better)"
 
 
+@own_look()
 def draw_insight(study: optuna.Study, insight: Insight | None, folder: StudyFolder, weights: ObjectiveSettings) -> None:
     """Write ``stage1_vs_transfer.png`` of a first pass, and ``pareto_front.png`` where there are several objectives."""
     # The trials of a second pass share their Stage 1.

@@ -23,6 +23,7 @@ from chitransfer.report.drawing import (
     TRIVIAL,
     legend_over_grid,
     new_figure,
+    own_look,
     plain_axes,
     save_figure,
 )
@@ -111,6 +112,7 @@ def temperature_title(report: dict[str, Any]) -> str:
     return f"χ(T) by members that never saw the polymer{interval} and measured points"
 
 
+@own_look()
 def draw_pretraining(folder: Path) -> None:
     """Training curves and parity plot of a Stage 1 folder, into its ``figures/``."""
     history = pd.read_csv(folder / "history.csv")
@@ -122,6 +124,7 @@ def draw_pretraining(folder: Path) -> None:
     )
 
 
+@own_look()
 def draw_model(folder: Path) -> None:
     """Every figure of a Stage 2 folder that its tables have rows for, into its ``figures/``."""
     figures = folder / "figures"

@@ -162,10 +162,10 @@ def _search(
                 reason = drive_until_stopped(config, dataset, study, folder, workers, display)
         finally:
             write_what_there_is(folder, study)
-        further = [] if read_standing(study).best is None else draw(study, reference, folder) or []
-        lines = [*describe_outcome(study, folder, config, reference, reason), *further]
         if reason == "finished" and display.n_ended == 0:
-            lines.insert(0, describe_nothing_to_do(study, config))
+            say_and_log(console, [describe_nothing_to_do(study, config)])
+        say_and_log(console, describe_outcome(study, folder, config, reference, reason))
+        lines = [] if read_standing(study).best is None else draw(study, reference, folder) or []
     except STORAGE_ERRORS as error:
         folder.check_there()
         if reason not in SIGNALS:

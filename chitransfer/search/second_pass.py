@@ -44,7 +44,7 @@ from chitransfer.search.run import (
     write_what_there_is,
 )
 from chitransfer.search.runner import TrialRunner
-from chitransfer.search.space import to_overrides
+from chitransfer.search.space import refuse_rate_of_frozen_encoder, to_overrides
 from chitransfer.search.storage import explain_storage_errors
 from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
@@ -191,6 +191,24 @@ def refuse_without_effect(overrides: Mapping[str, object], space: Mapping[str, S
         )
 
 
+def refuse_tuned(overrides: Mapping[str, object], space: Mapping[str, SpaceParameter]) -> None:
+    """Refuse overrides of what a second pass tunes: they would reach its first trial alone, which stands for the first
+    pass.
+
+    Raises
+    ------
+    ConfigError
+        There are some; the message names the first with its parameter.
+    """
+    tuned = {parameter.key: name for name, parameter in space.items()}
+    for key in sorted(tuned.keys() & overrides.keys()):
+        place = f"second_pass.space.{tuned[key]}"
+        raise ConfigError(
+            f"{key}: a second pass tunes it ({place}), and its first trial has the first pass's own value; leave it "
+            f"out, or change the range or the choices of {place}"
+        )
+
+
 def run_second_pass(
     folder: StudyFolder,
     console: Console,
@@ -264,9 +282,11 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
     encoders = read_encoders(folder.trial(number))
     goes_on = own.database.is_file() and own.config.is_file()
     base = load_study_config(own if goes_on else folder, changes)
+    refuse_tuned(changes, base.second_pass.space)
     config = second_pass_config(base, to_overrides(chosen.params, space, chosen.user_attrs))
     check_workers(config)
     refuse_constant_objective(config)
+    refuse_rate_of_frozen_encoder(config, "second_pass")
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     refuse_other_names(read_study(folder), folder.place, config, dataset)

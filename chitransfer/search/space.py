@@ -46,8 +46,13 @@ def keeps_encoder_frozen(config: Config) -> bool:
     return config.training.freeze_encoder_stage2 and "training.freeze_encoder_stage2" not in searched
 
 
-def refuse_rate_of_frozen_encoder(config: Config) -> None:
+def refuse_rate_of_frozen_encoder(config: Config, section: str = "search") -> None:
     """Refuse to search the encoder's learning rate in Stage 2 where no trial reads it.
+
+    Parameters
+    ----------
+    section
+        Whose search space the user knows it by.
 
     Raises
     ------
@@ -57,9 +62,9 @@ def refuse_rate_of_frozen_encoder(config: Config) -> None:
     names = [name for name, parameter in config.search.space.items() if parameter.key == "training.lr_encoder"]
     if names and keeps_encoder_frozen(config):
         raise ConfigError(
-            f"search.space.{names[0]}.key: no trial reads training.lr_encoder while training.freeze_encoder_stage2 is "
-            "true, so all its values would score alike; leave it out, or search training.freeze_encoder_stage2, too, "
-            "or set it to false"
+            f"{section}.space.{names[0]}.key: no trial reads training.lr_encoder while training.freeze_encoder_stage2 "
+            "is true, so all its values would score alike; leave it out, or search training.freeze_encoder_stage2, "
+            "too, or set it to false"
         )
 
 

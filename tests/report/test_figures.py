@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import optuna
 import pytest
@@ -352,3 +356,28 @@ def test_stage1_is_plotted_against_what_it_is_correlated_with(tmp_path: Path) ->
     np.testing.assert_allclose(points[points[:, 0].argsort()], np.column_stack([stage1, transfer])[stage1.argsort()])
     assert f"rank correlation {spearmanr(*points.T).statistic:+.2f}" in axes.get_title()
     assert "without its Stage 1 term" in axes.get_ylabel()
+
+
+def test_the_users_matplotlib_settings_do_not_matter(tmp_path: Path) -> None:
+    drawn = []
+    for name, settings in (("plain", {}), ("theirs", {"text.usetex": True, "figure.facecolor": "black"})):
+        folder = StudyFolder(tmp_path / name)
+        with matplotlib.rc_context(settings):
+            draw_study(made_up_study(4), Reference({"exp_mae": 0.5}), folder)
+            assert all(matplotlib.rcParams[key] == value for key, value in settings.items())
+        drawn.append({path.name: path.read_bytes() for path in folder.figures.iterdir()})
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) > 2
+
+
+def test_a_backend_that_is_not_installed_is_not_asked_for() -> None:
+    """A notebook names its own to every process it starts; Matplotlib cannot even be imported then."""
+    program = (
+        "import contextlib; from chitransfer.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--version'])\n"
+        "import matplotlib; print(matplotlib.get_backend())"
+    )
+    environment = {**os.environ, "MPLBACKEND": "module://not_installed.backend"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "agg"

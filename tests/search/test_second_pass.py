@@ -31,6 +31,8 @@ SPACE = {
     "stage2_epochs": {"key": "training.stage2_epochs", "type": "int", "low": 2, "high": 6},
 }
 
+ENCODER_RATE = "{key: training.lr_encoder, type: log, low: 1.0e-5, high: 1.0e-3}"
+
 
 @pytest.fixture(scope="module")
 def searched(make_search: Callable[..., tuple[int, Any]], tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
@@ -232,6 +234,13 @@ def test_folds_that_cannot_be_scored_do_not_end_it(
         (["--set", "search.rungs=[1]", "--set", "cluster.memory=9GB"], "cluster.memory, search.rungs"),
         (["--set", "training.lr_pretrain=0.1"], "training.lr_pretrain"),
         (["--set", "search.n_pretrain_seeds=2"], "search.n_pretrain_seeds"),
+        (["--set", "search={workers: 2, rungs: [1]}"], "search.rungs, --workers"),
+        (["--set", "training.lr_finetune=0.1"], "training.lr_finetune: a second pass tunes it (second_pass.space.lr_f"),
+        (["--stage2-epochs", 5], "training.stage2_epochs: a second pass tunes it (second_pass.space.stage2_epochs)"),
+        (
+            ["--set", f"second_pass.space={{rate: {ENCODER_RATE}}}"],
+            "second_pass.space.rate.key: no trial reads training",
+        ),
         (["--allow-extended-space"], "--allow-extended-space"),
     ],
 )

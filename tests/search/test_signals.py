@@ -172,3 +172,14 @@ def test_interrupted_before_the_first_trial_it_says_how_to_go_on(
     assert f"interrupted; go on with: {folder.resume_command}" in out.getvalue()
     assert make_search(config.model_dump(), resume=folder)[0] == 0
     assert [trial.state.name for trial in read_study(folder).trials] == ["COMPLETE"]
+
+
+def test_what_came_of_a_search_is_said_before_it_is_drawn(tiny: dict[str, object]) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no figures today")
+
+    out = io.StringIO()
+    with pytest.raises(RuntimeError, match="no figures today"):
+        run_search(load_config(None, {**tiny, "search.n_trials": 1}), Console(file=out, width=200), draw=fail)
+    assert "search finished: 1 complete" in out.getvalue()
+    assert "best parameters: " in out.getvalue()
