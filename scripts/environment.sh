@@ -50,7 +50,7 @@ has_pip() { "$1" -m pip --version || "$1" -m ensurepip; } >/dev/null 2>&1
 
 # prepare_environment EXTRA: EXTRA like "" or "dev", of pyproject.toml. "dev" has all there is.
 prepare_environment() {
-    local extra=$1 own="$ROOT/.venv" sum stamp code lazily=()
+    local extra=$1 own="$ROOT/.venv" sum stamp code folder python lazily=()
     # What this script made goes by its stamps, which tell an outdated one.
     if [ -n "${VIRTUAL_ENV:-}" ] && ! { [ "$VIRTUAL_ENV" -ef "$own" ] && compgen -G "$own/.installed-*" >/dev/null; } &&
         has_package "$VIRTUAL_ENV/bin/python" "$extra" && code=$(code_of "$VIRTUAL_ENV/bin/python"); then
@@ -66,6 +66,8 @@ prepare_environment() {
         fi
         say "not using the active virtual environment $VIRTUAL_ENV: its chitransfer is that of $code, not of $ROOT"
     fi
+    # What is on them, as after a cluster's `module load`, pip would take for installed, and the program would run it.
+    unset PYTHONPATH PYTHONHOME
     PYTHON="$own/bin/python"
     sum=$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum | cut -d' ' -f1)
     stamp="$own/.installed-$extra-$sum"
@@ -86,15 +88,26 @@ prepare_environment() {
             return
         fi
     fi
+    # pip writes beside pyproject.toml, too.
+    for folder in "$ROOT" "$own"; do
+        if [ -e "$folder" ] && [ ! -w "$folder" ]; then
+            say "$folder cannot be written, so nothing can be installed in $own;" \
+                "activate a virtual environment that has chitransfer${extra:+[$extra]}, or work in a copy of $ROOT that can be written" >&2
+            exit 2
+        fi
+    done
     if [ ! -x "$PYTHON" ] || ! has_pip "$PYTHON"; then
+        # By itself, for its failure to end the script.
+        python=$(find_python)
         say "making a virtual environment in $own"
-        "$(find_python)" -m venv --clear "$own"
+        "$python" -m venv --clear "$own"
     fi
     say "installing the pinned packages (a few minutes the first time)"
     # Compiling all that is installed takes as long as installing it; Python keeps what it compiles when it is used, unless
     # it is told not to.
     [ -n "${PYTHONDONTWRITEBYTECODE:-}" ] || lazily=(--no-compile)
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check ${lazily[@]+"${lazily[@]}"} \
+    # pip refuses to install for the user, as pip.conf may want it, in a virtual environment.
+    PIP_USER=0 "$PYTHON" -m pip install --quiet --disable-pip-version-check ${lazily[@]+"${lazily[@]}"} \
         --constraint "$ROOT/constraints.txt" --editable "$ROOT${extra:+[$extra]}"
     rm -f "$own"/.installed-"$extra"-*
     touch "$stamp"

@@ -2,8 +2,14 @@
 # The transfer-aware hyperparameter search: sets up what is missing, then runs it.
 #   bash scripts/run_hparam_search.sh [--n_trials 50] [--timeout_hours 48] [--n_cv_folds 5] [--stage2_epochs 20]
 #       [--study_name NAME] [--config FILE] [--resume PATH/study.db] [--set key.path=value] …   (--help lists all)
+# Under `sh`, which is often no bash, what follows would fail.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+script=${BASH_SOURCE[0]}
+# An older macOS has no readlink -f.
+[ ! -L "$script" ] || script=$(readlink -f "$script" 2>/dev/null) || script=${BASH_SOURCE[0]}
+# With an exported CDPATH cd would print the folder, or go to another one.
+ROOT=$(CDPATH='' cd -- "$(dirname -- "$script")/.." && pwd)
 source "$ROOT/scripts/environment.sh"
 
 prepare_environment ""

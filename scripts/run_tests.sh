@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
 # The tests: sets up what is missing, then runs them. Further words go to pytest; --all runs the slow ones too.
+# Under `sh`, which is often no bash, what follows would fail.
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+script=${BASH_SOURCE[0]}
+# An older macOS has no readlink -f.
+[ ! -L "$script" ] || script=$(readlink -f "$script" 2>/dev/null) || script=${BASH_SOURCE[0]}
+# With an exported CDPATH cd would print the folder, or go to another one.
+ROOT=$(CDPATH='' cd -- "$(dirname -- "$script")/.." && pwd)
 source "$ROOT/scripts/environment.sh"
 
 prepare_environment dev

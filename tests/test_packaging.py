@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -129,32 +130,39 @@ def test_an_environment_that_lacks_a_requirement_has_not_the_package(project_roo
 
 STUB = """#!/bin/sh
 # Stands for a Python: makes environments with a Python that has pip, and installs nothing.
-echo "$(basename "$(dirname "$(dirname "$0")")") $*" >>"$STUB_LOG"
+echo "$(basename "$(dirname "$(dirname "$0")")") $* ${PYTHONPATH-} ${PYTHONHOME-} PIP_USER=${PIP_USER-}" >>"$STUB_LOG"
 case "$*" in *venv*) mkdir -p "$4/bin" && rm -f "$4/bin/python" && cp "$0" "$4/bin/python" ;; esac
 """
 
 
 @pytest.fixture
-def prepare(project_root: Path, tmp_path: Path) -> Callable[..., str]:
-    """Calls `prepare_environment` in a checkout without packages; what it said, and what it had a Python do.
-
-    It is called with the active environment, if any, and the extra.
-    """
+def checkout(project_root: Path, tmp_path: Path) -> dict[str, str]:
+    """Variables with which the scripts in the folder ``checkout`` find a Python that installs nothing."""
     root = tmp_path / "checkout"
     (tmp_path / "stub" / "bin").mkdir(parents=True)
-    root.mkdir()
+    shutil.copytree(project_root / "scripts", root / "scripts")
     for name in ("pyproject.toml", "constraints.txt"):
         (root / name).write_text("")
     stub = tmp_path / "stub" / "bin" / "python3"
     stub.write_text(STUB)
     stub.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    environment |= {"PATH": f"{stub.parent}:{os.environ['PATH']}", "STUB_LOG": str(tmp_path / "log"), "ROOT": str(root)}
+    return environment | {"PATH": f"{stub.parent}:{os.environ['PATH']}", "STUB_LOG": str(tmp_path / "log")}
+
+
+@pytest.fixture
+def prepare(checkout: dict[str, str], tmp_path: Path) -> Callable[..., str]:
+    """Calls `prepare_environment` in a checkout without packages; what it said, and what it had a Python do.
+
+    It is called with the active environment, if any, and the extra.
+    """
 
     def call(active: Path | None = None, extra: str = "") -> str:
         (tmp_path / "log").write_text("")
-        words = f'set -euo pipefail; source "{project_root}/scripts/environment.sh"; prepare_environment "{extra}"'
-        variables = environment | ({} if active is None else {"VIRTUAL_ENV": str(active)})
+        words = f'set -euo pipefail; source "$ROOT/scripts/environment.sh"; prepare_environment "{extra}"'
+        variables = (
+            checkout | {"ROOT": str(tmp_path / "checkout")} | ({} if active is None else {"VIRTUAL_ENV": str(active)})
+        )
         done = subprocess.run(
             ["bash", "-c", words], env=variables, timeout=60, capture_output=True, text=True, check=False
         )
@@ -263,3 +271,93 @@ def test_the_launcher_runs_the_package_and_not_the_folder_it_is_called_in(projec
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--n-trials" in done.stdout
+
+
+@pytest.fixture
+def launch(checkout: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Calls a script of the checkout, from the folder above; the exit status, what it said, what it had a Python do."""
+
+    def call(*words: str, **variables: str) -> tuple[int, str]:
+        done = subprocess.run(
+            words, cwd=tmp_path, env=checkout | variables, timeout=60, capture_output=True, text=True, check=False
+        )
+        log = tmp_path / "log"
+        return done.returncode, done.stdout + done.stderr + (log.read_text() if log.exists() else "")
+
+    return call
+
+
+SEARCH = "checkout/scripts/run_hparam_search.sh"
+LAUNCHERS = [(SEARCH, "-P -m chitransfer search --config {}/configs"), ("checkout/scripts/run_tests.sh", "-m pytest")]
+
+
+@pytest.mark.parametrize(("script", "does"), LAUNCHERS)
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_the_scripts_run_under_any_shell_and_through_a_link(
+    launch: Callable[..., tuple[int, str]], tmp_path: Path, script: str, does: str, shell: str, is_link: bool
+) -> None:
+    if is_link:
+        (tmp_path / "link").symlink_to(script)
+    code, said = launch(shell, "link" if is_link else script, "--all")
+    assert code == 0, said
+    assert f".venv {does.format(tmp_path / 'checkout')}" in said
+
+
+@pytest.mark.parametrize(("script", "does"), LAUNCHERS)
+def test_the_scripts_find_their_checkout_with_an_exported_cdpath(
+    launch: Callable[..., tuple[int, str]], tmp_path: Path, script: str, does: str
+) -> None:
+    """There ``cd`` finds the folder of the same name elsewhere."""
+    (tmp_path / "others" / "checkout" / "scripts").mkdir(parents=True)
+    code, said = launch("bash", script, CDPATH=str(tmp_path / "others"))
+    assert code == 0, said
+    assert f".venv {does.format(tmp_path / 'checkout')}" in said
+
+
+def test_an_own_environment_takes_no_packages_from_elsewhere(launch: Callable[..., tuple[int, str]]) -> None:
+    """Neither is pip to take them for installed nor the search to import them."""
+    code, said = launch("bash", SEARCH, PYTHONPATH="/of/a/module", PYTHONHOME="/of/a/module")
+    assert code == 0, said
+    assert ".venv -m pip install" in said
+    assert ".venv -P -m chitransfer search" in said
+    assert "/of/a/module" not in said
+
+
+def test_pip_installs_in_the_environment_where_a_setting_says_for_the_user(
+    launch: Callable[..., tuple[int, str]],
+) -> None:
+    _, said = launch("bash", SEARCH, PIP_USER="1")
+    (line,) = (line for line in said.splitlines() if "pip install" in line)
+    assert line.endswith("PIP_USER=0")
+
+
+def test_without_a_python_that_is_new_enough_only_that_is_said(
+    launch: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    for name in ("python3", "python3.13", "python3.12", "python3.11", "python"):
+        stub = tmp_path / "stub" / "bin" / name
+        stub.write_text("#!/bin/sh\nexit 1\n")
+        stub.chmod(0o755)
+    code, said = launch("bash", SEARCH)
+    assert code == 2
+    assert said == "[chitransfer] Python 3.11 or newer is needed and was not found; install it and run this again.\n"
+
+
+@pytest.mark.parametrize("folder", ["checkout", "checkout/.venv"])
+def test_a_checkout_that_cannot_be_written_says_what_to_do(
+    launch: Callable[..., tuple[int, str]], tmp_path: Path, folder: str
+) -> None:
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    place.chmod(0o555)
+    # root may write everywhere, unless that is taken from it.
+    bound = ["setpriv", "--bounding-set", "-dac_override"] if os.getuid() == 0 else []
+    if bound and (shutil.which("setpriv") is None or subprocess.run([*bound, "true"], check=False).returncode):
+        pytest.skip("root may write everywhere here")
+    code, said = launch(*bound, "bash", SEARCH)
+    place.chmod(0o755)
+    assert code == 2
+    assert f"[chitransfer] {place} cannot be written, so nothing can be installed in " in said
+    assert "activate a virtual environment that has chitransfer, or work in a copy" in said
+    assert "venv --clear" not in said
