@@ -23,7 +23,7 @@ from chitransfer.commands.evidence import compare, dashboard, report
 from chitransfer.commands.model import apply, finetune, predict, pretrain, screen
 from chitransfer.commands.rescore import rescore
 from chitransfer.commands.search import search, status
-from chitransfer.errors import ChitransferError, describe_os_error
+from chitransfer.errors import ChitransferError, ConfigError, describe_os_error
 from chitransfer.interrupts import (
     TERMINATED,
     end_despite_threads,
@@ -87,6 +87,7 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
             # χ on a terminal that has no such letter is no reason to stop.
             stream.reconfigure(errors="replace")
     try:
+        _refuse_lost_folder()
         with exit_on_termination(), repeat_swallowed(), unlogged_interrupts():
             code = program(words, standalone_mode=False)
         # What is still to be written may fail as well, and after the end nobody could say so in our words.
@@ -121,6 +122,14 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     end_despite_threads(code)
     forget_caught_interrupt()
     raise SystemExit(code)
+
+
+def _refuse_lost_folder() -> None:
+    """Make sure that there is a current folder; without one, PyTorch does not even load."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder is gone; cd to another") from error
 
 
 def _end_on_os_error(error: OSError) -> int:
@@ -171,8 +180,11 @@ def _open_closed_streams() -> None:
 
 
 def _hyphenate(word: str) -> str:
-    """Accept the guide's underscores: ``--n_trials`` is ``--n-trials``; values keep theirs."""
+    """Accept the guide's underscores: ``--n_trials`` is ``--n-trials``; values keep theirs.
+
+    Shells expand ``--config ~/x``, and most of them not ``--config=~/x``.
+    """
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
+    return name.replace("_", "-") + equals + os.path.expanduser(value)  # noqa: PTH111 - it may be no path

@@ -24,6 +24,8 @@ from chitransfer.errors import ConfigError, DataError
 
 # What systems say that do not write the entries of a folder to disk on demand, some network file systems among them.
 NO_FOLDER_SYNC = frozenset({errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP})
+# What systems say that keep no permissions, such as those of memory cards and shares of Windows.
+NO_PERMISSIONS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 CSV_ENDINGS = (".csv", ".csv.gz")
 # How many letters `tempfile` makes up for a name.
 RANDOM_LETTERS = 8
@@ -113,6 +115,20 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if error.errno is None or not is_ours:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def share_as_usual(path: Path) -> None:
+    """Give a file the permissions of any new file of the user's, where the file system keeps some."""
+    umask = os.umask(0)
+    os.umask(umask)
+    try:
+        path.chmod(0o666 & ~umask)
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        # The file itself is whole.
+        if error.errno not in NO_PERMISSIONS:
+            raise
 
 
 def remove_left_over(folder: Path) -> None:
@@ -210,10 +226,8 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        # mkstemp makes files private; results are shared like any other file of the user's.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        # mkstemp makes files private.
+        share_as_usual(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
     finally:

@@ -6,18 +6,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from chitransfer import patterns
 
@@ -44,6 +37,7 @@ def check_storage(value: str) -> str:
     return value
 
 
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]  # A leading ~ is the user's home
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -61,11 +55,11 @@ class Section(BaseModel):
 class PathSettings(Section):
     """Where the three tables are read from and where results go."""
 
-    dft_chi_csv: str = "builtin:computed_chi"
-    exp_chi_csv: str | None = "builtin:experimental_chi"
-    solubility_csv: str | None = "builtin:water_solubility"
-    results_dir: str = "results"
-    cache_dir: str | None = None
+    dft_chi_csv: UserPath = "builtin:computed_chi"
+    exp_chi_csv: UserPath | None = "builtin:experimental_chi"
+    solubility_csv: UserPath | None = "builtin:water_solubility"
+    results_dir: UserPath = "results"
+    cache_dir: UserPath | None = None
 
 
 class DataSettings(Section):

@@ -151,6 +151,24 @@ def test_results_can_be_read_by_others(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, None])
+def test_a_file_system_that_keeps_no_permissions_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    refusal: Exception = NotImplementedError() if number is None else OSError(number, os.strerror(number))
+
+    def refuse(*_: object, **options: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_atomically(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+    refusal = OSError(errno.EIO, os.strerror(errno.EIO))
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.EIO))):
+        write_atomically(tmp_path / "b", "x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
+
+
 def test_json_has_no_nan_and_takes_numpy(tmp_path: Path) -> None:
     values = {"nan": float("nan"), "inf": [np.inf, 1.5], "n": np.int64(3), "x": np.float32(0.5), 7: (1, None, True)}
     write_json(tmp_path / "v.json", values)

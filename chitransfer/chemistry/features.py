@@ -57,7 +57,7 @@ def default_cache_folder() -> Path:
     import pooch
 
     try:
-        return Path(os.environ.get("CHITRANSFER_CACHE") or pooch.os_cache("chitransfer"))
+        return Path(os.environ.get("CHITRANSFER_CACHE") or pooch.os_cache("chitransfer")).expanduser()
     except RuntimeError as error:
         # As in a container: no HOME, and nobody of that number among the users.
         folder = Path(tempfile.gettempdir()) / "chitransfer"

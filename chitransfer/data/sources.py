@@ -161,13 +161,20 @@ def _fetch_file(file: RemoteFile, cache: Path, base_url: str | None, progress: P
 
     downloader = _Downloader(file, base_url, progress)
     with _quiet_pooch():
-        path = pooch.retrieve(
-            url=file.addresses(base_url)[0],
-            known_hash=f"sha256:{file.sha256}",
-            fname=f"{file.sha256[:12]}-{file.name}",
-            path=cache,
-            downloader=downloader,
-        )
+        try:
+            path = pooch.retrieve(
+                url=file.addresses(base_url)[0],
+                known_hash=f"sha256:{file.sha256}",
+                fname=f"{file.sha256[:12]}-{file.name}",
+                path=cache,
+                downloader=downloader,
+            )
+        except PermissionError as error:
+            # Pooch's own has neither number nor file.
+            raise DataError(
+                f"{cache}: the cache of published files cannot be used (Permission denied); check permissions, or name "
+                "another folder with CHITRANSFER_CACHE"
+            ) from error
     return Path(path), downloader.used
 
 
@@ -218,6 +225,9 @@ class _Downloader:
             except requests.RequestException as error:
                 raise DataError(self._unreachable(address, _plain(error))) from error
             except OSError as error:
+                if error.errno is None:
+                    # Not of the operating system: requests finds no file of certificates, say.
+                    raise DataError(self._unreachable(address, str(error))) from error
                 raise DataError(f"{output_file}: cannot be written ({error})") from error
             return
 

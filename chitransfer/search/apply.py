@@ -6,6 +6,7 @@ Called by `chitransfer apply`.
 from __future__ import annotations
 
 import difflib
+import glob
 import io
 import shlex
 from collections.abc import Mapping
@@ -194,7 +195,7 @@ def write_application(application: Application, path: Path) -> None:
 def training_commands(path: Path, results_dir: str, for_finetune: Mapping[str, object]) -> list[str]:
     """The two commands of full training, ready for a shell; `for_finetune` is what Stage 2 alone is told."""
     config = shlex.quote(str(path))
-    pattern = shlex.quote(f"{results_dir}/dft_pretrain_*/checkpoints/best_model.pt")
+    pattern = shlex.quote(f"{glob.escape(results_dir)}/dft_pretrain_*/checkpoints/best_model.pt")
     told = "".join(f" --set {key}={value}" for key, value in for_finetune.items())
     return [
         f"chitransfer pretrain --config {config}",

@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 
 from chitransfer.config import Config
 from chitransfer.errors import StudyError
+from chitransfer.files import share_as_usual
 from chitransfer.progress import NamedProgress
 from chitransfer.search.contract import (
     NAMES,
@@ -145,6 +146,8 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
             storage = open_storage(sqlite_address(new, "rwc"), is_ours=True)
             _create_in(storage, folder.name, contract)
             storage.engine.dispose()
+            # SQLite lets nobody else write; a group's study is everybody's to go on with.
+            share_as_usual(new)
             new.replace(folder.database)
         finally:
             # Ctrl-C may have come meanwhile.

@@ -143,6 +143,8 @@ def new_study_name() -> str:
 def locate_study(path: Path) -> StudyFolder:
     """The study a user means by its ``study.db`` or its folder.
 
+    Where all that is beside a link to a ``study.db`` is elsewhere, the study's folder is where the link leads.
+
     Raises
     ------
     StudyError
@@ -150,6 +152,12 @@ def locate_study(path: Path) -> StudyFolder:
     """
     refuse_odd_bytes(path.resolve())
     folder = path if path.is_dir() else path.parent
+    database = folder / "study.db"
+    # A study may keep its own database elsewhere through a link: its configuration is then beside the link.
+    if database.is_symlink() and not StudyFolder(folder).config.is_file():
+        target = database.resolve()
+        if target.name == "study.db" and StudyFolder(target.parent).config.is_file():
+            folder = target.parent
     if path.is_dir() or path.name == "study.db":
         if (folder / "study.db").is_file():
             return StudyFolder(folder.resolve())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -228,6 +230,30 @@ def test_offline_says_what_to_do(tmp_path, mirror, serve):
     with pytest.raises(DataError, match="is not in the mirror folder"):
         fetch(tmp_path, str(tmp_path / "no such folder"))
     assert files_in(tmp_path / "cache") == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_of_certificates_is_not_blamed_on_the_output(tmp_path, mirror, monkeypatch):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    with pytest.raises(
+        DataError, match=r"could not be fetched from https://.* \(.*none\.pem\)\. .*--base-url"
+    ) as raised:
+        fetch(tmp_path, "https://127.0.0.1:1")
+    assert "written (" not in str(raised.value)
+    assert files_in(tmp_path) == ["mirror/" + path.name for path in mirror.iterdir()]
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_error(tmp_path, mirror, monkeypatch, run_command):
+    # Root may write everywhere.
+    def refuse(path: str, *_: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setenv("CHITRANSFER_CACHE", str(tmp_path / "closed"))
+    monkeypatch.setattr(os, "makedirs", refuse)
+    code, _, error = run_command("data", "fetch", "polysol", "--base-url", mirror, "--output-folder", tmp_path / "out")
+    assert code == 2
+    assert error.startswith(f"ERROR: {tmp_path}/closed/sources: the cache of published files cannot be used")
+    assert error.endswith("name another folder with CHITRANSFER_CACHE\n")
     assert not (tmp_path / "out").exists()
 
 

@@ -27,6 +27,7 @@ from chitransfer.search.space import to_distribution, to_overrides
 from chitransfer.search.storage import open_storage, sqlite_address
 from chitransfer.search.study_folder import LAUNCHER, StudyFolder
 from chitransfer.sections import SECOND_PASS_KEYS
+from chitransfer.training.finetune import locate_pretrained
 from chitransfer.training.settings import network_shape, stage1_settings
 
 RunCommand = Callable[..., tuple[int, str, str]]
@@ -339,6 +340,15 @@ def test_printed_commands_run_from_an_empty_folder(
         code, _, error = run(command)
         assert code == 2
         assert missing in error
+
+
+def test_the_printed_pattern_finds_the_model_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    results = tmp_path / "res [a]*?"
+    model = results / "dft_pretrain_1" / "checkpoints" / "best_model.pt"
+    model.parent.mkdir(parents=True)
+    model.touch()
+    _, finetune = training_commands(tmp_path / "config.yaml", str(results), {})
+    assert locate_pretrained([shlex.split(finetune)[-1]]) == (model, 1)
 
 
 def test_the_command_to_resume_with(monkeypatch: pytest.MonkeyPatch) -> None:
