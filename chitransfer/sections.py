@@ -171,15 +171,7 @@ class ObjectiveSettings(Section):
 
 
 ObjectiveName = Literal[
-    "exp_mae",
-    "sol_f1",
-    "sol_recall",
-    "stage1_mae",
-    "exp_rmse",
-    "exp_r2",
-    "sol_auc",
-    "sol_balanced_accuracy",
-    "sol_mcc",
+    "exp_mae", "sol_f1", "sol_recall", "stage1_mae", "exp_rmse", "exp_r2", "sol_auc", "sol_balanced_accuracy", "sol_mcc"
 ]
 
 
@@ -303,6 +295,15 @@ class SearchSettings(Section):
         if rungs != sorted(set(rungs)):
             raise ValueError(f"rungs must be Stage 1 epochs in rising order, got {rungs}")
         return rungs
+
+    @model_validator(mode="after")
+    def _check_select(self) -> SearchSettings:
+        if self.select == "reevaluated" and self.reevaluate_top == 0:
+            raise ValueError(
+                "select: reevaluated takes a trial by its fresh runs, of which reevaluate_top: 0 makes none; set "
+                "reevaluate_top to 1 or more, or select to best or one_se"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_objectives(self) -> SearchSettings:

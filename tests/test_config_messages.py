@@ -6,6 +6,7 @@ import pytest
 
 from chitransfer.config import load_config, parse_set_options
 from chitransfer.errors import ConfigError
+from chitransfer.search.second_pass import second_pass_config
 
 CHOICES = "{key: model.encoder_hidden_dims, type: categorical, choices: "
 ANY = "a choice is a number, a text, true or false, got "
@@ -46,3 +47,14 @@ def test_how_widths_are_written_is_told(written: str) -> None:
         load_config(None, parse_set_options([f"model.encoder_hidden_dims={written}"]))
     told = 'from the command line: model.encoder_hidden_dims: widths of layers are written [512, 256] or "512_256", '
     assert f"{told}that of one [512], got " in str(error.value)
+
+
+def test_a_choice_by_fresh_runs_needs_some() -> None:
+    choice = {"search.select": "reevaluated"}
+    with pytest.raises(
+        ConfigError, match="takes a trial by its fresh runs, of which reevaluate_top: 0 makes none; set"
+    ):
+        load_config(None, {**choice, "search.reevaluate_top": 0})
+    assert load_config(None, choice).search.reevaluate_top > 0
+    # A second pass makes none and so takes its best trial.
+    assert second_pass_config(load_config(None, choice), {}).search.select == "best"

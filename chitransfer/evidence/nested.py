@@ -141,7 +141,7 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
         config, {"seed": derive_seed(config.seed, "outer", fold.number), "solubility.positive": positive}
     )
     study = search_inside(own, inner, fold.transfer_study, say, f"{what}, transfer search")
-    random = override_config(own, {"search.sampler": "random", "search.reevaluate_top": 0})
+    random = override_config(own, {"search.sampler": "random", "search.reevaluate_top": 0, "search.select": "best"})
     random_study = search_inside(random, inner, fold.random_study, say, f"{what}, random search")
     candidates = choose_candidates(own, study, random_study, fold, lambda line: say(f"{what}: {line}"))
     write_json(fold.path / "candidates.json", candidates)
@@ -167,7 +167,9 @@ def choose_candidates(
     Where the guard cannot correct the search for luck, as with a single polymer of a class, its choice is the best.
     """
     standing, by_chance = read_standing(study), read_standing(random_study)
-    reevaluated = override_config(config, {"search.select": "reevaluated"})
+    # Without fresh runs the row of the trial chosen by them is the best trial's.
+    select = "reevaluated" if config.search.reevaluate_top else "best"
+    reevaluated = override_config(config, {"search.select": select})
     try:
         found = examine_study(study, fold.transfer_study, reevaluated)
     except StudyError as error:

@@ -154,13 +154,16 @@ def test_candidates_are_the_best_by_what_their_row_says(
 
     def examine(study: optuna.Study, folder: Any, config: Config) -> Any:
         assert study is studies[0]
-        assert config.search.select == "reevaluated"
+        # Without fresh runs there is nothing to choose by.
+        assert config.search.select == ("reevaluated" if config.search.reevaluate_top else "best")
         return SimpleNamespace(chosen_trial=0, to_dict=dict)
 
     monkeypatch.setattr(nested, "examine_study", examine)
     config = override_config(shared_tiny_config, {"search.select": "best"})
     fold = OuterFold(tmp_path, PROTOCOLS[0], 0, np.zeros(1, dtype=int))
     chosen = choose_candidates(config, *studies, fold, print)
+    without = override_config(config, {"search.reevaluate_top": 0})
+    assert choose_candidates(without, *studies, fold, print) == chosen
     dropout, halved = "model.encoder_dropout", {"training.batch_size_dft": 8}
     assert chosen == {
         "default": {},
