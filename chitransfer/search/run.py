@@ -50,6 +50,7 @@ from chitransfer.search.summary import (
     Names,
     describe_budget,
     describe_data,
+    describe_extension,
     describe_nothing_to_do,
     describe_outcome,
     describe_reference,
@@ -146,6 +147,7 @@ def _search(
     # Too few polymers for the folds must not leave a study that no other number of folds could go on with.
     folds, contract = make_study_folds(config, dataset), make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
+    say_and_log(console, describe_extension(study, config))
     write_provenance(folder.path, dataset)
     # What they refuse, they refuse now: a forest takes a while.
     workers = make_workers(config, dataset, make_study_key(folder, contract))
