@@ -31,7 +31,11 @@ from chitransfer.provenance import write_provenance
 from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
 from chitransfer.search.lock import drive_alone, explain_unwritable
-from chitransfer.search.objective import refuse_constant_objective, refuse_objectives_without_table
+from chitransfer.search.objective import (
+    refuse_constant_objective,
+    refuse_nothing_to_learn,
+    refuse_objectives_without_table,
+)
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.results import expect_runs, read_standing, write_results
@@ -106,6 +110,7 @@ def run_search(
     """
     check_workers(config)
     refuse_constant_objective(config)
+    refuse_nothing_to_learn(config)
     refuse_objectives_without_table(config)
     # A study that searches it already goes on.
     if resume is None:
