@@ -165,15 +165,7 @@ class ObjectiveSettings(Section):
 
 
 ObjectiveName = Literal[
-    "exp_mae",
-    "sol_f1",
-    "sol_recall",
-    "stage1_mae",
-    "exp_rmse",
-    "exp_r2",
-    "sol_auc",
-    "sol_balanced_accuracy",
-    "sol_mcc",
+    "exp_mae", "sol_f1", "sol_recall", "stage1_mae", "exp_rmse", "exp_r2", "sol_auc", "sol_balanced_accuracy", "sol_mcc"
 ]
 
 

@@ -38,7 +38,7 @@ def compare(
     from chitransfer.evidence.nested import PROTOCOLS
     from chitransfer.evidence.unheeded import describe_without_effect, refuse_without_effect
     from chitransfer.patterns import NAME, WORDS
-    from chitransfer.search.objective import refuse_constant_objective
+    from chitransfer.search.objective import refuse_constant_objective, refuse_nothing_to_learn
     from chitransfer.search.summary import describe_objective
     from chitransfer.training.settings import read_dataset
 
@@ -52,6 +52,7 @@ def compare(
     resolved = load_config(config, overrides)
     refuse_without_effect(resolved, overrides)
     refuse_constant_objective(resolved)
+    refuse_nothing_to_learn(resolved)
     console = make_console()
     for line in [*describe_without_effect(resolved), *describe_objective(resolved)]:
         console.print(line)

@@ -197,6 +197,11 @@ def describe_examination(found: Examination) -> list[str]:
         lines.append(_describe_gain(found, found.corrected_gain))
     if found.fresh:
         lines.append(_describe_fresh(found))
+    elif found.select == "reevaluated":
+        lines.append(
+            "no trial has run on fresh seeds and folds, by which search.select: reevaluated chooses, so the best trial "
+            "is taken; `search --resume` makes those that failed or are missing (search.reevaluate_top)"
+        )
     if found.noise["within"] is not None:
         lines.append(str(found.noise["text"]))
     if found.one_se_trial != found.best_trial:

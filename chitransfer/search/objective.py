@@ -162,6 +162,46 @@ def refuse_constant_objective(config: Config) -> None:
         )
 
 
+def refuse_choice_without_runs(config: Config) -> None:
+    """Refuse to choose by fresh runs where none is made.
+
+    Raises
+    ------
+    ConfigError
+        `search.select` is ``reevaluated`` and `search.reevaluate_top` 0.
+    """
+    if config.search.select == "reevaluated" and config.search.reevaluate_top == 0:
+        raise ConfigError(
+            "search.select: reevaluated takes a trial by its fresh runs, of which search.reevaluate_top: 0 makes none; "
+            "set search.reevaluate_top to 1 or more, or search.select to best or one_se"
+        )
+
+
+def refuse_nothing_to_learn(config: Config) -> None:
+    """Refuse to train where Stage 2 gives the only table it has no weight, and no trial would give it one.
+
+    Raises
+    ------
+    ConfigError
+        It does, so every trial would fail once its Stage 1 is trained.
+    """
+    training, paths = config.training, config.paths
+    searched = {parameter.key for parameter in config.search.space.values()}
+    tables = [
+        ("lambda_exp", training.lambda_exp, paths.exp_chi_csv, "solubility_csv"),
+        ("lambda_sol", training.lambda_sol, paths.solubility_csv, "exp_chi_csv"),
+    ]
+    given = [(key, weight, other) for key, weight, table, other in tables if table is not None]
+    if len(given) != 1:
+        return
+    ((key, weight, other),) = given
+    if weight == 0 and f"training.{key}" not in searched:
+        raise ConfigError(
+            f"training.{key}: is 0 and paths.{other} is null, so Stage 2 would have nothing to learn and every trial "
+            f"would fail after its Stage 1; raise training.{key}, or name the table in paths.{other}"
+        )
+
+
 def _split_scored(config: Config, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Names of scores: those whose table there is, and those whose table is left out."""
     paths = config.paths

@@ -24,7 +24,7 @@ from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.progress import NamedProgress
 from chitransfer.provenance import write_provenance
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
-from chitransfer.search.objective import refuse_constant_objective
+from chitransfer.search.objective import refuse_constant_objective, refuse_nothing_to_learn
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.replicates import values_of_runs
 from chitransfer.search.results import name_columns
@@ -190,6 +190,7 @@ def rescore_study(
     config = load_study_config(folder, overrides)
     _refuse_without_effect(overrides, config)
     refuse_constant_objective(config)
+    refuse_nothing_to_learn(config)
     study = read_study(folder)
     trials = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not trials:

@@ -31,7 +31,12 @@ from chitransfer.provenance import write_provenance
 from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
 from chitransfer.search.lock import drive_alone, explain_unwritable
-from chitransfer.search.objective import refuse_constant_objective, refuse_objectives_without_table
+from chitransfer.search.objective import (
+    refuse_choice_without_runs,
+    refuse_constant_objective,
+    refuse_nothing_to_learn,
+    refuse_objectives_without_table,
+)
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.results import expect_runs, read_standing, write_results
@@ -50,6 +55,7 @@ from chitransfer.search.summary import (
     Names,
     describe_budget,
     describe_data,
+    describe_extension,
     describe_nothing_to_do,
     describe_outcome,
     describe_reference,
@@ -105,9 +111,11 @@ def run_search(
     """
     check_workers(config)
     refuse_constant_objective(config)
+    refuse_nothing_to_learn(config)
     refuse_objectives_without_table(config)
-    # A study that searches it already goes on.
+    # A study that has it already goes on.
     if resume is None:
+        refuse_choice_without_runs(config)
         refuse_rate_of_frozen_encoder(config)
     folder = resume or _new_folder(config)
     with log_to(folder.log), drive_alone(folder):
@@ -146,6 +154,7 @@ def _search(
     # Too few polymers for the folds must not leave a study that no other number of folds could go on with.
     folds, contract = make_study_folds(config, dataset), make_contract(config, dataset)
     study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
+    say_and_log(console, describe_extension(study, config))
     write_provenance(folder.path, dataset)
     # What they refuse, they refuse now: a forest takes a while.
     workers = make_workers(config, dataset, make_study_key(folder, contract))

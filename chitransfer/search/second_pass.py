@@ -29,7 +29,13 @@ from chitransfer.search.contract import make_contract
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
-from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask, refuse_constant_objective
+from chitransfer.search.objective import (
+    FIRST_FRESH,
+    RungResult,
+    RungTask,
+    refuse_constant_objective,
+    refuse_nothing_to_learn,
+)
 from chitransfer.search.reference import score_reference
 from chitransfer.search.rescore import find_without_effect, score_encoders
 from chitransfer.search.results import read_standing
@@ -287,6 +293,7 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
     check_workers(config)
     refuse_constant_objective(config)
     refuse_rate_of_frozen_encoder(config, "second_pass")
+    refuse_nothing_to_learn(config)
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
     refuse_other_names(read_study(folder), folder.place, config, dataset)

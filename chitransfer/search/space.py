@@ -144,6 +144,7 @@ def make_sampler(settings: SearchSettings, study_seed: int, number: int, positio
             # The scrambled sequence itself must be one and the same for the whole study.
             return _NumberedQMCSampler(
                 number,
+                settings.space,
                 scramble=True,
                 seed=derive_seed(study_seed, "qmc"),
                 independent_sampler=RandomSampler(seed=seed),
@@ -153,14 +154,24 @@ def make_sampler(settings: SearchSettings, study_seed: int, number: int, positio
 
 
 class _NumberedQMCSampler(QMCSampler):
-    """Takes the point of the sequence that has the trial's number.
+    """Takes the point of the sequence that has the trial's number, in the search space as it is now.
 
-    Optuna counts the points it has handed out, so a trial that is drawn again on resume would take the next one.
+    Optuna counts the points it has handed out, so a trial that is drawn again on resume would take the next one. And it
+    draws from the space of the study's first trial, whatever ``--allow-extended-space`` made of it.
     """
 
-    def __init__(self, number: int, **options: Any) -> None:
+    def __init__(self, number: int, space: Mapping[str, SpaceParameter], **options: Any) -> None:
         super().__init__(**options)
         self._number = number
+        self._space = space
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        known = super().infer_relative_search_space(study, trial)
+        if not known:
+            return known
+        # Each parameter keeps its place, and so its coordinate of the sequence; those that joined come last.
+        names = [*(name for name in known if name in self._space), *(name for name in self._space if name not in known)]
+        return {name: to_distribution(self._space[name]) for name in names}
 
     def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:
         return self._number
@@ -254,6 +265,14 @@ def trial_rungs(config: Config, overrides: Mapping[str, object]) -> list[int]:
     n_epochs = override_config(config, overrides).training.num_epochs_pretrain
     early = config.search.rungs or rung_epochs(config.search, config.training.num_epochs_pretrain)[:-1]
     return [*(epoch for epoch in early if epoch < n_epochs), n_epochs]
+
+
+def most_epochs(config: Config) -> int:
+    """The Stage 1 epochs of the trial that may have the most of them."""
+    for parameter in config.search.space.values():
+        if parameter.key == "training.num_epochs_pretrain":
+            return max(parameter.ends())
+    return config.training.num_epochs_pretrain
 
 
 def suggest_params(study: optuna.Study, trial: optuna.Trial, settings: SearchSettings, seed: int) -> dict[str, Any]:

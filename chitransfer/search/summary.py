@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from chitransfer.config import Config
 from chitransfer.console import format_seconds
@@ -31,7 +31,7 @@ from chitransfer.search.results import (
     read_recommended,
     read_standing,
 )
-from chitransfer.search.space import default_params, rung_epochs
+from chitransfer.search.space import default_params, most_epochs, to_distribution, trial_rungs
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.watch import describe_components
 from chitransfer.sections import SearchSettings
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 PERMUTED = (
     "control: measured values are dealt out to other polymers (search.control: permute); expect no score above chance"
 )
+# Samplers that heed no pruned trial; tpe heeds them, random and qmc heed none.
+LEARN_FROM_COMPLETE = ("gp", "cmaes", "nsga2")
+# Samplers that draw at random what was not in the space of all complete trials as it is now; cmaes leaves it to tpe.
+LEARN_FROM_ONE_SPACE = ("gp", "nsga2")
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
 
 
@@ -135,18 +139,48 @@ def _describe_limits(what: str, rows: Rows, stage1: Rows, config: Config) -> lis
 
 
 def describe_budget(config: Config) -> list[str]:
-    """What the budget counts where trials run again, and where hopeless trials end; nothing when neither is so."""
+    """What the budget counts where trials run again, where hopeless trials end, and what does not go with a pruner."""
     lines = []
     if config.search.replicates > 1:
         lines.append(
             f"the budget of {config.search.n_trials} counts runs: a promising trial runs up to "
             f"{config.search.replicates} times (search.replicates)"
         )
-    *early, _ = rung_epochs(config.search, config.training.num_epochs_pretrain)
-    if config.search.pruner == "none" or not early:
+    if config.search.pruner == "none":
         return lines
+    *early, last = trial_rungs(config, {"training.num_epochs_pretrain": most_epochs(config)})
+    if not early:
+        return [
+            *lines,
+            f"search.pruner {config.search.pruner}: no rung before Stage 1 epoch {last} (search.rungs, "
+            "training.num_epochs_pretrain), so no trial is pruned",
+        ]
     at = " or ".join(map(str, early))
-    return [*lines, f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)"]
+    lines.append(f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)")
+    if config.search.sampler in LEARN_FROM_COMPLETE:
+        lines.append(
+            f"search.sampler {config.search.sampler} learns from complete trials alone, of which a search with a "
+            "pruner has few: search.pruner none gives it all of them"
+        )
+    return lines
+
+
+def describe_extension(study: optuna.Study, config: Config) -> list[str]:
+    """A line where the sampler does not learn about parameters that ``--allow-extended-space`` changed or added."""
+    if config.search.sampler not in LEARN_FROM_ONE_SPACE:
+        return []
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    changed = [
+        name
+        for name, parameter in config.search.space.items()
+        if any(trial.distributions.get(name) != to_distribution(parameter) for trial in complete)
+    ]
+    if not changed:
+        return []
+    return [
+        f"search.sampler {config.search.sampler} draws {', '.join(changed)} at random, since --allow-extended-space "
+        "changed the range or added it: --sampler tpe learns about it, too"
+    ]
 
 
 def describe_objective(config: Config) -> list[str]:

@@ -87,6 +87,15 @@ def test_a_mean_outside_its_interval_is_explained() -> None:
         assert "outside its interval" not in "\n".join(describe_examination(inside))
 
 
+@pytest.mark.parametrize("select", ["best", "reevaluated"])
+@pytest.mark.parametrize("fresh", [[], fresh_scores([0.8, 0.82], [0.9, 0.91])])
+def test_a_choice_by_fresh_runs_that_are_not_there_is_told(select: str, fresh: list[FreshScore]) -> None:
+    found = replace(make_examination(Estimate(0.05, 0.02, 0.08), fresh), select=select)
+    told = [line for line in describe_examination(found) if "so the best trial is taken" in line]
+    assert len(told) == (select == "reevaluated" and not fresh)
+    assert all(line.startswith("no trial has run on fresh seeds and folds, by which search.select") for line in told)
+
+
 def test_fresh_runs_of_the_default_alone_are_compared_with_nothing() -> None:
     _, default = fresh_scores([0.8, 0.8], [0.9, 0.91])
     (sentence,) = [

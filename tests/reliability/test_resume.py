@@ -48,7 +48,9 @@ def widened(small: dict[str, object]) -> dict[str, object]:
     return {**small, "search.space": space, "search.n_trials": 4}
 
 
-def test_a_wider_space_is_taken_when_asked_for(small: dict[str, object], make_search: Search) -> None:
+def test_a_wider_space_is_taken_when_asked_for(
+    small: dict[str, object], make_search: Search, caplog: pytest.LogCaptureFixture
+) -> None:
     _, folder = make_search(small)
     before = comparable(read_trials(folder.database))
     with pytest.raises(StudyError, match=r"encoder_dropout(.|\n)*--allow-extended-space takes it"):
@@ -60,7 +62,9 @@ def test_a_wider_space_is_taken_when_asked_for(small: dict[str, object], make_se
     # From now on the study has the wider space: the old one is refused, the new one needs no permission.
     with pytest.raises(StudyError, match="chi_head_dropout"):
         resume({**small, "search.n_trials": 5}, folder, extended=False)
-    assert resume({**widened(small), "search.n_trials": 5}, folder, extended=False) == 0
+    assert "at random" not in caplog.text
+    assert resume({**widened(small), "search.n_trials": 5, "search.sampler": "nsga2"}, folder, extended=False) == 0
+    assert "search.sampler nsga2 draws encoder_dropout, chi_head_dropout at random" in caplog.text
 
 
 FLOAT = {"key": "model.encoder_dropout", "type": "float", "low": 0.1, "high": 0.3, "choices": None, "step": None}

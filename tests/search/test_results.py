@@ -20,7 +20,9 @@ from chitransfer.errors import ConfigError, TrainingError
 from chitransfer.search.objective import (
     COMPONENTS,
     objective_terms,
+    refuse_choice_without_runs,
     refuse_constant_objective,
+    refuse_nothing_to_learn,
     transfer_objective,
 )
 from chitransfer.search.results import read_standing
@@ -29,6 +31,7 @@ from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import (
     PERMUTED,
     Names,
+    describe_budget,
     describe_data,
     describe_objective,
     describe_reference,
@@ -304,8 +307,70 @@ def test_several_objectives_without_the_table_of_one_are_refused_before_a_trial(
     assert not list(tmp_path.iterdir())
 
 
+UNLEARNED = [("lambda_exp", "solubility_csv"), ("lambda_sol", "exp_chi_csv")]
+
+
+@pytest.mark.parametrize("verb", ["search", "compare", "rescore"])
+@pytest.mark.parametrize(("weight", "absent"), UNLEARNED)
+def test_nothing_to_learn_is_refused_before_anything_is_trained(
+    run_command: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    finished_search: Any,
+    verb: str,
+    weight: str,
+    absent: str,
+) -> None:
+    place = [finished_search.folder.path] if verb == "rescore" else ["--results-dir", tmp_path]
+    code, _, err = run_command(verb, *place, f"--set=training.{weight}=0", f"--set=paths.{absent}=null")
+    assert code == 2
+    assert f"training.{weight}: is 0 and paths.{absent} is null, so Stage 2 would have nothing" in " ".join(err.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("weight", "absent"), UNLEARNED)
+def test_a_weight_that_is_searched_or_a_second_table_leaves_something_to_learn(weight: str, absent: str) -> None:
+    zero = {f"training.{weight}": 0.0}
+    searched = {"search.space.own": {"key": f"training.{weight}", "type": "float", "low": 0.5, "high": 2.0}}
+    for overrides in (zero, {f"paths.{absent}": None}, {**zero, f"paths.{absent}": None, **searched}):
+        refuse_nothing_to_learn(load_config(None, overrides))
+
+
+def test_a_pruner_without_a_rung_is_told() -> None:
+    late = {"training.num_epochs_pretrain": 4, "search.rungs": [10], "search.pruner": "median"}
+    assert describe_budget(load_config(None, late)) == [
+        "search.pruner median: no rung before Stage 1 epoch 4 (search.rungs, training.num_epochs_pretrain), so no "
+        "trial is pruned"
+    ]
+    assert describe_budget(load_config(None, {**late, "search.pruner": "none"})) == []
+    # Trials that draw more epochs reach it.
+    epochs = {"key": "training.num_epochs_pretrain", "type": "int", "low": 4, "high": 20}
+    (line,) = describe_budget(load_config(None, {**late, "search.space.epochs": epochs}))
+    assert line.startswith("hopeless trials end at Stage 1 epoch 10 ")
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "cmaes", "nsga2"])
+def test_a_sampler_that_heeds_no_pruned_trial_is_told(sampler: str) -> None:
+    pruned = {"search.sampler": sampler, "search.pruner": "median"}
+    told = [line for line in describe_budget(load_config(None, pruned)) if "complete trials alone" in line]
+    assert told == [
+        f"search.sampler {name} learns from complete trials alone, of which a search with a pruner has few: "
+        "search.pruner none gives it all of them"
+        for name in ("gp", "cmaes", "nsga2")
+        if name == sampler
+    ]
+    assert describe_budget(load_config(None, {**pruned, "search.pruner": "none"})) == []
+
+
 def test_status_tells_that_labels_were_dealt_out(finished_search: Any) -> None:
     for control in ("none", "permute"):
         search = finished_search.config.search.model_copy(update={"control": control})
         lines = describe_status(read_study(finished_search.folder), finished_search.folder, search)
         assert (PERMUTED in lines) == (control == "permute")
+
+
+def test_to_choose_by_fresh_runs_needs_some() -> None:
+    by_fresh_runs = {"search.select": "reevaluated"}
+    with pytest.raises(ConfigError, match="its fresh runs, of which search.reevaluate_top: 0 makes none; set"):
+        refuse_choice_without_runs(load_config(None, {**by_fresh_runs, "search.reevaluate_top": 0}))
+    refuse_choice_without_runs(load_config(None, by_fresh_runs))
+    refuse_choice_without_runs(load_config(None, {"search.reevaluate_top": 0}))

@@ -25,6 +25,7 @@ from chitransfer.search.space import (
     to_overrides,
     trial_rungs,
 )
+from chitransfer.search.summary import describe_extension
 from chitransfer.sections import SpaceParameter
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "qmc", "nsga2")
@@ -262,6 +263,38 @@ class TestSamplers:
         for n_trials in range(1, 8):
             assert parts.drive(search__n_trials=n_trials) == "finished"
         assert parts.trials() == whole.trials()
+
+    def test_points_of_the_sequence_lie_in_an_extended_space(self, made_up_search: Callable[..., Any]) -> None:
+        """Wider ranges are drawn from as a whole, a parameter that joins gets points of the sequence, too."""
+        search = made_up_search(search__sampler="qmc", search__n_trials=4, search__enqueue_default=False)
+        search.drive()
+        before = search.trials()
+        joined = {"key": "model.chi_head_dropout", "type": "float", "low": 0.0, "high": 0.4}
+        wider = {"search__space__encoder_dropout__high": 0.9, "search__space__chi_head_dropout": joined}
+        search.drive(search__n_trials=20, **wider)
+        assert search.trials()[:4] == before
+        later = [trial.params for trial in search.study.get_trials()][4:]
+        old = before[0][2].keys()
+        assert all(params.keys() == {*old, "chi_head_dropout"} for params in later)
+        dropouts = sorted(params["encoder_dropout"] for params in later)
+        # Sixteen points in a row of the sequence: about as many in each half.
+        assert dropouts[-1] > 0.8
+        for name, middle in (("encoder_dropout", 0.45), ("chi_head_dropout", 0.2)):
+            assert 7 <= sum(params[name] > middle for params in later) <= 9
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_what_is_drawn_at_random_in_an_extended_space_is_told(
+        self, made_up_search: Callable[..., Any], sampler: str
+    ) -> None:
+        search = made_up_search(search__sampler=sampler, search__n_trials=4, search__n_startup_trials=3)
+        search.drive()
+        assert describe_extension(search.study, search.config) == []
+        joined = {"key": "model.chi_head_dropout", "type": "float", "low": 0.0, "high": 0.4}
+        wider = {"search.space.encoder_dropout.high": 0.9, "search.space.chi_head_dropout": joined}
+        told = describe_extension(search.study, override_config(search.config, wider))
+        assert len(told) == (sampler in ("gp", "nsga2"))
+        for line in told:
+            assert line.startswith(f"search.sampler {sampler} draws encoder_dropout, chi_head_dropout at random, since")
 
     def test_tpe_comes_to_good_values(self, made_up_search: Callable[..., Any]) -> None:
         """Fifty trials of TPE on a smooth objective end far better than the first ten random ones."""
