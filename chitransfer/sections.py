@@ -17,7 +17,7 @@ from chitransfer import patterns
 
 def parse_hidden_dims(value: object) -> object:
     """Turn the guide's ``"512_256"`` into ``[512, 256]``; anything else is left for validation to judge."""
-    if isinstance(value, str) and value and all(part.isdigit() for part in value.split("_")):
+    if isinstance(value, str) and value and all(part.isascii() and part.isdecimal() for part in value.split("_")):
         return [int(part) for part in value.split("_")]
     return value
 
@@ -41,8 +41,11 @@ UserPath = Annotated[str, AfterValidator(os.path.expanduser)]  # A leading ~ is 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+# Far above what any use asks for, and below what PyTorch or single precision cannot hold.
+Weight = Annotated[float, Field(ge=0.0, le=1e6)]
+Width = Annotated[int, Field(ge=1, le=65536)]
 Count = Annotated[int, Field(ge=1)]
-HiddenDims = Annotated[list[Count], BeforeValidator(read_hidden_dims), Field(min_length=1)]
+HiddenDims = Annotated[list[Width], BeforeValidator(read_hidden_dims), Field(min_length=1)]
 Device = Annotated[str, Field(pattern=patterns.DEVICE)]
 
 
@@ -80,13 +83,13 @@ class ChemistrySettings(Section):
 class ModelSettings(Section):
     """Encoder, χ head and solubility head."""
 
-    encoder_latent_dim: Count = 128
+    encoder_latent_dim: Width = 128
     encoder_hidden_dims: HiddenDims = [512, 256]
     encoder_dropout: Dropout = 0.2
     use_batchnorm: bool = False
-    chi_head_hidden_dim: Count = 64
+    chi_head_hidden_dim: Width = 64
     chi_head_dropout: Dropout = 0.1
-    solubility_head_hidden_dim: Count = 64
+    solubility_head_hidden_dim: Width = 64
     solubility_head_dropout: Dropout = 0.1
 
 
@@ -95,7 +98,7 @@ class TrainingSettings(Section):
 
     device: Device = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    num_threads: Annotated[int, Field(ge=0)] = 0
+    num_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     lr_pretrain: Positive = 1e-3
     weight_decay: NotNegative = 1e-4
     batch_size_dft: Count = 256
@@ -118,10 +121,10 @@ class TrainingSettings(Section):
     lr_encoder: Positive = 1e-4
     weight_decay_finetune: NotNegative = 1e-4
     freeze_encoder_stage2: bool = True
-    lambda_exp: NotNegative = 3.0
-    lambda_sol: NotNegative = 1.0
-    lambda_dft: NotNegative = 1.0
-    class_weight_pos: Positive = 5.0
+    lambda_exp: Weight = 3.0
+    lambda_sol: Weight = 1.0
+    lambda_dft: Weight = 1.0
+    class_weight_pos: Annotated[float, Field(gt=0.0, le=1e6)] = 5.0
 
     @model_validator(mode="after")
     def _need_a_task(self) -> TrainingSettings:
@@ -204,7 +207,7 @@ class SpaceParameter(Section):
                 raise ValueError("a categorical parameter needs a list of choices with at least one value")
             if self.low is not None or self.high is not None or self.step is not None:
                 raise ValueError("a categorical parameter takes choices, not low, high or step")
-            if len({repr(choice) for choice in self.choices}) < len(self.choices):
+            if len({repr(parse_hidden_dims(choice)) for choice in self.choices}) < len(self.choices):
                 raise ValueError(f"choices must differ from each other, got {self.choices}")
             return self
         if self.choices is not None:

@@ -40,9 +40,46 @@ def test_widths_as_the_message_writes_them_are_taken() -> None:
     assert config.search.space["encoder_hidden"].choices == ["512_256", "64"]
 
 
-@pytest.mark.parametrize("written", ["32", "512 256", "512x256", "true", "null"])
+@pytest.mark.parametrize("written", ['"²"', '"٦٤"', "32", "512 256", "512x256", "true", "null"])
 def test_how_widths_are_written_is_told(written: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_config(None, parse_set_options([f"model.encoder_hidden_dims={written}"]))
     told = 'from the command line: model.encoder_hidden_dims: widths of layers are written [512, 256] or "512_256", '
     assert f"{told}that of one [512], got " in str(error.value)
+
+
+def test_the_same_widths_written_twice_are_no_two_choices() -> None:
+    with pytest.raises(ConfigError, match=r"search\.space\.encoder_hidden: choices must differ from each other"):
+        load_config(None, parse_set_options([f'search.space.encoder_hidden={CHOICES}["64", "064"]}}']))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "most"),
+    [
+        ("training.num_threads", 100000, "1024"),
+        ("training.class_weight_pos", 1e300, "1000000"),
+        ("training.lambda_exp", 1e300, "1000000"),
+        ("training.lambda_sol", 1e300, "1000000"),
+        ("training.lambda_dft", 1e300, "1000000"),
+        ("model.encoder_latent_dim", 10**20, "65536"),
+        ("model.chi_head_hidden_dim", 10**20, "65536"),
+        ("model.solubility_head_hidden_dim", 10**20, "65536"),
+    ],
+)
+def test_values_too_large_to_compute_with_are_refused_with_the_largest(key: str, value: object, most: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}: input should be less than or equal to {most}, got {value!s:.3}"):
+        load_config(None, {key: value})
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        {"key": "training.class_weight_pos", "type": "log", "low": 1.0, "high": 1e300},
+        {"key": "model.encoder_latent_dim", "type": "int", "low": 8, "high": 1e20},
+        {"key": "model.encoder_hidden_dims", "type": "categorical", "choices": ["16", "100000"]},
+    ],
+)
+def test_a_search_of_such_values_is_refused_likewise(parameter: dict[str, object]) -> None:
+    refused = rf"search\.space\.p: .* is no value for {parameter['key']}: input should be less than or equal to "
+    with pytest.raises(ConfigError, match=refused):
+        load_config(None, {"search.space": {"p": parameter}})

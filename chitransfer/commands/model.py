@@ -140,7 +140,7 @@ def predict(
     ] = None,
     solvent: SolventOption = None,
     n_jobs: JobsOption = 0,
-    quiet: QuietOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but predictions and errors.")] = False,
 ) -> None:
     """Predict χ(T) and solubility for repeat units or a table of them."""
     import time

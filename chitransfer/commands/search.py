@@ -69,7 +69,7 @@ def search(
     from chitransfer.errors import ConfigError
     from chitransfer.report.finish import finish_study
     from chitransfer.search.run import run_search
-    from chitransfer.search.study_folder import keep_storage, load_study_config, locate_study
+    from chitransfer.search.study_folder import keep_storage, load_resumed_config, locate_study
 
     overrides = collect_overrides(
         {
@@ -115,7 +115,7 @@ def search(
         resolved = load_config(config, overrides)
     else:
         _refuse_another_place(folder, overrides)
-        resolved = load_study_config(folder, overrides) if config is None else load_config(config, overrides)
+        resolved = load_resumed_config(folder, config, overrides)
         folder = keep_storage(folder, resolved.search.storage)
     return run_search(
         resolved,

@@ -82,13 +82,14 @@ def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, s
     Raises
     ------
     StudyError
-        All polymers of a table would be tested in one outer fold; the folder holds a comparison under other conditions
-        or of other tables, or another process writes to it.
+        There are fewer polymers than outer folds, or all of a table would be tested in one; the folder holds a
+        comparison under other conditions or of other tables, or another process writes to it.
     ConfigError
         The device is not on this machine, or the encoder's learning rate in Stage 2 would be searched in vain; nothing
         is written then.
     """
     resolve_device(config.training.device)
+    _refuse_too_many_folds(dataset, plan.n_outer)
     folds = dataset.fold_of_polymers(plan.n_outer, derive_seed(config.seed, "outer folds"))
     _refuse_untrainable(dataset, folds)
     with drive_alone(StudyFolder(folder), "comparison is writing to this folder"):
@@ -140,6 +141,16 @@ def _run(config: Config, dataset: Dataset, folder: Path, plan: Plan, folds: np.n
 
 def _tested(dataset: Dataset, fold: OuterFold) -> dict[str, list[str]]:
     return {"test_polymers": [dataset.polymers[i] for i in fold.test]}
+
+
+def _refuse_too_many_folds(dataset: Dataset, n_outer: int) -> None:
+    """Refuse more outer folds than polymers to test in them, by the option that asks for them."""
+    n_polymers = len(dataset.measured_polymers())
+    if n_polymers < n_outer:
+        raise StudyError(
+            f"--outer {n_outer} needs at least {n_outer} polymers with measured χ or a solubility label, "
+            f"got {n_polymers}; lower --outer or bring more polymers"
+        )
 
 
 def _refuse_untrainable(dataset: Dataset, folds: np.ndarray) -> None:

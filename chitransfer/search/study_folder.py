@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from chitransfer.config import Config, load_config
-from chitransfer.errors import StudyError
+from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search.storage import sqlite_address
 from chitransfer.secrecy import mask_passwords
 
@@ -202,3 +203,21 @@ def load_study_config(folder: StudyFolder, overrides: Mapping[str, object]) -> C
             f"under the configuration it began with: {folder.resume_command} --config FILE"
         )
     return load_config(folder.config, overrides)
+
+
+def load_resumed_config(folder: StudyFolder, path: Path | None, overrides: Mapping[str, object]) -> Config:
+    """The configuration to go on with: the study's own, or a file's that leaves the study its name and place.
+
+    Raises
+    ------
+    StudyError, ConfigError
+        As `load_study_config` and `load_config`.
+    """
+    if path is None:
+        return load_study_config(folder, overrides)
+    place: dict[str, object] = {"search.study_name": folder.name}
+    # The file may be there to replace a configuration that is lost or can no longer be read.
+    with suppress(ConfigError):
+        own = load_config(folder.config)
+        place = {"search.study_name": own.search.study_name, "paths.results_dir": own.paths.results_dir}
+    return load_config(path, {**place, **overrides})

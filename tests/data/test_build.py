@@ -83,6 +83,14 @@ def test_the_command_takes_a_monomer_list(tmp_path: Path, monomers: Path, run_co
     assert "none.csv: there is no such file" in err
 
 
+def test_a_seed_below_zero_is_refused_as_an_option(tmp_path: Path, run_command: RunCommand) -> None:
+    output = tmp_path / "table.csv"
+    code, _, err = run_command("data", "build", "--n", 2, "--seed", -1, "--n-jobs", 1, "--output", output)
+    assert code == 2
+    assert "--seed" in err
+    assert not output.exists()
+
+
 def test_the_command_takes_the_solvents_of_tables(tmp_path: Path, monomers: Path, run_command: RunCommand) -> None:
     measured, labels, output = tmp_path / "measured.csv", tmp_path / "labels.csv", tmp_path / "table.csv"
     # Ethanol in two spellings, water as an empty cell, and a solvent that UNIFAC has no groups for.

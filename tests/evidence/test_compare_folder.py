@@ -61,6 +61,14 @@ def test_a_rate_that_no_trial_reads_is_refused_as_in_a_search(
     assert not (tmp_path / "new").exists()
 
 
+def test_more_outer_folds_than_polymers_are_refused_by_their_option(
+    said: list[str], shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(StudyError, match=r"--outer 100 needs at least 100 polymers .*, got 36; lower --outer or"):
+        run_comparison(shared_tiny_config, tiny_dataset, tmp_path / "new", Plan(100, 1, PROTOCOLS), said.append)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("kind", ["stage1", "chi", "solubility"])
 def test_a_table_that_changed_is_refused(run: Any, tiny_dataset: Dataset, kind: str) -> None:
     run(KNOWN)

@@ -52,6 +52,18 @@ def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> 
     assert "--input" in err
 
 
+def test_quiet_leaves_the_predictions_as_its_help_says(
+    trained: Any, run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("SMILES\n*CCO*\n", encoding="utf-8")
+    words = ["predict", "--quiet", "--model", trained.model]
+    assert run_command(*words, "*CCO*")[1] == run_command(*words[::2], trained.model, "*CCO*")[1] != ""
+    assert run_command(*words, "--input", path, "--output", tmp_path / "out.csv", "--n-jobs", 1) == (0, "", "")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "Print nothing but predictions and errors." in run_command("predict", "--help")[1]
+
+
 @pytest.mark.parametrize("command", ["predict", "screen"])
 @pytest.mark.parametrize(
     ("values", "expected"),

@@ -370,7 +370,7 @@ def test_status_tells_that_labels_were_dealt_out(finished_search: Any) -> None:
 
 def test_to_choose_by_fresh_runs_needs_some() -> None:
     by_fresh_runs = {"search.select": "reevaluated"}
-    with pytest.raises(ConfigError, match="its fresh runs, of which search.reevaluate_top: 0 makes none; set"):
+    with pytest.raises(ConfigError, match=r"its fresh runs, of which search\.reevaluate_top: 0 makes none; set"):
         refuse_choice_without_runs(load_config(None, {**by_fresh_runs, "search.reevaluate_top": 0}))
     refuse_choice_without_runs(load_config(None, by_fresh_runs))
     refuse_choice_without_runs(load_config(None, {"search.reevaluate_top": 0}))
