@@ -303,3 +303,16 @@ def fork_server() -> Any:
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""
     return np.random.default_rng(20250119)
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The configurations `run_search` was called with, instead of running it."""
+    seen: list[Any] = []
+
+    def remember(config: Any, console: object, **options: object) -> int:
+        seen.append(config)
+        return 0
+
+    monkeypatch.setattr("chitransfer.search.run.run_search", remember)
+    return seen

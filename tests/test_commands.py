@@ -40,19 +40,6 @@ GUIDE_FLAGS = {
 }
 
 
-@pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The configurations `run_search` was called with, instead of running it."""
-    seen: list[Config] = []
-
-    def remember(config: Config, console: object, **options: object) -> int:
-        seen.append(config)
-        return 0
-
-    monkeypatch.setattr("chitransfer.search.run.run_search", remember)
-    return seen
-
-
 class TestFlags:
     @pytest.mark.parametrize("hyphens", [False, True])
     @pytest.mark.parametrize("with_equals", [False, True])

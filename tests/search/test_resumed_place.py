@@ -15,19 +15,6 @@ RunCommand = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The configurations `run_search` was called with, instead of running it."""
-    seen: list[Config] = []
-
-    def remember(config: Config, console: object, **options: object) -> int:
-        seen.append(config)
-        return 0
-
-    monkeypatch.setattr("chitransfer.search.run.run_search", remember)
-    return seen
-
-
-@pytest.fixture
 def other_file(finished_search: Any, tmp_path: Path) -> Path:
     """The study's configuration under another name and another results folder, with another time."""
     changes = {"search.study_name": "other", "paths.results_dir": "elsewhere", "search.timeout_hours": 7.0}
