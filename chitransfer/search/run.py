@@ -175,6 +175,7 @@ def _search(
             say_and_log(console, [describe_nothing_to_do(study, config)])
         say_and_log(console, describe_outcome(study, folder, config, reference, reason))
         lines = [] if read_standing(study).best is None else draw(study, reference, folder) or []
+        folder.check_there()
     except STORAGE_ERRORS as error:
         folder.check_there()
         if reason not in SIGNALS:
