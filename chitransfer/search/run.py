@@ -362,7 +362,8 @@ def listen_for_stop() -> Iterator[_Stop]:
         yield stop
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # A SIGHUP that was heard may come again, however late.
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from chitransfer.cli import main
 from chitransfer.config import dump_config, load_config
+from chitransfer.search import run
 from chitransfer.search.run import run_search
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import locate_study
@@ -183,3 +184,20 @@ def test_what_came_of_a_search_is_said_before_it_is_drawn(tiny: dict[str, object
         run_search(load_config(None, {**tiny, "search.n_trials": 1}), Console(file=out, width=200), draw=fail)
     assert "search finished: 1 complete" in out.getvalue()
     assert "best parameters: " in out.getvalue()
+
+
+def test_a_second_hangup_may_come_late() -> None:
+    """Between the search and its figures, say."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the second one was heard")
+
+    before = signal.signal(signal.SIGHUP, fail)
+    try:
+        with run.listen_for_stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason() == "terminate"
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGTERM) != stop.hear
+    finally:
+        signal.signal(signal.SIGHUP, before)
