@@ -119,6 +119,7 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
         else:
             code = _end_on_mistake(error)
     code = code if isinstance(code, int) else 0
+    _give_up_last_words()
     end_despite_threads(code)
     forget_caught_interrupt()
     raise SystemExit(code)
@@ -137,13 +138,6 @@ def _end_on_os_error(error: OSError) -> int:
         return _end_on_mistake(error)
     if error.errno != errno.EPIPE:
         _complain(f"ERROR: {describe_os_error(error)}")
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # What is left to write has no place to go; Python would complain of it once more at its end.
-        from chitransfer.console import discard_output
-
-        discard_output()
     return 1 if error.errno == errno.EPIPE else 2
 
 
@@ -164,6 +158,17 @@ def _complain(text: str) -> None:
     """Print a line to standard error, which may be closed as well; the exit code tells all the same."""
     with suppress(OSError):
         print(mask_passwords(text), file=sys.stderr)
+
+
+def _give_up_last_words() -> None:
+    """Let what is left to write and has no place to go be forgotten: Python would end by 120 instead of our code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            from chitransfer.console import discard_output
+
+            discard_output(stream)
 
 
 def _open_closed_streams() -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -34,14 +35,14 @@ class _LastingConsole(Console):
     def on_broken_pipe(self) -> None:
         """Print no more."""
         self.quiet = True
-        discard_output()
+        discard_output(sys.stdout)
         logger.warning("whatever read the output has gone; going on without it")
 
 
-def discard_output() -> None:
-    """Let standard output, whose reader has gone or which is full, lead nowhere from now on."""
+def discard_output(stream: TextIO) -> None:
+    """Let a standard stream, whose reader has gone or which is full, lead nowhere from now on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 

@@ -16,6 +16,12 @@ from chitransfer.search.study_folder import locate_study
 COMMAND = [sys.executable, "-m", "chitransfer"]
 
 
+@pytest.fixture(autouse=True)
+def buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written is kept until Python ends, as it is for users."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 @pytest.fixture
 def study_words(tiny: dict[str, object], tmp_path: Path) -> tuple[Path, list[str]]:
     """The folder of a study of one trial, and the command that makes it."""
