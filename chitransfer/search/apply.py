@@ -25,9 +25,10 @@ from ruamel.yaml.scalarfloat import ScalarFloat
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.files import write_atomically
+from chitransfer.search.contract import remark_on_tables
 from chitransfer.search.results import explain_recommended, read_recommended, read_standing
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import read_study
+from chitransfer.search.study import CONTRACT, read_study
 from chitransfer.search.study_folder import StudyFolder, load_study_config, locate_study
 from chitransfer.sections import SECOND_PASS_KEYS, ChemistrySettings, ModelSettings, parse_hidden_dims
 
@@ -86,7 +87,8 @@ class Application:
     for_finetune
         Values of a second pass for keys that Stage 1 reads too and whose value in the file is Stage 1's.
     notes
-        Why this trial, what was not written, and what in the configuration differs from the study's otherwise.
+        Why this trial, what was not written, what in the configuration differs from the study's otherwise, and which
+        tables are not those the study searched on.
     """
 
     trial: int
@@ -177,6 +179,7 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
         for key, value in for_finetune.items()
     ]
     notes += _other_differences(study_config, new_config, overrides)
+    notes += remark_on_tables(read_study(folder).user_attrs.get(CONTRACT, {}), new_config)
     return Application(applied.number, text, difference, for_finetune, notes)
 
 

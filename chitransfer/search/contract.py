@@ -1,14 +1,19 @@
 """What all trials of a study have in common, its contract: making one, telling two apart, spaces that hold the old one.
 
-Made by `search.run`, `search.second_pass` and `evidence`, compared by `search.study` when a study is resumed.
+Made by `search.run`, `search.second_pass` and `evidence`, compared by `search.study` when a study is resumed and by
+`search.apply`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chitransfer.config import Config
+from chitransfer.errors import DataError
 
 if TYPE_CHECKING:
     from chitransfer.data.assemble import Dataset
@@ -105,10 +110,12 @@ def _tell_tables_apart(known: Any, now: Any, prefix: str, sources: Mapping[str, 
         return ""
     what, key = _TABLES[kind]
     source = sources.get(kind, key)
+    is_elsewhere = not source.startswith("builtin:") and not Path(source).is_absolute()
+    go = "go to the folder the study began in, " if is_elsewhere else ""
     if isinstance(known, dict) and isinstance(now, dict) and known["sha256"] != now["sha256"]:
         return (
             f"{prefix}.sha256: {what}, {source}, is not the one the study began with (rows then {known['rows']}, now "
-            f"{now['rows']}); put the old file back, or start a new study"
+            f"{now['rows']}); put the old file back, {go}or start a new study"
         )
     if isinstance(known, dict) and now is None:
         return (
@@ -117,6 +124,36 @@ def _tell_tables_apart(known: Any, now: Any, prefix: str, sources: Mapping[str, 
     if known is None and isinstance(now, dict):
         return f"{prefix}: the study began without {what}, now there is {source}; set {key} to null"
     return ""
+
+
+def remark_on_tables(known: Mapping[str, Any], config: Config) -> list[str]:
+    """Which tables of the configuration are not those the study began with, or cannot be read from this folder.
+
+    Parameters
+    ----------
+    known
+        The study's contract; of an earlier release or another program's study it may lack anything.
+    """
+    # Here, since it imports what reads tables: a study is listed without.
+    from chitransfer.data.csv_text import read_source
+
+    remarks = []
+    for kind, table in known.get("data", {}).items():
+        what, key = _TABLES.get(kind, ("", ""))
+        source = attrgetter(key)(config) if key else None
+        if source is None:
+            continue
+        try:
+            digest = hashlib.sha256(read_source(source)[0]).hexdigest()
+        except DataError as error:
+            remarks.append(f"{key}: {error}; training needs {what} the study searched on")
+        else:
+            if digest != table["sha256"]:
+                remarks.append(
+                    f"{key}: {source} is not {what} the study searched on ({table['rows']} rows then); training would "
+                    "learn from the present one"
+                )
+    return remarks
 
 
 def find_space_refusals(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

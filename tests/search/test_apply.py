@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import optuna
 import pytest
 
 from chitransfer.config import FULL_TRAINING, Config, dump_config, load_config, override_config
+from chitransfer.data.tables import read_chi_table
 from chitransfer.errors import ConfigError, StudyError
 from chitransfer.search.apply import (
     FULL_EPOCHS,
@@ -25,6 +27,7 @@ from chitransfer.search.apply import (
 from chitransfer.search.encoders import STAGE2_SHAPE_KEYS
 from chitransfer.search.space import to_distribution, to_overrides
 from chitransfer.search.storage import open_storage, sqlite_address
+from chitransfer.search.study import CONTRACT
 from chitransfer.search.study_folder import LAUNCHER, StudyFolder
 from chitransfer.sections import SECOND_PASS_KEYS
 from chitransfer.training.finetune import locate_pretrained
@@ -199,6 +202,38 @@ def test_other_differences_from_the_study_are_said(study: StudyFolder, config_fi
         "model.use_batchnorm: the study had False, this configuration has True",
         "training.num_epochs_pretrain: full training's own 200, on purpose, where the study had 100",
     ]
+
+
+def test_tables_that_are_not_the_studys_are_said(
+    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path leads elsewhere from another folder: to another table, or to none."""
+    config = load_config(None, {"paths.dft_chi_csv": "computed.csv", "paths.solubility_csv": None})
+    folder = make_study(tmp_path / "study", config)
+    for name, rows in (("mine", b"SMILES,chi\n*CC*,0.5\n"), ("other", b"SMILES,chi\n*CC*,0.7\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "computed.csv").write_bytes(rows)
+    digest = hashlib.sha256((tmp_path / "mine" / "computed.csv").read_bytes()).hexdigest()
+    measured = read_chi_table("builtin:experimental_chi")
+    read = optuna.load_study(study_name=folder.name, storage=open_storage(folder.address))
+    tables = {"stage1": {"sha256": digest, "rows": 1}, "chi": {"sha256": measured.digest, "rows": len(measured)}}
+    read.set_user_attr(CONTRACT, {"data": {**tables, "names": "…"}})
+
+    def told(where: str) -> list[str]:
+        monkeypatch.chdir(tmp_path / where)
+        code, printed, error = run_command("apply", str(folder.path))
+        assert code == 0, error
+        return [line for line in printed.splitlines() if line.startswith("note: paths.")]
+
+    assert told("mine") == []
+    assert told("other") == [
+        "note: paths.dft_chi_csv: computed.csv is not the table of computed χ the study searched on (1 rows then); "
+        "training would learn from the present one"
+    ]
+    (tmp_path / "other" / "computed.csv").unlink()
+    (missing,) = told("other")
+    assert missing.startswith("note: paths.dft_chi_csv: computed.csv: there is no such file")
+    assert missing.endswith("training needs the table of computed χ the study searched on")
 
 
 def test_the_document_says_which_differences_are_not_told(project_root: Path, study: StudyFolder) -> None:

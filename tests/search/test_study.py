@@ -207,6 +207,13 @@ class TestResuming:
             f"{n_rows}, now {n_rows + 1}); put the old file back, or start a new study"
         ]
 
+    def test_of_a_relative_path_the_folder_is_told(self, finished_search: Any, tiny_dataset: Dataset) -> None:
+        known = make_contract(finished_search.config, tiny_dataset)
+        now = {**known, "data": {**known["data"], "chi": {"sha256": "0", "rows": 1}}}
+        for source, is_told in (("my/measured.csv", True), ("/my/measured.csv", False), ("builtin:x", False)):
+            (line,) = find_differences(known, {**now, "sources": {"chi": source}})
+            assert ("go to the folder the study began in" in line) is is_told, source
+
     def test_a_table_more_or_less_is_told_without_its_checksum(
         self, finished_search: Any, tiny_dataset: Dataset
     ) -> None:
