@@ -5,6 +5,7 @@ The commands live in `chitransfer.commands`; every import that costs time waits 
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -149,6 +150,10 @@ def _end_on_mistake(error: Exception) -> int:
         if is_out_of_memory(error):
             _complain(f"ERROR: {describe_shortage(error)}")
             return 2
+    if isinstance(error, UnicodeEncodeError) and codecs.lookup(error.encoding).name != "utf-8":
+        name = error.object[:100].encode("ascii", "backslashreplace").decode()
+        _complain(f"ERROR: {name}: cannot be written in this locale ({error.encoding}); set LC_ALL=C.UTF-8")
+        return 2
     # A mistake of ours: its traceback helps whoever mends it, but a database's address may be in it.
     _complain("".join(traceback.format_exception(error)).rstrip())
     return 1

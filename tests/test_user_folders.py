@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,3 +56,17 @@ def test_the_cache_may_be_at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_current_folder_that_is_gone_is_one_message(home: Path, run_command: RunCommand, words: list[str]) -> None:
     Path.cwd().rmdir()
     assert run_command(*words) == (2, "", "ERROR: the current folder is gone; cd to another\n")
+
+
+def test_a_name_that_the_locale_cannot_write_is_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text('paths: {exp_chi_csv: "χ.csv"}\n', encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", "chitransfer", "data", "check", "--config", str(path)],
+        env=os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=False,
+    )
+    last = ended.stderr.decode().splitlines()[-1]
+    assert ended.returncode == 2
+    assert last == r"ERROR: \u03c7.csv: cannot be written in this locale (ascii); set LC_ALL=C.UTF-8"

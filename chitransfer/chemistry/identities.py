@@ -89,7 +89,10 @@ def _load(path: Path, n: int) -> list[Identified] | None:
             return [Identified(key, reason) for key, reason in pairs]
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, zlib.error):
+    except OSError as error:
+        logger.warning("%s cannot be read (%s) and is made again", path, error)
+        return None
+    except (ValueError, TypeError, zlib.error):
         pass
     logger.warning("%s is damaged and is made again", path)
     return None

@@ -47,6 +47,13 @@ _LIKELY = _MEANT | {
 }
 # How ZIP archives begin, and with them the workbooks of spreadsheet programs.
 _ZIP = b"PK\x03\x04"
+# How files begin that are compressed otherwise than with gzip.
+_COMPRESSED = {b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "Zstandard", b"7z\xbc\xaf\x27\x1c": "7-Zip"}
+# What tables are separated by instead of commas.
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SPLIT = re.compile("[;\t|]")
+# The minus of typesetters and of Matplotlib's tick labels, U+2212.
+_MINUS = "\N{MINUS SIGN}"
 # A cell longer than this is no SMILES and no note.
 LONGEST_CELL = 1_000_000
 # Records among which a header is looked for that is not the first.
@@ -121,11 +128,15 @@ def open_csv(open_bytes: Callable[[], AbstractContextManager[BinaryIO]], name: s
     Raises
     ------
     DataError
-        The bytes are a workbook, or, as they are read, no UTF-8 text.
+        The bytes are a workbook, compressed otherwise than with gzip, or, as they are read, no UTF-8 text.
     """
     try:
         with open_bytes() as binary:
-            if binary.read(len(_ZIP)) == _ZIP:
+            begins = binary.read(max(map(len, _COMPRESSED)))
+            for mark, program in _COMPRESSED.items():
+                if begins.startswith(mark):
+                    raise DataError(f"{name}: is compressed with {program}; decompress it, or compress it with gzip")
+            if begins.startswith(_ZIP):
                 raise DataError(f"{name}: is a workbook (.xlsx, .ods) or a ZIP archive; save the sheet as CSV in UTF-8")
             binary.seek(0)
             with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
@@ -232,11 +243,11 @@ def refuse_lines_above(first: Sequence[tuple[int, list[str]]], name: str) -> Non
 
 def _names_columns(record: list[str]) -> bool:
     """Whether a cell, or a part of one between other separators, is what a column with structures is called."""
-    return any(part.strip().lower() in {"smiles", "solvent"} for cell in record for part in re.split("[;\t]", cell))
+    return any(part.strip().lower() in {"smiles", "solvent"} for cell in record for part in _SPLIT.split(cell))
 
 
 def _count_filled(record: list[str]) -> int:
-    return sum(bool(part.strip()) for cell in record for part in re.split("[;\t]", cell))
+    return sum(bool(part.strip()) for cell in record for part in _SPLIT.split(cell))
 
 
 def is_blank(record: list[str]) -> bool:
@@ -354,6 +365,8 @@ def read_number(text: str, what: str) -> float:
         if "," in text:
             thousands = " (write no thousands separator)" if text.rfind(".") > text.rfind(",") else ""
             hint = thousands or " (use a point, not a comma)"
+        elif _MINUS in text:
+            hint = " (write the minus as -, the sign on the keyboard)"
         raise ValueError(f"{what} is not a number{hint}") from None
     if not math.isfinite(value):
         raise ValueError(f"{what} must be a finite number")
@@ -374,7 +387,7 @@ def _hint_at_names(header: list[str], missing: list[str], positions: dict[str, i
 
 
 def _hint_at_separator(header: list[str]) -> str:
-    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+    for separator, name in _SEPARATORS.items():
         if any(separator in cell for cell in header):
             return f"; separated by {name}? save as CSV with commas"
     return ""

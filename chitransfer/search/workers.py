@@ -62,7 +62,7 @@ def check_workers(config: Config) -> None:
     Raises
     ------
     ConfigError
-        The keys contradict each other, or a device is missing.
+        The keys contradict each other, a device is missing, or the user's own configuration of Dask cannot be read.
     """
     search = config.search
     if search.pack != "auto" and search.pack > 1 and not _is_one_process(config):
@@ -70,6 +70,8 @@ def check_workers(config: Config) -> None:
             f"search.pack {search.pack} trains trials together in the search's own process; it cannot be combined with "
             "search.scheduler, or with several search.workers or search.devices (set search.pack to 1)"
         )
+    if not _is_one_process(config):
+        _check_dask()
     if search.scheduler is None:
         for name in search.devices or [config.training.device]:
             resolve_device(name)
@@ -78,6 +80,14 @@ def check_workers(config: Config) -> None:
             "search.workers and search.devices speak of this machine and cannot be combined with search.scheduler "
             f"{search.scheduler}; set cluster.maximum_jobs, cluster.workers_per_job and cluster.gpus_per_job instead"
         )
+
+
+def _check_dask() -> None:
+    try:
+        # Dask reads the files of the user's home and of DASK_CONFIG as it is imported.
+        import dask  # noqa: F401
+    except ValueError as error:
+        raise ConfigError(f"Dask's own configuration, ~/.config/dask or DASK_CONFIG: {error}") from error
 
 
 def _is_one_process(config: Config) -> bool:

@@ -128,6 +128,19 @@ def test_names_are_remembered_for_their_own_structures(tmp_path: Path, monkeypat
     assert len(list(tmp_path.glob("identities-*"))) == 2
 
 
+def test_names_that_cannot_be_read_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(identities_module, "CHUNK", 2)
+    found = identify_polymers(SMILES[:3], cache_folder=tmp_path)
+    (path,) = tmp_path.glob("identities-*")
+    path.unlink()
+    path.mkdir()
+    assert identify_polymers(SMILES[:3], cache_folder=tmp_path) == found
+    assert f"{path} cannot be read (" in caplog.text
+    assert "damaged" not in caplog.text
+
+
 def test_a_whole_chunk_is_packed_without_loss(rng: np.random.Generator) -> None:
     recipe = FeatureRecipe(fingerprint_bits=2048, descriptors=("MolWt",))
     features = np.zeros((features_module.CHUNK, recipe.n_structure_features), dtype=np.float32)

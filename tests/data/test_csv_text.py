@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +121,8 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: 
     ("content", "message"),
     [
         (b"PK\x03\x04\x14\0\x06\0", r": is a workbook \(.xlsx, .ods\) or a ZIP archive"),
+        (lzma.compress(b"SMILES\n*CC*\n"), ": is compressed with xz; decompress it, or compress it with gzip"),
+        (bz2.compress(b"SMILES\n*CC*\n"), ": is compressed with bzip2; decompress it, "),
         (b"SMILES\n*CC*\n*C\0C*\n", ", line 3: holds a NUL byte"),
         (b"SMILES\n*CC*\n\xff\xfe*CCO*\n", ", line 3: not UTF-8 text"),
         (b"SMI\0LES\n*CC*\n", ", line 1: holds a NUL byte"),

@@ -51,9 +51,10 @@ def test_where_nothing_would_be_left_nothing_is_to_be_skipped(tmp_path: Path) ->
         ("0,4", "use a point, not a comma"),
         ("1,234.5", "write no thousands separator"),
         ("1.234,5", "use a point, not a comma"),
+        ("\N{MINUS SIGN}0.4", "write the minus as -, the sign on the keyboard"),
     ],
 )
-def test_commas_in_numbers(number: str, hint: str) -> None:
+def test_what_is_wrong_with_a_number(number: str, hint: str) -> None:
     with pytest.raises(ValueError, match=rf"chi is not a number \({hint}\)"):
         read_number(number, "chi")
 

@@ -193,6 +193,7 @@ class TestBrokenFiles:
             ("SMILES,χ 298,chi_err\n*CC*,1,1\n".encode(), "rename what is meant (chi: χ 298 or chi_err?)"),
             (b"PK\x03\x04\x14\0\x06\0", "is a workbook (.xlsx, .ods) or a ZIP archive; save the sheet as CSV in UTF-8"),
             (b"SMILES;chi\n*CC*;300\n", "separated by semicolons? save as CSV with commas"),
+            (b"SMILES|chi\n*CC*|300\n", "separated by vertical bars? save as CSV with commas"),
             (b"SMILES\tchi\n*CC*\t0.4\n", "separated by tabs? save as CSV with commas"),
             (b"SMILES;chi\n*CC*;0,4\n", "line 2: 2 cells where the header names 1 column (SMILES;chi)"),
             (b"SMILES,chi,Chi\n*CC*,1,2\n", "the column chi is there 2 times"),

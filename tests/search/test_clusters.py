@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -174,3 +176,19 @@ def test_workers_that_cannot_start_say_why(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(clusters, "_start_local", fail)
     with pytest.raises(StudyError, match=r"\(Nanny failed to start\.: AF_UNIX path too long\); try fewer"):
         LocalWorkers(2, (), 1)
+
+
+def test_a_dask_configuration_that_cannot_be_read_is_refused_before_the_search(tmp_path: Path) -> None:
+    """Dask reads it as it is imported, so only in a process that has not."""
+    (tmp_path / "dask.yaml").write_text("distributed: [", encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", "chitransfer", "search", "--workers", "2", "--results-dir", str(tmp_path / "results")],
+        env=os.environ | {"DASK_CONFIG": str(tmp_path / "dask.yaml")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith("ERROR: Dask's own configuration, ~/.config/dask or DASK_CONFIG: ")
+    assert f"{tmp_path / 'dask.yaml'}' is malformed" in ended.stderr
+    assert not (tmp_path / "results").exists()
