@@ -169,9 +169,12 @@ class TestFlags:
         assert err.startswith(f"ERROR: {tmp_path / 'file'}")
         assert err.count("\n") == 1
 
-    def test_a_results_folder_that_cannot_be_written_has_its_remedy(self, run_command: Run, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("name", [[], ["--study-name", "first"]])
+    def test_a_results_folder_that_cannot_be_written_has_its_remedy(
+        self, run_command: Run, tmp_path: Path, name: list[str]
+    ) -> None:
         (tmp_path / "file").touch()
-        code, _, err = run_command("search", "--results-dir", tmp_path / "file" / "x")
+        code, _, err = run_command("search", *name, "--results-dir", tmp_path / "file" / "x")
         assert code == 2
         remedy = "make it writable or name another one with --results-dir"
         assert err == (

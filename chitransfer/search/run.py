@@ -125,10 +125,10 @@ def run_search(
 def _new_folder(config: Config) -> StudyFolder:
     root = (Path(config.paths.results_dir) / "hparam_search").resolve()
     refuse_odd_bytes(root)
-    if not config.search.study_name:
-        with explain_unwritable(root):
-            return StudyFolder(make_new_folder(root, new_study_name()), config.search.storage)
-    folder = StudyFolder(root / config.search.study_name, config.search.storage)
+    with explain_unwritable(root):
+        path = root / config.search.study_name if config.search.study_name else make_new_folder(root, new_study_name())
+        path.mkdir(parents=True, exist_ok=True)
+    folder = StudyFolder(path, config.search.storage)
     if folder.database.exists():
         raise StudyError(
             f"{folder.path}: there is a study of that name; go on with it by --resume {folder.database}, "
