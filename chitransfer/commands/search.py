@@ -69,6 +69,7 @@ def search(
     from chitransfer.errors import ConfigError
     from chitransfer.report.finish import finish_study
     from chitransfer.search.run import run_search
+    from chitransfer.search.space import describe_unread
     from chitransfer.search.study_folder import keep_storage, load_resumed_config, locate_study
 
     overrides = collect_overrides(
@@ -117,9 +118,12 @@ def search(
         _refuse_another_place(folder, overrides)
         resolved = load_resumed_config(folder, config, overrides)
         folder = keep_storage(folder, resolved.search.storage)
+    console = make_console(quiet)
+    for line in describe_unread(resolved, overrides):
+        console.print(line)
     return run_search(
         resolved,
-        make_console(quiet),
+        console,
         resume=folder,
         allow_extended_space=allow_extended_space,
         draw=finish_study,

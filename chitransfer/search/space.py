@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from optuna.trial import FrozenTrial
 from chitransfer.config import Config, override_config
 from chitransfer.data.splits import count_held_out
 from chitransfer.errors import ConfigError
-from chitransfer.sections import SearchSettings, SpaceParameter, parse_hidden_dims
+from chitransfer.sections import FULL_TRAINING_KEYS, SearchSettings, SpaceParameter, parse_hidden_dims
 from chitransfer.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -66,6 +66,23 @@ def refuse_rate_of_frozen_encoder(config: Config, section: str = "search") -> No
             "is true, so all its values would score alike; leave it out, or search training.freeze_encoder_stage2, "
             "too, or set it to false"
         )
+
+
+def describe_unread(config: Config, overrides: Iterable[str]) -> list[str]:
+    """A line on overrides that full training alone reads, and one on what no frozen encoder has a use for."""
+    given = sorted(overrides)
+    lines = []
+    if of_full_training := [key for key in given if key in FULL_TRAINING_KEYS]:
+        lines.append(
+            f"warning: without effect in a search: {', '.join(of_full_training)}; that is of full training "
+            "(pretrain, finetune), quick Stage 2 runs training.stage2_epochs epochs"
+        )
+    if "training.lr_encoder" in given and keeps_encoder_frozen(config):
+        lines.append(
+            "warning: without effect while the encoder is frozen: training.lr_encoder; "
+            "--set training.freeze_encoder_stage2=false fine-tunes it"
+        )
+    return lines
 
 
 def to_distribution(parameter: SpaceParameter) -> CategoricalDistribution | IntDistribution | FloatDistribution:

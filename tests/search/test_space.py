@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,28 @@ def test_a_search_of_such_a_rate_leaves_no_folder(
     assert code == 2
     assert "search.space.rate.key: no trial reads training.lr_encoder" in " ".join(err.split())
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"training.num_epochs_finetune": 5, "training.n_networks": 2}, ["n_networks, training.num_epochs_finetune;"]),
+        ({"training.lr_encoder": 1e-3}, ["while the encoder is frozen: training.lr_encoder;"]),
+        ({"training.lr_encoder": 1e-3, "training.freeze_encoder_stage2": False}, []),
+        ({"training.stage2_epochs": 5, "training.lr_finetune": 1e-3}, []),
+    ],
+)
+def test_keys_that_no_trial_reads_are_told(
+    run_command: Callable[..., tuple[int, str, str]],
+    captured: list[Config],
+    overrides: dict[str, object],
+    expected: list[str],
+) -> None:
+    code, out, err = run_command("search", *chain(*(("--set", f"{key}={value}") for key, value in overrides.items())))
+    assert code == 0, err
+    warnings = [line for line in out.splitlines() if line.startswith("warning: without effect")]
+    assert len(warnings) == len(expected)
+    assert all(part in line for part, line in zip(expected, warnings, strict=True))
 
 
 class TestDistributions:
