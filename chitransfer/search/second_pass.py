@@ -50,7 +50,7 @@ from chitransfer.search.run import (
     write_what_there_is,
 )
 from chitransfer.search.runner import TrialRunner
-from chitransfer.search.space import refuse_rate_of_frozen_encoder, to_overrides
+from chitransfer.search.space import describe_unread_parameters, refuse_rate_of_frozen_encoder, to_overrides
 from chitransfer.search.storage import explain_storage_errors
 from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
@@ -309,7 +309,8 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
 def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     """Drive the study, and say what came of it."""
     own, config, dataset = prepared.folder, prepared.config, prepared.dataset
-    say_and_log(console, [*describe_left_out(dataset.tables), *describe_reference(config, Names.of(own))])
+    unread = describe_unread_parameters(config, "second_pass")
+    say_and_log(console, [*describe_left_out(dataset.tables), *unread, *describe_reference(config, Names.of(own))])
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in prepared.encoders]}
     study = open_study(own, config, contract, is_new=not own.database.is_file())
     write_provenance(own.path, dataset)

@@ -36,6 +36,16 @@ from chitransfer.seeds import derive_seed
 if TYPE_CHECKING:
     from chitransfer.data.assemble import Dataset
 
+# By the key of `paths` that names a table of Stage 2, what is read for that table alone.
+KEYS_OF_TABLES = {
+    "exp_chi_csv": ("training.lambda_exp",),
+    "solubility_csv": (
+        "training.lambda_sol",
+        "training.class_weight_pos",
+        "model.solubility_head_hidden_dim",
+        "model.solubility_head_dropout",
+    ),
+}
 # Attribute of a trial for whose own `training.batch_size_dft` memory ran out: the size it went on with.
 HALVED_BATCH_SIZE = "halved_batch_size_dft"
 
@@ -82,6 +92,25 @@ def describe_unread(config: Config, overrides: Iterable[str]) -> list[str]:
             "warning: without effect while the encoder is frozen: training.lr_encoder; "
             "--set training.freeze_encoder_stage2=false fine-tunes it"
         )
+    return [*lines, *describe_unread_parameters(config)]
+
+
+def describe_unread_parameters(config: Config, section: str = "search") -> list[str]:
+    """A line on searched parameters of a Stage 2 table that is not given: all their values score alike.
+
+    Parameters
+    ----------
+    section
+        Whose search space the user knows them by.
+    """
+    lines = []
+    for name, parameter in config.search.space.items():
+        for path, keys in KEYS_OF_TABLES.items():
+            if parameter.key in keys and getattr(config.paths, path) is None:
+                lines.append(
+                    f"warning: {section}.space.{name}: no trial reads {parameter.key} while paths.{path} is null, so "
+                    "all its values score alike"
+                )
     return lines
 
 

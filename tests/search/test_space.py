@@ -15,7 +15,9 @@ from chitransfer.config import Config, load_config, override_config
 from chitransfer.errors import ConfigError
 from chitransfer.search.space import (
     HALVED_BATCH_SIZE,
+    KEYS_OF_TABLES,
     default_params,
+    describe_unread_parameters,
     make_pruner,
     make_sampler,
     refuse_rate_of_frozen_encoder,
@@ -72,6 +74,16 @@ def test_keys_that_no_trial_reads_are_told(
     warnings = [line for line in out.splitlines() if line.startswith("warning: without effect")]
     assert len(warnings) == len(expected)
     assert all(part in line for part, line in zip(expected, warnings, strict=True))
+
+
+def test_parameters_of_a_table_that_is_not_given_are_told() -> None:
+    second = load_config(None, {"search.space": Config().second_pass.model_dump()["space"]})
+    assert describe_unread_parameters(second, "second_pass") == []
+    told = describe_unread_parameters(override_config(second, {"paths.solubility_csv": None}), "second_pass")
+    searched = [parameter.key for parameter in second.search.space.values()]
+    assert [line.split()[5] for line in told] == [key for key in searched if key in KEYS_OF_TABLES["solubility_csv"]]
+    assert told[0].startswith("warning: second_pass.space.")
+    assert told[0].endswith("while paths.solubility_csv is null, so all its values score alike")
 
 
 class TestDistributions:
