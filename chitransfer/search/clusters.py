@@ -220,7 +220,10 @@ def job_options(system: str, settings: ClusterSettings) -> dict[str, Any]:
         # LSF counts slots.
         options["ncpus"] = settings.cores
     if system == "pbs" and settings.gpus_per_job:
-        memory = settings.memory.replace(" ", "").replace("iB", "b").replace("B", "b").lower()
+        # Here, since it is a package of its own that only clusters need. PBS takes whole numbers alone.
+        from dask_jobqueue.pbs import pbs_format_bytes_ceil
+
+        memory = pbs_format_bytes_ceil(dask.utils.parse_bytes(settings.memory))
         options["resource_spec"] = f"select=1:ncpus={settings.cores}:mem={memory}:ngpus={settings.gpus_per_job}"
     return options
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ from chitransfer.seeds import derive_seed
 if TYPE_CHECKING:
     from chitransfer.data.assemble import Dataset
 
+# Of asha and hyperband, which of three trials let one go on.
+REDUCTION_FACTOR = 3
 # By the key of `paths` that names a table of Stage 2, what is read for that table alone.
 KEYS_OF_TABLES = {
     "exp_chi_csv": ("training.lambda_exp",),
@@ -273,10 +275,12 @@ def make_pruner(settings: SearchSettings, n_epochs: int) -> BasePruner:
     if settings.pruner == "median":
         return MedianPruner(n_startup_trials=5, n_warmup_steps=0)
     if settings.pruner == "asha":
-        return SuccessiveHalvingPruner(min_resource=rung_epochs(settings, n_epochs)[0], reduction_factor=3)
+        return SuccessiveHalvingPruner(
+            min_resource=rung_epochs(settings, n_epochs)[0], reduction_factor=REDUCTION_FACTOR
+        )
     if settings.pruner == "hyperband":
         return _NumberedHyperbandPruner(
-            min_resource=rung_epochs(settings, n_epochs)[0], max_resource=n_epochs, reduction_factor=3
+            min_resource=rung_epochs(settings, n_epochs)[0], max_resource=n_epochs, reduction_factor=REDUCTION_FACTOR
         )
     return NopPruner()
 
@@ -311,6 +315,19 @@ def trial_rungs(config: Config, overrides: Mapping[str, object]) -> list[int]:
     n_epochs = override_config(config, overrides).training.num_epochs_pretrain
     early = config.search.rungs or rung_epochs(config.search, config.training.num_epochs_pretrain)[:-1]
     return [*(epoch for epoch in early if epoch < n_epochs), n_epochs]
+
+
+def deciding_rungs(settings: SearchSettings, early: Sequence[int]) -> list[int]:
+    """Of the rungs before the last, where the pruner decides: asha and hyperband wait for thrice the epochs."""
+    if settings.pruner not in ("asha", "hyperband"):
+        return list(early)
+    deciding, threshold = [], early[0]
+    for epoch in early:
+        if epoch >= threshold:
+            deciding.append(epoch)
+        while epoch >= threshold:
+            threshold *= REDUCTION_FACTOR
+    return deciding
 
 
 def most_epochs(config: Config) -> int:

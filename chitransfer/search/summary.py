@@ -31,7 +31,14 @@ from chitransfer.search.results import (
     read_recommended,
     read_standing,
 )
-from chitransfer.search.space import default_params, most_epochs, to_distribution, trial_rungs
+from chitransfer.search.space import (
+    REDUCTION_FACTOR,
+    deciding_rungs,
+    default_params,
+    most_epochs,
+    to_distribution,
+    trial_rungs,
+)
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.watch import describe_components
 from chitransfer.sections import SearchSettings
@@ -155,8 +162,15 @@ def describe_budget(config: Config) -> list[str]:
             f"search.pruner {config.search.pruner}: no rung before Stage 1 epoch {last} (search.rungs, "
             "training.num_epochs_pretrain), so no trial is pruned",
         ]
-    at = " or ".join(map(str, early))
+    deciding = deciding_rungs(config.search, early)
+    at = " or ".join(map(str, deciding))
     lines.append(f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)")
+    if len(deciding) < len(early):
+        others = ", ".join(str(epoch) for epoch in early if epoch not in deciding)
+        lines.append(
+            f"search.rungs: {config.search.pruner} waits for {REDUCTION_FACTOR} times the epochs, so scores at "
+            f"{others} only take time"
+        )
     if config.search.sampler in LEARN_FROM_COMPLETE:
         lines.append(
             f"search.sampler {config.search.sampler} learns from complete trials alone, of which a search with a "

@@ -46,7 +46,7 @@ def test_walltimes(text: str, seconds: int) -> None:
         ),
         (
             "pbs",
-            ["#PBS -q gpu", "#PBS -A polymers", "select=1:ncpus=8:mem=16gb:ngpus=2", "#PBS -l walltime=02:00:00\n"],
+            ["#PBS -q gpu", "#PBS -A polymers", "select=1:ncpus=8:mem=15GB:ngpus=2", "#PBS -l walltime=02:00:00\n"],
         ),
         ("lsf", ["#BSUB -q gpu", '#BSUB -P "polymers"', "#BSUB -n 8", "-gpu num=2", "#BSUB -W 02:00\n"]),
         ("sge", ["#$ -q gpu", "#$ -P polymers", "-l gpu=2", "h_rt=02:00:00\n"]),

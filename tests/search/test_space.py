@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -28,7 +29,7 @@ from chitransfer.search.space import (
     to_overrides,
     trial_rungs,
 )
-from chitransfer.search.summary import describe_extension
+from chitransfer.search.summary import describe_budget, describe_extension
 from chitransfer.sections import SpaceParameter
 
 SAMPLERS = ("tpe", "random", "cmaes", "gp", "qmc", "nsga2")
@@ -84,6 +85,27 @@ def test_parameters_of_a_table_that_is_not_given_are_told() -> None:
     assert [line.split()[5] for line in told] == [key for key in searched if key in KEYS_OF_TABLES["solubility_csv"]]
     assert told[0].startswith("warning: second_pass.space.")
     assert told[0].endswith("while paths.solubility_csv is null, so all its values score alike")
+
+
+@pytest.mark.parametrize("rungs", [[10, 20, 40, 95, 180], [10, 100, 200], [10, 40, 50, 89, 91], [11, 33]])
+@pytest.mark.parametrize("pruner", ["asha", "hyperband"])
+def test_rungs_at_which_a_pruner_decides_nothing_are_told(pruner: str, rungs: list[int]) -> None:
+    config = load_config(None, {"search.pruner": pruner, "search.rungs": rungs, "training.num_epochs_pretrain": 300})
+    study = optuna.create_study(pruner=make_pruner(config.search, 300), sampler=optuna.samplers.RandomSampler(seed=0))
+    values, pruned_at = np.random.default_rng(1), set()
+    for _ in range(300):
+        trial = study.ask()
+        for epoch in rungs:
+            trial.report(values.random(), epoch)
+            if trial.should_prune():
+                pruned_at.add(epoch)
+                break
+        study.tell(trial, values.random())
+    first, *others = describe_budget(config)
+    assert f"at Stage 1 epoch {' or '.join(map(str, sorted(pruned_at)))} (" in first
+    untouched = [epoch for epoch in rungs if epoch not in pruned_at]
+    told = f"search.rungs: {pruner} waits for 3 times the epochs, so scores at {', '.join(map(str, untouched))} only"
+    assert [line.startswith(told) for line in others] == [True] * bool(untouched)
 
 
 class TestDistributions:
