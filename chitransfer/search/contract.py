@@ -7,6 +7,8 @@ Made by `search.run`, `search.second_pass` and `evidence`, compared by `search.s
 from __future__ import annotations
 
 import hashlib
+import json
+import socket
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -17,6 +19,7 @@ from chitransfer.errors import DataError
 
 if TYPE_CHECKING:
     from chitransfer.data.assemble import Dataset
+    from chitransfer.search.study_folder import StudyFolder
 
 SEARCH_KEYS = ("pruner", "rungs", "n_pretrain_seeds", "replicates", "objectives", "control")
 # Of a contract's ``data``: how many polymers were made one with another that differs only in stereo.
@@ -54,6 +57,12 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
         # A study of a release that put them on both sides of a split cannot go on.
         | ({VARIANTS: dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
     }
+
+
+def make_study_key(folder: StudyFolder, contract: Mapping[str, Any]) -> str:
+    """What a Dask scheduler knows the study by, where another machine may have a study in a folder of that name."""
+    what = json.dumps([socket.gethostname(), str(folder.path), contract], sort_keys=True)
+    return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def find_differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

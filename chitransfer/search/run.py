@@ -5,15 +5,13 @@ Called by `chitransfer search`; `search.second_pass` and `evidence.nested` take 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,7 +26,7 @@ from chitransfer.errors import ChitransferError, StudyError, describe_os_error
 from chitransfer.files import make_new_folder, write_atomically
 from chitransfer.interrupts import INTERRUPTS, hangup_signals, ignore_second_hangup
 from chitransfer.provenance import write_provenance
-from chitransfer.search.contract import make_contract
+from chitransfer.search.contract import make_contract, make_study_key
 from chitransfer.search.driver import SearchDriver, StopReason, StopRequested, stop_in_time
 from chitransfer.search.lock import drive_alone, explain_unwritable
 from chitransfer.search.objective import (
@@ -153,11 +151,17 @@ def _search(
     say_and_log(console, [*describe_data(dataset, config), *describe_budget(config), *about_reference])
     # Too few polymers for the folds must not leave a study that no other number of folds could go on with.
     folds, contract = make_study_folds(config, dataset), make_contract(config, dataset)
-    study = open_study(folder, config, contract, is_new=not is_resumed, allow_extended_space=allow_extended_space)
+    opening = partial(open_study, folder, config, contract, allow_extended_space=allow_extended_space)
+    study = opening(is_new=False) if is_resumed else None
+    if study is None:
+        refuse_taken_name(folder)
+    with ExitStack() as opened:
+        # What they refuse, they refuse before there is a new study, which could not go on under other settings.
+        workers = opened.enter_context(closing(make_workers(config, dataset, make_study_key(folder, contract))))
+        study = study or opening(is_new=True)
+        opened.pop_all()
     say_and_log(console, describe_extension(study, config))
     write_provenance(folder.path, dataset)
-    # What they refuse, they refuse now: a forest takes a while.
-    workers = make_workers(config, dataset, make_study_key(folder, contract))
     say_and_log(console, describe_workers(workers, config))
     reason: StopReason | None = None
     try:
@@ -189,12 +193,6 @@ def _search(
         ]
     say_and_log(console, lines)
     return EXIT_CODES[reason]
-
-
-def make_study_key(folder: StudyFolder, contract: Mapping[str, Any]) -> str:
-    """What a Dask scheduler knows the study by, where another machine may have a study in a folder of that name."""
-    what = json.dumps([socket.gethostname(), str(folder.path), contract], sort_keys=True)
-    return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def say_and_log(console: Console, lines: Sequence[str]) -> None:

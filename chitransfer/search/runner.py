@@ -34,7 +34,7 @@ from chitransfer.training.settings import (
     stage1_settings,
     stage2_settings,
 )
-from chitransfer.training.stage1 import Stage1Run
+from chitransfer.training.stage1 import Stage1Data, Stage1Run
 from chitransfer.training.tasks import Stage2Data, resolve_positive_label
 
 # What decides whether batches suit batch normalisation.
@@ -53,6 +53,18 @@ class NetworkScores:
     components: dict[str, float]
     spread: dict[str, float]
     replicates: tuple[ReplicateResult, ...]
+
+
+def refuse_lone_pairs(config: Config, data: Stage1Data) -> None:
+    """Refuse batches of one pair each under batch normalisation, where no trial has a say in it: all would fail.
+
+    Raises
+    ------
+    TrainingError
+        As `Stage1Settings.refuse_lone_pairs`.
+    """
+    if config.model.use_batchnorm and BATCH_KEYS.isdisjoint(p.key for p in config.search.space.values()):
+        stage1_settings(config).refuse_lone_pairs(len(data.train))
 
 
 class TrialRunner:
@@ -87,9 +99,7 @@ class TrialRunner:
         self.positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)
         self.folds = make_study_folds(config, dataset)
         self.stage1_data = build_stage1_data(config, dataset, self.device)
-        # Where no trial has a say in it, all of them would fail.
-        if config.model.use_batchnorm and BATCH_KEYS.isdisjoint(p.key for p in config.search.space.values()):
-            stage1_settings(config).refuse_lone_pairs(len(self.stage1_data.train))
+        refuse_lone_pairs(config, self.stage1_data)
         self.stage2_data = Stage2Data.build(
             dataset,
             self.stage1_data.features,

@@ -15,13 +15,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
+
 from chitransfer.config import Config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import ConfigError
 from chitransfer.interrupts import COMPUTING
 from chitransfer.search.objective import RungResult, RungTask
-from chitransfer.search.runner import TrialRunner
-from chitransfer.training.settings import resolve_device
+from chitransfer.search.runner import TrialRunner, refuse_lone_pairs
+from chitransfer.training.settings import build_stage1_data, resolve_device
 
 # Trials a pack on a GPU when the configuration leaves it open: Stage 1 of ten takes little longer than that of one, and
 # the sampler still learns from the packs before.
@@ -106,6 +108,8 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
     ------
     ConfigError
         As `check_workers`, or a package is missing.
+    TrainingError
+        As `refuse_lone_pairs`.
     StudyError
         The scheduler does not answer.
     """
@@ -119,6 +123,9 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
         from chitransfer.search.pack_workers import PackWorkers
 
         return PackWorkers(config, dataset, size, device=str(device))
+    if config.model.use_batchnorm:
+        # Other processes would say so only once there is a study.
+        refuse_lone_pairs(config, build_stage1_data(config, dataset, torch.device("cpu")))
     # Dask takes a second to import and most searches do without.
     from chitransfer.search.clusters import BatchWorkers, JoinedWorkers, LocalWorkers
     from chitransfer.search.dask_workers import Cluster, DaskWorkers

@@ -20,7 +20,7 @@ from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
 from chitransfer.errors import DataError, StudyError
 from chitransfer.search import run
-from chitransfer.search.contract import find_differences, make_contract
+from chitransfer.search.contract import find_differences, make_contract, make_study_key
 from chitransfer.search.lock import drive_alone, find_driver
 from chitransfer.search.storage import describe_storage_error, open_storage, sqlite_address
 from chitransfer.search.study import read_study
@@ -380,7 +380,7 @@ def test_studies_of_two_machines_in_folders_of_one_name_are_two_on_a_scheduler(
 
     def key_of(host: str, seed: int) -> str:
         monkeypatch.setattr("socket.gethostname", lambda: host)
-        return run.make_study_key(folder, make_contract(override_config(tiny_config, {"seed": seed}), tiny_dataset))
+        return make_study_key(folder, make_contract(override_config(tiny_config, {"seed": seed}), tiny_dataset))
 
     assert key_of("here", 1) == key_of("here", 1)
     # Containers may all be called alike.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,3 +91,15 @@ def test_batches_that_no_trial_could_normalise_are_refused_before_the_search(
         make_workers(load_config(None, alone), tiny_dataset, "key")
     searched = {"key": "model.use_batchnorm", "type": "categorical", "choices": [True, False]}
     make_workers(load_config(None, {**alone, "search.space.norm": searched}), tiny_dataset, "key").close()
+
+
+@pytest.mark.parametrize("how", [[], ["--workers", "2"]])
+def test_what_workers_refuse_leaves_no_study(
+    run_command: Callable[..., tuple[int, str, str]], tiny_yaml: Path, how: list[str]
+) -> None:
+    """Its name stays free: under other settings the study could not be resumed."""
+    lone = ("--set", "model.use_batchnorm=true", "--set", "training.batch_size_dft=1")
+    code, _, err = run_command("search", "--config", tiny_yaml, "--study-name", "first", *how, *lone)
+    assert code == 2
+    assert "come one by one; raise training.batch_size_dft (1)" in err
+    assert not (tiny_yaml.parent / "results" / "hparam_search" / "first").exists()
