@@ -31,30 +31,15 @@ from chitransfer.search.space import to_overrides
 from chitransfer.search.study import CONTRACT, read_study
 from chitransfer.search.study_folder import StudyFolder, load_study_config, locate_study
 from chitransfer.sections import SECOND_PASS_KEYS, ChemistrySettings, ModelSettings, parse_hidden_dims
+from chitransfer.training.unread import OF_STAGE1
 
 # What Stage 1 of a trial was trained under, besides the searched parameters: another value would be another model.
 STAGE1_KEYS = (
     "T_ref_K",
     *(f"chem.{key}" for key in ChemistrySettings.model_fields),
     *(f"model.{key}" for key in ModelSettings.model_fields),
-    *(
-        f"training.{key}"
-        for key in (
-            "precision",
-            "lr_pretrain",
-            "weight_decay",
-            "batch_size_dft",
-            "min_batches_per_epoch",
-            "num_epochs_pretrain",
-            "min_epochs_pretrain",
-            "validation_fraction",
-            "min_validation_polymers",
-            "early_stopping_patience",
-            "lr_schedule_patience",
-            "lr_schedule_factor",
-            "grad_clip_norm",
-        )
-    ),
+    *OF_STAGE1,
+    "training.grad_clip_norm",
 )
 # What says which rows a trial learned from, and was scored on.
 TABLE_KEYS = (

@@ -11,12 +11,30 @@ from chitransfer.config import Config
 
 # What a search alone reads, though one might think otherwise: the length of quick Stage 2, and its scores' weights.
 OF_A_SEARCH = ("training.stage2_epochs", "objective")
+# What Stage 1 alone reads.
+OF_STAGE1 = tuple(
+    f"training.{key}"
+    for key in (
+        "precision",
+        "lr_pretrain",
+        "weight_decay",
+        "batch_size_dft",
+        "min_batches_per_epoch",
+        "num_epochs_pretrain",
+        "min_epochs_pretrain",
+        "validation_fraction",
+        "min_validation_polymers",
+        "early_stopping_patience",
+        "lr_schedule_patience",
+        "lr_schedule_factor",
+    )
+)
 # What Stage 2 reads only where it fine-tunes the encoder.
 OF_THE_ENCODER = ("training.lr_encoder", "training.lambda_dft")
 
 
 def describe_without_effect(config: Config, overrides: Iterable[str]) -> list[str]:
-    """A line on overrides that only a search heeds, and one on those that a frozen encoder has no use for."""
+    """A line each on overrides that only a search heeds, only Stage 1, and only an encoder that is not frozen."""
     given = sorted(overrides)
     lines = []
     searched = [key for key in given if key in OF_A_SEARCH or key.startswith("objective.")]
@@ -25,6 +43,8 @@ def describe_without_effect(config: Config, overrides: Iterable[str]) -> list[st
             f"warning: without effect in full training: {', '.join(searched)}; that is of a search, fine-tuning runs "
             "training.num_epochs_finetune epochs and weighs its losses by training.lambda_exp and lambda_sol"
         )
+    if of_stage1 := [key for key in given if key in OF_STAGE1]:
+        lines.append(f"warning: without effect in Stage 2: {', '.join(of_stage1)}; chitransfer pretrain reads that")
     of_the_encoder = [key for key in given if key in OF_THE_ENCODER]
     if of_the_encoder and config.training.freeze_encoder_stage2:
         lines.append(

@@ -167,6 +167,7 @@ def test_both_stages_say_what_they_find_beside_own_tables(
         ),
         (["training.lr_encoder=0.1", "training.freeze_encoder_stage2=false"], []),
         (["training.lr_finetune=0.1"], []),
+        (["training.precision=bf16", "training.lr_pretrain=0.1"], ["in Stage 2: training.lr_pretrain, training.prec"]),
     ],
 )
 def test_settings_without_effect_on_fine_tuning_are_told(
