@@ -40,6 +40,8 @@ def compute(
         f"{summary.n_values} of {summary.n_rows} rows have a χ ({_listed(summary.methods)}) in {summary.seconds:.0f} s"
     )
     _print_reasons(summary.reasons)
+    for line in summary.remarks:
+        print(f"WARNING: {line}")
     print(f"table: {summary.output}")
 
 

@@ -21,6 +21,7 @@ from chitransfer.chemistry.unifac import DEFAULT_TEMPERATURES, chi_of_groups, fi
 from chitransfer.chunks import map_in_chunks
 from chitransfer.data.csv_text import without_rows
 from chitransfer.data.pair_table import TableReader
+from chitransfer.data.table_remarks import describe_blanks
 from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
 from chitransfer.files import as_cell, check_csv_name, write_csv_text
@@ -47,6 +48,8 @@ class ComputeSummary:
         Rows by the model that gave their value.
     reasons
         Rows without a value, by reason.
+    remarks
+        A line for every column that some rows with a value fill and others leave blank.
     seconds
         Wall time.
     """
@@ -58,6 +61,7 @@ class ComputeSummary:
     n_solvents: int
     methods: dict[str, int]
     reasons: dict[str, int]
+    remarks: list[str]
     seconds: float
 
 
@@ -127,8 +131,18 @@ def compute_table(
         n_solvents=len({row.solvent for row in rows if row.solvent}),
         methods=dict(Counter(value[3] for value in values if value[3]).most_common()),
         reasons=dict(Counter(reason for reason in reasons if reason).most_common()),
+        remarks=_describe_blank_cells(reader, str(input), list(compress(records, (not why for why in reasons)))),
         seconds=time.perf_counter() - started,
     )
+
+
+def _describe_blank_cells(reader: TableReader, source: str, used: list[list[str]]) -> list[str]:
+    lines = []
+    for column, place in (("solvent", reader.solvent), ("temp", reader.temperature)):
+        n_blank = 0 if place is None else sum(not record[place].strip() for record in used)
+        if 0 < n_blank < len(used):
+            lines.append(describe_blanks(n_blank, len(used), source, column))
+    return lines
 
 
 def _without_replaced(row: list[str], replaced: list[bool]) -> list[str]:

@@ -1,6 +1,7 @@
 """What a user should be told of tables that were read: lines for the console, none of them an error.
 
-Called by every command that trains, by `data.check` and `data.solvents`, and by `predict_table` of a table to predict.
+Called by every command that trains, by `data.check`, `data.compute` and `data.solvents`, and by `predict_table` of a
+table to predict.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from chitransfer.files import replace_atomically
 
@@ -51,9 +51,9 @@ def plain_axes(axes: Axes) -> Axes:
     return axes
 
 
-def legend_over_grid(axes: Axes, place: Literal["best", "upper left"] = "best") -> None:
+def legend_over_grid(axes: Axes) -> None:
     """A legend among the data, where lines of the grid do not run through its words."""
-    axes.legend(fontsize=9, loc=place, framealpha=0.85, edgecolor="none")
+    axes.legend(fontsize=9, loc="best", framealpha=0.85, edgecolor="none")
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:

@@ -21,6 +21,7 @@ from chitransfer.report.drawing import (
     DEFAULT,
     TRIAL,
     TRIVIAL,
+    legend_below,
     legend_over_grid,
     new_figure,
     own_look,
@@ -266,14 +267,15 @@ def _draw_confusion(positive: np.ndarray, called: np.ndarray, name: str) -> Figu
 
 
 def _draw_reliability(series: Reliability, name: str) -> Figure:
-    figure = new_figure(4.8, 4.4)
+    figure = new_figure(4.8, 4.7)
     axes = plain_axes(figure.subplots())
     axes.plot([0, 1], [0, 1], color=TRIVIAL, lw=1, ls="--")
     low, high = series.interval()
     error = (series.observed - low, high - series.observed)
     label = f"about {say_count(round(series.n_rows.mean()), 'row')} each,\nbars: 95 % interval of the share"
     axes.errorbar(series.predicted, series.observed, yerr=error, fmt="o-", color=TRIAL, capsize=3, label=label)
-    legend_over_grid(axes, "upper left")
+    # Bars may reach anywhere among the axes.
+    legend_below(figure, axes)
     axes.set(
         xlabel=f"predicted P({name})",
         ylabel=f"share that is {name}",

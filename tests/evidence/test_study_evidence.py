@@ -50,6 +50,19 @@ def test_best_params_keep_the_guides_keys_and_gain_the_corrected_value(finished:
     assert best["best_value"] == trials["value"].min()
 
 
+def test_keys_and_columns_are_explained(finished: StudyFolder, project_root: Path) -> None:
+    explained = {
+        name
+        for document in (project_root / "docs").glob("*.md")
+        for name in re.findall(r"\w+", document.read_text(encoding="utf-8"))
+    }
+    best = json.loads((finished.path / "best_params.json").read_text())
+    columns = pd.read_csv(finished.path / "all_trials.csv").columns
+    scores = {name.removesuffix("_std") for name in columns if not name.startswith("seconds_")}
+    told_in_words = {"failure_reason"}
+    assert scores | {*best, *best["components"]} <= explained | {*best["best_params"]} | told_in_words
+
+
 def test_top_trials_and_the_default_were_run_again_on_other_seeds_and_folds(finished: StudyFolder) -> None:
     guard = json.loads((finished.path / "overtuning.json").read_text())
     assert {score["number"] for score in guard["fresh"]} >= {0}

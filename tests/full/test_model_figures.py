@@ -72,6 +72,9 @@ def test_figures_say_what_they_show(trained: Any, tmp_path: Path, monkeypatch: p
         assert title.endswith(f" {score(left_out['positive'], left_out['logit_cv']):.3f}")
     assert drawn["confusion_matrix"].axes[0].get_title() == "Rows of polymers left out"
     (explained,) = drawn["reliability"].axes[0].get_legend_handles_labels()[1]
+    assert (drawn["reliability"].axes[0].get_legend(), len(drawn["reliability"].legends)) == (None, 1), (
+        "beside the bars"
+    )
     assert explained == f"about {len(left_out) / 8:.0f} rows each,\nbars: 95 % interval of the share"
     history = pd.read_csv(trained.pretraining / "history.csv")
     history[history["epoch"] <= 3].assign(train_loss=[0.5, 0.1, 0.05] * 2).to_csv(tmp_path / "history.csv", index=False)
