@@ -250,7 +250,10 @@ def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any
     }
     # Of one call for all rows "positive" never has the worse F1.
     report["trivial_predictor"] = {
-        name: {score.removeprefix("sol_"): value for score, value in call_metrics(positive[rows], rows[rows]).items()}
+        name: {
+            score.removeprefix("sol_"): value
+            for score, value in call_metrics(positive[rows], rows[rows], absent=np.nan).items()
+        }
         for name, rows in (("validation", own), (TEST, ~own))
         if rows.any()
     }
@@ -274,7 +277,7 @@ def _solubility_scores(
 ) -> dict[str, float]:
     if len(positive) == 0:
         return {"n_rows": 0}
-    named = solubility_metrics(positive, probability, called, ranking)
+    named = solubility_metrics(positive, probability, called, ranking, absent=np.nan)
     return {"n_rows": len(positive), **{name.removeprefix("sol_"): value for name, value in named.items()}}
 
 

@@ -12,7 +12,13 @@ import pytest
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.model.checkpoint import TrainedModel
-from chitransfer.training.model_report import chi_report, describe_chi, solubility_frame, solubility_report
+from chitransfer.training.model_report import (
+    _describe_solubility,
+    chi_report,
+    describe_chi,
+    solubility_frame,
+    solubility_report,
+)
 from chitransfer.training.out_of_fold import TaskPredictions
 
 
@@ -99,3 +105,16 @@ def test_a_trivial_predictor_that_learned_from_no_row_is_not_spoken_of() -> None
     validation, test = "\n".join(describe_chi(report)).split("χ on test polymers")
     assert "trivial predictor" not in validation
     assert "trivial predictor: MAE 0.150" in test
+
+
+def test_neither_f1_nor_recall_is_told_of_test_polymers_without_a_positive_row() -> None:
+    columns = {"logit_cv": [-1.0, 1.0, np.nan], "p_cv": [0.3, 0.7, np.nan], "p_train": 0.5, "p_model": 0.2}
+    frame = pd.DataFrame({**columns, "p_forest": 0.2, "forest_called_positive": 0, "called_positive": [0, 1, 0]})
+    frame = frame.assign(positive=[0, 1, 0], split=["cross-validation"] * 2 + ["test"])
+    report = solubility_report(frame, np.arange(3))
+    for scores in (report["test"], report["trivial_predictor"]["test"], report["random_forest"]["test"]):
+        assert np.isnan([scores["f1"], scores["recall"]]).all()
+    validation, test = "\n".join(_describe_solubility(report, True)).split("solubility on test polymers (1 row)")
+    assert "recall 1.000" in validation
+    assert "recall" not in test
+    assert "Brier 0.040" in test
