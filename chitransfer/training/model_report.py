@@ -14,10 +14,9 @@ from scipy.special import expit
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.files import write_csv, write_json
-from chitransfer.model.calibration import ProbabilityCalibration
+from chitransfer.model.calibration import COVERAGE, ProbabilityCalibration
 from chitransfer.model.checkpoint import TrainedModel
 from chitransfer.training.conformal import (
-    COVERAGE,
     coverage_metrics,
     cross_fit_calibration,
     cross_fit_coverage,
