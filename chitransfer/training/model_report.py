@@ -302,7 +302,8 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
             if trivial["mae"] <= mean["mae"]:
                 lines.append(
                     "warning: χ: the mean of the training folds errs no more on polymers left out, "
-                    f"{trivial['mae']:.3f} against {mean['mae']:.3f}; of new polymers this model's χ tells nothing"
+                    f"{trivial['mae']:.3f} against {mean['mae']:.3f}; for new polymers that mean is as good a χ as "
+                    "this model's"
                 )
         if "random_forest" in report:
             forest = report["random_forest"]["validation"]
