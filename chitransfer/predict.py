@@ -22,6 +22,7 @@ from chitransfer.data.tables import WATER, canonical_solvent
 from chitransfer.data.temperatures import check_temperatures, name_temperature
 from chitransfer.errors import DataError
 from chitransfer.interrupts import restore_interrupts
+from chitransfer.model.calibration import COVERAGE
 from chitransfer.model.checkpoint import TrainedModel
 from chitransfer.model.network import chi_at, inverse_temperature, inverse_temperature_line
 
@@ -97,6 +98,14 @@ class Predictor:
             return f"1 where p_soluble is above {1.0 - self.model.threshold:.4g}"
         return f"1 where p_soluble is {self.model.threshold:.4g} or more"
 
+    @property
+    def interval_note(self) -> str:
+        """What χ intervals promise where that is less than 90 %, in words; else empty."""
+        interval = self.model.chi_interval
+        if interval is None or interval.coverage >= COVERAGE:
+            return ""
+        return f"χ intervals promise {interval.coverage:.0%}, not {COVERAGE:.0%}: too few polymers with measured χ"
+
     def predict(
         self,
         smiles: str | Sequence[str],
@@ -123,11 +132,12 @@ class Predictor:
         Returns
         -------
         pandas.DataFrame
-            A row an input, in order. ``temperature_K``, ``chi``, ``chi_low``, ``chi_high`` (90 % interval) for one
-            temperature; ``chi_300K``, ``chi_300K_low``, ``chi_300K_high`` … for several. ``A_K`` and ``B`` of
-            χ(T) = A/T + B; ``p_soluble`` with ``p_soluble_low``, ``p_soluble_high``, and the label ``soluble`` (1/0) at
-            the model's threshold (`label_rule`); ``nearest_polymer``, ``similarity`` (0 … 1), ``in_domain``, for χ
-            ``chi_in_domain``, and, if not, ``domain_note``; ``problem`` says why a row has no prediction.
+            A row an input, in order. ``temperature_K``, ``chi``, ``chi_low``, ``chi_high`` (90 % interval, or less:
+            `interval_note`) for one temperature; ``chi_300K``, ``chi_300K_low``, ``chi_300K_high`` … for several.
+            ``A_K`` and ``B`` of χ(T) = A/T + B; ``p_soluble`` with ``p_soluble_low``, ``p_soluble_high``, and the label
+            ``soluble`` (1/0) at the model's threshold (`label_rule`); ``nearest_polymer``, ``similarity`` (0 … 1),
+            ``in_domain``, for χ ``chi_in_domain``, and, if not, ``domain_note``; ``problem`` says why a row has no
+            prediction.
 
         Raises
         ------

@@ -21,7 +21,9 @@ from chitransfer.counts import say_count
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
+    from chitransfer.predict import Predictor
     from chitransfer.screen import Screening
 
 
@@ -167,6 +169,7 @@ def predict(
         chosen = temperature[0] if temperature and len(temperature) == 1 else temperature or None
         frame = predictor.predict(smiles or [], temperature=chosen, solvent=medium or "O")
         _print_predictions(frame, predictor.label_rule)
+        _warn_of_interval(console, predictor)
         _refuse_unpredicted(frame)
         return
     started = time.perf_counter()
@@ -188,6 +191,7 @@ def predict(
         f"{n_problems} without a prediction or with a remark (column problem)"
         f"{_tell_label(predictor.label_rule)}",
     )
+    _warn_of_interval(console, predictor)
     for line in blanks.describe(predictor, str(input)):
         console.print(line)
 
@@ -258,6 +262,7 @@ def screen(
     where = f"the best {n_best} are in {output}, {drawn}" if n_best else f"{output} has no row, and there is no picture"
     for line in _tell_screening(found, is_full=n_best == top, where=f"{where}{_tell_label(predictor.label_rule)}"):
         console.print(line)
+    _warn_of_interval(console, predictor)
     for line in blanks.describe(predictor, str(input)):
         console.print(line)
 
@@ -299,6 +304,11 @@ def _refuse_unpredicted(frame: pd.DataFrame) -> None:
         numbers = [text for text in refused["SMILES"] if is_number(text)]
         remedy = f"\nA further temperature has a flag of its own: --temperature {numbers[0]}" if numbers else ""
         raise DataError(f"no prediction for {say_count(len(reasons), 'repeat unit')}{''.join(reasons)}{remedy}")
+
+
+def _warn_of_interval(console: Console, predictor: Predictor) -> None:
+    if predictor.interval_note:
+        console.print(f"warning: {predictor.interval_note}")
 
 
 def _tell_label(rule: str) -> str:

@@ -264,7 +264,7 @@ def _score_chi(frame: pd.DataFrame) -> dict[str, float]:
 def _score_solubility(frame: pd.DataFrame, label: int) -> dict[str, float]:
     positive = frame["soluble"].to_numpy() == label
     return solubility_metrics(
-        positive, frame["probability_positive"].to_numpy(), frame["called_positive"].to_numpy() == 1
+        positive, frame["probability_positive"].to_numpy(), frame["called_positive"].to_numpy() == 1, absent=np.nan
     )
 
 

@@ -123,10 +123,11 @@ def _squares_about_mean(n: np.ndarray, total: np.ndarray, square: np.ndarray) ->
 
 def _call_components(counts: np.ndarray) -> dict[str, np.ndarray]:
     tp, fp, fn, tn = counts
-    # As scikit-learn with zero_division=0: a class never called has precision 0, hence F1 0.
+    # As scikit-learn with zero_division=0: a class never called has precision 0, hence F1 0. Where no row is of the
+    # class there is nothing to find: neither recall nor F1.
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return {
-        "sol_f1": np.where(2 * tp + fp + fn > 0, 2 * tp / np.maximum(2 * tp + fp + fn, 1e-12), 0.0),
+        "sol_f1": np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
         "sol_recall": tp / (tp + fn),
         "sol_precision": np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1e-12), 0.0),
         "sol_balanced_accuracy": 0.5 * (tp / (tp + fn) + tn / (tn + fp)),

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+# What intervals promise where there are polymers enough.
+COVERAGE = 0.9
+
 
 @dataclass(frozen=True)
 class ChiInterval:

@@ -13,10 +13,9 @@ from scipy.special import expit
 from scipy.special import logit as log_odds
 from sklearn.linear_model import LogisticRegression
 
-from chitransfer.model.calibration import ChiInterval, ProbabilityCalibration
+from chitransfer.model.calibration import COVERAGE, ChiInterval, ProbabilityCalibration
 from chitransfer.training.metrics import best_f1_threshold
 
-COVERAGE = 0.9
 N_RESAMPLES = 200
 # Of the typical residual: members that differ by less have learned from the same rows, or nothing at all.
 LEAST_SPREAD = 0.01

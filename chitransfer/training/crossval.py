@@ -59,7 +59,8 @@ class Scores:
     per_repeat
         Per metric, one value a repeat.
     per_fold
-        ``exp_mae`` and ``sol_f1``, ``sol_recall`` of every fold of every repeat; ``None`` where a fold has no row.
+        ``exp_mae`` and ``sol_f1``, ``sol_recall`` of every fold of every repeat; ``None`` where a fold has no row to
+        tell them, which for the latter is a positive one.
     """
 
     mean: dict[str, float]
@@ -149,7 +150,8 @@ def score_predictions(dataset: Dataset, positive_label: int, out_of_fold: OutOfF
             positive, probability = dataset.solubility.value == positive_label, out_of_fold.probability[repeat]
             values |= solubility_metrics(positive[used], probability[used], called[repeat][used])
             own = [out_of_fold.fold_of_solubility[repeat] == fold for fold in fold_ids]
-            scored = [call_metrics(positive[rows], called[repeat][rows]) if rows.any() else {} for rows in own]
+            calls = [(positive[rows], called[repeat][rows]) for rows in own]
+            scored = [call_metrics(right, given) if right.any() else {} for right, given in calls]
             for name in ("sol_f1", "sol_recall"):
                 per_fold.setdefault(name, []).append([fold.get(name) for fold in scored])
         for name, value in values.items():

@@ -23,16 +23,25 @@ def chi_metrics(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]
     }
 
 
-def call_metrics(positive: np.ndarray, called: np.ndarray) -> dict[str, float]:
-    """F1, recall and precision of what is called positive, both (n_rows,) bool; 0 where they are not defined."""
+def call_metrics(positive: np.ndarray, called: np.ndarray, absent: float = 0.0) -> dict[str, float]:
+    """F1, recall and precision of what is called positive, both (n_rows,) bool; 0 where they are not defined.
+
+    Without a positive row F1 and recall are `absent`.
+    """
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
         positive, called, labels=[True], average="macro", zero_division=0.0
     )
+    if not positive.any():
+        f1 = recall = absent
     return {"sol_f1": float(f1), "sol_recall": float(recall), "sol_precision": float(precision)}
 
 
 def solubility_metrics(
-    positive: np.ndarray, probability: np.ndarray, called: np.ndarray, ranking: np.ndarray | None = None
+    positive: np.ndarray,
+    probability: np.ndarray,
+    called: np.ndarray,
+    ranking: np.ndarray | None = None,
+    absent: float = 0.0,
 ) -> dict[str, float]:
     """Scores of a classifier for the positive class.
 
@@ -46,6 +55,8 @@ def solubility_metrics(
         True where the row was called positive, (n_rows,) bool.
     ranking
         What AUCs rank rows by, (n_rows,), where probabilities are not on one scale; by default the probability.
+    absent
+        F1 and recall without a positive row: 0 for a search, which needs an objective; NaN where nothing was measured.
 
     Returns
     -------
@@ -55,7 +66,7 @@ def solubility_metrics(
     both = bool(positive.any() and not positive.all())
     ranking = probability if ranking is None else ranking
     return {
-        **call_metrics(positive, called),
+        **call_metrics(positive, called, absent),
         "sol_balanced_accuracy": float(sk.balanced_accuracy_score(positive, called)) if both else float("nan"),
         "sol_mcc": float(sk.matthews_corrcoef(positive, called)) if both else float("nan"),
         "sol_auc": float(sk.roc_auc_score(positive, ranking)) if both else float("nan"),

@@ -14,10 +14,9 @@ from scipy.special import expit
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.files import write_csv, write_json
-from chitransfer.model.calibration import ProbabilityCalibration
+from chitransfer.model.calibration import COVERAGE, ProbabilityCalibration
 from chitransfer.model.checkpoint import TrainedModel
 from chitransfer.training.conformal import (
-    COVERAGE,
     coverage_metrics,
     cross_fit_calibration,
     cross_fit_coverage,
@@ -250,7 +249,10 @@ def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any
     }
     # Of one call for all rows "positive" never has the worse F1.
     report["trivial_predictor"] = {
-        name: {score.removeprefix("sol_"): value for score, value in call_metrics(positive[rows], rows[rows]).items()}
+        name: {
+            score.removeprefix("sol_"): value
+            for score, value in call_metrics(positive[rows], rows[rows], absent=np.nan).items()
+        }
         for name, rows in (("validation", own), (TEST, ~own))
         if rows.any()
     }
@@ -274,7 +276,7 @@ def _solubility_scores(
 ) -> dict[str, float]:
     if len(positive) == 0:
         return {"n_rows": 0}
-    named = solubility_metrics(positive, probability, called, ranking)
+    named = solubility_metrics(positive, probability, called, ranking, absent=np.nan)
     return {"n_rows": len(positive), **{name.removeprefix("sol_"): value for name, value in named.items()}}
 
 
@@ -300,7 +302,8 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
             if trivial["mae"] <= mean["mae"]:
                 lines.append(
                     "warning: χ: the mean of the training folds errs no more on polymers left out, "
-                    f"{trivial['mae']:.3f} against {mean['mae']:.3f}; of new polymers this model's χ tells nothing"
+                    f"{trivial['mae']:.3f} against {mean['mae']:.3f}; for new polymers that mean is as good a χ as "
+                    "this model's"
                 )
         if "random_forest" in report:
             forest = report["random_forest"]["validation"]

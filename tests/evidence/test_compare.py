@@ -305,6 +305,13 @@ def test_calls_are_of_the_positive_class_whichever_it_is(small_config: Config, l
     assert scores["sol_precision"] == pytest.approx(1 / 3 if label else 2 / 3)
 
 
+def test_test_polymers_without_a_positive_row_have_no_objective(small_config: Config) -> None:
+    frame = pd.DataFrame({"soluble": [0, 0], "probability_positive": 0.5, "called_positive": [0, 1], "seed": 0})
+    scores = score_pooled({**frames_off_by(0.3), "solubility": frame}, 1, small_config)
+    assert "objective" not in scores
+    assert np.isnan([scores["sol_f1"], scores["sol_recall"]]).all()
+
+
 def test_a_finished_comparison_is_not_run_again(
     compared: Path, small_config: Config, tiny_dataset: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,6 +94,15 @@ def test_rows_of_other_polymers_are_refused(rng: np.random.Generator) -> None:
             sum_by_polymer([str(i) for i in range(11)], *frames, 1)
 
 
+def test_a_draw_without_a_positive_row_has_no_f1(rng: np.random.Generator) -> None:
+    """A 0 there would be taken into the corrected F1, and into an objective that weighs F1 alone."""
+    chi, solubility = make_frames(rng)
+    solubility["soluble"] = (solubility["polymer"] == "3").astype(int)
+    found = sum_by_polymer([str(i) for i in range(12)], [chi], [solubility], 1).components(1.0 - np.eye(12))
+    for name in ("sol_f1", "sol_recall"):
+        assert np.flatnonzero(np.isnan(found[name])).tolist() == [3], name
+
+
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("called_positive", ["some", "none", "all", "the right ones"])
 def test_components_equal_scikit_learn_on_the_drawn_rows(

@@ -14,10 +14,18 @@ from small_training import STAGE2, small_shape
 from chitransfer.data.assemble import Dataset, load_dataset
 from chitransfer.model.network import TransferNetwork
 from chitransfer.training import crossval
-from chitransfer.training.crossval import OutOfFold, choose_thresholds, cross_validate, make_folds, score_predictions
+from chitransfer.training.crossval import (
+    OutOfFold,
+    choose_thresholds,
+    cross_validate,
+    fold_of_rows,
+    make_folds,
+    score_predictions,
+)
 from chitransfer.training.stage1 import Stage1Data
 from chitransfer.training.stage2 import fit_members
 from chitransfer.training.tasks import Stage2Data
+from chitransfer.training.trivial import score_trivial_predictor
 
 
 def prepare(dataset: Dataset) -> tuple[TransferNetwork, Stage2Data]:
@@ -150,6 +158,16 @@ class TestScores:
                 own = found.fold_of_solubility[repeat] == fold
                 expected = sk.f1_score(positive[own], called[repeat][own], zero_division=0.0)
                 assert scores.per_fold["sol_f1"][repeat][fold] == pytest.approx(expected)
+
+    def test_a_fold_without_a_positive_row_has_neither_f1_nor_recall(self, tiny_dataset: Dataset) -> None:
+        folds = make_folds(tiny_dataset, 3, 1, 0)
+        rows = tiny_dataset.solubility
+        assert rows is not None
+        fold = fold_of_rows(folds, rows)
+        dataset = replace(tiny_dataset, solubility=replace(rows, value=np.where(fold[0] == 1, 0.0, rows.value)))
+        per_fold = score_trivial_predictor(dataset, folds, 1).per_fold
+        for name in ("sol_f1", "sol_recall"):
+            assert [value is None for value in per_fold[name][0]] == [False, True, False]
 
     def test_rows_outside_every_fold_do_not_count(self, tiny_dataset: Dataset) -> None:
         folds = make_folds(tiny_dataset, 3, 1, 0)

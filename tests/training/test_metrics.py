@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from chitransfer.search.objective import COMPONENTS
 from chitransfer.training.metrics import (
     best_f1_threshold,
+    call_metrics,
     chi_metrics,
     mean_half_width,
     solubility_metrics,
@@ -71,6 +72,13 @@ def test_one_class_alone_gives_nan_and_no_warning(label: bool) -> None:
     found = solubility_metrics(np.full(3, label), np.array([0.2, 0.5, 0.7]), np.array([False, True, True]))
     assert np.isnan([found[name] for name in ("sol_auc", "sol_mcc", "sol_balanced_accuracy", "sol_pr_auc")]).all()
     assert found["sol_recall"] == (pytest.approx(2 / 3) if label else 0.0)
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_f1_and_recall_of_no_positive_row_are_what_the_caller_says(label: bool) -> None:
+    found = call_metrics(np.full(3, label), np.array([False, True, True]), absent=np.nan)
+    assert np.isnan([found["sol_f1"], found["sol_recall"]]).tolist() == [not label] * 2
+    assert found["sol_precision"] == label
 
 
 @pytest.mark.parametrize("n", [2, 3, 12])

@@ -12,7 +12,13 @@ import pytest
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.model.checkpoint import TrainedModel
-from chitransfer.training.model_report import chi_report, describe_chi, solubility_frame, solubility_report
+from chitransfer.training.model_report import (
+    _describe_solubility,
+    chi_report,
+    describe_chi,
+    solubility_frame,
+    solubility_report,
+)
 from chitransfer.training.out_of_fold import TaskPredictions
 
 
@@ -83,6 +89,8 @@ def test_chi_that_errs_no_less_than_a_mean_is_told(off: float, is_told: bool) ->
     said = "\n".join(describe_chi(chi_report(frame, np.arange(4))))
     warning = f"warning: χ: the mean of the training folds errs no more on polymers left out, {off:.3f} against 0.100;"
     assert (warning in said) == is_told
+    # R² is 0.87 and every rank is right.
+    assert (f"{warning} for new polymers that mean is as good a χ as this model's" in said) == is_told
 
 
 def test_a_trivial_predictor_that_learned_from_no_row_is_not_spoken_of() -> None:
@@ -99,3 +107,16 @@ def test_a_trivial_predictor_that_learned_from_no_row_is_not_spoken_of() -> None
     validation, test = "\n".join(describe_chi(report)).split("χ on test polymers")
     assert "trivial predictor" not in validation
     assert "trivial predictor: MAE 0.150" in test
+
+
+def test_neither_f1_nor_recall_is_told_of_test_polymers_without_a_positive_row() -> None:
+    columns = {"logit_cv": [-1.0, 1.0, np.nan], "p_cv": [0.3, 0.7, np.nan], "p_train": 0.5, "p_model": 0.2}
+    frame = pd.DataFrame({**columns, "p_forest": 0.2, "forest_called_positive": 0, "called_positive": [0, 1, 0]})
+    frame = frame.assign(positive=[0, 1, 0], split=["cross-validation"] * 2 + ["test"])
+    report = solubility_report(frame, np.arange(3))
+    for scores in (report["test"], report["trivial_predictor"]["test"], report["random_forest"]["test"]):
+        assert np.isnan([scores["f1"], scores["recall"]]).all()
+    validation, test = "\n".join(_describe_solubility(report, True)).split("solubility on test polymers (1 row)")
+    assert "recall 1.000" in validation
+    assert "recall" not in test
+    assert "Brier 0.040" in test
