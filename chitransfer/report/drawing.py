@@ -15,6 +15,7 @@ from chitransfer.files import replace_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 BLUE, RED, ORANGE, GREY, PURPLE = "#4c78a8", "#d1495b", "#f2a541", "#7a7a7a", "#7b5ea7"
 # Of what a search is drawn with: its trials, the best, the default configuration, and what they are compared with.
@@ -49,6 +50,13 @@ def plain_axes(axes: Axes) -> Axes:
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     return axes
+
+
+def whole_numbers() -> MaxNLocator:
+    """Ticks at trials or epochs, which are counted: none lies between two, also where there is one alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(integer=True, min_n_ticks=1)
 
 
 def legend_over_grid(axes: Axes) -> None:

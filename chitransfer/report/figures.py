@@ -28,6 +28,7 @@ from chitransfer.report.drawing import (
     own_look,
     plain_axes,
     save_figure,
+    whole_numbers,
 )
 from chitransfer.search.reference import Reference, borrowed_objective
 from chitransfer.search.results import (
@@ -234,8 +235,6 @@ def draw_study(study: optuna.Study, reference: Reference, folder: StudyFolder) -
 
 
 def _draw_history(series: HistorySeries, marked: Marked) -> Figure:
-    from matplotlib.ticker import MaxNLocator
-
     figure = new_figure(8, 4.8)
     axes = plain_axes(figure.subplots())
     axes.plot(series.number, series.value, ls="", marker="o", ms=5.5, color=TRIAL, alpha=0.75, label="trial")
@@ -261,7 +260,7 @@ def _draw_history(series: HistorySeries, marked: Marked) -> Figure:
     ):
         if value is not None:
             axes.axhline(value, color=color, lw=1.2, ls=dash, label=f"{what} {value:.3f}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(whole_numbers())
     axes.set(xlabel="trial", ylabel=OBJECTIVE, title="Optimization history")
     legend_below(figure, axes)
     return figure
@@ -322,8 +321,6 @@ def _draw_parallel(trials: list[FrozenTrial], marked: Marked) -> Figure:
 
 
 def _draw_slices(trials: list[FrozenTrial], marked: Marked) -> Figure:
-    from matplotlib.ticker import MaxNLocator
-
     names = searched_parameters(trials)
     n_columns = min(3, len(names))
     n_rows = -(-len(names) // n_columns)
@@ -354,7 +351,7 @@ def _draw_slices(trials: list[FrozenTrial], marked: Marked) -> Figure:
         axes.set_ylabel("objective")
     for axes in grid[len(names) :]:
         axes.set_visible(False)
-    figure.colorbar(dots, ax=grid.tolist(), label="trial", shrink=0.8, ticks=MaxNLocator(integer=True))
+    figure.colorbar(dots, ax=grid.tolist(), label="trial", shrink=0.8, ticks=whole_numbers())
     legend_below(figure, grid[0])
     figure.suptitle("Objective against each hyperparameter")
     return figure

@@ -27,6 +27,7 @@ from chitransfer.report.drawing import (
     own_look,
     plain_axes,
     save_figure,
+    whole_numbers,
 )
 from chitransfer.training.model_report import CHI_FILE, CROSS_VALIDATION, SOLUBILITY_FILE
 
@@ -156,7 +157,7 @@ def _draw_solubility(left_out: pd.DataFrame, name: str, figures: Path) -> None:
 
 
 def _draw_history(history: pd.DataFrame) -> Figure:
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = new_figure(8, 4)
     left, right = figure.subplots(1, 2)
@@ -166,7 +167,7 @@ def _draw_history(history: pd.DataFrame) -> Figure:
     left.set(xlabel="epoch", ylabel="training loss (standardised χ)", yscale="log")
     right.set(xlabel="epoch", ylabel="validation MAE of χ")
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(whole_numbers())
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter(NullFormatter())

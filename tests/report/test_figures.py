@@ -210,11 +210,16 @@ class TestSeries:
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
         assert not axes.get_xticklabels(minor=True)
 
-    def test_trials_are_counted_in_whole_numbers(self) -> None:
-        trials = [t for t in made_up_study(4).trials if t.values]
-        figure = figures._draw_slices(trials, marked(trials, trials[0], trials[1]))
+    @pytest.mark.parametrize(("n_trials", "expected"), [(1, [0]), (4, [0, 1, 2, 3])])
+    def test_trials_are_counted_in_whole_numbers(self, n_trials: int, expected: list[int]) -> None:
+        study = made_up_study(n_trials)
+        trials = [t for t in study.trials if t.values]
+        figure = figures._draw_slices(trials, marked(trials, trials[0], trials[-1]))
         (bar,) = [axes for axes in figure.axes if axes.get_ylabel() == "trial"]
-        assert all(tick == round(tick) for tick in bar.get_yticks())
+        series = history_series(study, Reference(), trials[0])
+        (axes,) = figures._draw_history(series, marked(trials, trials[0], trials[-1])).axes
+        for ticks, ends in ((bar.get_yticks(), bar.get_ylim()), (axes.get_xticks(), axes.get_xlim())):
+            assert [tick for tick in ticks if ends[0] <= tick <= ends[1]] == expected
 
     def test_the_best_trial_is_named_the_default_where_it_is(self) -> None:
         """Two marks at one place hide each other."""
