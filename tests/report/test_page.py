@@ -94,6 +94,21 @@ def test_stage1_is_drawn_against_the_objective_without_its_term(finished_search:
 
 
 @needs_browser
+def test_long_numbers_leave_room_for_the_name_of_their_axis(finished_search: Any, tmp_path: Path) -> None:
+    page = finished_search.folder.path / "report.html"
+    trials = [{**trial, "value": 0.83 + 0.001 * trial["number"]} for trial in read_page(page.parent)["trials"]]
+    script = (
+        "[...page.querySelectorAll('svg[aria-label*=\"objective\" i]')].map(e => [...e.querySelectorAll('text')])"
+        ".map(texts => [texts.filter(e => e.hasAttribute('transform')).map(e => e.getBoundingClientRect().right),"
+        " texts.filter(e => e.getAttribute('text-anchor') === 'end').map(e => [e.textContent,"
+        " e.getBoundingClientRect().left])]).filter(found => found[0].length)"
+    )
+    charts = ask_browser(page, tmp_path, script, {"trials": trials})
+    assert any(len(label) >= 5 for _, labels in charts for label, _ in labels)
+    assert all(right + 4 < left for rights, labels in charts for right in rights for _, left in labels), "pixels"
+
+
+@needs_browser
 def test_titles_of_many_axes_do_not_touch(finished_search: Any, tmp_path: Path) -> None:
     page = finished_search.folder.path / "report.html"
     axes = [{**axis, "name": f"solubility_dropout_{n}"} for n, axis in enumerate(read_page(page.parent)["axes"])]

@@ -104,7 +104,10 @@ function chart(title, height, x, y, paint) {
   const draw = () => {
     const w = Math.max(240, box.clientWidth || 600),
       h = height,
-      m = { l: 56, r: 14, t: 10, b: 44 };
+      yt = y.ticks || ticks(y, 5),
+      yl = y.labels || named(yt);
+    /* Room for the axis' name beside its longest label, at 7.5 pixels a letter. */
+    const m = { l: Math.max(56, 30 + 7.5 * Math.max(...yl.map((label) => label.length))), r: 14, t: 10, b: 44 };
     const scale = (axis, from, to) => {
       const f = axis.log ? Math.log : (v) => v,
         [a, b] = axis.domain.map(f);
@@ -114,9 +117,7 @@ function chart(title, height, x, y, paint) {
       sy = scale(y, h - m.b, m.t),
       svg = el("svg", { viewBox: `0 0 ${w} ${h}`, role: "img", "aria-label": title });
     const xt = x.ticks || ticks(x, Math.max(3, Math.min(8, Math.floor(w / 80)))),
-      yt = y.ticks || ticks(y, 5),
-      xl = x.labels || named(xt),
-      yl = y.labels || named(yt);
+      xl = x.labels || named(xt);
     xt.forEach((t, i) =>
       svg.append(
         el("line", { class: "grid", x1: sx(t), x2: sx(t), y1: m.t, y2: h - m.b }),
