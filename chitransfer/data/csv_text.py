@@ -51,7 +51,7 @@ _ZIP = b"PK\x03\x04"
 _COMPRESSED = {b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "Zstandard", b"7z\xbc\xaf\x27\x1c": "7-Zip"}
 # What tables are separated by instead of commas.
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_SPLIT = re.compile("[;\t|]")
+_SPLIT = re.compile(f"[{''.join(_SEPARATORS)}]")
 # The minus of typesetters and of Matplotlib's tick labels, U+2212.
 _MINUS = "\N{MINUS SIGN}"
 # A cell longer than this is no SMILES and no note.

@@ -142,6 +142,11 @@ def remark_on_tables(known: Mapping[str, Any], config: Config) -> list[str]:
     ----------
     known
         The study's contract; of an earlier release or another program's study it may lack anything.
+
+    Returns
+    -------
+    list of str
+        A sentence a table; none where all are the study's.
     """
     # Here, since it imports what reads tables: a study is listed without.
     from chitransfer.data.csv_text import read_source

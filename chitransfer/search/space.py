@@ -36,7 +36,7 @@ from chitransfer.seeds import derive_seed
 if TYPE_CHECKING:
     from chitransfer.data.assemble import Dataset
 
-# Of asha and hyperband, which of three trials let one go on.
+# asha and hyperband let one trial of so many go on, after so many times the epochs.
 REDUCTION_FACTOR = 3
 # By the key of `paths` that names a table of Stage 2, what is read for that table alone.
 KEYS_OF_TABLES = {
@@ -318,7 +318,13 @@ def trial_rungs(config: Config, overrides: Mapping[str, object]) -> list[int]:
 
 
 def deciding_rungs(settings: SearchSettings, early: Sequence[int]) -> list[int]:
-    """Of the rungs before the last, where the pruner decides: asha and hyperband wait for thrice the epochs."""
+    """Of the rungs before the last, where the pruner decides: asha and hyperband wait for thrice the epochs.
+
+    Parameters
+    ----------
+    early
+        Stage 1 epochs, ascending, one at least.
+    """
     if settings.pruner not in ("asha", "hyperband"):
         return list(early)
     deciding, threshold = [], early[0]
