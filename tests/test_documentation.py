@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ import pytest
 import ruamel.yaml
 
 from chitransfer.config import Config, load_config, parse_set_options
+from chitransfer.evidence.insight import Insight
+from chitransfer.evidence.overtuning import Examination
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ANY_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -136,6 +139,17 @@ def test_keys_and_files_that_are_named_exist(document: Path) -> None:
             assert key.split(".")[0] in known, word
         if "/" in word and word.endswith((".py", ".md", ".sh", ".yaml")) and word not in OF_THE_GUIDE:
             assert any((ROOT / folder / word).exists() for folder in FOLDERS), word
+
+
+@pytest.mark.parametrize(("file", "written"), [("overtuning.json", Examination), ("insight.json", Insight)])
+def test_every_key_for_scripts_is_explained(project_root: Path, file: str, written: type) -> None:
+    lines = (project_root / "docs" / "evidence.md").read_text(encoding="utf-8").splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith(f"| `{file}` | `"))
+    rows = [lines[first]]
+    while lines[first + len(rows)].startswith("| | `"):
+        rows.append(lines[first + len(rows)])
+    explained = {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[2])}
+    assert explained == {field.name for field in dataclasses.fields(written)}
 
 
 def test_the_clusters_page_names_keys_and_flags_that_exist(

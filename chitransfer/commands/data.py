@@ -36,9 +36,9 @@ def compute(
             n_jobs=n_jobs or count_processors(),
             progress=lambda done, total: progress("computing χ", done, total),
         )
-    print(
-        f"{summary.n_values} of {summary.n_rows} rows have a χ ({_listed(summary.methods)}) in {summary.seconds:.0f} s"
-    )
+    of_all = f"{summary.n_values} of {say_count(summary.n_rows, 'row')}"
+    have = "has" if summary.n_values == 1 else "have"
+    print(f"{of_all} {have} a χ ({_listed(summary.methods)}) in {summary.seconds:.0f} s")
     _print_reasons(summary.reasons)
     for line in summary.remarks:
         print(f"WARNING: {line}")

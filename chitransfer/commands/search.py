@@ -69,8 +69,8 @@ def search(
     from chitransfer.errors import ConfigError
     from chitransfer.report.finish import finish_study
     from chitransfer.search.run import run_search
-    from chitransfer.search.space import describe_unread
     from chitransfer.search.study_folder import keep_storage, load_resumed_config, locate_study
+    from chitransfer.search.unread import describe_unread
 
     overrides = collect_overrides(
         {

@@ -33,8 +33,8 @@ from chitransfer.search.contract import NAMES, VARIANTS, make_contract
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import transfer_objective
 from chitransfer.search.results import expect_runs
-from chitransfer.search.space import refuse_rate_of_frozen_encoder
 from chitransfer.search.study_folder import StudyFolder
+from chitransfer.search.unread import refuse_rate_of_frozen_encoder
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
 from chitransfer.training.settings import resolve_device

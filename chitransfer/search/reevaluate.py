@@ -18,29 +18,15 @@ from chitransfer.config import Config
 from chitransfer.counts import say_count
 from chitransfer.data.assemble import Dataset
 from chitransfer.search.driver import POLL_SECONDS, StopReason, StopRequested, give_up_overdue
-from chitransfer.search.objective import FIRST_FRESH, RungResult, RungTask
-from chitransfer.search.records import load_rung, save_rung
+from chitransfer.search.objective import RungResult, RungTask
+from chitransfer.search.records import save_rung
 from chitransfer.search.replicates import replicate_folder, values_of_runs
-from chitransfer.search.results import computed_seconds, count_reevaluated, read_standing
+from chitransfer.search.results import computed_seconds, fresh_runs, missing_runs, read_standing
 from chitransfer.search.space import to_overrides, trial_rungs
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.workers import InProcessWorkers, Workers
 
 logger = logging.getLogger(__name__)
-
-
-def choose_trials(study: optuna.Study, top: int) -> list[int]:
-    """The best trials, at most `top` and at most a quarter of the complete ones, and the default configuration's.
-
-    Where trials ran several times, the best are those of the lowest posterior mean.
-    """
-    standing = read_standing(study)
-    numbers = [trial.number for trial in standing.ranked[: count_reevaluated(top, len(standing.ranked))]]
-    if not numbers:
-        return []
-    if standing.default is not None and standing.default.number not in numbers:
-        numbers.append(standing.default.number)
-    return numbers
 
 
 class RunWatcher(Protocol):
@@ -71,23 +57,20 @@ def reevaluate_top(
     """
     standing = read_standing(study)
     by_number = {trial.number: trial for trial in standing.ranked}
-    numbers = choose_trials(study, config.search.reevaluate_top)
+    missing = missing_runs(fresh_runs(standing, config.search), folder)
     overrides = {
         number: to_overrides(by_number[number].params, config.search.space, by_number[number].user_attrs)
-        for number in numbers
+        for number, _ in missing
     }
-    # Every trial once before any of them a second time, so that a stop leaves trials that can be compared.
     tasks = [
         RungTask(
             number=number,
             overrides=overrides[number],
             epoch=trial_rungs(config, overrides[number])[-1],
             state=None,
-            replicate=FIRST_FRESH + seed,
+            replicate=replicate,
         )
-        for seed in range(config.search.reevaluate_seeds)
-        for number in numbers
-        if load_rung(replicate_folder(folder.trial(number), FIRST_FRESH + seed)) is None
+        for number, replicate in missing
     ]
     if tasks and watcher is not None:
         seconds = len(tasks) * _seconds_of_a_run(list(by_number.values()), workers, len(tasks))

@@ -29,10 +29,11 @@ from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.replicates import values_of_runs
 from chitransfer.search.results import name_columns
 from chitransfer.search.runner import NetworkScores, TrialRunner
-from chitransfer.search.space import keeps_encoder_frozen, to_overrides
+from chitransfer.search.space import to_overrides
 from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import PERMUTED, describe_objective, describe_side_by_side
+from chitransfer.search.unread import keeps_encoder_frozen
 from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings, SpaceParameter
 
 # Found out again on every machine; no part of what was measured.

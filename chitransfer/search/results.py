@@ -20,9 +20,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from chitransfer.errors import StudyError
 from chitransfer.files import write_csv, write_json
-from chitransfer.search.objective import COMPONENTS
-from chitransfer.search.records import OBJECTIVE, SECONDS_TOTAL
-from chitransfer.search.replicates import REPLICATE_VALUES, count_runs, posterior_means, values_of_runs
+from chitransfer.search.objective import COMPONENTS, FIRST_FRESH
+from chitransfer.search.records import OBJECTIVE, SECONDS_TOTAL, load_rung
+from chitransfer.search.replicates import (
+    REPLICATE_VALUES,
+    count_runs,
+    posterior_means,
+    replicate_folder,
+    values_of_runs,
+)
 from chitransfer.search.space import HALVED_BATCH_SIZE
 from chitransfer.search.study import CONTRACT
 from chitransfer.search.study_folder import StudyFolder
@@ -156,6 +162,35 @@ def expect_runs(search: SearchSettings) -> int:
     """About how many runs the re-evaluation after a search will be; the default may be among the best already."""
     n_trials = count_reevaluated(search.reevaluate_top, search.n_trials)
     return (n_trials + search.enqueue_default) * search.reevaluate_seeds if n_trials else 0
+
+
+def choose_trials(standing: Standing, top: int) -> list[int]:
+    """The best trials, at most `top` and at most a quarter of the complete ones, and the default configuration's.
+
+    Where trials ran several times, the best are those of the lowest posterior mean.
+    """
+    numbers = [trial.number for trial in standing.ranked[: count_reevaluated(top, len(standing.ranked))]]
+    if numbers and standing.default is not None and standing.default.number not in numbers:
+        numbers.append(standing.default.number)
+    return numbers
+
+
+def fresh_runs(standing: Standing, search: SearchSettings) -> list[tuple[int, int]]:
+    """The runs on fresh seeds and folds that follow a search, as (trial, replicate) in their order.
+
+    Every trial once before any of them a second time, so that a stop leaves trials that can be compared.
+    """
+    numbers = choose_trials(standing, search.reevaluate_top)
+    return [(number, FIRST_FRESH + seed) for seed in range(search.reevaluate_seeds) for number in numbers]
+
+
+def missing_runs(runs: Sequence[tuple[int, int]], folder: StudyFolder) -> list[tuple[int, int]]:
+    """Those of `fresh_runs` that are not on disk: still to be done, or failed."""
+    return [
+        (number, replicate)
+        for number, replicate in runs
+        if load_rung(replicate_folder(folder.trial(number), replicate)) is None
+    ]
 
 
 def describe_counts(counts: Mapping[str, int], running: str) -> str:

@@ -38,7 +38,7 @@ from chitransfer.search.objective import (
 from chitransfer.search.reevaluate import reevaluate_top
 from chitransfer.search.reference import Reference, score_reference
 from chitransfer.search.results import expect_runs, read_standing, write_results
-from chitransfer.search.space import make_pruner, refuse_rate_of_frozen_encoder, settle_pruner
+from chitransfer.search.space import make_pruner, settle_pruner
 from chitransfer.search.storage import (
     STORAGE_ERRORS,
     describe_storage_error,
@@ -58,6 +58,7 @@ from chitransfer.search.summary import (
     describe_outcome,
     describe_reference,
 )
+from chitransfer.search.unread import describe_unread_in_stage1, refuse_rate_of_frozen_encoder
 from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import Workers, check_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
@@ -148,7 +149,8 @@ def _search(
         dataset = read_searched_dataset(config, progress)
     config = settle_pruner(config, dataset)
     about_reference = describe_reference(config, Names.of(folder))
-    say_and_log(console, [*describe_data(dataset, config), *describe_budget(config), *about_reference])
+    unread = describe_unread_in_stage1(config, dataset)
+    say_and_log(console, [*describe_data(dataset, config), *unread, *describe_budget(config), *about_reference])
     # Too few polymers for the folds must not leave a study that no other number of folds could go on with.
     folds, contract = make_study_folds(config, dataset), make_contract(config, dataset)
     opening = partial(open_study, folder, config, contract, allow_extended_space=allow_extended_space)

@@ -50,11 +50,12 @@ from chitransfer.search.run import (
     write_what_there_is,
 )
 from chitransfer.search.runner import TrialRunner
-from chitransfer.search.space import describe_unread_parameters, refuse_rate_of_frozen_encoder, to_overrides
+from chitransfer.search.space import to_overrides
 from chitransfer.search.storage import explain_storage_errors
 from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome, describe_reference
+from chitransfer.search.unread import describe_unread_parameters, refuse_rate_of_frozen_encoder
 from chitransfer.search.watch import SearchDisplay
 from chitransfer.search.workers import InProcessWorkers, check_workers, wait_for_left_behind
 from chitransfer.sections import SpaceParameter

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
@@ -28,9 +27,9 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial
 
 from chitransfer.config import Config, override_config
-from chitransfer.data.splits import count_held_out
 from chitransfer.errors import ConfigError
-from chitransfer.sections import FULL_TRAINING_KEYS, SearchSettings, SpaceParameter, parse_hidden_dims
+from chitransfer.search.unread import is_judged_by_held_out
+from chitransfer.sections import SearchSettings, SpaceParameter, parse_hidden_dims
 from chitransfer.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -38,82 +37,8 @@ if TYPE_CHECKING:
 
 # asha and hyperband let one trial of so many go on, after so many times the epochs.
 REDUCTION_FACTOR = 3
-# By the key of `paths` that names a table of Stage 2, what is read for that table alone.
-KEYS_OF_TABLES = {
-    "exp_chi_csv": ("training.lambda_exp",),
-    "solubility_csv": (
-        "training.lambda_sol",
-        "training.class_weight_pos",
-        "model.solubility_head_hidden_dim",
-        "model.solubility_head_dropout",
-    ),
-}
 # Attribute of a trial for whose own `training.batch_size_dft` memory ran out: the size it went on with.
 HALVED_BATCH_SIZE = "halved_batch_size_dft"
-
-
-def keeps_encoder_frozen(config: Config) -> bool:
-    """Whether the encoder of no trial is fine-tuned, so that none reads `training.lr_encoder`."""
-    searched = {parameter.key for parameter in config.search.space.values()}
-    return config.training.freeze_encoder_stage2 and "training.freeze_encoder_stage2" not in searched
-
-
-def refuse_rate_of_frozen_encoder(config: Config, section: str = "search") -> None:
-    """Refuse to search the encoder's learning rate in Stage 2 where no trial reads it.
-
-    Parameters
-    ----------
-    section
-        Whose search space the user knows it by.
-
-    Raises
-    ------
-    ConfigError
-        The search space has `training.lr_encoder`, and all encoders stay frozen.
-    """
-    names = [name for name, parameter in config.search.space.items() if parameter.key == "training.lr_encoder"]
-    if names and keeps_encoder_frozen(config):
-        raise ConfigError(
-            f"{section}.space.{names[0]}.key: no trial reads training.lr_encoder while training.freeze_encoder_stage2 "
-            "is true, so all its values would score alike; leave it out, or search training.freeze_encoder_stage2, "
-            "too, or set it to false"
-        )
-
-
-def describe_unread(config: Config, overrides: Iterable[str]) -> list[str]:
-    """A line on overrides that full training alone reads, and one on what no frozen encoder has a use for."""
-    given = sorted(overrides)
-    lines = []
-    if of_full_training := [key for key in given if key in FULL_TRAINING_KEYS]:
-        lines.append(
-            f"warning: without effect in a search: {', '.join(of_full_training)}; that is of full training "
-            "(pretrain, finetune), quick Stage 2 runs training.stage2_epochs epochs"
-        )
-    if "training.lr_encoder" in given and keeps_encoder_frozen(config):
-        lines.append(
-            "warning: without effect while the encoder is frozen: training.lr_encoder; "
-            "--set training.freeze_encoder_stage2=false fine-tunes it"
-        )
-    return [*lines, *describe_unread_parameters(config)]
-
-
-def describe_unread_parameters(config: Config, section: str = "search") -> list[str]:
-    """A line on searched parameters of a Stage 2 table that is not given: all their values score alike.
-
-    Parameters
-    ----------
-    section
-        Whose search space the user knows them by.
-    """
-    lines = []
-    for name, parameter in config.search.space.items():
-        for path, keys in KEYS_OF_TABLES.items():
-            if parameter.key in keys and getattr(config.paths, path) is None:
-                lines.append(
-                    f"warning: {section}.space.{name}: no trial reads {parameter.key} while paths.{path} is null, so "
-                    "all its values score alike"
-                )
-    return lines
 
 
 def to_distribution(parameter: SpaceParameter) -> CategoricalDistribution | IntDistribution | FloatDistribution:
@@ -265,8 +190,7 @@ def settle_pruner(config: Config, dataset: Dataset) -> Config:
     """
     if config.search.pruner != "auto":
         return config
-    n_held_out = count_held_out(len(np.unique(dataset.stage1.polymer)), config.training.validation_fraction)
-    pays = n_held_out >= config.training.min_validation_polymers and not config.search.objectives
+    pays = is_judged_by_held_out(config, dataset) and not config.search.objectives
     return override_config(config, {"search.pruner": "median" if pays else "none"})
 
 

@@ -26,7 +26,9 @@ from chitransfer.search.results import (
     describe_counts,
     expect_runs,
     explain_recommended,
+    fresh_runs,
     has_lowest_objective,
+    missing_runs,
     pareto_numbers,
     read_recommended,
     read_standing,
@@ -364,6 +366,7 @@ def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSett
             seconds = standing.seconds_per_trial * runs / standing.n_runs * standing.n_ended
             pace += f", about {format_seconds(seconds)} left"
         lines.append(pace)
+    lines += _describe_fresh_runs(standing, folder, search, is_running=driver is not None)
     for place, trial in enumerate(standing.ranked[:5], start=1):
         note = f" ({names.default})" if trial.user_attrs.get("is_default") else ""
         lines.append(
@@ -373,6 +376,20 @@ def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSett
         select = search.select if search else "best"
         lines += [*explain_recommended(standing, read_recommended(folder, standing), select), *_describe_front(study)]
     return lines
+
+
+def _describe_fresh_runs(
+    standing: Standing, folder: StudyFolder, search: SearchSettings | None, *, is_running: bool
+) -> list[str]:
+    """A line while runs on fresh seeds and folds, which follow the last trial, are not all done."""
+    if search is None or standing.n_runs < search.n_trials or standing.counts.get("RUNNING"):
+        return []
+    runs = fresh_runs(standing, search)
+    n_missing = len(missing_runs(runs, folder))
+    if not n_missing:
+        return []
+    line = f"{len(runs) - n_missing} of {say_count(len(runs), 'run')} on fresh seeds and folds done"
+    return [line if is_running else f"{line}; for the others resume with: {folder.resume_command}"]
 
 
 def _short(value: object) -> str:

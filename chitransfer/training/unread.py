@@ -1,6 +1,6 @@
 """Settings that fine-tuning does not read: told where a command asks for them.
 
-Called by `chitransfer finetune` before it reads a table.
+Called by `chitransfer finetune` before it reads a table; `search.unread` is the same of a search.
 """
 
 from __future__ import annotations
@@ -47,8 +47,13 @@ def describe_without_effect(config: Config, overrides: Iterable[str]) -> list[st
         lines.append(f"warning: without effect in Stage 2: {', '.join(of_stage1)}; chitransfer pretrain reads that")
     of_the_encoder = [key for key in given if key in OF_THE_ENCODER]
     if of_the_encoder and config.training.freeze_encoder_stage2:
-        lines.append(
-            f"warning: without effect while the encoder is frozen: {', '.join(of_the_encoder)}; "
-            "--set training.freeze_encoder_stage2=false fine-tunes it"
-        )
+        lines.append(describe_without_effect_while_frozen(of_the_encoder))
     return lines
+
+
+def describe_without_effect_while_frozen(keys: Iterable[str]) -> str:
+    """A line on keys that nothing reads while the encoder is frozen."""
+    return (
+        f"warning: without effect while the encoder is frozen: {', '.join(keys)}; "
+        "--set training.freeze_encoder_stage2=false fine-tunes it"
+    )

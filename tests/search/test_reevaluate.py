@@ -15,15 +15,23 @@ from rich.console import Console
 from chitransfer.config import load_config
 from chitransfer.search import driver
 from chitransfer.search.driver import stop_in_time
-from chitransfer.search.reevaluate import choose_trials, reevaluate_top
-from chitransfer.search.results import expect_runs
+from chitransfer.search.lock import drive_alone
+from chitransfer.search.reevaluate import reevaluate_top
+from chitransfer.search.results import choose_trials, expect_runs, read_standing
 from chitransfer.search.run import drive_until_stopped, run_search
 from chitransfer.search.study_folder import StudyFolder, locate_study
+from chitransfer.search.summary import describe_status
 
 
 def fresh_runs(study: Path) -> list[str]:
     """The runs on fresh seeds and folds on disk."""
     return sorted(str(path.parent.relative_to(study)) for path in study.glob("trials/*/replicate_1*/scores.json"))
+
+
+def status_of_runs(search: Any) -> list[str]:
+    """What `chitransfer status` says of them."""
+    said = describe_status(search.study, search.folder, search.config.search)
+    return [line for line in said if "fresh seeds" in line]
 
 
 class Listener:
@@ -46,7 +54,7 @@ def test_it_stops_and_goes_on(made_up_search: Callable[..., Any]) -> None:
     search = made_up_search(search__n_trials=12, search__reevaluate_top=3, search__reevaluate_seeds=2)
     assert search.drive() == "finished"
     search.workers.close()
-    numbers = choose_trials(search.study, 3)
+    numbers = choose_trials(read_standing(search.study), 3)
     n_runs = 2 * len(numbers)
     assert n_runs == expect_runs(search.config.search) == 8, "three trials and the default, twice"
     everything = (search.config, search.dataset, search.study, search.folder, search.workers)
@@ -56,8 +64,13 @@ def test_it_stops_and_goes_on(made_up_search: Callable[..., Any]) -> None:
     again = [(number, "objective") for number in numbers]
     assert listener.said == [(trials, 8, 0.0), *again, again[0], ("left", 3)]
     search.workers.close()
+    resume = f"for the others resume with: {search.folder.resume_command}"
+    assert status_of_runs(search) == [f"5 of 8 runs on fresh seeds and folds done; {resume}"]
+    with drive_alone(search.folder):
+        assert status_of_runs(search) == ["5 of 8 runs on fresh seeds and folds done"]
     listener = Listener()
     assert reevaluate_top(*everything, lambda: None, listener) == "finished"
+    assert status_of_runs(search) == []
     assert listener.said == [(trials.replace("4", "3"), 3, 0.0), *again[1:]]
     assert len(fresh_runs(search.folder.path)) == 8
 
@@ -70,7 +83,7 @@ def test_without_a_default_the_best_run_again_and_their_time_is_told(
     search.drive()
     search.workers.close()
     best = sorted(search.study.get_trials(), key=lambda trial: trial.values[0])[:3]
-    assert choose_trials(search.study, 3) == [trial.number for trial in best]
+    assert choose_trials(read_standing(search.study), 3) == [trial.number for trial in best]
     # Trials of two runs each.
     monkeypatch.setattr("chitransfer.search.reevaluate.computed_seconds", lambda trial: 2.0 * (100 + trial.number))
     monkeypatch.setattr("chitransfer.search.reevaluate.values_of_runs", lambda trial: [1.0, 1.0])
@@ -88,7 +101,7 @@ def test_a_run_that_hangs_is_given_up_as_a_trial_is(made_up_search: Callable[...
     search = made_up_search(search__n_trials=12, **limits)
     search.drive()
     workers, listener = search.workers, Listener()
-    hanging, *others = choose_trials(search.study, 3)
+    hanging, *others = choose_trials(read_standing(search.study), 3)
     answer, asked, abandoned = workers.wait, iter(range(100)), []
 
     def wait(futures: Any, timeout: float) -> Any:

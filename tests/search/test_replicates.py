@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from chitransfer.search.records import SavedRung
-from chitransfer.search.reevaluate import choose_trials
 from chitransfer.search.replicates import (
     NoiseComponents,
     deserves_another_run,
@@ -21,7 +20,7 @@ from chitransfer.search.replicates import (
     posterior_of,
     run_values,
 )
-from chitransfer.search.results import read_standing
+from chitransfer.search.results import choose_trials, read_standing
 from chitransfer.search.study import read_study
 
 
@@ -167,5 +166,5 @@ def test_the_best_by_posterior_mean_are_run_again_on_fresh_seeds() -> None:
         study.add_trial(trial)
     noisy = posterior_of(runs, estimate_components(runs))
     assert noisy.mean[2] < noisy.mean[1], "one lucky run counts for less than three"
-    assert choose_trials(study, 1) == [2]
-    assert choose_trials(study, 5) == [2, 1]
+    assert choose_trials(read_standing(study), 1) == [2]
+    assert choose_trials(read_standing(study), 5) == [2, 1]

@@ -1,0 +1,121 @@
+"""Settings and searched parameters that no trial reads: told, or refused where nothing is left to be searched.
+
+Called by `chitransfer search`, `search.run`, `search.second_pass` and `search.space`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chitransfer.config import Config
+from chitransfer.data.splits import count_held_out
+from chitransfer.errors import ConfigError
+from chitransfer.sections import FULL_TRAINING_KEYS
+from chitransfer.training.unread import describe_without_effect_while_frozen
+
+if TYPE_CHECKING:
+    from chitransfer.data.assemble import Dataset
+
+# By the key of `paths` that names a table of Stage 2, what is read for that table alone.
+KEYS_OF_TABLES = {
+    "exp_chi_csv": ("training.lambda_exp",),
+    "solubility_csv": (
+        "training.lambda_sol",
+        "training.class_weight_pos",
+        "model.solubility_head_hidden_dim",
+        "model.solubility_head_dropout",
+    ),
+}
+# What Stage 1 reads only where it is judged by its validation MAE (`stage1.Stage1Run.is_by_chance`).
+OF_THE_VALIDATION_MAE = (
+    "training.early_stopping_patience",
+    "training.lr_schedule_patience",
+    "training.lr_schedule_factor",
+)
+
+
+def keeps_encoder_frozen(config: Config) -> bool:
+    """Whether the encoder of no trial is fine-tuned, so that none reads `training.lr_encoder`."""
+    searched = {parameter.key for parameter in config.search.space.values()}
+    return config.training.freeze_encoder_stage2 and "training.freeze_encoder_stage2" not in searched
+
+
+def refuse_rate_of_frozen_encoder(config: Config, section: str = "search") -> None:
+    """Refuse to search the encoder's learning rate in Stage 2 where no trial reads it.
+
+    Parameters
+    ----------
+    section
+        Whose search space the user knows it by.
+
+    Raises
+    ------
+    ConfigError
+        The search space has `training.lr_encoder`, and all encoders stay frozen.
+    """
+    names = [name for name, parameter in config.search.space.items() if parameter.key == "training.lr_encoder"]
+    if names and keeps_encoder_frozen(config):
+        raise ConfigError(
+            f"{section}.space.{names[0]}.key: no trial reads training.lr_encoder while training.freeze_encoder_stage2 "
+            "is true, so all its values would score alike; leave it out, or search training.freeze_encoder_stage2, "
+            "too, or set it to false"
+        )
+
+
+def describe_unread(config: Config, overrides: Iterable[str]) -> list[str]:
+    """A line on overrides that full training alone reads, and one on what no frozen encoder has a use for."""
+    given = sorted(overrides)
+    lines = []
+    if of_full_training := [key for key in given if key in FULL_TRAINING_KEYS]:
+        lines.append(
+            f"warning: without effect in a search: {', '.join(of_full_training)}; that is of full training "
+            "(pretrain, finetune), quick Stage 2 runs training.stage2_epochs epochs"
+        )
+    if "training.lr_encoder" in given and keeps_encoder_frozen(config):
+        lines.append(describe_without_effect_while_frozen(["training.lr_encoder"]))
+    return [*lines, *describe_unread_parameters(config)]
+
+
+def describe_unread_parameters(config: Config, section: str = "search") -> list[str]:
+    """A line on searched parameters of a Stage 2 table that is not given: all their values score alike.
+
+    Parameters
+    ----------
+    section
+        Whose search space the user knows them by.
+    """
+    lines = []
+    for name, parameter in config.search.space.items():
+        for path, keys in KEYS_OF_TABLES.items():
+            if parameter.key in keys and getattr(config.paths, path) is None:
+                lines.append(
+                    f"warning: {section}.space.{name}: no trial reads {parameter.key} while paths.{path} is null, so "
+                    "all its values score alike"
+                )
+    return lines
+
+
+def is_judged_by_held_out(config: Config, dataset: Dataset) -> bool:
+    """Whether Stage 1 holds out polymers enough to be judged by (`training.min_validation_polymers`)."""
+    return _count_held_out(config, dataset) >= config.training.min_validation_polymers
+
+
+def describe_unread_in_stage1(config: Config, dataset: Dataset) -> list[str]:
+    """A line on each searched parameter that Stage 1 reads only where it holds out polymers enough, and it does not."""
+    searched = {name: parameter.key for name, parameter in config.search.space.items()}
+    if is_judged_by_held_out(config, dataset) or "training.min_validation_polymers" in searched.values():
+        return []
+    return [
+        f"warning: search.space.{name}: no trial reads {key} while Stage 1 holds out fewer polymers "
+        f"({_count_held_out(config, dataset)}) than training.min_validation_polymers "
+        f"({config.training.min_validation_polymers}), so all its values score alike"
+        for name, key in searched.items()
+        if key in OF_THE_VALIDATION_MAE
+    ]
+
+
+def _count_held_out(config: Config, dataset: Dataset) -> int:
+    return count_held_out(len(np.unique(dataset.stage1.polymer)), config.training.validation_fraction)
