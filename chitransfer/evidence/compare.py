@@ -21,9 +21,8 @@ from chitransfer.console import format_seconds
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.table_remarks import describe_left_out
 from chitransfer.errors import StudyError
-from chitransfer.evidence.correction import Estimate
 from chitransfer.evidence.nested import FULL_MODELS, PROTOCOLS, OuterFold, run_outer_fold
-from chitransfer.evidence.outcomes import draw_polymers, objective_of_draws, sum_by_polymer
+from chitransfer.evidence.outcomes import objective_of_draws, sum_by_polymer
 from chitransfer.evidence.verdict import COMPARED, ROWS, describe_scores, reach_verdict
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
@@ -37,6 +36,7 @@ from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.unread import refuse_rate_of_frozen_encoder
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
+from chitransfer.training.resampling import Estimate, draw_polymers
 from chitransfer.training.settings import resolve_device
 from chitransfer.training.tasks import resolve_positive_label
 

@@ -1,6 +1,6 @@
 """Corrected values of a choice among trials, and their intervals, from sums per polymer.
 
-Called by `evidence.overtuning`; `evidence.compare` takes its intervals from here too.
+Called by `evidence.overtuning`.
 """
 
 from __future__ import annotations
@@ -11,45 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from chitransfer.errors import StudyError
-from chitransfer.evidence.outcomes import PolymerSums, draw_polymers, objective_of_draws
+from chitransfer.evidence.outcomes import PolymerSums, objective_of_draws
 from chitransfer.sections import ObjectiveSettings
+from chitransfer.training.resampling import Estimate, draw_polymers
 
 N_DRAWS = 1000
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval, from draws of polymers."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, draws: np.ndarray, value: float | None = None, factor: float = 1.0) -> Estimate:
-        """From the 2.5 % and 97.5 % points of draws, (n_draws,); draws that are not defined are left out.
-
-        Parameters
-        ----------
-        value
-            The number itself, by default the mean of the draws.
-        factor
-            Shrinks the interval towards `value`, where a draw is a smaller sample than the data are.
-        """
-        defined = draws[np.isfinite(draws)]
-        if not len(defined):
-            return cls(float("nan"), float("nan"), float("nan"))
-        centre = float(defined.mean()) if value is None else value
-        low, high = centre + factor * (np.quantile(defined, [0.025, 0.975]) - centre)
-        return cls(centre, float(low), float(high))
-
-    def widened(self, half_width: float) -> Estimate:
-        """With the half width of an independent source of error added to both sides, in quadrature."""
-        low, high = (float(np.hypot(self.value - end, half_width)) for end in (self.low, self.high))
-        return Estimate(self.value, self.value - low, self.value + high)
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)

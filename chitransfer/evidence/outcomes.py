@@ -18,6 +18,7 @@ from chitransfer.errors import StudyError
 from chitransfer.search.objective import FIRST_FRESH, objective_terms
 from chitransfer.search.replicates import replicate_folder
 from chitransfer.sections import ObjectiveSettings
+from chitransfer.training.resampling import RankedRows
 
 RUN_COLUMNS = ("pretrain_seed", "repeat")
 NEEDED_COLUMNS = {
@@ -29,43 +30,6 @@ CHI_SUMS = ("n", "absolute", "square", "measured", "measured_square")
 CALL_SUMS = ("true_positive", "false_positive", "false_negative", "true_negative")
 # Of a sum of squares: less than this share of it is what rounding leaves of a difference.
 ROUNDING = 1e-12
-# Draws times rows that are ranked at once, 64 MB.
-MOST_RANKED = 8_000_000
-
-
-@dataclass(frozen=True)
-class RankedRows:
-    """Solubility rows of one repeat in increasing order of probability: what an AUC needs.
-
-    Attributes
-    ----------
-    polymer
-        Place of the row's polymer, (n_rows,) int64.
-    positive
-        Whether the row is of the positive class, (n_rows,) bool.
-    starts
-        Where each run of equal probabilities begins, (n_runs,) int64.
-    """
-
-    polymer: np.ndarray
-    positive: np.ndarray
-    starts: np.ndarray
-
-    def count_wins(self, weights: np.ndarray) -> np.ndarray:
-        """Weighted (positive row, negative row) pairs that are ranked rightly, ties half, (n_draws,).
-
-        Every row counts as often as its polymer is drawn, `weights` (n_draws, n_polymers); Mann and Whitney's U.
-        """
-        step = max(1, MOST_RANKED // max(1, len(self.polymer)))
-        parts = [self._count_some(weights[start : start + step]) for start in range(0, len(weights), step)]
-        return np.concatenate(parts)
-
-    def _count_some(self, weights: np.ndarray) -> np.ndarray:
-        rows = weights[:, self.polymer]  # (draw, row)
-        positive = np.add.reduceat(rows * self.positive, self.starts, axis=1)  # (draw, run)
-        negative = np.add.reduceat(rows * ~self.positive, self.starts, axis=1)
-        below = np.cumsum(negative, axis=1) - 0.5 * negative
-        return (positive * below).sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -144,12 +108,6 @@ def objective_of_draws(
     return sum(terms.values(), np.zeros(n_draws))
 
 
-def draw_polymers(n_polymers: int, n_draws: int, random_state: int) -> np.ndarray:
-    """Bootstrap counts: how often each polymer is drawn, (n_draws, n_polymers) float64; rows sum to n_polymers."""
-    rng = np.random.default_rng(random_state)
-    return rng.multinomial(n_polymers, np.full(n_polymers, 1.0 / n_polymers), size=n_draws).astype(float)
-
-
 def sum_by_polymer(
     polymers: Sequence[str],
     chi: Sequence[pd.DataFrame],
@@ -211,13 +169,8 @@ def _sum_calls(frame: pd.DataFrame, place: Mapping[str, int], n_polymers: int, p
 
 
 def _rank_rows(frame: pd.DataFrame, place: Mapping[str, int], positive_label: int) -> RankedRows:
-    ranked = frame.sort_values("probability_positive", kind="stable")
-    p = ranked["probability_positive"].to_numpy(dtype=float)
-    return RankedRows(
-        polymer=_places(ranked, place),
-        positive=ranked["soluble"].to_numpy() == positive_label,
-        starts=np.flatnonzero(np.append(True, p[1:] > p[:-1])),
-    )
+    positive = frame["soluble"].to_numpy() == positive_label
+    return RankedRows.of(_places(frame, place), positive, frame["probability_positive"].to_numpy(dtype=float))
 
 
 def read_trial_sums(

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from chitransfer.config import Config, override_config
 from chitransfer.counts import first_lines, say_count
 from chitransfer.errors import StudyError
-from chitransfer.evidence.correction import N_DRAWS, Estimate, correct_for_selection, paired_standard_errors
+from chitransfer.evidence.correction import N_DRAWS, correct_for_selection, paired_standard_errors
 from chitransfer.evidence.fresh import FreshScore, find_shared_runs, measure_difference_noise, read_fresh_scores
 from chitransfer.evidence.outcomes import PolymerSums, measured_polymers, read_repeats, read_trial_sums
 from chitransfer.search.replicates import estimate_components, load_replicates, values_of_runs
@@ -25,6 +25,7 @@ from chitransfer.search.results import read_standing
 from chitransfer.search.space import to_overrides
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.seeds import derive_seed
+from chitransfer.training.resampling import Estimate
 from chitransfer.training.tasks import choose_positive_label
 
 # Of the standard deviation of a difference: with fewer degrees of freedom Student's t is above 4.3.

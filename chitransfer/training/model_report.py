@@ -5,6 +5,7 @@ Called by `training.finetune`; the tables it writes are what `report.model_figur
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,13 @@ from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.files import write_csv, write_json
 from chitransfer.model.calibration import COVERAGE, ProbabilityCalibration
 from chitransfer.model.checkpoint import TrainedModel
+from chitransfer.training.against_forest import (
+    FOREST,
+    compare_chi,
+    compare_solubility,
+    describe_difference,
+    judge_forest,
+)
 from chitransfer.training.conformal import (
     coverage_metrics,
     cross_fit_calibration,
@@ -26,6 +34,7 @@ from chitransfer.training.conformal import (
 from chitransfer.training.forest import ForestPredictions
 from chitransfer.training.metrics import call_metrics, solubility_metrics
 from chitransfer.training.out_of_fold import TaskPredictions
+from chitransfer.training.resampling import Estimate
 from chitransfer.training.run_folder import RunFolder, chi_scores, describe_rows
 from chitransfer.training.trivial import training_means
 
@@ -37,11 +46,6 @@ SEARCHED_ON_TEST = (
     "test polymers: neither stage learned from them; a search on the same tables scored its trials on them, so where "
     "it chose these settings their errors may be a little too good; `chitransfer compare` measures on polymers no "
     "search saw"
-)
-FOREST = "  random forest (same features, folds of the first repeat): "
-INSTEAD = (
-    "take the forest for it, or try more computed χ and, where the encoder is frozen, "
-    "training.freeze_encoder_stage2: false"
 )
 ALL_KEPT = "add measured polymers, or lower training.test_fraction and pretrain again"
 
@@ -160,6 +164,8 @@ def chi_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any]:
         report["random_forest"] = {
             name: chi_scores(chi[rows], forest[rows]) for name, rows in (("validation", own), (TEST, ~own))
         }
+        difference = compare_chi(chi[own], [frame[name].to_numpy()[own] for name in repeats], forest[own], polymer[own])
+        report["mae_less_forest"] = None if difference is None else asdict(difference)
     half_width = frame["half_width_cv"].to_numpy()
     stated = {
         "validation": cross_fit_coverage(polymer[own], frame["fold_1"].to_numpy()[own]),
@@ -262,6 +268,8 @@ def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any
             name: _solubility_scores(positive[rows], forest[rows], forest_called[rows])
             for name, rows in (("validation", own), (TEST, ~own))
         }
+        difference = compare_solubility(positive[own], frame["logit_cv"].to_numpy()[own], forest[own], polymer[own])
+        report["auc_less_forest"] = None if difference is None else asdict(difference)
     train = frame["p_train"].to_numpy()[own]
     report["train"] = {
         name: value
@@ -287,6 +295,10 @@ def _shown(scores: dict[str, float], titles: dict[str, str]) -> str:
     )
 
 
+def _estimate(written: dict[str, float] | None) -> Estimate | None:
+    return None if written is None else Estimate(**written)
+
+
 def describe_chi(report: dict[str, Any]) -> list[str]:
     """A `chi_report` in words; what cannot be computed, as R² where every χ is the same, is left out."""
     lines = []
@@ -307,12 +319,10 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
                 )
         if "random_forest" in report:
             forest = report["random_forest"]["validation"]
-            lines.append(FOREST + _shown(forest, CHI_SHOWN))
-            if forest["mae"] < mean["mae"]:
-                lines.append(
-                    f"warning: χ: the random forest errs less on polymers left out, {forest['mae']:.3f} against "
-                    f"{mean['mae']:.3f}; {INSTEAD}"
-                )
+            difference = _estimate(report["mae_less_forest"])
+            lines += [FOREST + _shown(forest, CHI_SHOWN), *describe_difference(difference, "MAE")]
+            n_polymers, ahead = report["n_polymers"][CROSS_VALIDATION], mean["mae"] - forest["mae"]
+            lines += judge_forest("χ: the random forest errs less", ahead, difference, n_polymers)
     else:
         lines.append(
             f"warning: χ: all {report['test']['n_rows']} rows are of test polymers; the model has learned from no "
@@ -361,12 +371,10 @@ def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[st
     ]
     if "random_forest" in report:
         forest = report["random_forest"]["validation"]
-        lines.append(FOREST + _shown(forest, SOLUBILITY_SHOWN))
-        if forest["auc"] > scores["auc"]:
-            lines.append(
-                "warning: solubility: the random forest ranks polymers left out better, AUC "
-                f"{forest['auc']:.3f} against {scores['auc']:.3f}; {INSTEAD}"
-            )
+        difference = _estimate(report["auc_less_forest"])
+        lines += [FOREST + _shown(forest, SOLUBILITY_SHOWN), *describe_difference(difference, "AUC")]
+        n_polymers, ahead = report["n_polymers"][CROSS_VALIDATION], forest["auc"] - scores["auc"]
+        lines += judge_forest("solubility: the random forest ranks better", ahead, difference, n_polymers)
     if scores["f1"] <= trivial["validation"]["f1"]:
         lines.append(
             "warning: solubility: F1 is no better than that of calling every row positive; look at ROC-AUC and Brier, "

@@ -12,9 +12,9 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from chitransfer.data.assemble import Dataset
 from chitransfer.data.subsets import permute_labels
-from chitransfer.evidence.correction import Estimate
-from chitransfer.evidence.outcomes import draw_polymers, sum_by_polymer
+from chitransfer.evidence.outcomes import sum_by_polymer
 from chitransfer.evidence.overtuning import describe_control
+from chitransfer.training.resampling import Estimate, draw_polymers
 
 
 @pytest.mark.parametrize(

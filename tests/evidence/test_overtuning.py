@@ -11,11 +11,9 @@ from sklearn import metrics as sk
 
 from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.errors import StudyError
-from chitransfer.evidence import outcomes
-from chitransfer.evidence.correction import Estimate, correct_for_selection, paired_standard_errors
+from chitransfer.evidence.correction import correct_for_selection, paired_standard_errors
 from chitransfer.evidence.outcomes import (
     PolymerSums,
-    draw_polymers,
     fresh_replicates,
     measured_polymers,
     objective_of_draws,
@@ -23,6 +21,8 @@ from chitransfer.evidence.outcomes import (
     sum_by_polymer,
 )
 from chitransfer.sections import ObjectiveSettings
+from chitransfer.training import resampling
+from chitransfer.training.resampling import Estimate, draw_polymers
 
 CHI_ONLY = ObjectiveSettings(exp_mae=1.0, sol_f1=0.0, sol_recall=0.0, stage1_mae=0.0)
 
@@ -159,7 +159,7 @@ def test_auc_keeps_rows_not_pairs_of_polymers(rng: np.random.Generator, monkeypa
     wins = (above > below) + 0.5 * (above == below)  # (positive row, negative row)
     won = np.einsum("di,ij,dj->d", weights[:, positive], wins, weights[:, ~positive], optimize=True)
     assert np.array_equal(sums.ranked[0].count_wins(weights), won)
-    monkeypatch.setattr(outcomes, "MOST_RANKED", 2 * n)
+    monkeypatch.setattr(resampling, "MOST_RANKED", 2 * n)
     assert np.array_equal(sums.ranked[0].count_wins(weights), won)
 
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from chitransfer.evidence.correction import Estimate
 from chitransfer.evidence.fresh import DifferenceNoise, FreshScore, measure_difference_noise
 from chitransfer.evidence.overtuning import Examination, _describe_fresh, _within_one_error, describe_examination
 from chitransfer.search.objective import FIRST_FRESH
+from chitransfer.training.resampling import Estimate
 
 
 def make_examination(gain: Estimate, fresh: list[FreshScore], default: int = 0) -> Examination:

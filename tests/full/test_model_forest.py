@@ -23,3 +23,6 @@ def test_the_random_forest_is_scored_on_the_same_rows(trained: Any) -> None:
         assert forest["f1"] == pytest.approx(f1_score(labels["positive"], labels["forest_called_positive"]))
     # It learned: on polymers left out it is better than their mean.
     assert metrics["chi"]["random_forest"]["validation"]["r2"] > 0.2
+    for kind, score, shown in (("chi", "mae", "validation_mean_of_repeats"), ("solubility", "auc", "validation")):
+        own, forest = metrics[kind][shown][score], metrics[kind]["random_forest"]["validation"][score]
+        assert metrics[kind][f"{score}_less_forest"]["value"] == pytest.approx(own - forest)

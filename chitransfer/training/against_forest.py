@@ -1,0 +1,107 @@
+"""A fine-tuned model against a random forest on the polymers both left out: by how much, and is that more than luck?
+
+Called by `training.model_report`. The rows and folds are the same for both, so polymers are drawn for both at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from chitransfer.counts import say_count
+from chitransfer.training.resampling import Estimate, RankedRows, draw_polymers
+
+N_DRAWS = 1000
+# Of the draws, so that metrics.json can be worked out again from the tables beside it.
+SEED = 0
+# Of fewer, not even all on one side is beyond luck: a sign test's p is 2^(1 - n), at most 0.05 from 6 on.
+FEWEST_POLYMERS = 6
+FOREST = "  random forest (same features, folds of the first repeat): "
+INSTEAD = (
+    "take the forest for it, or try more computed χ and, where the encoder is frozen, "
+    "training.freeze_encoder_stage2: false"
+)
+
+
+def compare_chi(
+    chi: np.ndarray, by_repeat: Sequence[np.ndarray], forest: np.ndarray, polymer: np.ndarray
+) -> Estimate | None:
+    """The model's MAE of χ less the forest's, with its 95 % interval; ``None`` for fewer than 6 polymers.
+
+    Parameters
+    ----------
+    chi, forest, polymer
+        Measured χ, the forest's and the polymer of each row left out, (n_rows,) each.
+    by_repeat
+        The model's χ in each repeat, (n_rows,) each; their MAEs are averaged.
+    """
+    place, drawn = _draw(polymer)
+    if drawn is None:
+        return None
+    more = np.mean([np.abs(predicted - chi) for predicted in by_repeat], axis=0) - np.abs(forest - chi)
+    sums, counts = np.bincount(place, weights=more), np.bincount(place)
+    return Estimate.of(drawn @ sums / (drawn @ counts), value=float(more.mean()))
+
+
+def compare_solubility(
+    positive: np.ndarray, ranking: np.ndarray, forest: np.ndarray, polymer: np.ndarray
+) -> Estimate | None:
+    """The model's ROC-AUC less the forest's, with its 95 % interval; ``None`` as `compare_chi`, or for one class alone.
+
+    Parameters
+    ----------
+    positive
+        Whether each row left out is of the positive class, (n_rows,) bool.
+    ranking, forest, polymer
+        What the model and the forest rank the rows by, and their polymers, (n_rows,) each.
+    """
+    place, drawn = _draw(polymer)
+    if drawn is None or positive.all() or not positive.any():
+        return None
+    weights = np.vstack([np.ones(drawn.shape[1]), drawn])
+    n_positive = weights @ np.bincount(place, weights=positive.astype(float))
+    n_negative = weights @ np.bincount(place, weights=(~positive).astype(float))
+    more = RankedRows.of(place, positive, ranking).count_wins(weights) - RankedRows.of(
+        place, positive, forest
+    ).count_wins(weights)
+    with np.errstate(invalid="ignore"):  # Draws of one class alone have no AUC.
+        value, *draws = more / (n_positive * n_negative)
+    return Estimate.of(np.array(draws), value=float(value))
+
+
+def describe_difference(difference: Estimate | None, title: str) -> list[str]:
+    """A line with the difference and its interval, if there is one."""
+    if difference is None:
+        return []
+    value, low, high = difference.value, difference.low, difference.high
+    return [f"    {title}, the model's less the forest's: {value:+.3f} [{low:+.3f}, {high:+.3f}] (95 %, over polymers)"]
+
+
+def judge_forest(what: str, ahead: float, difference: Estimate | None, n_polymers: int) -> list[str]:
+    """A warning where the forest does better by more than luck, a note where it may be luck.
+
+    Parameters
+    ----------
+    what
+        What it does better, as ``χ: the random forest errs less``.
+    ahead
+        By how much the forest does better; nothing is said where that is not above 0.
+    difference
+        As compared, with its interval; ``None`` where there are too few polymers for one.
+    n_polymers
+        That were left out.
+    """
+    if not ahead > 0:
+        return []
+    if difference is not None and difference.low * difference.high > 0:
+        return [f"warning: {what} on polymers left out, by more than luck; {INSTEAD}"]
+    of = say_count(n_polymers, "polymer")
+    return [f"note: {what} on polymers left out, but {of} are too few to tell by; measure more"]
+
+
+def _draw(polymer: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    distinct, place = np.unique(polymer, return_inverse=True)
+    if len(distinct) < FEWEST_POLYMERS:
+        return place, None
+    return place, draw_polymers(len(distinct), N_DRAWS, SEED)
