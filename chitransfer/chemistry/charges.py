@@ -15,6 +15,8 @@ _SPLIT_CHARGES = Chem.MolFromSmarts("[S,P,Se,As;+1,+2]-[$([O-,S-;D1]),$([N-]),$(
 # Azides and diazo compounds; nitrile oxides.
 _DIAZO, _NITRILE_OXIDE = map(Chem.MolFromSmarts, ("[N-,C-]-[N+]#[ND1+0]", "[N-,C-]=[N+]=[OD1]"))
 
+# Drawn with a bond, as catalogues of chemicals do: C(=O)O[Na].
+_BONDED_COUNTER_ION = Chem.MolFromSmarts("[Li,Na,K,Rb,Cs;!D0]")
 # The charge of amidinium, guanidinium and imidazolium ions, in a Kekulé form, and the nitrogen it may move to.
 _AMIDINIUM = Chem.MolFromSmarts("[NX3+;!$(N[-])]=[CX3]-[NX3+0]")
 # Writings of one block that are looked at before it is left as it is written.
@@ -59,6 +61,11 @@ def read_molecule(smiles: str) -> Chem.Mol | None:
             settle_charges(molecule)
             Chem.SanitizeMol(molecule)
     return molecule
+
+
+def has_bonded_counter_ion(molecule: Chem.Mol) -> bool:
+    """Whether an alkali metal is bonded to a molecule, sanitised or not."""
+    return bool(molecule.HasSubstructMatch(_BONDED_COUNTER_ION))
 
 
 @lru_cache(maxsize=50_000)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rdkit import Chem, rdBase
 
-from chitransfer.chemistry.charges import least_writing, settle_charges
+from chitransfer.chemistry.charges import has_bonded_counter_ion, least_writing, settle_charges
 
 LONGEST_SMILES = 2000
 MOST_CUTS = 40
@@ -48,8 +48,8 @@ def _parse(smiles: str) -> Chem.Mol:
     if len(stars) != 2:
         counted = {0: "no *", 1: "one *"}.get(len(stars), f"{len(stars)} *")
         raise PolymerError(f"a repeat unit needs exactly two * for its two chain ends, this has {counted}")
-    if len(Chem.GetMolFrags(molecule)) > 1:
-        raise PolymerError("more than one molecule; leave counter-ions and solvents out")
+    if len(Chem.GetMolFrags(molecule)) > 1 or has_bonded_counter_ion(molecule):
+        raise PolymerError("more than one molecule or ion; leave counter-ions and solvents out, as in C(=O)[O-]")
     _refuse_odd_bonds(molecule, smiles)
     for star, label in zip(stars, (LEFT, RIGHT), strict=True):
         if star.GetDegree() != 1:
