@@ -1,16 +1,26 @@
-"""One way to write charges that neighbours share: S=O and P=O, not S⁺–O⁻ and P⁺–O⁻; N=N⁺=N⁻, not N⁻–N⁺≡N.
+"""One way to write charges that atoms share: S=O and P=O, not S⁺–O⁻ and P⁺–O⁻; N=N⁺=N⁻, not N⁻–N⁺≡N.
 
 Called wherever a SMILES is read (`chemistry.polymers`, `read_molecule`). RDKit settles nitro groups and oxides of
-nitrogen by itself, but takes the two writings of a sulfoxide or an azide for two substances.
+nitrogen by itself, but takes the two writings of a sulfoxide, an azide or an imidazolium for two substances.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
 
 from rdkit import Chem, rdBase
 
 _SPLIT_CHARGES = Chem.MolFromSmarts("[S,P,Se,As;+1,+2]-[$([O-,S-;D1]),$([N-]),$([C-])]")
 # Azides and diazo compounds; nitrile oxides.
 _DIAZO, _NITRILE_OXIDE = map(Chem.MolFromSmarts, ("[N-,C-]-[N+]#[ND1+0]", "[N-,C-]=[N+]=[OD1]"))
+
+# Drawn with a bond, as catalogues of chemicals do: C(=O)O[Na].
+_BONDED_COUNTER_ION = Chem.MolFromSmarts("[Li,Na,K,Rb,Cs;!D0]")
+# The charge of amidinium, guanidinium and imidazolium ions, in a Kekulé form, and the nitrogen it may move to.
+_AMIDINIUM = Chem.MolFromSmarts("[NX3+;!$(N[-])]=[CX3]-[NX3+0]")
+# Writings of one block that are looked at before it is left as it is written.
+MOST_WRITINGS = 64
 
 
 def settle_charges(molecule: Chem.Mol) -> None:
@@ -51,3 +61,43 @@ def read_molecule(smiles: str) -> Chem.Mol | None:
             settle_charges(molecule)
             Chem.SanitizeMol(molecule)
     return molecule
+
+
+def has_bonded_counter_ion(molecule: Chem.Mol) -> bool:
+    """Whether an alkali metal is bonded to a molecule, sanitised or not."""
+    return bool(molecule.HasSubstructMatch(_BONDED_COUNTER_ION))
+
+
+@lru_cache(maxsize=50_000)
+def least_writing(smiles: str) -> str:
+    """The canonical SMILES of a part of a chain, the same on whichever nitrogen its amidinium ions carry the charge.
+
+    Of the writings with most aromatic atoms it is the first in the alphabet.
+
+    >>> least_writing("Cn1cc[n+](CC)c1") == least_writing("C[n+]1ccn(CC)c1")
+    True
+    """
+    if "+" not in smiles:
+        return smiles
+    aromatic, waiting = {smiles: 0}, [smiles]
+    while waiting and len(aromatic) <= MOST_WRITINGS:
+        molecule = Chem.MolFromSmiles(waiting[-1])
+        aromatic[waiting.pop()] = sum(atom.GetIsAromatic() for atom in molecule.GetAtoms())
+        new = {str(Chem.MolToSmiles(moved)) for moved in _move_charges(molecule)} - aromatic.keys()
+        aromatic |= dict.fromkeys(new, 0)
+        waiting += sorted(new)
+    return smiles if waiting else min(aromatic, key=lambda text: (-aromatic[text], text))
+
+
+def _move_charges(molecule: Chem.Mol) -> Iterator[Chem.Mol]:
+    """The molecule with the charge of one amidinium ion on another of its nitrogens, each way there is."""
+    plain = Chem.Mol(molecule)
+    Chem.Kekulize(plain, clearAromaticFlags=True)
+    for charged, carbon, neutral in plain.GetSubstructMatches(_AMIDINIUM):
+        moved = Chem.Mol(plain)
+        moved.GetAtomWithIdx(charged).SetFormalCharge(0)
+        moved.GetAtomWithIdx(neutral).SetFormalCharge(1)
+        moved.GetBondBetweenAtoms(charged, carbon).SetBondType(Chem.BondType.SINGLE)
+        moved.GetBondBetweenAtoms(carbon, neutral).SetBondType(Chem.BondType.DOUBLE)
+        Chem.SanitizeMol(moved)
+        yield moved

@@ -79,8 +79,8 @@ FAMILIES = tuple(
 )
 # A single silicon carries both hydroxyls of the usual silanediol, which needs a pattern of its own.
 GEMINAL_SILANEDIOL = "[Si:2]([OX2H:1])[OX2H:3]>>*-[Si:2]-[O:3]-*"
-# C=C of styrenes, acrylates, acrylonitriles, vinyl ethers, esters and amides: a monomer with two crosslinks. Those of
-# allyl groups and dienes, and those inside a chain or a ring, are not among them.
+# C=C of styrenes, acrylates, acrylonitriles, vinyl ethers, esters and amides: a monomer with two crosslinks, and one is
+# used up in its polymer. Those of allyl groups and dienes, and those inside a chain or a ring, are not among them.
 POLYMERISABLE = Chem.MolFromSmarts("[CH2]=[CX3]-[c,O,N,S,$(C=O),$(C#N)]")
 
 
@@ -155,14 +155,16 @@ def run_reaction(reaction: Reaction) -> RepeatUnit | None:
     """The repeat unit of a polymerisation, ``None`` when the rule does not apply or gives no linear chain.
 
     Where the rule gives several regio-isomers (a diol that is not symmetric), the first in RDKit's order, which the
-    canonical SMILES of the monomers fix, stands for all of them.
+    canonical SMILES of the monomers fix, stands for all of them. Of a vinyl monomer with another C=C (allyl
+    methacrylate) the one that polymerises by itself opens.
     """
+    is_vinyl = RULES[reaction.rule].polymer_class == "vinyl"
     with rdBase.BlockLogs():
         reactants = [Chem.MolFromSmiles(smiles) for smiles in reaction.monomers]
         for transformation in _transformations(reaction.rule):
             for products in transformation.RunReactants(reactants, MOST_PRODUCTS):
                 identity = _identity(products[0])
-                if identity is not None:
+                if identity is not None and not (is_vinyl and _count_polymerisable(identity)):
                     return RepeatUnit(identity, RULES[reaction.rule].polymer_class, reaction.monomers)
     return None
 
@@ -196,8 +198,12 @@ def _fits(rule_index: int, place: int, monomer: str) -> bool:
 
 
 def _crosslinks(monomer: str) -> bool:
-    matches = Chem.MolFromSmiles(monomer).GetSubstructMatches(POLYMERISABLE)
-    return len({match[0] for match in matches}) > 1
+    return _count_polymerisable(monomer) > 1
+
+
+def _count_polymerisable(smiles: str) -> int:
+    """How many C=C of a monomer or of a repeat unit are `POLYMERISABLE`."""
+    return len({match[0] for match in Chem.MolFromSmiles(smiles).GetSubstructMatches(POLYMERISABLE)})
 
 
 def _pool(rule: Rule, place: int, families: dict[str, list[str]], allowed: dict[str, set[str]]) -> list[str]:

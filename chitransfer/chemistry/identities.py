@@ -21,7 +21,7 @@ from chitransfer.chunks import map_in_chunks
 from chitransfer.files import write_atomically
 from chitransfer.progress import Progress
 
-IDENTITY_VERSION = 6
+IDENTITY_VERSION = 7
 CHUNK = 500
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rdkit import Chem, rdBase
 
-from chitransfer.chemistry.charges import settle_charges
+from chitransfer.chemistry.charges import has_bonded_counter_ion, least_writing, settle_charges
 
 LONGEST_SMILES = 2000
 MOST_CUTS = 40
@@ -48,8 +48,8 @@ def _parse(smiles: str) -> Chem.Mol:
     if len(stars) != 2:
         counted = {0: "no *", 1: "one *"}.get(len(stars), f"{len(stars)} *")
         raise PolymerError(f"a repeat unit needs exactly two * for its two chain ends, this has {counted}")
-    if len(Chem.GetMolFrags(molecule)) > 1:
-        raise PolymerError("more than one molecule; leave counter-ions and solvents out")
+    if len(Chem.GetMolFrags(molecule)) > 1 or has_bonded_counter_ion(molecule):
+        raise PolymerError("more than one molecule or ion; leave counter-ions and solvents out, as in C(=O)[O-]")
     _refuse_odd_bonds(molecule, smiles)
     for star, label in zip(stars, (LEFT, RIGHT), strict=True):
         if star.GetDegree() != 1:
@@ -268,7 +268,7 @@ def _blocks(unit: Chem.Mol) -> list[str]:
     path = _backbone(unit)
     cuts = _backbone_cuts(unit, path)
     if not cuts:
-        return [Chem.MolToSmiles(unit)]
+        return [least_writing(Chem.MolToSmiles(unit))]
     if len(cuts) > MOST_CUTS:
         # RDKit takes time quadratic in the number of pieces.
         return [block for part in _split(unit, path, cuts[::MOST_CUTS]) for block in _blocks(part)]
@@ -282,7 +282,7 @@ def _blocks(unit: Chem.Mol) -> list[str]:
     blocks, start = [], 0
     for text in texts:
         number = fragment_of[written[start]]
-        blocks.append((place_of[number], text))
+        blocks.append((place_of[number], least_writing(text)))
         start += len(fragments[number])
     return [text for _, text in sorted(blocks)]
 
@@ -367,7 +367,7 @@ def _turn(block: str) -> str:
     left, right = _ends(molecule)
     molecule.GetAtomWithIdx(left).SetIsotope(RIGHT)
     molecule.GetAtomWithIdx(right).SetIsotope(LEFT)
-    return str(Chem.MolToSmiles(molecule))
+    return least_writing(Chem.MolToSmiles(molecule))
 
 
 def _join(blocks: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ from chitransfer.files import (
 from chitransfer.progress import Progress
 
 # Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
-BUILD_VERSION = 5
+BUILD_VERSION = 6
 CHUNK = 100
 # Polymers whose χ is worked out and written at once.
 BLOCK = 2000

@@ -22,12 +22,12 @@ from chitransfer.chunks import map_in_chunks
 from chitransfer.data.csv_text import without_rows
 from chitransfer.data.pair_table import TableReader
 from chitransfer.data.table_remarks import describe_blanks
-from chitransfer.data.tables import WATER, canonical_solvent
+from chitransfer.data.tables import UNIFAC_CHI, WATER, canonical_solvent
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K, read_kelvin
 from chitransfer.files import as_cell, check_csv_name, write_csv_text
 from chitransfer.progress import Progress
 
-ADDED_COLUMNS = ("chi_unifac", "A_unifac_K", "B_unifac", "method", "reason")
+ADDED_COLUMNS = (UNIFAC_CHI, "A_unifac_K", "B_unifac", "method", "reason")
 CHUNK = 200
 
 
@@ -49,7 +49,8 @@ class ComputeSummary:
     reasons
         Rows without a value, by reason.
     remarks
-        A line for every column that some rows with a value fill and others leave blank.
+        A line for columns of the user's own that were replaced, and one for every column that some rows with a value
+        fill and others leave blank.
     seconds
         Wall time.
     """
@@ -87,8 +88,8 @@ def compute_table(
     ``chi_unifac`` is χ at the row's temperature (missing: 298.15 K) in the row's solvent (missing: water);
     ``A_unifac_K`` and ``B_unifac`` are those of χ = A/T + B fitted to UNIFAC at `DEFAULT_TEMPERATURES`; ``method``
     names the model (docs/physics.md); ``reason`` says why a row has no value. Added columns that are there already are
-    replaced. A row with more or fewer cells than the header is cut or filled up, so that what is added stands in its
-    columns.
+    replaced, and named where they are not of an earlier computation. A row with more or fewer cells than the header is
+    cut or filled up, so that what is added stands in its columns.
 
     Parameters
     ----------
@@ -131,9 +132,19 @@ def compute_table(
         n_solvents=len({row.solvent for row in rows if row.solvent}),
         methods=dict(Counter(value[3] for value in values if value[3]).most_common()),
         reasons=dict(Counter(reason for reason in reasons if reason).most_common()),
-        remarks=_describe_blank_cells(reader, str(input), list(compress(records, (not why for why in reasons)))),
+        remarks=[
+            *_describe_replaced(list(compress(reader.header, replaced)), str(input)),
+            *_describe_blank_cells(reader, str(input), list(compress(records, (not why for why in reasons)))),
+        ],
         seconds=time.perf_counter() - started,
     )
+
+
+def _describe_replaced(names: list[str], source: str) -> list[str]:
+    """A line on columns of a table that no earlier computation wrote, in whose place the added ones stand."""
+    if not names or UNIFAC_CHI in names:
+        return []
+    return [f"{', '.join(names)} of {source} {'is' if len(names) == 1 else 'are'} replaced; rename what is to be kept"]
 
 
 def _describe_blank_cells(reader: TableReader, source: str, used: list[list[str]]) -> list[str]:

@@ -10,6 +10,7 @@ UNITS = [
     "*CC(*)C(=O)OCC[N+](C)(C)CCCS(=O)(=O)[O-]",
     "*CC(*)C(=O)OC1CC(C)(C)N([O])C(C)(C)C1",
     "*C[N+](C)(C)CCCC*",
+    "*OCCn1cc[n+](C*)c1",
     "*C(F)(F)C(*)(F)F",
     "*NC(=O)CCCCC*",
     "*NCCCCCCNC(=O)CCCCC(*)=O",

@@ -106,7 +106,10 @@ def test_a_crosslinking_monomer_gives_nothing(monomer: str) -> None:
 @pytest.mark.parametrize(
     ("monomer", "unit"),
     [
-        ("C=CC(=O)OCC=C", "*CC(*)COC(=O)C=C"),
+        ("C=CC(=O)OCC=C", "*CC(*)C(=O)OCC=C"),
+        ("C=C(C)C(=O)OCC=C", "*CC(*)(C)C(=O)OCC=C"),
+        ("C=Cc1ccc(CC=C)cc1", "*CC(*)c1ccc(CC=C)cc1"),
+        ("C=CCOC=C", "*CC(*)OCC=C"),
         ("C=CC(=O)OCC=CC", "*CC(*)C(=O)OCC=CC"),
         ("C=CC(=C)C", "*CC(*)C(=C)C"),
         ("C=C(C#N)C(=O)OC", "*CC(*)(C#N)C(=O)OC"),
@@ -119,6 +122,12 @@ def test_one_polymerising_bond_is_enough_whatever_others_there_are(monomer: str,
     assert found is not None
     assert found.identity == polymer_identity(unit)
     assert find_unused(families) == []
+
+
+def test_an_acrylate_with_a_cyclic_olefin_polymerises_as_an_acrylate() -> None:
+    reactions = list_reactions({"vinyl": [Chem.CanonSmiles("C=CC(=O)OC1CC2CC1C=C2")]}, seed=0)
+    identities = [None if unit is None else unit.identity for unit in map(run_reaction, reactions)]
+    assert sorted(identities, key=str) == [polymer_identity("*CC(*)C(=O)OC1CC2CC1C=C2"), None]
 
 
 def test_monomers_that_nothing_is_made_of_are_found() -> None:

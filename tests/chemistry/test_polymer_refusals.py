@@ -24,6 +24,8 @@ from chitransfer.chemistry.polymers import LONGEST_SMILES, PolymerError, oligome
         ("*CCO", "one *"),
         ("*CC(*)C*", "3 *"),
         ("*CC(*)C(=O)[O-].[Na+]", "leave counter-ions"),
+        ("*CC(*)C(=O)O[Na]", "leave counter-ions"),
+        ("*CC(*)c1ccc(S(=O)(=O)O[K])cc1", "leave counter-ions"),
         ("*CC.CC*", "more than one molecule"),
         ("C1*CC*1", "bonded once"),
         ("C*C*", "bonded once"),

@@ -205,6 +205,11 @@ def test_chains_of_hundreds_of_blocks_keep_their_key(word: str) -> None:
         ["*CC(*)P(C)(C)=S", "*CC(*)[P+](C)(C)[S-]"],
         ["*CC(*)S(C)=NC", "*CC(*)[S+](C)[N-]C"],
         ["*CC[Se](=O)*", "*CC[Se+]([O-])*"],
+        ["*CC(*)n1cc[n+](CC)c1", "*CC(*)[n+]1ccn(CC)c1", "*CC(*)[N+]1=CN(CC)C=C1"],
+        ["*CCOCn1cc[n+](*)c1", "*n1cc[n+](CCOC*)c1", "*OCC[n+]1ccn(C*)c1", "*C[n+]1ccn(CCO*)c1"],
+        ["*CC(*)c1ccc2c(c1)n(C)c[n+]2CC", "*CC(*)c1ccc2c(c1)[n+](C)cn2CC"],
+        ["*NC(CCCNC(=[NH2+])N)C(*)=O", "*NC(CCC[NH+]=C(N)N)C(*)=O"],
+        ["*CC(*)c1cc[n+](C)c(N)c1", "*CC(*)C1=CC(=[NH2+])N(C)C=C1"],
         [
             "*O[C@@H]1O[C@H](CO)[C@@H](*)[C@H](O)[C@H]1O",
             "*[C@@H]1O[C@H](CO)[C@@H](O*)[C@H](O)[C@H]1O",

@@ -214,3 +214,12 @@ def test_the_measured_table_gets_values(shared_data: Path, tmp_path: Path) -> No
     summary = compute_table(shared_data / "experiment_chi.csv", tmp_path / "out.csv")
     assert summary.n_rows == 1190
     assert summary.n_values >= 1140
+
+
+def test_columns_of_the_users_own_that_are_replaced_are_named(tmp_path: Path) -> None:
+    measured, computed = tmp_path / "measured.csv", tmp_path / "computed.csv"
+    measured.write_text("SMILES,chi,method,reason\n*CCO*,0.4,osmometry,checked\n")
+    assert compute_table(measured, computed).remarks == [
+        f"method, reason of {measured} are replaced; rename what is to be kept"
+    ]
+    assert compute_table(computed, tmp_path / "again.csv").remarks == [], "an earlier computation's may go"
