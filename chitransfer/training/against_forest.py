@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chitransfer.counts import say_count
 from chitransfer.training.resampling import Estimate, RankedRows, draw_polymers
 
 N_DRAWS = 1000
 # Of the draws, so that metrics.json can be worked out again from the tables beside it.
 SEED = 0
-# Of fewer, not even all on one side is beyond luck: a sign test's p is 2^(1 - n), at most 0.05 from 6 on.
+# Of fewer, not even all on one side is beyond luck: a sign test's p is 2^(1 - n), at most 0.05 from 6 on. An AUC needs
+# so many of each class: where one polymer is the only one of its class, every draw that has an AUC holds it.
 FEWEST_POLYMERS = 6
 FOREST = "  random forest (same features, folds of the first repeat): "
 INSTEAD = (
@@ -47,7 +47,7 @@ def compare_chi(
 def compare_solubility(
     positive: np.ndarray, ranking: np.ndarray, forest: np.ndarray, polymer: np.ndarray
 ) -> Estimate | None:
-    """The model's ROC-AUC less the forest's, with its 95 % interval; ``None`` as `compare_chi`, or for one class alone.
+    """The model's ROC-AUC less the forest's, with its 95 % interval; ``None`` for fewer than 6 polymers of a class.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def compare_solubility(
         What the model and the forest rank the rows by, and their polymers, (n_rows,) each.
     """
     place, drawn = _draw(polymer)
-    if drawn is None or positive.all() or not positive.any():
+    if drawn is None or min(len(np.unique(place[own])) for own in (positive, ~positive)) < FEWEST_POLYMERS:
         return None
     weights = np.vstack([np.ones(drawn.shape[1]), drawn])
     n_positive = weights @ np.bincount(place, weights=positive.astype(float))
@@ -78,7 +78,7 @@ def describe_difference(difference: Estimate | None, title: str) -> list[str]:
     return [f"    {title}, the model's less the forest's: {value:+.3f} [{low:+.3f}, {high:+.3f}] (95 %, over polymers)"]
 
 
-def judge_forest(what: str, ahead: float, difference: Estimate | None, n_polymers: int) -> list[str]:
+def judge_forest(what: str, ahead: float, difference: Estimate | None, few: str) -> list[str]:
     """A warning where the forest does better by more than luck, a note where it may be luck.
 
     Parameters
@@ -89,15 +89,14 @@ def judge_forest(what: str, ahead: float, difference: Estimate | None, n_polymer
         By how much the forest does better; nothing is said where that is not above 0.
     difference
         As compared, with its interval; ``None`` where there are too few polymers for one.
-    n_polymers
-        That were left out.
+    few
+        What there may be too few of to tell, as ``30 polymers``.
     """
     if not ahead > 0:
         return []
     if difference is not None and difference.low * difference.high > 0:
         return [f"warning: {what} on polymers left out, by more than luck; {INSTEAD}"]
-    of = say_count(n_polymers, "polymer")
-    return [f"note: {what} on polymers left out, but {of} are too few to tell by; measure more"]
+    return [f"note: {what} on polymers left out, but {few} are too few to tell by; measure more"]
 
 
 def _draw(polymer: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
