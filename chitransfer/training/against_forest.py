@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from chitransfer.training.resampling import Estimate, RankedRows, draw_polymers
 
@@ -41,7 +43,7 @@ def compare_chi(
         return None
     more = np.mean([np.abs(predicted - chi) for predicted in by_repeat], axis=0) - np.abs(forest - chi)
     sums, counts = np.bincount(place, weights=more), np.bincount(place)
-    return Estimate.of(drawn @ sums / (drawn @ counts), value=float(more.mean()))
+    return Estimate.of(drawn @ sums / (drawn @ counts), value=float(more.mean()), factor=_widening(len(counts)))
 
 
 def compare_solubility(
@@ -67,7 +69,7 @@ def compare_solubility(
     ).count_wins(weights)
     with np.errstate(invalid="ignore"):  # Draws of one class alone have no AUC.
         value, *draws = more / (n_positive * n_negative)
-    return Estimate.of(np.array(draws), value=float(value))
+    return Estimate.of(np.array(draws), value=float(value), factor=_widening(drawn.shape[1]))
 
 
 def describe_difference(difference: Estimate | None, title: str) -> list[str]:
@@ -97,6 +99,11 @@ def judge_forest(what: str, ahead: float, difference: Estimate | None, few: str)
     if difference is not None and difference.low * difference.high > 0:
         return [f"warning: {what} on polymers left out, by more than luck; {INSTEAD}"]
     return [f"note: {what} on polymers left out, but {few} are too few to tell by; measure more"]
+
+
+def _widening(n_polymers: int) -> float:
+    """What an interval from draws of few polymers is too narrow by: they scatter by √((n − 1)/n), and not as t does."""
+    return float(student.ppf(0.975, n_polymers - 1) / norm.ppf(0.975) * np.sqrt(n_polymers / (n_polymers - 1)))
 
 
 def _draw(polymer: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
