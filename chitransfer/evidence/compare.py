@@ -32,7 +32,7 @@ from chitransfer.search.contract import NAMES, VARIANTS, make_contract
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import transfer_objective
 from chitransfer.search.results import expect_runs
-from chitransfer.search.study_folder import StudyFolder
+from chitransfer.search.study_folder import CONDITIONS, StudyFolder
 from chitransfer.search.unread import refuse_rate_of_frozen_encoder
 from chitransfer.seeds import derive_seed
 from chitransfer.training.metrics import chi_metrics, solubility_metrics
@@ -178,7 +178,7 @@ def _complete(outer: Sequence[OuterFold], say: Say) -> list[OuterFold]:
 
 
 def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan, say: Say) -> None:
-    path = folder / "conditions.json"
+    path = folder / CONDITIONS
     conditions = {"n_outer": plan.n_outer, "n_seeds": plan.n_seeds, "data": make_contract(config, dataset)["data"]}
     if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))

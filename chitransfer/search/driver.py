@@ -134,12 +134,16 @@ class SearchDriver:
         self._stop_requested = stop_requested
         self._table = AttributeTable(folder.address)
         self._active: dict[Future[RungResult], _ActiveTrial] = {}
-        self._interrupted = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        self._interrupted = [trial.number for trial in begun]
         asked = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         self._n_asked = len(asked)
-        self._n_runs = sum(count_runs(trial) for trial in asked if trial.state.is_finished()) + len(self._interrupted)
+        self._n_runs = sum(count_runs(trial) for trial in asked if trial.state.is_finished()) + len(begun)
         if config.search.replicates > 1:
-            self._n_runs += sum(len(load_replicates(folder.trial(number))) for number in self._interrupted)
+            self._n_runs += sum(
+                len(load_replicates(folder.trial(trial.number))) + trial.user_attrs.get(FAILED_RUNS, 0)
+                for trial in begun
+            )
         self._failures: list[str] = []
 
     def run(self) -> StopReason:
@@ -246,7 +250,7 @@ class SearchDriver:
         active.seconds_before += sum(result.seconds.values())
         if result.failure and active.runs:
             logger.warning("trial %d: a further run failed and is left out: %s", result.number, result.failure)
-            active.trial.set_user_attr(FAILED_RUNS, 1 + active.trial.user_attrs.get(FAILED_RUNS, 0))
+            active.trial.set_user_attr(FAILED_RUNS, 1)
             self._complete(active)
             return
         if result.failure:
@@ -289,7 +293,9 @@ class SearchDriver:
         """Race: a trial that may still beat the incumbent runs again, within the budget."""
         if len(active.runs) < self.config.search.replicates and self._n_runs < self.config.search.n_trials:
             others = list(run_values(self.study).values())
-            if deserves_another_run([run.value for run in active.runs], others):
+            # One whose further run failed had ended but for being told when the search was stopped.
+            has_failed = FAILED_RUNS in active.trial.user_attrs
+            if not has_failed and deserves_another_run([run.value for run in active.runs], others):
                 self._n_runs += 1
                 active.seconds = {}
                 self._send(active, None)
@@ -349,9 +355,14 @@ class SearchDriver:
     def _explain_failures(self, said: str, reasons: Sequence[str]) -> StudyError:
         """The common reason of several failures, where to read more, and how to go on."""
         common, count = Counter(reasons).most_common(1)[0]
+        said = f"{said} {count} of them: {common}\n"
+        if self.folder.comparison is not None:
+            return StudyError(
+                f"{said}Where memory, a device or a disk was short, mend that and repeat the comparison's command; "
+                "other settings, such as a lower search.space.lr_pretrain, need another --name"
+            )
         return StudyError(
-            f"{said} {count} of them: {common}\n"
-            f"The whole story is in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. Where "
+            f"{said}The whole story is in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. Where "
             "memory, a device or a disk was short, mend that (search.halve_batch_when_out_of_memory=true takes smaller "
             f"batches) and resume with: {self.folder.resume_command}\n"
             "Other settings, such as a lower search.space.lr_pretrain or training.precision=fp32, need a new study"

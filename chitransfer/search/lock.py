@@ -78,14 +78,14 @@ def drive_alone(folder: StudyFolder, what: str = "search is writing to this stud
 
 
 def find_driver(folder: StudyFolder) -> str | None:
-    """Who drives the study at this moment, by host and process; ``None`` when nobody does.
+    """Who drives the study, or the comparison that it is part of, at this moment, by host and process; or ``None``.
 
     Raises
     ------
     StudyError
         The study's database server cannot be asked.
     """
-    holder, lock = _holder_and_lock(folder)
+    holder, lock = _holder_and_lock(folder if folder.comparison is None else StudyFolder(folder.comparison))
     # Left behind by a driver that was killed, so its being there says nothing yet.
     if holder.is_file():
         try:

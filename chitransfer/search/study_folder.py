@@ -19,6 +19,8 @@ from chitransfer.search.storage import sqlite_address
 from chitransfer.secrecy import mask_passwords
 
 SECOND_PASS = "second_pass_"
+# In the folder of a comparison.
+CONDITIONS = "conditions.json"
 # Set by scripts/run_hparam_search.sh to the words that started it: its virtual environment need not be active.
 LAUNCHER = "CHITRANSFER_LAUNCHER"
 
@@ -53,7 +55,9 @@ class StudyFolder:
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with the study; by the launcher where it started this process."""
+        """The command that goes on with the study, by the launcher where it started this process; or which one does."""
+        if self.comparison is not None:
+            return f"the `chitransfer compare` command that began {self.comparison}"
         command = os.environ.get(LAUNCHER, "chitransfer search")
         return f"{command} --resume {shlex.quote(str(self.resume_path))}"
 
@@ -96,6 +100,12 @@ class StudyFolder:
         number = self.name.removeprefix(SECOND_PASS)
         is_inside = StudyFolder(self.path.parent).config.is_file()
         return (self.path.parent, int(number)) if is_inside and number != self.name and number.isdigit() else None
+
+    @property
+    def comparison(self) -> Path | None:
+        """Of a search inside a comparison, which alone can go on with it, the comparison's folder; else ``None``."""
+        folder = self.path.parent.parent.parent
+        return folder if (folder / CONDITIONS).is_file() else None
 
     def check_there(self) -> None:
         """Make sure that the folder is where it was when the search began.

@@ -355,7 +355,7 @@ def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSett
     if search is not None and search.control == "permute":
         lines.append(PERMUTED)
     if driver is not None:
-        lines.append(f"a search is running ({driver})")
+        lines.append(f"{'a search' if folder.comparison is None else 'its comparison'} is running ({driver})")
     elif standing.counts.get("RUNNING"):
         lines.append(f"no search is running; resume with: {folder.resume_command}")
     if standing.seconds_per_trial is not None:
@@ -389,7 +389,9 @@ def _describe_fresh_runs(
     if not n_missing:
         return []
     line = f"{len(runs) - n_missing} of {say_count(len(runs), 'run')} on fresh seeds and folds done"
-    return [line if is_running else f"{line}; for the others resume with: {folder.resume_command}"]
+    # A comparison goes on without those that failed.
+    can_go_on = not is_running and folder.comparison is None
+    return [f"{line}; for the others resume with: {folder.resume_command}" if can_go_on else line]
 
 
 def _short(value: object) -> str:

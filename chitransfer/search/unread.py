@@ -31,6 +31,7 @@ KEYS_OF_TABLES = {
 }
 # What Stage 1 reads only where it is judged by its validation MAE (`stage1.Stage1Run.is_by_chance`).
 OF_THE_VALIDATION_MAE = (
+    "training.min_epochs_pretrain",
     "training.early_stopping_patience",
     "training.lr_schedule_patience",
     "training.lr_schedule_factor",

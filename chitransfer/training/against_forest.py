@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import norm
+from scipy.stats import t as student
 
-from chitransfer.counts import say_count
 from chitransfer.training.resampling import Estimate, RankedRows, draw_polymers
 
 N_DRAWS = 1000
 # Of the draws, so that metrics.json can be worked out again from the tables beside it.
 SEED = 0
-# Of fewer, not even all on one side is beyond luck: a sign test's p is 2^(1 - n), at most 0.05 from 6 on.
+# Of fewer, not even all on one side is beyond luck: a sign test's p is 2^(1 - n), at most 0.05 from 6 on. An AUC needs
+# so many of each class: where one polymer is the only one of its class, every draw that has an AUC holds it.
 FEWEST_POLYMERS = 6
 FOREST = "  random forest (same features, folds of the first repeat): "
 INSTEAD = (
@@ -41,13 +43,13 @@ def compare_chi(
         return None
     more = np.mean([np.abs(predicted - chi) for predicted in by_repeat], axis=0) - np.abs(forest - chi)
     sums, counts = np.bincount(place, weights=more), np.bincount(place)
-    return Estimate.of(drawn @ sums / (drawn @ counts), value=float(more.mean()))
+    return Estimate.of(drawn @ sums / (drawn @ counts), value=float(more.mean()), factor=_widening(len(counts)))
 
 
 def compare_solubility(
     positive: np.ndarray, ranking: np.ndarray, forest: np.ndarray, polymer: np.ndarray
 ) -> Estimate | None:
-    """The model's ROC-AUC less the forest's, with its 95 % interval; ``None`` as `compare_chi`, or for one class alone.
+    """The model's ROC-AUC less the forest's, with its 95 % interval; ``None`` for fewer than 6 polymers of a class.
 
     Parameters
     ----------
@@ -57,7 +59,7 @@ def compare_solubility(
         What the model and the forest rank the rows by, and their polymers, (n_rows,) each.
     """
     place, drawn = _draw(polymer)
-    if drawn is None or positive.all() or not positive.any():
+    if drawn is None or min(len(np.unique(place[own])) for own in (positive, ~positive)) < FEWEST_POLYMERS:
         return None
     weights = np.vstack([np.ones(drawn.shape[1]), drawn])
     n_positive = weights @ np.bincount(place, weights=positive.astype(float))
@@ -67,7 +69,7 @@ def compare_solubility(
     ).count_wins(weights)
     with np.errstate(invalid="ignore"):  # Draws of one class alone have no AUC.
         value, *draws = more / (n_positive * n_negative)
-    return Estimate.of(np.array(draws), value=float(value))
+    return Estimate.of(np.array(draws), value=float(value), factor=_widening(drawn.shape[1]))
 
 
 def describe_difference(difference: Estimate | None, title: str) -> list[str]:
@@ -78,7 +80,7 @@ def describe_difference(difference: Estimate | None, title: str) -> list[str]:
     return [f"    {title}, the model's less the forest's: {value:+.3f} [{low:+.3f}, {high:+.3f}] (95 %, over polymers)"]
 
 
-def judge_forest(what: str, ahead: float, difference: Estimate | None, n_polymers: int) -> list[str]:
+def judge_forest(what: str, ahead: float, difference: Estimate | None, few: str) -> list[str]:
     """A warning where the forest does better by more than luck, a note where it may be luck.
 
     Parameters
@@ -89,15 +91,19 @@ def judge_forest(what: str, ahead: float, difference: Estimate | None, n_polymer
         By how much the forest does better; nothing is said where that is not above 0.
     difference
         As compared, with its interval; ``None`` where there are too few polymers for one.
-    n_polymers
-        That were left out.
+    few
+        What there may be too few of to tell, as ``30 polymers``.
     """
     if not ahead > 0:
         return []
     if difference is not None and difference.low * difference.high > 0:
         return [f"warning: {what} on polymers left out, by more than luck; {INSTEAD}"]
-    of = say_count(n_polymers, "polymer")
-    return [f"note: {what} on polymers left out, but {of} are too few to tell by; measure more"]
+    return [f"note: {what} on polymers left out, but {few} are too few to tell by; measure more"]
+
+
+def _widening(n_polymers: int) -> float:
+    """What an interval from draws of few polymers is too narrow by: they scatter by √((n − 1)/n), and not as t does."""
+    return float(student.ppf(0.975, n_polymers - 1) / norm.ppf(0.975) * np.sqrt(n_polymers / (n_polymers - 1)))
 
 
 def _draw(polymer: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

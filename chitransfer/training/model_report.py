@@ -321,8 +321,8 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
             forest = report["random_forest"]["validation"]
             difference = _estimate(report["mae_less_forest"])
             lines += [FOREST + _shown(forest, CHI_SHOWN), *describe_difference(difference, "MAE")]
-            n_polymers, ahead = report["n_polymers"][CROSS_VALIDATION], mean["mae"] - forest["mae"]
-            lines += judge_forest("χ: the random forest errs less", ahead, difference, n_polymers)
+            few, ahead = say_count(report["n_polymers"][CROSS_VALIDATION], "polymer"), mean["mae"] - forest["mae"]
+            lines += judge_forest("χ: the random forest errs less", ahead, difference, few)
     else:
         lines.append(
             f"warning: χ: all {report['test']['n_rows']} rows are of test polymers; the model has learned from no "
@@ -373,8 +373,9 @@ def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[st
         forest = report["random_forest"]["validation"]
         difference = _estimate(report["auc_less_forest"])
         lines += [FOREST + _shown(forest, SOLUBILITY_SHOWN), *describe_difference(difference, "AUC")]
-        n_polymers, ahead = report["n_polymers"][CROSS_VALIDATION], forest["auc"] - scores["auc"]
-        lines += judge_forest("solubility: the random forest ranks better", ahead, difference, n_polymers)
+        few = say_count(report["n_polymers"][CROSS_VALIDATION], "polymer")
+        few, ahead = "polymers of one class" if difference is None else few, forest["auc"] - scores["auc"]
+        lines += judge_forest("solubility: the random forest ranks better", ahead, difference, few)
     if scores["f1"] <= trivial["validation"]["f1"]:
         lines.append(
             "warning: solubility: F1 is no better than that of calling every row positive; look at ROC-AUC and Brier, "

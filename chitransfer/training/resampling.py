@@ -37,7 +37,8 @@ class Estimate:
         value
             The number itself, by default the mean of the draws.
         factor
-            Shrinks the interval towards `value`, where a draw is a smaller sample than the data are.
+            What the interval's ends move away from `value` by: less than 1 where a draw is a smaller sample than the
+            data are, more for few polymers.
         """
         defined = draws[np.isfinite(draws)]
         if not len(defined):

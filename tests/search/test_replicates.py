@@ -158,6 +158,24 @@ def test_a_further_run_that_failed_is_spent_too(made_up_search: Callable[..., An
     assert len(search.study.trials) == n_trials, "nothing is left of the budget"
 
 
+def test_a_further_run_that_failed_is_spent_once_wherever_the_search_was_killed(
+    made_up_search: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, killed: type[BaseException]
+) -> None:
+    search = made_up_search(search__n_trials=7, search__replicates=3)
+    search.workers.failure = lambda task: "made up" if (task.number, task.replicate) == (0, 1) else ""
+
+    def die(*arguments: Any, **keywords: Any) -> None:
+        raise killed
+
+    with monkeypatch.context() as dying:
+        dying.setattr(optuna.Study, "tell", die)
+        with pytest.raises(killed):
+            search.drive()
+    assert search.drive() == "finished"
+    assert [(task.number, task.replicate) for task in search.workers.tasks].count((0, 1)) == 1
+    assert read_standing(search.study).n_runs == 7
+
+
 def test_the_best_by_posterior_mean_are_run_again_on_fresh_seeds() -> None:
     study = optuna.create_study()
     runs = [[0.45, 0.59], [0.40], [0.41, 0.41, 0.41], [0.60], [0.70, 0.56]]

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from chitransfer.config import Config, dump_config, override_config
-from chitransfer.search.study_folder import load_study_config
+from chitransfer.errors import StudyError
+from chitransfer.search.lock import drive_alone
+from chitransfer.search.study_folder import StudyFolder, load_study_config
+from chitransfer.search.summary import describe_status
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -52,3 +55,23 @@ def test_a_file_in_place_of_a_lost_or_damaged_configuration_keeps_the_name(
     assert code == 0, err
     (config,) = captured
     assert (config.search.study_name, config.search.timeout_hours) == ("done", 7.0)
+
+
+def test_a_search_inside_a_comparison_goes_on_with_it(made_up_search: Callable[..., Any], tmp_path: Path) -> None:
+    comparison = tmp_path / "compared"
+    search = made_up_search(search__n_trials=5)
+    search.folder = StudyFolder(comparison / "known_chemistry" / "outer_0" / "transfer_search")
+    search.folder.path.mkdir(parents=True)
+    (comparison / "conditions.json").write_text("{}")
+    search.drive()
+    search.workers.close()
+    told = describe_status(search.study, search.folder, search.config.search)
+    assert any(line.endswith("runs on fresh seeds and folds done") for line in told), "`search` cannot do the others"
+    with drive_alone(StudyFolder(comparison)):
+        told = describe_status(search.study, search.folder, search.config.search)
+    assert any(line.startswith("its comparison is running (host ") for line in told)
+    assert search.folder.resume_command == f"the `chitransfer compare` command that began {comparison}"
+    search.workers.failure = lambda task: "made up"
+    with pytest.raises(StudyError, match="repeat the comparison's command; other settings") as failed:
+        search.drive(search__n_trials=20)
+    assert "logs" not in str(failed.value), "a comparison keeps none"

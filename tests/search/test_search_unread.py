@@ -77,6 +77,7 @@ def test_parameters_that_stage_1_does_not_read_where_few_polymers_are_held_out_a
     tiny: dict[str, object], tiny_dataset: Any, is_least_searched: bool
 ) -> None:
     ranges = {
+        "training.min_epochs_pretrain": {"type": "int", "low": 0, "high": 9},
         "training.early_stopping_patience": {"type": "int", "low": 2, "high": 9},
         "training.lr_schedule_patience": {"type": "int", "low": 2, "high": 9},
         "training.lr_schedule_factor": {"type": "float", "low": 0.1, "high": 0.9},

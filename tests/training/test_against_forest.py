@@ -52,14 +52,15 @@ def test_the_interval_is_that_of_a_bootstrap_over_polymers(rng: np.random.Genera
     assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.1 * width)
 
 
-def test_two_that_err_alike_are_seldom_told_apart(rng: np.random.Generator) -> None:
-    told = 0
-    for _ in range(100):
-        polymer, chi, first, second, forest = made_up_chi(rng, 40, -0.025)
-        found = compare_chi(chi, [first, second], forest, polymer)
+@pytest.mark.parametrize("n_polymers", [6, 10, 40])
+def test_two_that_err_alike_are_seldom_told_apart(rng: np.random.Generator, n_polymers: int) -> None:
+    told, polymer = 0, np.repeat(np.arange(n_polymers), 3)
+    for _ in range(300):
+        first, second = (rng.normal(size=n_polymers)[polymer] for _ in range(2))
+        found = compare_chi(np.zeros(len(polymer)), [first], second, polymer)
         assert found is not None
         told += found.low * found.high > 0
-    assert told <= 15
+    assert told <= 0.08 * 300
 
 
 def test_auc_is_compared_with_ties_and_by_polymers(rng: np.random.Generator) -> None:
@@ -80,6 +81,17 @@ def test_auc_is_compared_with_ties_and_by_polymers(rng: np.random.Generator) -> 
     assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.15 * width)
 
 
+@pytest.mark.parametrize("is_insoluble_rare", [True, False])
+def test_auc_is_not_compared_by_a_handful_of_polymers_of_a_class(
+    rng: np.random.Generator, is_insoluble_rare: bool
+) -> None:
+    polymer = np.repeat(np.arange(40), 3)
+    for n_rare, is_told in ((1, False), (5, False), (6, True)):
+        positive = (polymer >= n_rare) == is_insoluble_rare
+        found = compare_solubility(positive, positive + rng.normal(size=120), positive + rng.normal(size=120), polymer)
+        assert (found is not None) == is_told
+
+
 def test_nothing_is_compared_on_a_handful_of_polymers_or_one_class() -> None:
     polymer, values = np.arange(5), np.linspace(0, 1, 5)
     assert compare_chi(values, [values], values, polymer) is None
@@ -94,13 +106,15 @@ def test_what_is_said_of_the_forest() -> None:
     assert describe_difference(sure, "MAE") == [
         "    MAE, the model's less the forest's: +0.100 [+0.020, +0.200] (95 %, over polymers)"
     ]
-    assert judge_forest(LESS, 0.1, sure, 30) == [f"warning: {LESS} on polymers left out, by more than luck; {INSTEAD}"]
+    assert judge_forest(LESS, 0.1, sure, "30 polymers") == [
+        f"warning: {LESS} on polymers left out, by more than luck; {INSTEAD}"
+    ]
     for difference in (unsure, None):
-        assert judge_forest(LESS, 0.1, difference, 30) == [
+        assert judge_forest(LESS, 0.1, difference, "30 polymers") == [
             f"note: {LESS} on polymers left out, but 30 polymers are too few to tell by; measure more"
         ]
     for ahead in (0.0, -0.1, float("nan")):
-        assert judge_forest(LESS, ahead, sure, 30) == []
+        assert judge_forest(LESS, ahead, sure, "30 polymers") == []
 
 
 def test_the_report_compares_left_out_rows_alone(rng: np.random.Generator) -> None:
