@@ -35,7 +35,7 @@ _AT_A_TEMPERATURE = re.compile(r"chi_[\d.]+K(_low|_high)?")
 
 @dataclass
 class BlankCells:
-    """Of the rows with a prediction, how many leave ``solvent`` or ``temp`` blank, by column, and how many there are.
+    """Of the rows with a prediction of something, how many leave ``solvent`` or ``temp`` blank, and how many there are.
 
     `predict_table` counts them while it goes through a table.
     """
@@ -104,12 +104,14 @@ def predict_table(
         frame = predictor.predict_rows(
             [row[reader.smiles].strip() for row in cells], solvents, table, names, n_jobs=n_jobs
         )
-        problem = [a or b or c for a, b, c in zip(unusable, frame["problem"], reasons, strict=True)]
+        refusals = [a or b for a, b in zip(unusable, frame["problem"], strict=True)]
+        problem = [a or b for a, b in zip(refusals, reasons, strict=True)]
         if table.shape[1] == 1:
             frame.insert(2, PREDICTED_AT, table[:, 0])
         frame["problem"] = problem
         if blanks is not None:
-            used = [row for row, reason in zip(cells, problem, strict=True) if not reason]
+            # A row whose temperature is refused keeps what needs none, in its solvent.
+            used = [row for row, refused in zip(cells, refusals, strict=True) if not refused]
             blanks.n_rows += len(used)
             for column, place in (("solvent", reader.solvent), ("temp", reader.temperature)):
                 if place is not None and given[column] is None:

@@ -185,8 +185,8 @@ def beaten_by_forest(
     compared = ", ".join(f"{TITLES[part]} {forest[part]:.3f} against {best[part]:.3f}" for part in shared)
     return [
         f"a random forest on the same features does better than the {name} trial: {objective} {other:.4f} against "
-        f"{own:.4f} ({compared}). A search scores heads on frozen encoders; a network fine-tuned in full "
-        "(training.freeze_encoder_stage2: false) may still be better"
+        f"{own:.4f} ({compared}). A search scores quick Stage 2, by default on frozen encoders; a network fine-tuned "
+        "in full (training.freeze_encoder_stage2: false) may still be better"
     ]
 
 

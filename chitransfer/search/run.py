@@ -60,7 +60,7 @@ from chitransfer.search.summary import (
 )
 from chitransfer.search.unread import describe_unread_in_stage1, refuse_rate_of_frozen_encoder
 from chitransfer.search.watch import SearchDisplay
-from chitransfer.search.workers import Workers, check_workers, make_workers
+from chitransfer.search.workers import Workers, check_workers, describe_workers, make_workers
 from chitransfer.secrecy import MaskingFormatter, mask_passwords
 from chitransfer.shortage import describe_shortage, is_out_of_memory
 from chitransfer.training.settings import make_study_folds
@@ -179,8 +179,18 @@ def _search(
             write_what_there_is(folder, study)
         if reason == "finished" and display.n_ended == 0:
             say_and_log(console, [describe_nothing_to_do(study, config)])
-        say_and_log(console, describe_outcome(study, folder, config, reference, reason))
-        lines = [] if read_standing(study).best is None else draw(study, reference, folder) or []
+        lines: Sequence[str] = []
+        is_any_complete = read_standing(study).best is not None
+        # By fresh runs or one standard error another trial than the best may be recommended, which is found out then.
+        if config.search.select == "best":
+            say_and_log(console, describe_outcome(study, folder, config, reference, reason))
+        with say_how_to_go_on(console, folder):
+            try:
+                if is_any_complete:
+                    lines = draw(study, reference, folder) or []
+            finally:
+                if config.search.select != "best":
+                    say_and_log(console, describe_outcome(study, folder, config, reference, reason))
         folder.check_there()
     except STORAGE_ERRORS as error:
         folder.check_there()
@@ -323,15 +333,6 @@ def write_what_there_is(folder: StudyFolder, study: optuna.Study) -> None:
         logger.error("all_trials.csv and best_params.json could not be written: %s", mask_passwords(str(error)))
         if not ends_by_error:
             raise
-
-
-def describe_workers(workers: Workers, config: Config) -> list[str]:
-    """How many rungs run at a time and where to watch them; nothing for the one in this process."""
-    dashboard = getattr(workers, "dashboard", None)
-    if dashboard is None:
-        return []
-    where = config.search.scheduler or "this machine"
-    return [f"{workers.capacity} workers on {where}; Dask dashboard: {dashboard}"]
 
 
 class _Stop:

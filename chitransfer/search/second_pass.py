@@ -337,7 +337,9 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
         wait_for_left_behind(config.search.trial_timeout_minutes)
         _keep_fresh_scores(prepared, workers.runner, best.params, console)
     if best is not None:
-        say_and_log(console, draw(study, reference, own) or [])
+        with say_how_to_go_on(console, own):
+            lines = draw(study, reference, own) or []
+        say_and_log(console, lines)
     return EXIT_CODES[reason]
 
 

@@ -147,6 +147,15 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
     )
 
 
+def describe_workers(workers: Workers, config: Config) -> list[str]:
+    """How many rungs run at a time and where to watch them; nothing for the one in this process."""
+    dashboard = getattr(workers, "dashboard", None)
+    if dashboard is None:
+        return []
+    where = config.search.scheduler or "this machine"
+    return [f"{workers.capacity} workers on {where}; Dask dashboard: {dashboard}"]
+
+
 def wait_for_left_behind(minutes: float | None) -> None:
     """Wait until the rungs given up in this process have ended, which they do after the epoch under way.
 

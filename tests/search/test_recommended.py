@@ -22,7 +22,7 @@ from chitransfer.search.apply import read_complete_trial
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.reference import Reference
 from chitransfer.search.replicates import estimate_components, posterior_means
-from chitransfer.search.results import read_standing
+from chitransfer.search.results import read_recommended, read_standing, write_best_params
 from chitransfer.search.storage import open_storage, sqlite_address
 from chitransfer.search.study import read_study
 from chitransfer.search.study_folder import StudyFolder
@@ -96,6 +96,25 @@ def test_all_that_speak_of_one_trial_mean_the_same(
     if select == "best":
         assert next(line for line in status if line.startswith("1. ")).startswith(f"1. trial {number}: ")
         assert (folder.path / "top_20_trials.csv").read_text().splitlines()[1].startswith(f"{number},")
+
+
+def test_the_table_at_the_end_is_of_the_trial_that_is_chosen_last(
+    tiny: dict[str, object], make_search: Callable[..., tuple[int, Any]]
+) -> None:
+    """By `search.select` another trial than the best is known only once the study has been examined."""
+
+    def choose(study: optuna.Study, reference: Reference, folder: StudyFolder) -> None:
+        standing = read_standing(study)
+        write_best_params(folder, standing, standing.ranked[-1], {})
+
+    _, folder = make_search({**tiny, "search.n_trials": 2}, draw=choose)
+    standing = read_standing(read_study(folder))
+    chosen = read_recommended(folder, standing)
+    assert chosen.number != standing.ranked[0].number
+    (log,) = folder.path.parent.glob("logs/*.log")
+    said = log.read_text(encoding="utf-8")
+    assert f"chosen (trial {chosen.number})" in said
+    assert f"chosen parameters: latent_dim={chosen.params['latent_dim']}" in said
 
 
 def test_what_is_counted_is_what_the_budget_counts(made_up_search: Callable[..., Any]) -> None:

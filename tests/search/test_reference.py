@@ -93,6 +93,7 @@ class TestForest:
         assert "better than the chosen trial: objective {:.4f} against {:.4f}".format(*values) in sentence
         assert "experimental χ MAE 0.300 against 0.250, solubility F1 0.900 against 0.800" in sentence
         assert "ROC-AUC" not in sentence
+        assert "by default on frozen encoders" in sentence, "others may be searched, or tuned by a second pass"
         assert Reference({}, FOREST).beats(best, ObjectiveSettings()) == beaten_by_forest(
             best, FOREST, ObjectiveSettings()
         )

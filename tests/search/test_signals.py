@@ -175,15 +175,20 @@ def test_interrupted_before_the_first_trial_it_says_how_to_go_on(
     assert [trial.state.name for trial in read_study(folder).trials] == ["COMPLETE"]
 
 
-def test_what_came_of_a_search_is_said_before_it_is_drawn(tiny: dict[str, object]) -> None:
+@pytest.mark.parametrize("end", [RuntimeError("no figures today"), KeyboardInterrupt()])
+def test_what_came_of_a_search_is_said_though_it_cannot_be_drawn(tiny: dict[str, object], end: BaseException) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("no figures today")
+        raise end
 
     out = io.StringIO()
-    with pytest.raises(RuntimeError, match="no figures today"):
-        run_search(load_config(None, {**tiny, "search.n_trials": 1}), Console(file=out, width=200), draw=fail)
+    config = load_config(None, {**tiny, "search.study_name": "undrawn", "search.n_trials": 1})
+    with pytest.raises(type(end)):
+        run_search(config, Console(file=out, width=300), draw=fail)
     assert "search finished: 1 complete" in out.getvalue()
     assert "best parameters: " in out.getvalue()
+    folder = locate_study(Path(config.paths.results_dir) / "hparam_search" / "undrawn")
+    said_how = out.getvalue().endswith(f"interrupted; go on with: {folder.resume_command}\n")
+    assert said_how == isinstance(end, KeyboardInterrupt)
 
 
 def test_a_second_hangup_may_come_late() -> None:
