@@ -180,13 +180,12 @@ def _search(
         if reason == "finished" and display.n_ended == 0:
             say_and_log(console, [describe_nothing_to_do(study, config)])
         lines: Sequence[str] = []
-        is_any_complete = read_standing(study).best is not None
         # By fresh runs or one standard error another trial than the best may be recommended, which is found out then.
         if config.search.select == "best":
             say_and_log(console, describe_outcome(study, folder, config, reference, reason))
         with say_how_to_go_on(console, folder):
             try:
-                if is_any_complete:
+                if read_standing(study).best is not None:
                     lines = draw(study, reference, folder) or []
             finally:
                 if config.search.select != "best":

@@ -107,7 +107,7 @@ def test_the_table_at_the_end_is_of_the_trial_that_is_chosen_last(
         standing = read_standing(study)
         write_best_params(folder, standing, standing.ranked[-1], {})
 
-    _, folder = make_search({**tiny, "search.n_trials": 2}, draw=choose)
+    _, folder = make_search({**tiny, "search.n_trials": 2, "search.select": "one_se"}, draw=choose)
     standing = read_standing(read_study(folder))
     chosen = read_recommended(folder, standing)
     assert chosen.number != standing.ranked[0].number
