@@ -345,10 +345,9 @@ def measure_gaps(config: Config, outer: Sequence[OuterFold], label: int) -> pd.D
         if not guard.is_file():
             continue
         found = json.loads(guard.read_text(encoding="utf-8"))
-        row = json.loads((fold.path / "predictions" / "transfer_best.json").read_text(encoding="utf-8"))
         scores = score_pooled(pool_predictions([fold], "transfer_best"), label, config)
-        mae = row["stage1_mae"] or [_best_stage1_mae(fold)]
-        truth = scores.get("objective", float("nan")) + config.objective.stage1_mae * float(np.mean(mae))
+        mae = float(np.mean(fold.stage1_mae("transfer_best")))
+        truth = scores.get("objective", float("nan")) + config.objective.stage1_mae * mae
         lines.append(
             {
                 "protocol": fold.protocol,
@@ -359,8 +358,3 @@ def measure_gaps(config: Config, outer: Sequence[OuterFold], label: int) -> pd.D
             }
         )
     return pd.DataFrame(lines, columns=["protocol", "fold", "raw", "corrected", "truth"])
-
-
-def _best_stage1_mae(fold: OuterFold) -> float:
-    best = json.loads((fold.transfer_study.path / "best_params.json").read_text(encoding="utf-8"))
-    return float(best["components"]["stage1_mae"])

@@ -5,6 +5,7 @@ Called by `evidence.compare`. What is done is on disk, so a comparison killed an
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,11 @@ class OuterFold:
     def predictions(self, row: str, kind: str) -> Path:
         """Test predictions of one row of the table, for ``chi`` or ``solubility``."""
         return self.path / "predictions" / f"{row}_{kind}.csv"
+
+    def stage1_mae(self, row: str) -> list[float]:
+        """Stage 1 validation MAE of each Stage 1 run of a row that is done."""
+        found = json.loads((self.path / "predictions" / f"{row}.json").read_text(encoding="utf-8"))
+        return [float(value) for value in found["stage1_mae"]]
 
 
 def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Say, what: str) -> optuna.Study:
@@ -221,7 +227,7 @@ class _Tester:
             for kind in ("chi", "solubility"):
                 if self.fold.predictions(same, kind).is_file():
                     write_csv(self.fold.predictions(row, kind), pd.read_csv(self.fold.predictions(same, kind)))
-            self._finish(row, [])
+            self._finish(row, self.fold.stage1_mae(same))
             return
         config = override_config(self.config, overrides)
         settings = stage2_settings(config, config.training.stage2_epochs)

@@ -165,6 +165,7 @@ def test_the_only_polymer_of_a_class_may_be_the_one_tested(
     assert any("WARNING" in line and "too few to correct the best trial for luck" in line for line in said)
     candidates = json.loads((tmp_path / "candidates.json").read_text())
     assert candidates["transfer_noise_aware"] == candidates["transfer_best"]
+    assert fold.stage1_mae("transfer_noise_aware") == fold.stage1_mae("transfer_best") != []
     assert measure_gaps(config, [fold], 1).empty
     for row in ROWS:
         predicted = pd.read_csv(fold.predictions(row, "solubility"))
