@@ -64,11 +64,9 @@ def compare_solubility(
     weights = np.vstack([np.ones(drawn.shape[1]), drawn])
     n_positive = weights @ np.bincount(place, weights=positive.astype(float))
     n_negative = weights @ np.bincount(place, weights=(~positive).astype(float))
-    more = RankedRows.of(place, positive, ranking).count_wins(weights) - RankedRows.of(
-        place, positive, forest
-    ).count_wins(weights)
+    of_model, of_forest = (RankedRows.of(place, positive, by).count_wins(weights) for by in (ranking, forest))
     with np.errstate(invalid="ignore"):  # Draws of one class alone have no AUC.
-        value, *draws = more / (n_positive * n_negative)
+        value, *draws = (of_model - of_forest) / (n_positive * n_negative)
     return Estimate.of(np.array(draws), value=float(value), factor=_widening(drawn.shape[1]))
 
 
