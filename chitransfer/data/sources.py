@@ -251,8 +251,8 @@ class _Downloader:
             )
         if self.file.size is not None and size < self.file.size:
             raise DataError(
-                f"{self.file.name}: the transfer was cut short, {size:,} of {self.file.size:,} bytes came. Try again. "
-                "Nothing was written."
+                f"{self.file.name}: {size:,} of {self.file.size:,} bytes came. Either the transfer was cut short (try "
+                "again), or another file was sent in its place. Nothing was written."
             )
         raise DataError(
             f"{self.file.name}: SHA-256 must be {self.file.sha256}, but {pooch.file_hash(str(path))} came "

@@ -156,6 +156,10 @@ class SearchDriver:
         StudyError
             `search.max_consecutive_failures` trials failed in a row, or all trials are over and none is complete.
         """
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.state.is_finished():
+                # Its end may be all that a killed search came to write of it.
+                discard_states(self.folder.trial(trial.number))
         while True:
             while len(self._active) < self.workers.capacity and self._start_next():
                 pass

@@ -183,9 +183,9 @@ def test_cache_folder_comes_from_the_environment(tmp_path, mirror, monkeypatch):
     [
         (b"<!DOCTYPE html><html><body>Sign in</body></html>", "a web page came"),
         (b"  <HTML>proxy", "a web page came"),
-        ("\n".join((POLYSOL_HEADER, *POLYSOL_ROWS)).encode()[:100], "cut short, 100 of"),
+        ("\n".join((POLYSOL_HEADER, *POLYSOL_ROWS)).encode()[:100], ": 100 of .* cut short"),
         (("\n".join((POLYSOL_HEADER, *POLYSOL_ROWS)) + "\nmore").encode(), "SHA-256 must be"),
-        (b"", "cut short, 0 of"),
+        (b"", ": 0 of .* cut short"),
     ],
 )
 def test_wrong_content_is_one_clear_error_and_leaves_nothing(tmp_path, mirror, serve, content, words):

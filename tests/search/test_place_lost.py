@@ -18,7 +18,7 @@ from rich.console import Console
 
 from chitransfer.config import load_config
 from chitransfer.errors import StudyError, describe_os_error
-from chitransfer.search import run, storage
+from chitransfer.search import driver, run, storage
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.objective import RungTask
 from chitransfer.search.study import read_study
@@ -288,3 +288,23 @@ def test_what_a_killed_search_was_writing_is_taken_away(
     kept = {path.name for path in search.folder.trial(1).iterdir()}
     assert kept == {path.name for path in search.folder.trial(0).iterdir()}
     assert "scores.json" in kept
+
+
+def test_the_state_of_a_trial_is_taken_away_after_a_kill_at_its_very_end(
+    made_up_search: Callable[..., Any], killed: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = made_up_search(search__n_trials=2, search__rungs=[1, 2])
+    state = search.folder.trial(0) / "rung_00002.pt"
+
+    def die(folder: Path) -> None:
+        state.write_bytes(b"what it would have gone on from")
+        raise killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "discard_states", die)
+        with pytest.raises(killed):
+            search.drive()
+    assert state.exists()
+    assert search.study.trials[0].state.name == "COMPLETE"
+    search.drive()
+    assert not state.exists()
