@@ -15,7 +15,8 @@ import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdChemReactions
 
-from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.chemistry.repeat_units import PolymerError
 
 CARBON_MONOXIDE = "[C-]#[O+]"
 # Ways to map a rule onto its monomers that are looked at before the rule is taken not to apply.

@@ -20,7 +20,7 @@ from rdkit import rdBase
 from scipy import sparse
 
 from chitransfer.chemistry.identities import identify_polymers
-from chitransfer.chemistry.polymers import PolymerError
+from chitransfer.chemistry.repeat_units import PolymerError
 from chitransfer.chemistry.vectors import (
     DESCRIPTORS,
     FEATURE_VERSION,

@@ -16,7 +16,8 @@ from rdkit import Chem, rdBase
 
 from chitransfer.chemistry.charges import read_molecule
 from chitransfer.chemistry.cover import Candidate, CoverError, cheapest_covers
-from chitransfer.chemistry.polymers import PolymerError, oligomer, polymer_identity
+from chitransfer.chemistry.polymers import oligomer, polymer_identity
+from chitransfer.chemistry.repeat_units import PolymerError
 from chitransfer.chemistry.vetoes import veto_patterns
 
 # A subgroup's SMARTS never looks further than this many bonds beyond the atoms it covers.

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import rdkit
 
-from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.chemistry.repeat_units import PolymerError
 from chitransfer.chunks import map_in_chunks
 from chitransfer.files import write_atomically
 from chitransfer.progress import Progress

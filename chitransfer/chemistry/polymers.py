@@ -1,6 +1,6 @@
-"""Repeat units and polymer identity: one key for every way to cut the same chain.
+"""Polymer identity, one key for every way to cut the same chain; open chains and rings of a unit.
 
-Called by `chemistry.identities`, `chemistry.features`, `chemistry.groups` and wherever a repeat unit is read.
+Called by `chemistry.identities`, `chemistry.vectors`, `chemistry.groups` and wherever polymers are told apart.
 """
 
 from __future__ import annotations
@@ -11,129 +11,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from rdkit import Chem, rdBase
 
-from chitransfer.chemistry.charges import has_bonded_counter_ion, least_writing, settle_charges
+from chitransfer.chemistry.charges import least_writing
+from chitransfer.chemistry.repeat_units import LEFT, RIGHT, STEREO_MARKS, PolymerError, find_ends, labelled_unit
 
-LONGEST_SMILES = 2000
 MOST_CUTS = 40
-LEFT, RIGHT = 1, 2
-STEREO_MARKS = frozenset("@/\\")
-# A refused bond has one of these in its text: its own mark, or the bracket of a metal, to which RDKit makes it dative.
-ODD_BOND_MARKS = frozenset("[$~:<>")
-# With a lone electron they lack hydrogens, as in some public tables; oxygen has one in nitroxides.
-NEVER_OPEN = frozenset({"C", "N", "Si", "P", "S"})
-TETRAHEDRAL = (
-    Chem.ChiralType.CHI_UNSPECIFIED,
-    Chem.ChiralType.CHI_TETRAHEDRAL_CW,
-    Chem.ChiralType.CHI_TETRAHEDRAL_CCW,
-)
-_STAR, _LEFT_END, _RIGHT_END = (Chem.MolFromSmarts(pattern) for pattern in ("[#0]", "[1#0]", "[2#0]"))
 # All that linking sanitised units changes: their atoms keep the bonds they had, to other atoms.
 _HYDROGENS_AND_RINGS = Chem.SanitizeFlags.SANITIZE_PROPERTIES | Chem.SanitizeFlags.SANITIZE_SYMMRINGS
-_ODD_BOND, _HYDROGEN = map(Chem.MolFromSmarts, ("[$(*!-&!=&!#&!:*),$([!a]:*)]", "[#1]"))
-
-
-class PolymerError(ValueError):
-    """Why a text is no repeat unit, and what would make it one."""
-
-
-@lru_cache(maxsize=4096)
-def _parse(smiles: str) -> Chem.Mol:
-    """The unit with ends labelled [1*] and [2*] in the order they are written, and no other marks."""
-    molecule = _read(smiles)
-    stars = [molecule.GetAtomWithIdx(i) for (i,) in molecule.GetSubstructMatches(_STAR, maxMatches=LONGEST_SMILES)]
-    if len(stars) != 2:
-        counted = {0: "no *", 1: "one *"}.get(len(stars), f"{len(stars)} *")
-        raise PolymerError(f"a repeat unit needs exactly two * for its two chain ends, this has {counted}")
-    if len(Chem.GetMolFrags(molecule)) > 1 or has_bonded_counter_ion(molecule):
-        raise PolymerError("more than one molecule or ion; leave counter-ions and solvents out, as in C(=O)[O-]")
-    _refuse_odd_bonds(molecule, smiles)
-    for star, label in zip(stars, (LEFT, RIGHT), strict=True):
-        if star.GetDegree() != 1:
-            raise PolymerError("a * must be bonded once, to the atom at its chain end")
-        star.SetIsotope(label)
-        star.SetFormalCharge(0)
-        star.SetNumExplicitHs(0)
-        star.SetNumRadicalElectrons(0)
-        star.SetNoImplicit(True)
-    first, second = (star.GetBonds()[0] for star in stars)
-    if first.GetIdx() == second.GetIdx():
-        raise PolymerError("nothing stands between the two *; write the atoms of one unit between them")
-    if first.GetBondType() != second.GetBondType():
-        raise PolymerError("the two * are bonded by bonds of different order; both ends of a unit must match")
-    if "[" in smiles:
-        # A labelled chain is the same polymer (docs/decisions.md).
-        for atom in molecule.GetAtoms():
-            atom.SetAtomMapNum(0)
-            if atom.GetAtomicNum():
-                atom.SetIsotope(0)
-    molecule = _sanitise(molecule, smiles)
-    _refuse_odd_bonds(molecule, smiles)
-    if "[" in smiles:
-        open_atoms = {atom.GetSymbol() for atom in molecule.GetAtoms() if atom.GetNumRadicalElectrons()}
-        if lacking := sorted(open_atoms & NEVER_OPEN):
-            raise PolymerError(f"{lacking[0]} with open valences; write its hydrogens, as in [CH2], or no brackets")
-    return molecule
-
-
-def _refuse_odd_bonds(molecule: Chem.Mol, smiles: str) -> None:
-    if not ODD_BOND_MARKS.isdisjoint(smiles) and molecule.HasSubstructMatch(_ODD_BOND):
-        raise PolymerError("dative, quadruple, unspecified or stray aromatic bonds; use single, double or triple ones")
-
-
-def _read(smiles: str) -> Chem.Mol:
-    if len(smiles) > LONGEST_SMILES:
-        raise PolymerError(f"longer than {LONGEST_SMILES} characters; give one repeat unit")
-    text = smiles.strip()
-    if not text:
-        raise PolymerError("empty; write a repeat unit with two *, such as *CCO*")
-    if not text.isascii() or not text.isprintable():
-        raise PolymerError("SMILES are plain ASCII text; retype it without special characters")
-    if " " in text:
-        raise PolymerError("a space; give one SMILES alone, without a name or annotations after it")
-    # Ends are told apart before stereo is cleaned: a centre between two equal ends is one of the chain's all the same.
-    options: Any = Chem.SmilesParserParams()
-    options.sanitize = False
-    options.removeHs = False
-    with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(text, options)
-    if molecule is None or molecule.GetNumAtoms() == 0:
-        raise PolymerError("RDKit cannot read this SMILES; check brackets, ring numbers and bonds")
-    return molecule
-
-
-def _sanitise(molecule: Chem.Mol, smiles: str) -> Chem.Mol:
-    settle_charges(molecule)
-    with rdBase.BlockLogs():
-        try:
-            Chem.SanitizeMol(molecule)
-            if "[" in smiles and molecule.HasSubstructMatch(_HYDROGEN):  # Written out, it stands in brackets.
-                molecule = Chem.RemoveHs(molecule)
-        except Chem.MolSanitizeException as error:
-            raise PolymerError(f"RDKit cannot make sense of this SMILES: {error}") from error
-        for atom in molecule.GetAtoms() if "@" in smiles else ():
-            # RDKit does not carry these through a cut: square planes, octahedra, and centres with a lone electron.
-            if atom.GetChiralTag() not in TETRAHEDRAL or atom.GetNumRadicalElectrons():
-                atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
-        Chem.AssignStereochemistry(molecule, cleanIt=True, force=True)
-    return molecule
-
-
-def parse_repeat_unit(smiles: str) -> Chem.Mol:
-    """A sanitised molecule with two plain ``*`` atoms; labels, map numbers and charges on them are dropped.
-
-    Raises
-    ------
-    PolymerError
-        The text is unreadable, or does not have exactly two once-bonded ``*`` in one molecule.
-    """
-    unit = Chem.Mol(_parse(smiles))
-    for end in _ends(unit):
-        unit.GetAtomWithIdx(end).SetIsotope(0)
-    return unit
 
 
 @lru_cache(maxsize=200_000)
@@ -152,7 +39,7 @@ def polymer_identity(smiles: str) -> str:
     >>> {polymer_identity(cut) for cut in ("*CCO*", "*OCC*", "*COC*", "*CCOCCO*")}
     {'*CCO*'}
     """
-    unit = _parse(smiles)
+    unit = labelled_unit(smiles)
     with rdBase.BlockLogs(), _cutting(smiles):
         forward = _blocks(_single_bonded_unit(unit))
         root = forward[: _period(forward)]
@@ -199,19 +86,21 @@ def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
     """
     chain, (left, right) = _chain(smiles, n_units)
     chain.AddBond(_neighbour(chain, right), _neighbour(chain, left), Chem.BondType.SINGLE)
-    for end in sorted((left, right), reverse=True):
-        chain.RemoveAtom(end)
+    chain.BeginBatchEdit()
+    chain.RemoveAtom(left)
+    chain.RemoveAtom(right)
+    chain.CommitBatchEdit()
     Chem.SanitizeMol(chain, _HYDROGENS_AND_RINGS)
     return chain
 
 
 def _chain(smiles: str, n_units: int) -> tuple[Chem.RWMol, tuple[int, int]]:
     """`n_units` units in a row, cut at single bonds, and the indices of its left and right ``*``."""
-    return _link([_flat_unit(smiles)] * n_units)
+    return _link([flat_unit(smiles)] * n_units)
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A molecule with labelled ends, not to be changed, and the indices of its ends and of what they are bonded to."""
 
     molecule: Chem.Mol
@@ -221,21 +110,27 @@ class _Part:
     right_neighbour: int
 
     @classmethod
-    def of(cls, molecule: Chem.Mol) -> _Part:
-        left, right = _ends(molecule)
+    def of(cls, molecule: Chem.Mol) -> Part:
+        left, right = find_ends(molecule)
         return cls(molecule, left, right, _neighbour(molecule, left), _neighbour(molecule, right))
 
 
 @lru_cache(maxsize=16)
-def _flat_unit(smiles: str) -> _Part:
-    """The unit without stereo, with labelled ends at single bonds."""
-    unit = Chem.Mol(_parse(smiles))
+def flat_unit(smiles: str) -> Part:
+    """The unit without stereo, with ends labelled [1*] and [2*] at single bonds.
+
+    Raises
+    ------
+    PolymerError
+        As `polymer_identity`.
+    """
+    unit = Chem.Mol(labelled_unit(smiles))
     Chem.RemoveStereochemistry(unit)
     with rdBase.BlockLogs(), _cutting(smiles):
-        return _Part.of(_single_bonded_unit(unit))
+        return Part.of(_single_bonded_unit(unit))
 
 
-def _link(parts: Sequence[_Part]) -> tuple[Chem.RWMol, tuple[int, int]]:
+def _link(parts: Sequence[Part]) -> tuple[Chem.RWMol, tuple[int, int]]:
     """Parts joined right end to left end by single bonds, atoms in order, and where the outer ends are; no stereo."""
     chain = Chem.RWMol(parts[0].molecule)
     start, last, inner = 0, parts[0], []
@@ -255,12 +150,6 @@ def _link(parts: Sequence[_Part]) -> tuple[Chem.RWMol, tuple[int, int]]:
 
 def _neighbour(molecule: Chem.Mol, end: int) -> int:
     return int(molecule.GetAtomWithIdx(end).GetBonds()[0].GetOtherAtomIdx(end))
-
-
-def _ends(unit: Chem.Mol) -> tuple[int, int]:
-    """Indices of the left and right ``*`` of a unit with labelled ends."""
-    left, right = (unit.GetSubstructMatch(pattern)[0] for pattern in (_LEFT_END, _RIGHT_END))
-    return left, right
 
 
 def _blocks(unit: Chem.Mol) -> list[str]:
@@ -289,7 +178,7 @@ def _blocks(unit: Chem.Mol) -> list[str]:
 
 def _single_bonded_unit(unit: Chem.Mol) -> Chem.Mol:
     """The unit with labelled ends, cut at a single bond of the chain whatever bond it was written with."""
-    junction = unit.GetAtomWithIdx(_ends(unit)[0]).GetBonds()[0]
+    junction = unit.GetAtomWithIdx(find_ends(unit)[0]).GetBonds()[0]
     if junction.GetBondType() == Chem.BondType.SINGLE:
         return unit
     path = _backbone(unit)
@@ -303,7 +192,7 @@ def _single_bonded_unit(unit: Chem.Mol) -> Chem.Mol:
 
 def _backbone(unit: Chem.Mol) -> tuple[int, ...]:
     """Atoms on the shortest way from the left end to the right one, both included."""
-    path: tuple[int, ...] = Chem.GetShortestPath(unit, *_ends(unit))
+    path: tuple[int, ...] = Chem.GetShortestPath(unit, *find_ends(unit))
     return path
 
 
@@ -343,7 +232,7 @@ def _cut(unit: Chem.Mol, path: tuple[int, ...], cuts: list[int]) -> Chem.Mol:
 def _zip(first: Chem.Mol, second: Chem.Mol) -> Chem.Mol:
     """Join first's right end to second's left end."""
     first, second = Chem.Mol(first), Chem.Mol(second)
-    for star in (first.GetAtomWithIdx(_ends(first)[1]), second.GetAtomWithIdx(_ends(second)[0])):
+    for star in (first.GetAtomWithIdx(find_ends(first)[1]), second.GetAtomWithIdx(find_ends(second)[0])):
         star.SetIsotope(0)
         star.SetAtomMapNum(1)
     joined = Chem.molzip(first, second)
@@ -364,7 +253,7 @@ def _least_rotation(word: list[str]) -> tuple[str, ...]:
 def _turn(block: str) -> str:
     """A block read from the other end."""
     molecule = Chem.Mol(_read_block(block))
-    left, right = _ends(molecule)
+    left, right = find_ends(molecule)
     molecule.GetAtomWithIdx(left).SetIsotope(RIGHT)
     molecule.GetAtomWithIdx(right).SetIsotope(LEFT)
     return least_writing(Chem.MolToSmiles(molecule))
@@ -388,8 +277,8 @@ def _read_block(block: str) -> Chem.Mol:
 
 
 @lru_cache(maxsize=4096)
-def _read_part(block: str) -> _Part:
-    return _Part.of(_read_block(block))
+def _read_part(block: str) -> Part:
+    return Part.of(_read_block(block))
 
 
 @contextmanager

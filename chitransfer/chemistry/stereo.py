@@ -11,7 +11,8 @@ from functools import lru_cache
 
 from rdkit import Chem
 
-from chitransfer.chemistry.polymers import STEREO_MARKS, parse_repeat_unit, polymer_identity
+from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.chemistry.repeat_units import STEREO_MARKS, parse_repeat_unit
 from chitransfer.interrupts import restore_interrupts
 
 

@@ -17,7 +17,8 @@ from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator, rdMolDescriptors
 
 from chitransfer.chemistry.charges import read_molecule
-from chitransfer.chemistry.polymers import oligomer, parse_repeat_unit, polymer_identity, ring_of_units
+from chitransfer.chemistry.polymers import flat_unit, oligomer, polymer_identity, ring_of_units
+from chitransfer.chemistry.repeat_units import parse_repeat_unit
 from chitransfer.chemistry.stereo import without_stereo
 from chitransfer.errors import CheckpointError, ConfigError, DataError
 
@@ -156,14 +157,15 @@ def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
     """Periodic features of a unit that is known to come from `polymer_identity`; as `polymer_vector`."""
     # Alternating centres make a unit of two repeats, which per unit would count everything twice.
     identity = without_stereo(identity)
-    unit = parse_repeat_unit(identity)
-    n_backbone = _backbone_length(unit)
+    part = flat_unit(identity)
+    unit = part.molecule
+    n_backbone = len(Chem.GetShortestPath(unit, part.left, part.right)) - 2
     n_units = units_for_ring(n_backbone, recipe.fingerprint_radius)
     ring = ring_of_units(identity, n_units)
     # Atoms are as between two `*`, where rings are rings of the polymer: in the ring of units every backbone atom would
     # count as one of a ring.
     invariants = rdMolDescriptors.GetConnectivityInvariants(unit)
-    for end in sorted(_stars(unit), reverse=True):
+    for end in sorted((part.left, part.right), reverse=True):
         del invariants[end]
     generator = _generator(recipe.fingerprint_bits, recipe.fingerprint_radius)
     counts = generator.GetCountFingerprintAsNumPy(ring, customAtomInvariants=invariants * n_units) / n_units
@@ -188,7 +190,7 @@ def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
 
 def _unit_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
     unit = parse_repeat_unit(smiles)
-    for end in _stars(unit):
+    for (end,) in unit.GetSubstructMatches(_STAR):
         unit.GetAtomWithIdx(end).SetAtomicNum(6)
         unit.GetAtomWithIdx(end).SetNoImplicit(False)
     Chem.SanitizeMol(unit)
@@ -222,15 +224,6 @@ def units_for_ring(n_backbone: int, fingerprint_radius: int) -> int:
     neither meets itself around it; a larger ring gives the same features.
     """
     return -(-max(12, 2 * fingerprint_radius + 2) // n_backbone)
-
-
-def _backbone_length(unit: Chem.Mol) -> int:
-    return len(Chem.GetShortestPath(unit, *_stars(unit))) - 2
-
-
-def _stars(unit: Chem.Mol) -> tuple[int, int]:
-    (first,), (second,) = unit.GetSubstructMatches(_STAR)
-    return first, second
 
 
 def _plain_descriptors(molecule: Chem.Mol) -> dict[str, float]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 from rdkit import Chem, rdBase
 
-from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.chemistry.repeat_units import PolymerError
 from chitransfer.data.corrections import Correction, corrections_of
 from chitransfer.data.polymerisation import RepeatUnit, polymerise, vinyl_repeat_unit
 from chitransfer.data.structure_names import repeat_unit_from_name

@@ -18,7 +18,7 @@ from rdkit import Chem
 
 from chitransfer.chemistry.charges import read_molecule
 from chitransfer.chemistry.identities import identify_polymers
-from chitransfer.chemistry.polymers import LONGEST_SMILES
+from chitransfer.chemistry.repeat_units import LONGEST_SMILES
 from chitransfer.data.csv_text import (
     Column,
     find_columns,

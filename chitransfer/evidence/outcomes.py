@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from chitransfer.chemistry.polymers import PolymerError
+from chitransfer.chemistry.repeat_units import PolymerError
 from chitransfer.chemistry.stereo import merge_stereo_variants
 from chitransfer.errors import StudyError
 from chitransfer.search.objective import FIRST_FRESH, objective_terms

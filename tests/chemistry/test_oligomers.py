@@ -6,7 +6,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
-from chitransfer.chemistry.polymers import oligomer, parse_repeat_unit, ring_of_units
+from chitransfer.chemistry.polymers import oligomer, ring_of_units
+from chitransfer.chemistry.repeat_units import parse_repeat_unit
 from chitransfer.chemistry.vectors import units_for_ring
 
 

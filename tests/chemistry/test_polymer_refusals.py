@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rdkit import Chem, rdBase
 from repeat_units import UNITS
 
-from chitransfer.chemistry.polymers import LONGEST_SMILES, PolymerError, oligomer, polymer_identity, ring_of_units
+from chitransfer.chemistry.polymers import oligomer, polymer_identity, ring_of_units
+from chitransfer.chemistry.repeat_units import LONGEST_SMILES, PolymerError
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 from repeat_units import UNITS
 
-from chitransfer.chemistry.polymers import parse_repeat_unit, polymer_identity, ring_of_units
+from chitransfer.chemistry.polymers import polymer_identity, ring_of_units
+from chitransfer.chemistry.repeat_units import parse_repeat_unit
 
 # ---------------------------------------------------------------------------------------------------------------------
 # A cutter of the tests' own: an explicit ring of units, opened at any bond that is in no other ring

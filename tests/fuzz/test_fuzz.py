@@ -18,7 +18,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chitransfer.chemistry.polymers import PolymerError, polymer_identity
+from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.chemistry.repeat_units import PolymerError
 from chitransfer.config import Config, dump_config, load_config, parse_set_options
 from chitransfer.data.tables import read_chi_table, read_solubility_table, read_stage1_table
 from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, DataError
