@@ -93,7 +93,7 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
     return [
         *sentences,
         *describe_gaps(gaps),
-        "intervals hold the luck of the polymers, not that of seeds and searches; a comparison with another --seed "
+        "intervals cover the choice of polymers, not that of seeds and searches; a comparison with another --seed "
         "shows how much that is",
     ]
 
@@ -207,9 +207,10 @@ def describe_gaps(gaps: pd.DataFrame) -> list[str]:
         half_width = mean_half_width(nearer)
         difference = float(nearer.mean())
         if abs(difference) <= half_width:
-            verdict = "cannot be told apart from the raw best value in its distance from the outer truth"
+            verdict = "is neither closer to nor farther from the test scores of the outer folds than the raw best value"
         else:
-            verdict = f"is {'closer to' if difference > 0 else 'farther from'} the outer truth than the raw best value"
+            place = "closer to" if difference > 0 else "farther from"
+            verdict = f"is {place} the test scores of the outer folds than the raw best value"
         uncertainty = f", difference {difference:+.4f} ± {half_width:.4f}" if np.isfinite(half_width) else ""
         sentences.append(
             f"{protocol}: the corrected estimate {verdict}: mean absolute gap {corrected.abs().mean():.4f} against "
