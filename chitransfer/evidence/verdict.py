@@ -76,7 +76,7 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
         for row, what in (
             ("transfer_best", "the transfer-aware search"),
             ("transfer_noise_aware", "its choice by fresh runs of the best trials"),
-            ("stage1_best", "tuning Stage 1 for itself"),
+            ("stage1_best", "tuning Stage 1 for its own loss"),
             ("random_best", "random search"),
             ("default_full", "fine-tuning the default configuration in full"),
             ("transfer_full", "with both models fine-tuned in full, the transfer-aware search"),
@@ -135,7 +135,7 @@ def _judge_difference(
     elif low > 0:
         verdict = f"{what} made things worse"
     else:
-        verdict = f"{what} did not help beyond doubt"
+        verdict = f"{what} did not help significantly"
     return [
         f"{protocol}: {verdict} ({NAMES[metric]} against the {against} {line[0]:+.4f}, "
         f"95 % interval {line[1]:+.4f} to {line[2]:+.4f})"

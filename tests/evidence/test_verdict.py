@@ -14,7 +14,7 @@ from chitransfer.evidence.verdict import describe_gaps, describe_scores, reach_v
     ("transfer", "scratch", "expected"),
     [
         ((-0.1, -0.2, -0.05), (0.2, 0.1, 0.3), ("search helped", "Stage 1 helps")),
-        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("did not help beyond doubt", "makes no difference")),
+        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("did not help significantly", "makes no difference")),
         ((0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), ("made things worse", "Stage 1 hurts")),
     ],
 )
