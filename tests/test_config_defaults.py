@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
 
@@ -93,6 +95,18 @@ class TestGuide:
             if f"{key}:" not in text and key != "study_name"
         ]
         assert missing == []
+
+    @pytest.mark.parametrize("name", ["config_hparam_search.yaml", "config.yaml"])
+    def test_every_key_of_a_shipped_file_has_its_meaning_beside_or_above_it(
+        self, project_root: Path, name: str
+    ) -> None:
+        lines = (project_root / "configs" / name).read_text(encoding="utf-8").splitlines()
+        bare = [
+            line
+            for above, line in pairwise(lines)
+            if re.match(r"  \w+: ", line) and " # " not in line and not above.lstrip().startswith("# ")
+        ]
+        assert bare == []
 
 
 def patterns_in(schema: object) -> Iterator[str]:

@@ -127,7 +127,9 @@ def chi_of_smiles(
     volume_fraction: float = VOLUME_FRACTION,
     parameters: ParameterSet | None = None,
 ) -> np.ndarray:
-    """χ of one repeat unit in one solvent at each temperature (K); raises `groups.FragmentationError` with the reason.
+    """χ of one repeat unit in one solvent at each temperature (K): float64 (n_temperatures,), as `chi_of_groups`.
+
+    Raises `groups.FragmentationError` with the reason where UNIFAC has no groups for either.
 
     Example
     -------

@@ -61,7 +61,7 @@ def pretrain(
 def finetune(
     pretrained: Annotated[str, typer.Option(help="Stage 1's best_model.pt, or a glob: the newest is taken.")],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="CHECKPOINT", help="Further ones, of a glob the shell expanded.")
+        list[str] | None, typer.Argument(metavar="CHECKPOINT", help="More of them, where the shell expanded a glob.")
     ] = None,
     config: ConfigOption = None,
     device: DeviceOption = None,
@@ -209,7 +209,7 @@ def screen(
     solvent: SolventOption = None,
     max_chi: Annotated[float | None, typer.Option(help="Highest χ.")] = None,
     min_chi: Annotated[float | None, typer.Option(help="Lowest χ.")] = None,
-    certain: Annotated[bool, typer.Option("--certain", help="χ conditions hold for the whole 90 % interval.")] = False,
+    certain: Annotated[bool, typer.Option("--certain", help="The whole 90 % interval meets the χ conditions.")] = False,
     min_p_soluble: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Lowest P(soluble).")] = None,
     in_domain: Annotated[
         bool,

@@ -12,12 +12,12 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; repeatable.")
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-SeedOption = Annotated[int | None, typer.Option(help="Fixes every random choice.")]
+SeedOption = Annotated[int | None, typer.Option(help="Random seed; fixes every random choice.")]
 ResultsOption = Annotated[str | None, typer.Option(help="Where results are kept.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
-JobsOption = Annotated[int, typer.Option(min=0, help="Processes for structures; 0: one a core.")]
-FoldsOption = Annotated[int | None, typer.Option(help="Folds of quick Stage 2.")]
-RepeatsOption = Annotated[int | None, typer.Option(help="Shuffles of the folds.")]
+JobsOption = Annotated[int, typer.Option(min=0, help="Parallel processes for structures; 0: one per core.")]
+FoldsOption = Annotated[int | None, typer.Option(help="Cross-validation folds of quick Stage 2.")]
+RepeatsOption = Annotated[int | None, typer.Option(help="Repeats of the cross-validation, each on new folds.")]
 EpochsOption = Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.")]
 
 

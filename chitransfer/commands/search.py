@@ -58,7 +58,7 @@ def search(
     trial: Annotated[int | None, typer.Option(help="With --second-pass: another trial's encoder.")] = None,
     control: Annotated[
         str | None,
-        typer.Option(help="permute: deal measured values out to other polymers; nothing may be above chance."),
+        typer.Option(help="permute: shuffle measured values among polymers; no score should then be above chance."),
     ] = None,
     settings: SetOption = None,
     quiet: QuietOption = False,

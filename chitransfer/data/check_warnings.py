@@ -107,8 +107,8 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
             else "folds without any to score"
         )
         yield (
-            f"{name}: {say_count(facts.n_without_stereo, 'polymer')} in {n_folds} folds: {few}, and scores will jump "
-            "with the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats (cv.n_cv_repeats)."
+            f"{name}: {say_count(facts.n_without_stereo, 'polymer')} in {n_folds} folds: {few}, and scores will "
+            "depend on the shuffle. Use fewer folds (cv.n_cv_folds) and more repeats (cv.n_cv_repeats)."
         )
     low, _, high = facts.value_range or (0.0, 0.0, 1.0)
     if low == high and facts.n_rows > 1:
@@ -211,8 +211,8 @@ def _about_coverage(coverage: CoverageFacts) -> Iterator[str]:
     if coverage.n_in_stage1 > 0.5 * coverage.n_polymers:
         yield (
             f"{name}: {coverage.n_in_stage1} of {coverage.n_polymers} polymers are in Stage 1 too. Cross-validation "
-            "hides their measured rows, not their computed ones: scores speak of polymers you can compute, not of new "
-            "chemistry."
+            "hides their measured rows, not their computed ones: scores hold for polymers whose χ you compute first, "
+            "not for new chemistry."
         )
     if coverage.n_solvents_unseen:
         yield (
@@ -261,7 +261,7 @@ def _about_noise(report: CheckReport) -> Iterator[str]:
     scatter = (
         ""
         if residual is None
-        else f" The rows scatter by {residual:.2f} around their own A/T + B, which bounds it from above for this model."
+        else f" The rows scatter by {residual:.2f} around their own A/T + B: an upper bound under this model."
     )
     yield (
         "Experimental χ: no two rows measure the same thing with different results, so the noise floor is not known."

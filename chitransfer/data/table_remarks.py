@@ -80,6 +80,6 @@ def describe_blanks(
     if column == "temp":
         taken, to_write = f"at {temperature:g} K", f"{temperature:g} where it is that"
     return (
-        f"{n_blank} of {say_count(n_rows, 'row')} of {source} {'has' if one else 'have'} no {column}{where} and "
-        f"{'is' if one else 'are'} taken to be {taken}; merged cells? fill {column} in every row, with {to_write}"
+        f"{n_blank} of {say_count(n_rows, 'usable row')} of {source} {'has' if one else 'have'} no {column}{where} "
+        f"and {'is' if one else 'are'} taken to be {taken}; merged cells? fill {column} in every row, with {to_write}"
     )

@@ -118,7 +118,7 @@ def _log_likelihood(kernel: np.ndarray, y: np.ndarray, noise: float) -> float:
 
 
 def correct_affinely(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
-    """a·χ + b of Stage 1's own prediction, a and b fitted on training rows; a flat one gives the mean."""
+    """a·χ + b of Stage 1's own prediction (n_rows,), fitted on training rows by least squares; a flat one: the mean."""
     chi, target = stage1_chi[data.training], data.target[data.training]
     above_mean = chi - chi.mean()
     is_flat = np.ptp(chi) <= len(chi) * np.finfo(float).eps * np.abs(chi).max()
@@ -127,7 +127,7 @@ def correct_affinely(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
 
 
 def classify_by_chi(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
-    """Logistic regression on Stage 1's χ at the reference temperature alone."""
+    """Logistic regression on Stage 1's χ at the reference temperature alone, (n_rows,)."""
     return classify(lambda known: _logistic(stage1_chi[:, None], known, C=1.0), data)
 
 

@@ -182,15 +182,15 @@ def describe_examination(found: Examination) -> list[str]:
     # A draw scores on the third of the polymers it leaves out: the easier ones perhaps, and those of few rows as often.
     is_better = found.corrected.value < found.best_value
     lines = [
-        f"the best of {found.n_trials} trials reads {found.best_value:.4f}; corrected for the luck of choosing it "
-        f"on these polymers, expect {found.corrected.value:.4f} (95 % interval {found.corrected.low:.3f} to "
+        f"the best of {found.n_trials} trials has objective {found.best_value:.4f}; corrected for selection bias "
+        f"(it was chosen on these polymers): {found.corrected.value:.4f} (95 % interval {found.corrected.low:.3f} to "
         f"{found.corrected.high:.3f} over {found.n_polymers} polymers)"
         + (
-            ", lower only because draws weigh polymers otherwise than the data do: no luck of choosing shows here"
+            ", lower only because bootstrap draws weigh polymers differently: no selection bias shows here"
             if is_better
             else ""
         )
-        + "; the luck of its seed is not taken off"
+        + "; not corrected for its random seed"
     ]
     left_out = [f"trial {number} is left out of that: {reason}" for number, reason in found.left_out.items()]
     lines += first_lines(left_out, "trial")
@@ -218,7 +218,7 @@ def describe_examination(found: Examination) -> list[str]:
 def _describe_gain(found: Examination, gain: Estimate) -> str:
     difference = found.noise["difference"]
     sources = "polymers, seeds and folds" if difference["deviation"] is not None else "polymers alone"
-    numbers = f"{gain.value:+.4f} ({gain.low:+.3f} to {gain.high:+.3f}, by the luck of {sources})"
+    numbers = f"{gain.value:+.4f} (95 % interval {gain.low:+.3f} to {gain.high:+.3f}, over {sources})"
     remark = ""
     if 0 < difference["freedom"] < ENOUGH_FREEDOM:
         remark = (
@@ -262,19 +262,19 @@ def _describe_fresh(found: Examination) -> str:
     leader = found.fresh[0] if len(found.fresh) > 1 else None
     read = []
     if best is not None:
-        reads = "comes first, too, and reads" if best is leader else "reads"
+        has = "ranks first, too, with" if best is leader else "has"
         also = ", which is the default configuration," if best is default else ""
-        read.append(f"the best trial ({best.number}){also} {reads} {best.value:.4f} there")
+        read.append(f"the best trial of the search ({best.number}){also} {has} objective {best.value:.4f}")
     if default is not None and default is not best:
-        read.append(f"the default configuration {'' if read else 'reads '}{default.value:.4f}")
+        read.append(f"the default configuration {'' if read else 'has objective '}{default.value:.4f}")
     if not read:
-        read.append(f"trial {found.fresh[0].number} reads {found.fresh[0].value:.4f}")
-    first = f"trial {leader.number} comes first; " if leader is not None and best is not leader else ""
+        read.append(f"trial {found.fresh[0].number} has objective {found.fresh[0].value:.4f}")
+    first = f"trial {leader.number} ranks first; " if leader is not None and best is not leader else ""
     notes = ""
     if any(len(own) > len(shared) for own in runs):
-        notes += "; runs that not all of these trials have are not counted, their folds being others"
+        notes += "; runs that not all of these trials have are not counted, because their folds differ"
     if found.fresh_left_out:
-        notes += f"; left out, having run on other folds alone: trial {', '.join(map(str, found.fresh_left_out))}"
+        notes += f"; left out, because run on other folds only: trial {', '.join(map(str, found.fresh_left_out))}"
     return f"on fresh seeds and folds ({say_count(len(shared), 'run')} each) {first}{', '.join(read)}{notes}"
 
 

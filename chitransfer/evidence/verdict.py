@@ -76,7 +76,7 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
         for row, what in (
             ("transfer_best", "the transfer-aware search"),
             ("transfer_noise_aware", "its choice by fresh runs of the best trials"),
-            ("stage1_best", "tuning Stage 1 for itself"),
+            ("stage1_best", "tuning Stage 1 for its own loss"),
             ("random_best", "random search"),
             ("default_full", "fine-tuning the default configuration in full"),
             ("transfer_full", "with both models fine-tuned in full, the transfer-aware search"),
@@ -93,7 +93,7 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
     return [
         *sentences,
         *describe_gaps(gaps),
-        "intervals hold the luck of the polymers, not that of seeds and searches; a comparison with another --seed "
+        "intervals cover the choice of polymers, not that of seeds and searches; a comparison with another --seed "
         "shows how much that is",
     ]
 
@@ -135,7 +135,7 @@ def _judge_difference(
     elif low > 0:
         verdict = f"{what} made things worse"
     else:
-        verdict = f"{what} did not help beyond doubt"
+        verdict = f"{what} did not help significantly"
     return [
         f"{protocol}: {verdict} ({NAMES[metric]} against the {against} {line[0]:+.4f}, "
         f"95 % interval {line[1]:+.4f} to {line[2]:+.4f})"
@@ -207,9 +207,10 @@ def describe_gaps(gaps: pd.DataFrame) -> list[str]:
         half_width = mean_half_width(nearer)
         difference = float(nearer.mean())
         if abs(difference) <= half_width:
-            verdict = "cannot be told apart from the raw best value in its distance from the outer truth"
+            verdict = "is neither closer to nor farther from the test scores of the outer folds than the raw best value"
         else:
-            verdict = f"is {'closer to' if difference > 0 else 'farther from'} the outer truth than the raw best value"
+            place = "closer to" if difference > 0 else "farther from"
+            verdict = f"is {place} the test scores of the outer folds than the raw best value"
         uncertainty = f", difference {difference:+.4f} ± {half_width:.4f}" if np.isfinite(half_width) else ""
         sentences.append(
             f"{protocol}: the corrected estimate {verdict}: mean absolute gap {corrected.abs().mean():.4f} against "

@@ -72,9 +72,9 @@ class ChiScaler:
         return cls(float(np.mean(chi)), scale if scale > 1e-9 else 1.0)
 
     def transform(self, chi: np.ndarray) -> np.ndarray:
-        """Standardised χ, float32."""
+        """Standardised χ, float32, same shape."""
         return ((chi - self.mean) / self.scale).astype(np.float32)
 
     def inverse(self, standardised: np.ndarray) -> np.ndarray:
-        """χ from standardised χ, float64."""
+        """χ from standardised χ, float64, same shape."""
         return standardised.astype(np.float64) * self.scale + self.mean

@@ -43,13 +43,13 @@ def describe_check(report: CheckReport) -> str:
     for coverage in report.coverage:
         similarity = np.asarray(coverage.similarity)
         lines.append(
-            f"Nearest Stage 1 polymer of {TITLES[coverage.kind]}: median similarity {np.median(similarity):.2f}, "
-            f"{(similarity >= SIMILAR).mean():.0%} at {SIMILAR:g} or more, "
+            f"Similarity of {TITLES[coverage.kind]} polymers to the nearest of Stage 1 (Tanimoto): median "
+            f"{np.median(similarity):.2f}, {(similarity >= SIMILAR).mean():.0%} at {SIMILAR:g} or more, "
             f"{(similarity < FAR).mean():.0%} below {FAR:g}"
         )
         far = [f"{polymer} ({value:.2f})" for polymer, value in coverage.farthest if value < SIMILAR]
         if far:
-            lines.append("  farthest: " + ", ".join(far))
+            lines.append("  least similar: " + ", ".join(far))
     if report.agreement is not None and report.agreement.spearman is not None:
         lines.append(
             f"Stage 1 against {report.agreement.n_pairs:,} measured rows it shares "

@@ -119,7 +119,7 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     study_config = load_study_config(folder, {})
     if study_config.search.control == "permute":
         raise StudyError(
-            f"{folder.path}: this study searched measured values dealt out to other polymers (search.control: "
+            f"{folder.path}: this study searched measured values shuffled among polymers (search.control: "
             "permute), so its parameters mean nothing; apply a study of the true values"
         )
     applied = read_complete_trial(folder, trial)

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from chitransfer.search.driver import StopReason
 
 PERMUTED = (
-    "control: measured values are dealt out to other polymers (search.control: permute); expect no score above chance"
+    "control: measured values are shuffled among polymers (search.control: permute); expect no score above chance"
 )
 # Samplers that heed no pruned trial; tpe heeds them, random and qmc heed none.
 LEARN_FROM_COMPLETE = ("gp", "cmaes", "nsga2")
@@ -89,7 +89,7 @@ def describe_first_pass(folder: StudyFolder) -> list[str]:
         return []
     study, number = folder.first_pass
     return [
-        f"second pass on the Stage 1 of trial {number} of {study.name}: the default configuration is here the first "
+        f"second pass on the Stage 1 of trial {number} of {study.name}: here the default configuration means the first "
         "pass's Stage 2 settings"
     ]
 
@@ -115,7 +115,7 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
         share = float(np.mean(dataset.solubility.value))
         lines.append(_describe_rows("Stage 2, solubility", dataset.solubility, dataset) + f", {share:.0%} soluble")
         positive = resolve_positive_label(dataset.solubility, config.solubility.positive)
-        lines.append(f"  F1 and recall speak of the {'soluble' if positive else 'insoluble'} class")
+        lines.append(f"  positive class of F1 and recall: {'soluble' if positive else 'insoluble'}")
     about_tables = describe_builtin_beside_own(dataset.tables) + describe_blank_cells(dataset.tables)
     lines += [f"  {line}" for line in about_tables]
     for what, rows in (("measured χ", dataset.chi), ("solubility", dataset.solubility)):
@@ -148,7 +148,7 @@ def _describe_limits(what: str, rows: Rows, stage1: Rows, config: Config) -> lis
 
 
 def describe_budget(config: Config) -> list[str]:
-    """What the budget counts where trials run again, where hopeless trials end, and what does not go with a pruner."""
+    """What the budget counts where trials run again, where trials are pruned, and what does not go with a pruner."""
     lines = []
     if config.search.replicates > 1:
         lines.append(
@@ -166,7 +166,7 @@ def describe_budget(config: Config) -> list[str]:
         ]
     deciding = deciding_rungs(config.search, early)
     at = " or ".join(map(str, deciding))
-    lines.append(f"hopeless trials end at Stage 1 epoch {at} (search.pruner: none carries all through)")
+    lines.append(f"unpromising trials are pruned at Stage 1 epoch {at} (search.pruner: none trains all to the end)")
     if len(deciding) < len(early):
         others = ", ".join(str(epoch) for epoch in early if epoch not in deciding)
         lines.append(

@@ -75,16 +75,16 @@ def describe_difference(difference: Estimate | None, title: str) -> list[str]:
     if difference is None:
         return []
     value, low, high = difference.value, difference.low, difference.high
-    return [f"    {title}, the model's less the forest's: {value:+.3f} [{low:+.3f}, {high:+.3f}] (95 %, over polymers)"]
+    return [f"    {title}, model minus forest: {value:+.3f} (95 % interval {low:+.3f} to {high:+.3f} over polymers)"]
 
 
 def judge_forest(what: str, ahead: float, difference: Estimate | None, few: str) -> list[str]:
-    """A warning where the forest does better by more than luck, a note where it may be luck.
+    """A warning where the forest does significantly better, a note where it may be luck.
 
     Parameters
     ----------
     what
-        What it does better, as ``χ: the random forest errs less``.
+        What it does better, as ``χ: the random forest has the lower MAE``.
     ahead
         By how much the forest does better; nothing is said where that is not above 0.
     difference
@@ -95,8 +95,8 @@ def judge_forest(what: str, ahead: float, difference: Estimate | None, few: str)
     if not ahead > 0:
         return []
     if difference is not None and difference.low * difference.high > 0:
-        return [f"warning: {what} on polymers left out, by more than luck; {INSTEAD}"]
-    return [f"note: {what} on polymers left out, but {few} are too few to tell by; measure more"]
+        return [f"warning: {what} on polymers left out, significantly so; {INSTEAD}"]
+    return [f"note: {what} on polymers left out, but not significantly: {few} are too few; measure more"]
 
 
 def _widening(n_polymers: int) -> float:

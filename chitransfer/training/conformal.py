@@ -33,7 +33,7 @@ def polymer_weights(polymer: np.ndarray) -> np.ndarray:
 
 
 def weighted_quantile(values: np.ndarray, weights: np.ndarray, level: float) -> float:
-    """The smallest value up to which the weights (summing to 1) reach `level`; the largest value if none does."""
+    """The smallest of (n,) values up to which the weights (n,), of sum 1, reach `level`; the largest if none does."""
     order = np.argsort(values, kind="stable")
     reached = np.cumsum(weights[order])
     position = int(np.searchsorted(reached, level - 1e-12))
@@ -152,7 +152,7 @@ def cross_fit_calibration(logit: np.ndarray, positive: np.ndarray, fold: np.ndar
 def coverage_metrics(
     chi: np.ndarray, predicted: np.ndarray, half_width: np.ndarray, polymer: np.ndarray
 ) -> dict[str, float]:
-    """Share of rows inside their interval, the mean of the same over polymers, and the widths."""
+    """Share of (n_rows,) rows inside their interval, the mean of the same over polymers, and the widths in χ."""
     inside = np.abs(chi - predicted) <= half_width
     by_polymer = [float(inside[polymer == one].mean()) for one in np.unique(polymer)]
     return {

@@ -194,7 +194,7 @@ def _read_tables(config: Config, path: Path, stage1: Pretrained, say: Say, progr
             "table is left out"
         )
     if config.training.lambda_exp == 0 and dataset.chi is not None:
-        say("warning: training.lambda_exp is 0: the model learns no measured χ, which only measures how far it errs")
+        say("warning: training.lambda_exp is 0: the model does not learn measured χ, which only serves to test it")
     return dataset
 
 

@@ -18,7 +18,7 @@ from chitransfer.training.crossval import OutOfFold, fold_of_rows, score_predict
 from chitransfer.training.metrics import best_f1_threshold
 
 N_TREES = 200
-GROWING = "growing a random forest on the same features and folds, to compare with (cv.random_forest)"
+GROWING = "training a random forest on the same features and folds, for comparison (cv.random_forest)"
 N_POLYMER_FOLDS = 5
 
 

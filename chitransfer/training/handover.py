@@ -71,7 +71,7 @@ def describe_other_table(stage1: Pretrained, computed: Table) -> list[str]:
     return [
         f"warning: Stage 1 learned from {learned['source']} ({say_count(learned['rows'], 'row')}), but "
         f"paths.dft_chi_csv is now {computed.source} ({say_count(len(computed), 'row')}): the latter's solvents count "
-        "as met in training, and an encoder that is fine-tuned keeps its computed χ in mind; name the former unless "
+        "as met in training, and its computed χ is rehearsed while the encoder is fine-tuned; name the former unless "
         "that is meant"
     ]
 

@@ -76,7 +76,7 @@ def solubility_metrics(
 
 
 def best_f1_threshold(positive: np.ndarray, probability: np.ndarray) -> float:
-    """The threshold with the best F1 on the rows given; `probability >= threshold` calls a row positive.
+    """The threshold with the best F1 on (n_rows,) rows; `probability >= threshold` calls a row positive.
 
     Thresholds lie halfway between neighbouring probabilities; of equally good ones the nearest to 0.5 is taken. Without
     a positive row the threshold is 0.5.

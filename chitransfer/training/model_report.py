@@ -313,16 +313,16 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
             lines.append(f"  trivial predictor (mean of the training folds): {_shown(trivial, CHI_SHOWN)}")
             if trivial["mae"] <= mean["mae"]:
                 lines.append(
-                    "warning: χ: the mean of the training folds errs no more on polymers left out, "
-                    f"{trivial['mae']:.3f} against {mean['mae']:.3f}; for new polymers that mean is as good a χ as "
-                    "this model's"
+                    "warning: χ: the mean of the training folds has no larger MAE on polymers left out, "
+                    f"{trivial['mae']:.3f} against {mean['mae']:.3f}; for new polymers it predicts χ as well as this "
+                    "model"
                 )
         if "random_forest" in report:
             forest = report["random_forest"]["validation"]
             difference = _estimate(report["mae_less_forest"])
             lines += [FOREST + _shown(forest, CHI_SHOWN), *describe_difference(difference, "MAE")]
             few, ahead = say_count(report["n_polymers"][CROSS_VALIDATION], "polymer"), mean["mae"] - forest["mae"]
-            lines += judge_forest("χ: the random forest errs less", ahead, difference, few)
+            lines += judge_forest("χ: the random forest has the lower MAE", ahead, difference, few)
     else:
         lines.append(
             f"warning: χ: all {report['test']['n_rows']} rows are of test polymers; the model has learned from no "
@@ -331,14 +331,14 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
     if "interval_validation" in report:
         inside = report["interval_validation"]
         lines.append(
-            f"{100 * inside['stated_coverage']:.0f} % interval: "
+            f"{100 * inside['stated_coverage']:.0f} % prediction interval: "
             f"{_describe_coverage(inside)}, median width {inside['median_width']:.2f}"
         )
     if report.get("stated_coverage", COVERAGE) < COVERAGE:
         stated = report["stated_coverage"]
         lines.append(
             f"warning: a χ interval from {say_count(report['n_polymers'][CROSS_VALIDATION], 'polymer')} can promise "
-            f"{stated:.0%} at most, not {COVERAGE:.0%}; so does chi_low … chi_high. Measure χ of 9 polymers or more"
+            f"{stated:.0%} at most, not {COVERAGE:.0%}; chi_low … chi_high does so. Measure χ of 9 polymers or more"
         )
     if report["test"]["n_rows"]:
         rows = say_count(report["test"]["n_rows"], "row")
@@ -354,7 +354,7 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
 
 def _describe_coverage(inside: dict[str, float]) -> str:
     of_polymer, of_all = inside["coverage_polymers"], inside["coverage_rows"]
-    return f"holds {of_polymer:.1%} of the average polymer's rows and {of_all:.1%} of all rows"
+    return f"covers {of_polymer:.1%} of a polymer's rows on average, {of_all:.1%} of all rows"
 
 
 def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[str]:

@@ -131,7 +131,7 @@ def describe_rows(rows: Rows) -> dict[str, Any]:
 
 
 def chi_scores(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """MAE, RMSE, R², Spearman's ρ and the number of rows; only the number when there are none."""
+    """MAE, RMSE, R², Spearman's ρ and number of (n_rows,) values of χ; only the number when there are none."""
     if len(measured) == 0:
         return {"n_rows": 0}
     named = {name.removeprefix("exp_"): value for name, value in chi_metrics(measured, predicted).items()}

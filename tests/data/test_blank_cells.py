@@ -27,14 +27,14 @@ def write_table(path: Path, column: str, cells: str, rest: str = "chi,temp", val
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ("CCO,,,CO", "2 of 4 rows of PATH have no solvent (lines 3, 4) and are taken to be in water"),
-        ("CCO,CO,", "1 of 3 rows of PATH has no solvent (line 4) and is taken to be in water"),
-        ("CCO, ,,,,,,", "7 of 8 rows of PATH have no solvent (lines 3, 4, 5, 6, 7, …) and are taken to be in water"),
+        ("CCO,,,CO", "2 of 4 usable rows of PATH have no solvent (lines 3, 4) and are"),
+        ("CCO,CO,", "1 of 3 usable rows of PATH has no solvent (line 4) and is"),
+        ("CCO, ,,,,,,", "7 of 8 usable rows of PATH have no solvent (lines 3, 4, 5, 6, 7, …) and are"),
     ],
 )
 def test_blank_solvents_are_counted_with_their_lines(tmp_path: Path, cells: str, said: str) -> None:
     source = write_table(tmp_path / "merged.csv", "solvent", cells)
-    remedy = "; merged cells? fill solvent in every row, with O where it is water"
+    remedy = " taken to be in water; merged cells? fill solvent in every row, with O where it is water"
     assert describe_blank_cells([read_chi_table(source)]) == [said.replace("PATH", source) + remedy]
 
 
@@ -50,8 +50,8 @@ def test_blank_temperatures_of_stage_1_are_told_and_only_rows_that_are_used(tmp_
     with Path(source).open("a", encoding="utf-8") as stream:
         stream.write("*CC,0.4,\n")
     assert describe_blank_cells([read_stage1_table(source, on_bad_rows="skip")]) == [
-        f"2 of 4 rows of {source} have no temp (lines 3, 4) and are taken to be at 298.15 K; merged cells? fill temp "
-        "in every row, with 298.15 where it is that"
+        f"2 of 4 usable rows of {source} have no temp (lines 3, 4) and are taken to be at 298.15 K; merged cells? "
+        "fill temp in every row, with 298.15 where it is that"
     ]
 
 
@@ -59,7 +59,7 @@ def test_labels_that_are_left_out_are_not_counted(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("SMILES,soluble,solvent\n*CC*,1,\n*CC*,0,\n*CCO*,1,CO\n*CCN*,1,\n", encoding="utf-8")
     (line,) = describe_blank_cells([read_solubility_table(str(path), on_contradictory_labels="drop")])
-    assert line.startswith(f"1 of 2 rows of {path} has no solvent (line 5) and is taken")
+    assert line.startswith(f"1 of 2 usable rows of {path} has no solvent (line 5) and is taken")
 
 
 def test_search_and_data_check_say_it(tables: Tables, tmp_path: Path) -> None:
@@ -69,6 +69,6 @@ def test_search_and_data_check_say_it(tables: Tables, tmp_path: Path) -> None:
         *map(str, (tables.stage1, tables.chi, tables.solubility)), fingerprint_bits=64, cache_folder=tmp_path
     )
     (said,) = describe_blank_cells(dataset.tables)
-    assert said.startswith(f"{len(frame) - 1} of {len(frame)} rows of {tables.chi} have no solvent")
+    assert said.startswith(f"{len(frame) - 1} of {len(frame)} usable rows of {tables.chi} have no solvent")
     assert f"  {said}" in describe_data(dataset, Config())
     assert f"{said}." in check_tables(*dataset.tables, cache_folder=tmp_path).warnings

@@ -101,7 +101,7 @@ def test_the_command_takes_the_solvents_of_tables(tmp_path: Path, monomers: Path
     code, out, err = run_command(*words, "--output", output)
     assert code == 0, err
     assert f"WARNING: {labels}: ClP(Cl)Cl is left out: UNIFAC has no group with the element P" in out
-    assert f"WARNING: 1 of 3 rows of {measured} has no solvent (line 4) and is taken to be in water" in out
+    assert f"WARNING: 1 of 3 usable rows of {measured} has no solvent (line 4) and is taken to be in water" in out
     assert out.count("WARNING") == 2
     build_table(
         3, tmp_path / "expected.csv", solvents=["CO", "CCO", "O", "c1ccccc1"], temperatures=[300.0], monomers=monomers

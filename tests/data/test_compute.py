@@ -52,8 +52,9 @@ def test_rows_keep_their_place_and_their_cells(pairs: Path, tmp_path: Path) -> N
 def test_blank_cells_beside_filled_ones_are_told(pairs: Path, tmp_path: Path) -> None:
     remedy = "merged cells? fill {} in every row, with {} where it is {}"
     assert compute_table(pairs, tmp_path / "out.csv").remarks == [
-        f"1 of 4 rows of {pairs} has no solvent and is taken to be in water; " + remedy.format("solvent", "O", "water"),
-        f"1 of 4 rows of {pairs} has no temp and is taken to be at 298.15 K; "
+        f"1 of 4 usable rows of {pairs} has no solvent and is taken to be in water; "
+        + remedy.format("solvent", "O", "water"),
+        f"1 of 4 usable rows of {pairs} has no temp and is taken to be at 298.15 K; "
         + remedy.format("temp", "298.15", "that"),
     ]
     pairs.write_text("SMILES,solvent\n*CCO*,\n*CC(*)O,\n", encoding="utf-8")

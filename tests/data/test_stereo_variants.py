@@ -148,7 +148,7 @@ def test_data_check_says_that_variants_alone_are_too_few_for_stage_1_as_a_search
     assert "1. Stage 1 has 1 polymer, stereo variants counted as one." in " ".join(out.split())
     code, out, err = run_command("search", *words)
     assert code == 2
-    assert "growing a random forest" not in out, "what takes long comes after every refusal"
+    assert "training a random forest" not in out, "what takes long comes after every refusal"
     assert "needs at least 2 polymers, got 1" in err
 
 

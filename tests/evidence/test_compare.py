@@ -162,7 +162,7 @@ def test_the_only_polymer_of_a_class_may_be_the_one_tested(
     said: list[str] = []
     fold = OuterFold(tmp_path, PROTOCOLS[0], 0, test)
     run_outer_fold(config, dataset, fold, 1, said.append)
-    assert any("WARNING" in line and "too few to correct the best trial for luck" in line for line in said)
+    assert any("WARNING" in line and "too few to correct the best trial for selection bias" in line for line in said)
     candidates = json.loads((tmp_path / "candidates.json").read_text())
     assert candidates["transfer_noise_aware"] == candidates["transfer_best"]
     assert fold.stage1_mae("transfer_noise_aware") == fold.stage1_mae("transfer_best") != []

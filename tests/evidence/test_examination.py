@@ -105,7 +105,7 @@ def test_the_guard_is_its_parts_on_the_files_of_a_study(folder: StudyFolder, con
     assert [score.number for score in found.fresh] == [3, 2, 0]
     assert found.chosen_trial == 2
     assert found.posterior.keys() == {0, 1, 2, 3}
-    assert found.sentences[0].startswith("the best of 4 trials reads")
+    assert found.sentences[0].startswith("the best of 4 trials has objective")
 
 
 @pytest.mark.parametrize(("select", "with_fresh"), [("best", 2), ("one_se", 3), ("reevaluated", 3)])

@@ -58,7 +58,7 @@ def test_nothing_is_said_of_a_gain_over_the_best_trial_itself() -> None:
     found = make_examination(Estimate(-0.05, -0.08, -0.02), [], default=1)
     (sentence,) = [line for line in describe_examination(found) if "gain" in line]
     assert sentence.startswith("the best trial is the default configuration")
-    assert "-0.0500 (-0.080 to -0.020" in sentence
+    assert "-0.0500 (95 % interval -0.080 to -0.020" in sentence
     assert "hurt" not in sentence
 
 
@@ -67,7 +67,7 @@ def test_a_corrected_value_better_than_the_raw_one_is_explained() -> None:
     assert "draws weigh" not in describe_examination(found)[0]
     better = replace(found, corrected=Estimate(0.79, 0.7, 0.9))
     assert (
-        "polymers), lower only because draws weigh polymers otherwise than the data do: no luck of choosing"
+        "polymers), lower only because bootstrap draws weigh polymers differently: no selection bias"
         in describe_examination(better)[0]
     )
 
@@ -101,19 +101,19 @@ def test_fresh_runs_of_the_default_alone_are_compared_with_nothing() -> None:
     (sentence,) = [
         line for line in describe_examination(make_examination(Estimate(0, -1, 1), [default], 0)) if "fresh" in line
     ]
-    assert sentence.endswith("(2 runs each) the default configuration reads 0.9050")
+    assert sentence.endswith("(2 runs each) the default configuration has objective 0.9050")
     best = replace(default, number=1)
     (sentence,) = [
         line for line in describe_examination(make_examination(Estimate(0, -1, 1), [best], 1)) if "fresh" in line
     ]
-    assert sentence.endswith("the best trial (1), which is the default configuration, reads 0.9050 there")
+    assert sentence.endswith("of the search (1), which is the default configuration, has objective 0.9050")
 
 
 def test_fresh_runs_say_which_trial_comes_first() -> None:
     best, default = fresh_scores([0.8, 0.82], [0.9, 0.91])
     for order, expected in (
-        ([best, default], f"the best trial ({best.number}) comes first, too, and reads 0.8100 there, the default"),
-        ([default, best], f"trial {default.number} comes first; the best trial ({best.number}) reads 0.8100 there"),
+        ([best, default], "the best trial of the search (1) ranks first, too, with objective 0.8100, the default"),
+        ([default, best], "trial 0 ranks first; the best trial of the search (1) has objective 0.8100"),
     ):
         found = make_examination(Estimate(0, -1, 1), order, default.number)
         (sentence,) = [line for line in describe_examination(found) if line.startswith("on fresh")]
@@ -166,13 +166,13 @@ def test_runs_on_fresh_seeds_are_counted_for_every_trial(
     assert ("not all of these trials have" in _describe_fresh(found)) == is_said_of_others
     assert "left out" not in _describe_fresh(found)
     assert _describe_fresh(replace(found, fresh_left_out=[7, 9])).endswith(
-        "left out, having run on other folds alone: trial 7, 9"
+        "left out, because run on other folds only: trial 7, 9"
     )
 
 
 def test_fresh_runs_of_other_trials_than_best_and_default_are_told() -> None:
     found = make_examination(Estimate(0, -1, 1), [score_fresh(7, [0.5])])
-    assert _describe_fresh(found) == "on fresh seeds and folds (1 run each) trial 7 reads 0.5000"
+    assert _describe_fresh(found) == "on fresh seeds and folds (1 run each) trial 7 has objective 0.5000"
 
 
 def test_within_one_standard_error_is_no_more_than_one() -> None:

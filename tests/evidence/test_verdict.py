@@ -14,7 +14,7 @@ from chitransfer.evidence.verdict import describe_gaps, describe_scores, reach_v
     ("transfer", "scratch", "expected"),
     [
         ((-0.1, -0.2, -0.05), (0.2, 0.1, 0.3), ("search helped", "Stage 1 helps")),
-        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("did not help beyond doubt", "makes no difference")),
+        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("did not help significantly", "makes no difference")),
         ((0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), ("made things worse", "Stage 1 hurts")),
     ],
 )
@@ -106,10 +106,10 @@ def test_verdict_names_what_a_row_is_compared_with() -> None:
 @pytest.mark.parametrize(
     ("raw", "corrected", "expected"),
     [
-        ([0.0, 0.1, 0.2, -0.1, 0.3], [0.01, 0.09, 0.21, -0.1, 0.28], "cannot be told apart from the raw best value"),
-        ([-0.3, -0.2, -0.25, -0.3, -0.2], [0.01, 0.0, 0.02, 0.0, 0.01], "is closer to the outer truth than"),
-        ([0.01, 0.0, 0.02, 0.0, 0.01], [0.3, 0.2, 0.25, 0.3, 0.2], "is farther from the outer truth than"),
-        ([-0.3], [0.0], "cannot be told apart"),
+        ([0.0, 0.1, 0.2, -0.1, 0.3], [0.01, 0.09, 0.21, -0.1, 0.28], "is neither closer to nor farther"),
+        ([-0.3, -0.2, -0.25, -0.3, -0.2], [0.01, 0.0, 0.02, 0.0, 0.01], "is closer to the test scores"),
+        ([0.01, 0.0, 0.02, 0.0, 0.01], [0.3, 0.2, 0.25, 0.3, 0.2], "is farther from the test scores"),
+        ([-0.3], [0.0], "is neither closer to nor farther from"),
     ],
 )
 def test_an_estimate_is_closer_only_beyond_doubt(raw: list[float], corrected: list[float], expected: str) -> None:

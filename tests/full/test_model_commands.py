@@ -190,8 +190,8 @@ def test_blank_cells_beside_filled_ones_are_told(
     # 25 K is refused; P(soluble) of that row is predicted all the same.
     path.write_text("SMILES,solvent,temp\n*CC(*)O,CCO,\n*CC(*)N,,350\n*CC(*)C,,25\nbad,,\n,,\n", encoding="utf-8")
     words = [command, "--model", trained.model, "--input", path, "--output", tmp_path / "out.csv", "--n-jobs", 1]
-    solvents = f"2 of 3 rows of {path} have no solvent and are taken to be in water; merged cells? fill solvent in"
-    temperature = f"1 of 3 rows of {path} has no temp and is taken to be at 298.15 K; merged cells? fill temp in every"
+    solvents = f"2 of 3 usable rows of {path} have no solvent and are taken to be in water; merged cells? fill"
+    temperature = f"1 of 3 usable rows of {path} has no temp and is taken to be at 298.15 K; merged cells? fill temp"
     for flags, told in (
         ([], [True, True]),
         (["--solvent", "O"], [False, True]),

@@ -37,7 +37,7 @@ def with_blank_solvents(config: Config, key: str, folder: Path) -> tuple[Config,
     path = folder / f"{key}.csv"
     frame.assign(solvent=frame["solvent"].replace("O", "")).to_csv(path, index=False)
     changed = override_config(config, {f"paths.{key}": str(path), "paths.results_dir": str(folder / "results")})
-    return changed, f"{(frame['solvent'] == 'O').sum()} of {len(frame)} rows of {path} have no solvent"
+    return changed, f"{(frame['solvent'] == 'O').sum()} of {len(frame)} usable rows of {path} have no solvent"
 
 
 def with_bad_rows(config: Config, key: str, folder: Path) -> tuple[Config, str]:

@@ -16,7 +16,7 @@ from chitransfer.training.finetune import run_finetuning
 
 
 @pytest.mark.parametrize(
-    ("weight", "is_told"), [("lambda_sol", "gives no P(soluble)"), ("lambda_exp", "no measured χ")]
+    ("weight", "is_told"), [("lambda_sol", "gives no P(soluble)"), ("lambda_exp", "not learn measured χ")]
 )
 def test_what_is_not_learned_is_not_given_out(trained: Any, tmp_path: Path, weight: str, is_told: str) -> None:
     changes = {"paths.results_dir": str(tmp_path), f"training.{weight}": 0.0, "training.num_epochs_finetune": 1}

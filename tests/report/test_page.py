@@ -69,7 +69,7 @@ def test_the_corrected_value_is_that_of_the_best_trial(finished_search: Any, tmp
     assert f"trial {best['number']}, the best of the search, raw" in table
     assert re.search(rf"objective\s+{best['value']:.4f}\s", table)
     assert re.search(rf"χ MAE\s+{best['components']['exp_mae']:.4f}\s", table)
-    assert ask_browser(page, tmp_path, script, {})[0] == "the same, corrected for the luck of choosing"
+    assert ask_browser(page, tmp_path, script, {})[0] == "the same, corrected for selection bias"
 
 
 @needs_browser

@@ -190,7 +190,7 @@ def test_trials_that_cannot_be_applied_are_named(study: StudyFolder, config_file
 
 def test_a_permuted_control_is_not_applied(study: StudyFolder) -> None:
     study.config.write_text(dump_config(load_config(study.config, {"search.control": "permute"})), encoding="utf-8")
-    with pytest.raises(StudyError, match=r"dealt out to other polymers .* its parameters mean nothing"):
+    with pytest.raises(StudyError, match=r"shuffled among polymers .* its parameters mean nothing"):
         apply_trial(study, None, None)
 
 

@@ -128,7 +128,7 @@ def test_of_permuted_labels_nothing_better_than_the_trivial_predictor_is_asked(s
     worse = replace(rescored, trials=rescored.trials.assign(value=99.0, exp_mae=99.0, sol_f1=0.0))
     assert any(line.startswith("WARNING") for line in worse.describe())
     permuted = replace(worse, is_permuted=True).describe()
-    assert permuted[0].startswith("control: measured values are dealt out")
+    assert permuted[0].startswith("control: measured values are shuffled")
     assert not any("WARNING" in line for line in permuted)
 
 

@@ -345,7 +345,7 @@ def test_a_pruner_without_a_rung_is_told() -> None:
     # Trials that draw more epochs reach it.
     epochs = {"key": "training.num_epochs_pretrain", "type": "int", "low": 4, "high": 20}
     (line,) = describe_budget(load_config(None, {**late, "search.space.epochs": epochs}))
-    assert line.startswith("hopeless trials end at Stage 1 epoch 10 ")
+    assert line.startswith("unpromising trials are pruned at Stage 1 epoch 10 ")
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "cmaes", "nsga2"])

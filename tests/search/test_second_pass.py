@@ -188,7 +188,7 @@ def test_the_command_stops_and_goes_on(
     refused = run_command("search", "--resume", own, "--config", own / "config.yaml")[2]
     assert "a second pass goes on with its own configuration; leave out --config" in refused
     last_words = out[out.index("second pass on the Stage 1 of trial 0") :]
-    assert last_words.startswith(f"second pass on the Stage 1 of trial 0 of {study.name}: the default configuration is")
+    assert last_words.startswith(f"second pass on the Stage 1 of trial 0 of {study.name}: here the default")
     assert "Key Insight" not in last_words, "all its trials share one Stage 1"
     assert (own / "report.html").is_file()
     code, again, _ = run_command("report", own)
@@ -204,7 +204,7 @@ def test_the_command_stops_and_goes_on(
         assert said in out
     assert StudyFolder(own).reference.is_file(), "a report needs it"
     (said,) = describe_first_pass(StudyFolder(own))
-    assert said.startswith(f"second pass on the Stage 1 of trial 0 of {study.name}: the default")
+    assert said.startswith(f"second pass on the Stage 1 of trial 0 of {study.name}: here the default")
 
 
 def _interrupt(*words: object) -> None:

@@ -17,7 +17,7 @@ from chitransfer.training.against_forest import (
 from chitransfer.training.model_report import chi_report, describe_chi
 from chitransfer.training.resampling import Estimate
 
-LESS = "χ: the random forest errs less"
+LESS = "χ: the random forest has the lower MAE"
 
 
 def made_up_chi(rng: np.random.Generator, n_polymers: int, bias: float) -> tuple[np.ndarray, ...]:
@@ -104,14 +104,14 @@ def test_nothing_is_compared_on_a_handful_of_polymers_or_one_class() -> None:
 def test_what_is_said_of_the_forest() -> None:
     sure, unsure = Estimate(0.1, 0.02, 0.2), Estimate(0.1, -0.02, 0.2)
     assert describe_difference(sure, "MAE") == [
-        "    MAE, the model's less the forest's: +0.100 [+0.020, +0.200] (95 %, over polymers)"
+        "    MAE, model minus forest: +0.100 (95 % interval +0.020 to +0.200 over polymers)"
     ]
     assert judge_forest(LESS, 0.1, sure, "30 polymers") == [
-        f"warning: {LESS} on polymers left out, by more than luck; {INSTEAD}"
+        f"warning: {LESS} on polymers left out, significantly so; {INSTEAD}"
     ]
     for difference in (unsure, None):
         assert judge_forest(LESS, 0.1, difference, "30 polymers") == [
-            f"note: {LESS} on polymers left out, but 30 polymers are too few to tell by; measure more"
+            f"note: {LESS} on polymers left out, but not significantly: 30 polymers are too few; measure more"
         ]
     for ahead in (0.0, -0.1, float("nan")):
         assert judge_forest(LESS, ahead, sure, "30 polymers") == []
@@ -129,6 +129,6 @@ def test_the_report_compares_left_out_rows_alone(rng: np.random.Generator) -> No
     found = compare_chi(chi[own], [first[own], second[own]], forest[own], polymer[own])
     assert Estimate(**report["mae_less_forest"]) == found
     said = describe_chi(report)
-    assert f"warning: {LESS} on polymers left out, by more than luck; {INSTEAD}" in said
+    assert f"warning: {LESS} on polymers left out, significantly so; {INSTEAD}" in said
     absurd = frame.assign(chi_forest=np.where(is_test, 1e6, forest))
     assert chi_report(absurd, polymer)["mae_less_forest"] == report["mae_less_forest"]

@@ -59,9 +59,9 @@ if (contents.guard)
   cards.push([
     fmt(contents.guard.corrected.value),
     correctedIsChosen
-      ? "the same, corrected for the luck of choosing"
+      ? "the same, corrected for selection bias"
       : `${fmt(corrected.value)} of trial ${corrected.number}, the best of the search, ` +
-        "corrected for the luck of choosing it",
+        "corrected for selection bias",
   ]);
 if (usual) cards.push([fmt(usual.value), contents.names.default]);
 if (contents.forest !== null) cards.push([fmt(contents.forest), "random forest"]);
