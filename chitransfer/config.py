@@ -314,6 +314,8 @@ def _describe(parts: tuple[str, ...], details: Sequence[Any], origins: _Origins)
     message = str(detail["msg"]).removeprefix("Value error, ")
     if detail["type"] == "string_pattern_mismatch":
         message = f"should be {WORDS[detail['ctx']['pattern']]}"
+    if detail["type"] in {"model_type", "dict_type"}:
+        message = "should hold `key: value` lines, or be left out"
     if len(details) > 1:
         message = f"should be {', or '.join(map(_name_branch, details))}"
     value = "" if detail["type"] in {"missing", "value_error"} else f", got {_say_given(detail['input'])}"

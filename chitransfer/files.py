@@ -184,10 +184,10 @@ def check_writable(path: Path, option: str, endings: tuple[str, ...] = ()) -> No
     ConfigError
         Its ending is another, it is a folder, a device or a pipe, or its folder cannot be made or written.
     """
-    if endings and not has_ending(path, endings):
-        raise ConfigError(f"{option} {path}: the name must end in {' or '.join(endings)}")
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder; name a file")
+    if endings and not has_ending(path, endings):
+        raise ConfigError(f"{option} {path}: the name must end in {' or '.join(endings)}")
     if _is_no_file(path):
         raise ConfigError(f"{option} {path}: {NO_FILE}; name a file")
     folder = next(parent for parent in path.absolute().parents if parent.exists())

@@ -142,7 +142,9 @@ class TestFlags:
             (["compare", "--name", "../../escaped"], "--name should be 1 to 100 letters, digits, _, . and -"),
             (["data", "check", "--figure", "check.xyz"], "--figure check.xyz: the name must end in .png or .svg"),
             (["data", "build", "--n", "5", "--output", "/dev/null/table.csv"], "/dev/null is a file"),
-            (["data", "compute", "--input", "none.csv", "--output", "/"], "must end in .csv"),
+            (["data", "compute", "--input", "none.csv", "--output", "none.xlsx"], "must end in .csv or .csv.gz"),
+            (["data", "compute", "--input", "none.csv", "--output", "/"], "/: is a folder"),
+            (["predict", "--model", "none.pt", "--input", "none.csv", "--output", "none.xlsx"], "must end in .csv"),
             (["predict", "--model", "none.pt", "--input", "none.csv", "--output", "/tmp"], "/tmp: is a folder"),
         ],
     )

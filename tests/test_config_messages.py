@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from chitransfer.config import load_config, parse_set_options
@@ -33,6 +35,20 @@ def test_a_value_of_several_kinds_is_one_problem(option: str, problems: list[str
     count, *lines = str(error.value).splitlines()
     assert count == f"the configuration: {len(problems)} setting{'s' * (len(problems) > 1)} cannot be used"
     assert lines == [f"  from the command line: {problem}" for problem in problems]
+
+
+def test_a_section_without_keys_is_told_in_words(tmp_path: Path) -> None:
+    """As where all of its keys are commented out."""
+    path = tmp_path / "own.yaml"
+    path.write_text("model:\npaths: computed.csv\nsearch:\n  space: 3\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path, {})
+    held = "should hold `key: value` lines, or be left out, got"
+    assert str(error.value).splitlines()[1:] == [
+        f"  line 2: paths: {held} 'computed.csv'",
+        f"  line 1: model: {held} nothing (null)",
+        f"  line 4: search.space: {held} 3",
+    ]
 
 
 def test_widths_as_the_message_writes_them_are_taken() -> None:

@@ -150,7 +150,7 @@ def predict(
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.pair_table import TableReader
     from chitransfer.errors import ConfigError
-    from chitransfer.files import check_writable, refuse_overwriting
+    from chitransfer.files import CSV_ENDINGS, check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import BlankCells, predict_table, write_predictions
     from chitransfer.processors import count_processors
@@ -161,7 +161,7 @@ def predict(
     if (input is None) != (output is None):
         raise ConfigError("--input and --output go together")
     if input is not None and output is not None:
-        check_writable(output, "--output")
+        check_writable(output, "--output", CSV_ENDINGS)
         refuse_overwriting(output, "--output", {"--input": input, "--model": model})
     predictor = Predictor.load(model)
     console = make_console(quiet)

@@ -34,9 +34,8 @@ def describe_check(report: CheckReport) -> str:
             f"{facts.n_repeats:>9,}  {_ranges(facts.value_range, facts.temperature_range, report.soluble_share)}"
         )
     as_one = " (stereo variants count as one)" if report.stereo_variants else ""
-    lines += ["", f"Polymers in two tables{as_one}: " + ", ".join(
-        f"{pair.replace('+', ' and ')} {count:,}" for pair, count in report.shared_polymers.items()
-    )]  # fmt: skip
+    pairs = [f"{pair.replace('+', ' and ')} {count:,}" for pair, count in report.shared_polymers.items()]
+    lines += ["", *([f"Polymers in two tables{as_one}: {', '.join(pairs)}"] if pairs else [])]
     lines.append(f"Temperatures of Stage 1: {_temperatures(report.stage1_temperatures)}")
     if report.chi_temperatures is not None:
         lines.append(f"Temperatures of experimental χ: {_temperatures(report.chi_temperatures)}")

@@ -1,7 +1,7 @@
 """What all trials of a study have in common, its contract: making one, telling two apart, spaces that hold the old one.
 
-Made by `search.run`, `search.second_pass` and `evidence`, compared by `search.study` when a study is resumed and by
-`search.apply`.
+Made by `search.run`, `search.second_pass` and `evidence`, compared by `search.study` when a study is resumed, by
+`search.apply`, `search.rescore` and `search.second_pass`.
 """
 
 from __future__ import annotations
@@ -167,6 +167,25 @@ def remark_on_tables(known: Mapping[str, Any], config: Config) -> list[str]:
                     f"{key}: {source} is not {what} the study searched on ({table['rows']} rows then); training would "
                     "learn from the present one"
                 )
+    return remarks
+
+
+def remark_on_scored_tables(known: Mapping[str, Any], dataset: Dataset) -> list[str]:
+    """Which tables of Stage 2 are not those that a study's trials were scored on, a sentence each.
+
+    Parameters
+    ----------
+    known
+        The study's contract; as in `remark_on_tables`.
+    """
+    remarks = []
+    for rows in (dataset.chi, dataset.solubility):
+        then = known.get("data", {}).get(rows.table.kind) if rows is not None else None
+        if rows is not None and then is not None and then["sha256"] != rows.table.digest:
+            remarks.append(
+                f"WARNING: {_TABLES[rows.table.kind][0]}, {rows.table.source}, is not the one the study searched on "
+                f"({then['rows']} rows then, {len(rows)} now); scores of then and now cannot be compared"
+            )
     return remarks
 
 

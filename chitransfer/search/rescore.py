@@ -23,6 +23,7 @@ from chitransfer.errors import CheckpointError, ChitransferError, ConfigError, S
 from chitransfer.files import write_atomically, write_csv, write_json
 from chitransfer.progress import NamedProgress
 from chitransfer.provenance import write_provenance
+from chitransfer.search.contract import remark_on_scored_tables
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.objective import refuse_constant_objective, refuse_nothing_to_learn
 from chitransfer.search.reference import Reference, score_reference
@@ -30,7 +31,7 @@ from chitransfer.search.replicates import values_of_runs
 from chitransfer.search.results import name_columns
 from chitransfer.search.runner import NetworkScores, TrialRunner
 from chitransfer.search.space import to_overrides
-from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
+from chitransfer.search.study import CONTRACT, read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import PERMUTED, describe_objective, describe_side_by_side
 from chitransfer.search.unread import keeps_encoder_frozen
@@ -208,7 +209,8 @@ def rescore_study(
     )
     skipped = {number: str(error) for number, error in errors.items()}
     is_permuted, is_of_first_runs = config.search.control == "permute", config.search.replicates > 1
-    warnings = [*describe_left_out(dataset.tables), *describe_objective(config)]
+    others = remark_on_scored_tables(study.user_attrs.get(CONTRACT, {}), dataset)
+    warnings = [*others, *describe_left_out(dataset.tables), *describe_objective(config)]
     return Rescored(target, frame, skipped, reference, config.objective, is_permuted, is_of_first_runs, warnings)
 
 

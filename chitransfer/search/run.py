@@ -130,7 +130,7 @@ def _new_folder(config: Config) -> StudyFolder:
     folder = StudyFolder(path, config.search.storage)
     if folder.database.exists():
         raise StudyError(
-            f"{folder.path}: there is a study of that name; go on with it by --resume {folder.database}, "
+            f"{folder.path}: there is a study of that name; go on with it by {folder.resume_command}, "
             "or choose another --study-name"
         )
     return folder

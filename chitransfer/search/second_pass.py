@@ -25,7 +25,7 @@ from chitransfer.errors import ConfigError, StudyError, TrainingError
 from chitransfer.files import write_json
 from chitransfer.provenance import write_provenance
 from chitransfer.search.apply import read_complete_trial
-from chitransfer.search.contract import make_contract
+from chitransfer.search.contract import make_contract, remark_on_scored_tables
 from chitransfer.search.encoders import SavedEncoder, read_encoders, stage1_key
 from chitransfer.search.lock import drive_alone
 from chitransfer.search.memory import peak_memory_mb
@@ -52,7 +52,7 @@ from chitransfer.search.run import (
 from chitransfer.search.runner import TrialRunner
 from chitransfer.search.space import to_overrides
 from chitransfer.search.storage import explain_storage_errors
-from chitransfer.search.study import read_searched_dataset, read_study, refuse_other_names
+from chitransfer.search.study import CONTRACT, read_searched_dataset, read_study, refuse_other_names
 from chitransfer.search.study_folder import StudyFolder, load_study_config
 from chitransfer.search.summary import Names, describe_nothing_to_do, describe_outcome, describe_reference
 from chitransfer.search.unread import describe_unread_parameters, refuse_rate_of_frozen_encoder
@@ -269,6 +269,8 @@ class _Prepared:
         Its own.
     number, encoders
         The first pass's trial.
+    remarks
+        Which tables are not those of the first pass.
     """
 
     folder: StudyFolder
@@ -276,6 +278,7 @@ class _Prepared:
     encoders: Sequence[SavedEncoder]
     config: Config
     dataset: Dataset
+    remarks: Sequence[str]
 
 
 def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides: Mapping[str, object]) -> _Prepared:
@@ -297,21 +300,24 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
     refuse_nothing_to_learn(config)
     with show_progress(console) as progress:
         dataset = read_searched_dataset(config, progress)
-    refuse_other_names(read_study(folder), folder.place, config, dataset)
+    study = read_study(folder)
+    refuse_other_names(study, folder.place, config, dataset)
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
         raise StudyError(
             f"{folder.path}: trial {number} was pretrained under other conditions than these; leave what concerns "
             "Stage 1 as it was (chem, model, the Stage 1 part of training, the computed table, seed); the release that "
             "made the study counts too, where polymers differ only in stereochemistry or memory ran out"
         )
-    return _Prepared(own, number, encoders, config, dataset)
+    remarks = remark_on_scored_tables(study.user_attrs.get(CONTRACT, {}), dataset)
+    return _Prepared(own, number, encoders, config, dataset, remarks)
 
 
 def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
     """Drive the study, and say what came of it."""
     own, config, dataset = prepared.folder, prepared.config, prepared.dataset
     unread = describe_unread_parameters(config, "second_pass")
-    say_and_log(console, [*describe_left_out(dataset.tables), *unread, *describe_reference(config, Names.of(own))])
+    about = [*describe_left_out(dataset.tables), *unread, *describe_reference(config, Names.of(own))]
+    say_and_log(console, [*prepared.remarks, *about])
     contract = {**make_contract(config, dataset), "stage1": [encoder.key for encoder in prepared.encoders]}
     study = open_study(own, config, contract, is_new=not own.database.is_file())
     write_provenance(own.path, dataset)

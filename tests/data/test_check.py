@@ -286,6 +286,12 @@ def test_one_stage2_table_is_enough(tmp_path):
         assert "no polymer and solvent in both tables" not in drawn
 
 
+def test_a_table_alone_shares_no_polymers(tmp_path):
+    stage1, chi, _ = tables(tmp_path)
+    assert "Polymers in two tables: stage1 and chi 2\n" in describe_check(check_tables(stage1, chi, None))
+    assert "in two tables" not in describe_check(check_tables(stage1, None, None))
+
+
 @pytest.mark.parametrize("with_chi", [True, False])
 def test_labels_that_all_contradict_each_other_are_told(tmp_path, with_chi):
     stage1, chi, solubility = tables(tmp_path, solubility="SMILES,soluble\n*CCO*,1\n*OCC*,0\n*CC*,0\n*CC*,1\n")

@@ -64,6 +64,18 @@ def test_rows_left_out_are_counted_and_listed(study: StudyFolder, tables: Tables
     assert pd.read_csv(rescored.folder / "rejected_rows.csv")["value"].tolist() == ["CCO"]
 
 
+def test_a_table_that_is_another_now_is_told(study: StudyFolder, tables: Tables) -> None:
+    """The same table elsewhere is the same."""
+    elsewhere = {"paths.exp_chi_csv": str(tables.chi), "paths.solubility_csv": str(tables.solubility)}
+    assert rescore_study(study, elsewhere).warnings == []
+    lines = tables.chi.read_text(encoding="utf-8").splitlines(keepends=True)
+    tables.chi.write_text("".join(lines[:-1]), encoding="utf-8")
+    assert rescore_study(study, elsewhere).warnings == [
+        f"WARNING: the table of measured χ, {tables.chi}, is not the one the study searched on (15 rows then, 14 now); "
+        "scores of then and now cannot be compared"
+    ]
+
+
 def test_encoders_are_scored_on_the_folds_given(shared_tiny_config: Any) -> None:
     runner: Any = SimpleNamespace(
         stage1_data=SimpleNamespace(features=SimpleNamespace(n_features=3)),

@@ -22,7 +22,7 @@ from chitransfer.search.rescore import rescore_study
 from chitransfer.search.second_pass import FreshScores, run_second_pass
 from chitransfer.search.study_folder import StudyFolder
 from chitransfer.search.summary import describe_first_pass
-from tests.conftest import tiny_overrides, write_tables
+from tests.conftest import Tables, tiny_overrides, write_tables
 
 SPACE = {
     "lr_finetune": {"key": "training.lr_finetune", "type": "log", "low": 1e-3, "high": 1e-1},
@@ -86,6 +86,18 @@ def test_started_again_it_goes_on(study: StudyFolder) -> None:
     second = read(study.path / "second_pass_0000")
     assert len(second) == 6
     pd.testing.assert_series_equal(second["value"][:4], first["value"], check_names=False)
+
+
+def test_a_table_that_is_another_now_is_told(
+    study: StudyFolder, tables: Tables, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tables.solubility.open("a", encoding="utf-8") as stream:
+        stream.write("*CCO*,1\n")
+    run_second_pass(
+        study, make_console(), trial=0, overrides={"paths.solubility_csv": str(tables.solubility)}, draw=nothing
+    )
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"WARNING: the table of solubility, {tables.solubility}, is not the one the study searched on" in said
 
 
 def test_a_comparison_of_fewer_trials_does_not_stay(study: StudyFolder) -> None:

@@ -266,7 +266,9 @@ class TestResuming:
             make_search(finished_search.config.model_dump(), resume=folder)
 
     def test_a_name_that_is_taken(self, finished_search: Any, make_search: Any) -> None:
-        with pytest.raises(StudyError, match=r"there is a study of that name; go on with it by --resume"):
+        folder = finished_search.folder
+        how = re.escape(f"there is a study of that name; go on with it by {folder.resume_command}, or choose another")
+        with pytest.raises(StudyError, match=how):
             make_search(finished_search.config.model_dump())
 
     def test_a_name_that_is_taken_on_a_server(self, shared_tiny_config: Config, tmp_path: Path) -> None:
