@@ -18,6 +18,7 @@ from chitransfer.evidence import nested
 from chitransfer.evidence.nested import PROTOCOLS, OuterFold, choose_candidates, run_outer_fold
 from chitransfer.search.space import HALVED_BATCH_SIZE
 from chitransfer.training.tasks import resolve_positive_label
+from tests.forests import few_trees
 
 
 class Stop(Exception):  # noqa: N818 - what a test has seen enough by
@@ -42,12 +43,68 @@ def test_new_chemistry_knows_no_computed_chi_of_test_polymers(
     assert not np.isin(tiny_dataset.chi.polymer[tester.train_chi], tester.fold.test).any()  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_prediction_hears_what_is_measured_of_test_polymers(
+    shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path, protocol: str
+) -> None:
+    # Enough of quick Stage 2 that the best threshold is another one with the test rows.
+    quick = {"training.stage2_epochs": 60, "training.lr_finetune": 0.01}
+    changes = {**quick, "training.num_epochs_finetune": 2}
+    config = override_config(shared_tiny_config, changes)
+    fold = make_tester(config, tiny_dataset, tmp_path, protocol).fold
+    datasets = tiny_dataset, change_what_is_tested(tiny_dataset, fold.test, and_computed=protocol == PROTOCOLS[1])
+    found = []
+    for number, dataset in enumerate(datasets):
+        tester = make_tester(config, dataset, tmp_path / str(number), protocol)
+        with few_trees():
+            tester.test_candidate("default", {}, 1, None)
+            tester.test_full_model("default_full", {})
+            tester.test_scratch(1)
+            tester.test_baselines()
+        found.append({path.name: path.read_text() for path in sorted((tmp_path / str(number)).rglob("*_*.csv"))})
+    assert found[0].keys() >= {"default_chi.csv", "default_full_solubility.csv", "stage1_corrected_solubility.csv"}
+    assert found[0] == found[1]
+
+
+def change_what_is_tested(dataset: Dataset, polymers: np.ndarray, *, and_computed: bool) -> Dataset:
+    """Other values in all rows that learning must not see, in tables whose written values stay."""
+    kinds = ["chi", "solubility", *(["stage1"] if and_computed else [])]
+    changed = {}
+    for kind in kinds:
+        rows = getattr(dataset, kind)
+        other = 1.0 - rows.value if kind == "solubility" else rows.value + 7.0
+        changed[kind] = replace(rows, value=np.where(np.isin(rows.polymer, polymers), other, rows.value))
+    return replace(dataset, **changed)
+
+
 def test_every_seed_pretrains_anew(shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path) -> None:
     tester = make_tester(shared_tiny_config, tiny_dataset, tmp_path, PROTOCOLS[0])
     (first, mae), (second, other) = (tester._pretrain(shared_tiny_config, seed) for seed in range(2))
     assert mae != other
     assert first is tester._pretrain(shared_tiny_config, 0)[0]
     assert first is not second
+
+
+@pytest.mark.parametrize("is_scratch", [True, False])
+def test_every_seed_starts_and_fine_tunes_anew(
+    shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path, is_scratch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tester = make_tester(shared_tiny_config, tiny_dataset, tmp_path, PROTOCOLS[0])
+    starts: list[bytes] = []
+    seeds: list[int] = []
+    fit = nested.fit_members
+
+    def remember(network: Any, *words: Any) -> Any:
+        starts.append(network.encoder.first.weight.detach().numpy().tobytes())
+        seeds.append(words[-1])
+        return fit(network, *words)
+
+    monkeypatch.setattr(nested, "fit_members", remember)
+    if is_scratch:
+        tester.test_scratch(2)
+    else:
+        tester.test_candidate("default", {}, 2, None)
+    assert len(set(starts)) == len(set(seeds)) == 2
 
 
 def test_rows_train_what_they_are_called(
@@ -91,8 +148,9 @@ def test_a_solubility_head_that_was_not_trained_predicts_nothing(
         assert not tester.fold.predictions(row, "solubility").exists()
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_both_searches_have_the_same_budget_and_only_one_is_random(
-    shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     seen: dict[str, Config] = {}
     test = tiny_dataset.measured_polymers()[::3]
@@ -100,12 +158,14 @@ def test_both_searches_have_the_same_budget_and_only_one_is_random(
     def remember(config: Config, inner: Dataset, folder: Any, *words: Any) -> None:
         seen[folder.path.name] = config
         assert not np.isin(inner.chi.polymer, test).any()  # type: ignore[union-attr]
+        assert not np.isin(inner.solubility.polymer, test).any()  # type: ignore[union-attr]
+        assert np.isin(inner.stage1.polymer, test).any() == (protocol == PROTOCOLS[0])
         if len(seen) == 2:
             raise Stop
 
     monkeypatch.setattr(nested, "search_inside", remember)
     with pytest.raises(Stop):
-        run_outer_fold(shared_tiny_config, tiny_dataset, OuterFold(tmp_path, PROTOCOLS[0], 0, test), 1, print)
+        run_outer_fold(shared_tiny_config, tiny_dataset, OuterFold(tmp_path, protocol, 0, test), 1, print)
     random, transfer = seen["random_search"], seen["transfer_search"]
     assert (random.search.sampler, transfer.search.sampler) == ("random", shared_tiny_config.search.sampler)
     assert random.search.n_trials == transfer.search.n_trials == shared_tiny_config.search.n_trials
