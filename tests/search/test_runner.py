@@ -1,14 +1,17 @@
-"""Runs of trials: which of them share seeds and folds, so that what is called luck is luck."""
+"""Runs of trials: which of them share seeds and folds, so that luck is what it is called, and what is scored."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+import torch
 
 from chitransfer.config import Config, override_config
 from chitransfer.data.assemble import Dataset
-from chitransfer.search import runner
+from chitransfer.model.tensor_file import read_records
+from chitransfer.search import encoders, runner
 from chitransfer.search.objective import FIRST_FRESH, RungTask
 
 
@@ -42,3 +45,37 @@ def test_no_two_runs_share_a_seed_and_fresh_ones_no_folds_with_the_search(
     assert of_search == again == of_another
     assert fresh == fresh_of_another
     assert len({of_search, fresh, other}) == 3
+
+
+def test_the_network_of_the_best_epoch_is_scored_and_kept(
+    shared_tiny_config: Config, tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So fast that the last epoch is not the best.
+    changes = {"training.lr_pretrain": 0.3, "training.min_epochs_pretrain": 0, "training.min_validation_polymers": 1}
+    config = override_config(shared_tiny_config, {**changes, "search.n_pretrain_seeds": 2, "training.stage2_epochs": 1})
+    own = runner.TrialRunner(config, tiny_dataset, n_threads=1)
+    task = RungTask(0, {}, 4, None)
+    runs, scored = own.start(task), []
+    score = runner.cross_validate
+
+    def note(network: Any, *rest: Any) -> Any:
+        scored.append(network)
+        return score(network, *rest)
+
+    monkeypatch.setattr(own, "start", lambda task: runs)
+    monkeypatch.setattr(runner, "cross_validate", note)
+    result = own.run(task)
+    for run, network, encoder in zip(runs, scored, unpack(result.encoders), strict=True):
+        assert run.best_epoch < run.epoch
+        best, latest = (one.encoder.first.weight for one in (run.best_network(), run.latest_network()))
+        for weight in (network.encoder.first.weight, encoder["weights"]["encoder.0.weight"]):
+            assert torch.equal(weight, best)
+            assert not torch.equal(weight, latest)
+        assert encoder["mae"] == run.best_mae == min(epoch["validation_mae"] for epoch in run.history)
+    assert runs[0].best_mae != runs[1].best_mae
+    assert result.components["stage1_mae"] == pytest.approx((runs[0].best_mae + runs[1].best_mae) / 2)
+
+
+def unpack(packed: bytes) -> list[dict[str, Any]]:
+    """What `pack_encoders` packed."""
+    return read_records(io.BytesIO(packed), "the encoders", encoders.KIND, encoders.REMEDY)
