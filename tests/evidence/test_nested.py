@@ -170,6 +170,10 @@ def test_both_searches_have_the_same_budget_and_only_one_is_random(
     assert (random.search.sampler, transfer.search.sampler) == ("random", shared_tiny_config.search.sampler)
     assert random.search.n_trials == transfer.search.n_trials == shared_tiny_config.search.n_trials
     assert random.seed == transfer.seed
+    seen.clear()
+    with pytest.raises(Stop):
+        run_outer_fold(shared_tiny_config, tiny_dataset, OuterFold(tmp_path, protocol, 1, test), 1, print)
+    assert seen["random_search"].seed != random.seed, "each outer fold has its own luck"
 
 
 def test_searches_call_the_class_positive_that_is_scored(
