@@ -18,6 +18,7 @@ from chitransfer.evidence import nested
 from chitransfer.evidence.nested import PROTOCOLS, OuterFold, choose_candidates, run_outer_fold
 from chitransfer.search.space import HALVED_BATCH_SIZE
 from chitransfer.training.tasks import resolve_positive_label
+from tests.forests import few_trees
 
 
 class Stop(Exception):  # noqa: N818 - what a test has seen enough by
@@ -42,12 +43,60 @@ def test_new_chemistry_knows_no_computed_chi_of_test_polymers(
     assert not np.isin(tiny_dataset.chi.polymer[tester.train_chi], tester.fold.test).any()  # type: ignore[union-attr]
 
 
+def test_of_new_chemistry_no_prediction_hears_any_chi_or_label(
+    shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    # Enough of quick Stage 2 that the best threshold is another one with the test rows.
+    quick = {"training.stage2_epochs": 60, "training.lr_finetune": 0.01}
+    config = override_config(shared_tiny_config, {**quick, "training.num_epochs_finetune": 2})
+    test = tiny_dataset.measured_polymers()[::3]
+    changed = {}
+    for kind in ("stage1", "chi", "solubility"):
+        rows = getattr(tiny_dataset, kind)
+        other = 1.0 - rows.value if kind == "solubility" else rows.value + 7.0
+        # The written values stay, so that what is predicted can be compared line by line.
+        changed[kind] = replace(rows, value=np.where(np.isin(rows.polymer, test), other, rows.value))
+    found = []
+    for name, dataset in (("own", tiny_dataset), ("other", replace(tiny_dataset, **changed))):
+        tester = make_tester(config, dataset, tmp_path / name, PROTOCOLS[1])
+        with few_trees():
+            tester.test_candidate("default", {}, 1, None)
+            tester.test_full_model("default_full", {})
+            tester.test_scratch(1)
+            tester.test_baselines()
+        found.append({path.name: path.read_text() for path in (tmp_path / name).rglob("*.csv")})
+    assert found[0].keys() >= {"default_chi.csv", "default_full_solubility.csv", "stage1_corrected_solubility.csv"}
+    assert found[0] == found[1]
+
+
 def test_every_seed_pretrains_anew(shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path) -> None:
     tester = make_tester(shared_tiny_config, tiny_dataset, tmp_path, PROTOCOLS[0])
     (first, mae), (second, other) = (tester._pretrain(shared_tiny_config, seed) for seed in range(2))
     assert mae != other
     assert first is tester._pretrain(shared_tiny_config, 0)[0]
     assert first is not second
+
+
+@pytest.mark.parametrize("is_scratch", [True, False])
+def test_every_seed_starts_and_fine_tunes_anew(
+    shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path, is_scratch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tester = make_tester(shared_tiny_config, tiny_dataset, tmp_path, PROTOCOLS[0])
+    starts: list[bytes] = []
+    seeds: list[int] = []
+    fit = nested.fit_members
+
+    def remember(network: Any, *words: Any) -> Any:
+        starts.append(network.encoder.first.weight.detach().numpy().tobytes())
+        seeds.append(words[-1])
+        return fit(network, *words)
+
+    monkeypatch.setattr(nested, "fit_members", remember)
+    if is_scratch:
+        tester.test_scratch(2)
+    else:
+        tester.test_candidate("default", {}, 2, None)
+    assert len(set(starts)) == len(set(seeds)) == 2
 
 
 def test_rows_train_what_they_are_called(
@@ -91,8 +140,9 @@ def test_a_solubility_head_that_was_not_trained_predicts_nothing(
         assert not tester.fold.predictions(row, "solubility").exists()
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_both_searches_have_the_same_budget_and_only_one_is_random(
-    shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_tiny_config: Config, tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     seen: dict[str, Config] = {}
     test = tiny_dataset.measured_polymers()[::3]
@@ -100,16 +150,22 @@ def test_both_searches_have_the_same_budget_and_only_one_is_random(
     def remember(config: Config, inner: Dataset, folder: Any, *words: Any) -> None:
         seen[folder.path.name] = config
         assert not np.isin(inner.chi.polymer, test).any()  # type: ignore[union-attr]
+        assert not np.isin(inner.solubility.polymer, test).any()  # type: ignore[union-attr]
+        assert np.isin(inner.stage1.polymer, test).any() == (protocol == PROTOCOLS[0])
         if len(seen) == 2:
             raise Stop
 
     monkeypatch.setattr(nested, "search_inside", remember)
     with pytest.raises(Stop):
-        run_outer_fold(shared_tiny_config, tiny_dataset, OuterFold(tmp_path, PROTOCOLS[0], 0, test), 1, print)
+        run_outer_fold(shared_tiny_config, tiny_dataset, OuterFold(tmp_path, protocol, 0, test), 1, print)
     random, transfer = seen["random_search"], seen["transfer_search"]
     assert (random.search.sampler, transfer.search.sampler) == ("random", shared_tiny_config.search.sampler)
     assert random.search.n_trials == transfer.search.n_trials == shared_tiny_config.search.n_trials
     assert random.seed == transfer.seed
+    seen.clear()
+    with pytest.raises(Stop):
+        run_outer_fold(shared_tiny_config, tiny_dataset, OuterFold(tmp_path, protocol, 1, test), 1, print)
+    assert seen["random_search"].seed != random.seed, "each outer fold has its own luck"
 
 
 def test_searches_call_the_class_positive_that_is_scored(

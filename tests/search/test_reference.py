@@ -14,6 +14,7 @@ from chitransfer.search.reference import (
     beaten_by_forest,
     beaten_by_trivial,
     borrowed_objective,
+    forest_key,
     read_reference,
     score_reference,
 )
@@ -142,6 +143,18 @@ class TestForest:
             "random forest",
             "trivial predictor",
         ]
+
+
+def test_whatever_a_forest_grows_on_is_in_its_key(tiny_dataset: Any, shared_tiny_config: Any) -> None:
+    fold = make_study_folds(shared_tiny_config, tiny_dataset)[0]
+    recipe = replace(tiny_dataset.recipe, fingerprint_radius=3)
+    chi = replace(tiny_dataset.chi, temperature=tiny_dataset.chi.temperature + 1.0)
+    labels = replace(tiny_dataset.solubility, value=1.0 - tiny_dataset.solubility.value)
+    others = [replace(tiny_dataset, **change) for change in ({"recipe": recipe}, {"chi": chi}, {"solubility": labels})]
+    keys = [forest_key(one, fold, 1, 5) for one in (tiny_dataset, *others)]
+    keys += [forest_key(tiny_dataset, *words) for words in ((fold, 0, 5), (fold, 1, 6), (fold[::-1], 1, 5))]
+    assert len(set(keys)) == 7
+    assert keys[0] == forest_key(tiny_dataset, fold, 1, 5)
 
 
 @pytest.mark.parametrize(

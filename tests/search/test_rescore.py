@@ -181,7 +181,15 @@ def test_polymers_of_other_names_are_refused(study: StudyFolder, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "change", [{"training.lr_schedule_factor": 0.3}, {"seed": 7}, {"training.validation_fraction": 0.2}]
+    "change",
+    [
+        {"training.lr_schedule_factor": 0.3},
+        {"seed": 7},
+        {"training.validation_fraction": 0.2},
+        {"T_ref_K": 310.0},
+        {"chem.fingerprint_radius": 1},
+        {"search.control": "permute"},
+    ],
 )
 def test_what_concerns_stage1_is_refused(study: StudyFolder, change: dict[str, object]) -> None:
     with pytest.raises(StudyError, match=f"changed: {next(iter(change))}"):

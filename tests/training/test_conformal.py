@@ -58,6 +58,16 @@ def test_few_polymers_promise_no_more_than_they_can(n_polymers: int) -> None:
     assert np.mean(inside) == pytest.approx(n_polymers / (n_polymers + 1), abs=0.025)
 
 
+@pytest.mark.parametrize("n_polymers", [9, 10, 19, 20, 29, 30, 39])
+def test_the_half_width_is_the_residual_of_rank_nine_tenths_of_one_more_polymer(n_polymers: int) -> None:
+    generator = np.random.default_rng(n_polymers)
+    residual = generator.normal(size=n_polymers)
+    interval = fit_chi_interval(residual, np.zeros(n_polymers), np.arange(n_polymers))
+    # The smallest k of k / (n + 1) >= 0.9; so many of n + 1 exchangeable polymers lie inside.
+    rank = -(-9 * (n_polymers + 1) // 10)
+    assert interval.half_width(np.zeros(1))[0] == np.sort(np.abs(residual))[rank - 1]
+
+
 def test_wider_where_members_disagree() -> None:
     residual, spread, polymer = draw_polymers(50, 0)
     interval = fit_chi_interval(residual, spread, polymer)
@@ -88,7 +98,7 @@ def test_cross_fitted_widths_do_not_see_their_own_fold() -> None:
     assert (after[fold != 1] > before[fold != 1]).all()
 
 
-@pytest.mark.parametrize(("n_polymers", "n_folds"), [(30, 3), (10, 5), (9, 3), (1, 3)])
+@pytest.mark.parametrize(("n_polymers", "n_folds"), [(30, 3), (10, 5), (10, 3), (9, 3), (1, 3)])
 def test_cross_fitted_intervals_state_what_the_other_folds_can_promise(n_polymers: int, n_folds: int) -> None:
     residual, spread, polymer = draw_polymers(n_polymers, 2)
     fold = polymer % n_folds

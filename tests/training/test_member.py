@@ -80,7 +80,7 @@ def test_batches_are_shuffled_by_the_seed(
     masks: tuple[np.ndarray, np.ndarray],
     way: str,
 ) -> None:
-    """Without labels and dropout the order of rows is all that a seed decides, and in one batch there is none."""
+    """Without labels and dropout χ hears of a seed by the order of rows alone, and in one batch there is none."""
     network, data = pretrained
     for batch_size, is_same in ((4, False), (5000, True)):
         settings = replace(
@@ -89,3 +89,16 @@ def test_batches_are_shuffled_by_the_seed(
         first, second = (fit_members(network, data, *masks, settings, seed).parameters for seed in (3, 4))
         chi = [name for name in first if "solubility" not in name]
         assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in chi) == is_same
+        # The new solubility heads, not trained here, are the seed's, too.
+        assert not any(torch.equal(first[name], second[name]) for name in first.keys() - chi)
+
+
+def test_members_of_the_same_rows_differ_by_their_order(
+    pretrained: tuple[TransferNetwork, Stage2Data], masks: tuple[np.ndarray, np.ndarray], way: str
+) -> None:
+    """Else members would agree more than their training allows, and what they disagree by goes into intervals."""
+    network, data = pretrained
+    settings = replace(FINE_TUNING, batch_size=4, n_epochs=1, lambda_sol=0.0, freeze_encoder=way == "frozen")
+    chi, solubility = (rows[[0, 0]] for rows in masks)
+    weights = fit_members(network, data, chi, solubility, settings, 3).parameters
+    assert not torch.allclose(*weights[next(name for name in weights if "chi" in name)], atol=1e-5)
