@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.model.tensor_file import read_records
 from chitransfer.search import encoders, runner
 from chitransfer.search.objective import FIRST_FRESH, RungTask
+from chitransfer.training import stage1
 
 
 def test_no_two_runs_share_a_seed_and_fresh_ones_no_folds_with_the_search(
@@ -50,8 +52,10 @@ def test_no_two_runs_share_a_seed_and_fresh_ones_no_folds_with_the_search(
 def test_the_network_of_the_best_epoch_is_scored_and_kept(
     shared_tiny_config: Config, tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So fast that the last epoch is not the best.
-    changes = {"training.lr_pretrain": 0.3, "training.min_epochs_pretrain": 0, "training.min_validation_polymers": 1}
+    # Every later validation errs more, so that the last epoch is not the best.
+    validations, validate = itertools.count(), stage1._mae
+    monkeypatch.setattr(stage1, "_mae", lambda *of: validate(*of) + next(validations))
+    changes = {"training.min_epochs_pretrain": 0, "training.min_validation_polymers": 1}
     config = override_config(shared_tiny_config, {**changes, "search.n_pretrain_seeds": 2, "training.stage2_epochs": 1})
     own = runner.TrialRunner(config, tiny_dataset, n_threads=1)
     task = RungTask(0, {}, 4, None)
