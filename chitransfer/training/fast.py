@@ -72,8 +72,8 @@ class SparseLayers:
     batch_size
         The most pairs a batch may hold.
     n_bf16
-        So many of the layers, from the first, multiply in bfloat16; sums and weights stay float32, and so does the
-        way forward through the sparse part of the first.
+        So many of the layers multiply in bfloat16, the first of them counted, which itself stays float32; so do sums
+        and weights.
     """
 
     def __init__(self, parts: Sequence[nn.Sequential], dense_columns: Tensor, batch_size: int, n_bf16: int = 0) -> None:
@@ -97,11 +97,10 @@ class SparseLayers:
         self._traces = []
         hidden = batch.dense
         for number, layer in enumerate(self._layers):
-            is_bf16 = number < self._n_bf16
             entered, weight = hidden, layer.linear.weight
             if number == 0:
-                sums = first_layer(batch, layer.linear, self._dense_columns, is_bf16=is_bf16)
-            elif is_bf16:
+                sums = first_layer(batch, layer.linear, self._dense_columns)
+            elif number < self._n_bf16:
                 # Cast once, for this product and the two of the way back.
                 entered, weight = hidden.bfloat16(), weight.bfloat16()
                 sums = functional.linear(entered, weight, layer.linear.bias.bfloat16()).float()
@@ -137,7 +136,7 @@ class SparseLayers:
                 # Not copied into the vector of gradients: it is larger than the rest together and read only twice. The
                 # last one's memory, which may still be in the cache, is given back for it.
                 weight.grad = None
-                weight.grad = first_layer_gradient(batch, gradient, self._dense_columns, is_bf16=self._n_bf16 > 0)
+                weight.grad = first_layer_gradient(batch, gradient, self._dense_columns)
                 return
             if number < self._n_bf16:
                 gradient = gradient.bfloat16()
@@ -226,26 +225,20 @@ def without_subnormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def first_layer(batch: SparseBatch, linear: nn.Linear, dense_columns: Tensor, *, is_bf16: bool = False) -> Tensor:
+def first_layer(batch: SparseBatch, linear: nn.Linear, dense_columns: Tensor) -> Tensor:
     """The first linear layer on sparse inputs, (n_pairs, width); its weight must be stored transposed.
 
     Parameters
     ----------
     dense_columns
         Positions of the columns of ``batch.dense``, (n_dense,) int64.
-    is_bf16
-        Multiply the dense columns in bfloat16.
     """
     by_feature = linear.weight.t()  # (n_features, width), contiguous
     sums, of_dense = batch.rows.times(by_feature), by_feature[dense_columns]
-    if is_bf16:
-        return sums.add_(torch.mm(batch.dense.bfloat16(), of_dense.bfloat16())).add_(linear.bias)
     return torch.addmm(sums, batch.dense, of_dense, out=sums).add_(linear.bias)
 
 
-def first_layer_gradient(
-    batch: SparseBatch, gradient: Tensor, dense_columns: Tensor, *, is_bf16: bool = False
-) -> Tensor:
+def first_layer_gradient(batch: SparseBatch, gradient: Tensor, dense_columns: Tensor) -> Tensor:
     """Gradient of the first layer's weight, (width, n_features) and stored transposed.
 
     Parameters
@@ -260,11 +253,8 @@ def first_layer_gradient(
     """
     if batch.columns is None:
         raise ValueError("a batch for scoring has no transpose; take it from SparseInputs.batches")
-    dense = batch.dense.t()
-    if is_bf16:
-        gradient, dense = gradient.bfloat16(), dense.bfloat16()
-    by_feature = batch.columns.times(gradient).float()
-    by_feature[dense_columns] = torch.mm(dense, gradient).float()
+    by_feature = batch.columns.times(gradient)
+    by_feature[dense_columns] = torch.mm(batch.dense.t(), gradient)
     return by_feature.t()
 
 
@@ -274,7 +264,7 @@ def predict_sparse(network: TransferNetwork, inputs: SparseInputs, *, is_bf16: b
     network.eval()
     parts = []
     for batch in inputs.in_order(batch_size):
-        hidden = first_layer(batch, network.encoder.first, inputs.dense_columns, is_bf16=is_bf16)
+        hidden = first_layer(batch, network.encoder.first, inputs.dense_columns)
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
             for layer in list(network.encoder)[1:]:
                 hidden = layer(hidden)

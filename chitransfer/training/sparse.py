@@ -46,13 +46,11 @@ class SparseRows:
         )
 
     def times(self, table: Tensor) -> Tensor:
-        """The product by a dense matrix (n_columns, width) with contiguous rows: (n_rows, width) of the same type.
+        """The product by a dense matrix (n_columns, width) float32 with contiguous rows: (n_rows, width).
 
         Half the time of PyTorch's product by a CSR matrix.
         """
-        return functional.embedding_bag(
-            self.columns, table, self.starts, mode="sum", per_sample_weights=self.values.to(table.dtype)
-        )
+        return functional.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.values)
 
 
 @dataclass(frozen=True)
