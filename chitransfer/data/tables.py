@@ -198,12 +198,9 @@ def _read(
             rejected.append((line, error.value, str(error)))
     if "temp" in positions:
         _refuse_celsius([record[positions["temp"]].strip() for _, record in records], name)
-    if rejected and on_bad_rows == "error":
+    if rejected and (on_bad_rows == "error" or not kept):
         skipping = ", or leave such rows out with --set data.on_bad_rows=skip" if kept else ""
         raise DataError(f"{describe_rejected(name, rejected, len(records))}\nCorrect them{skipping}.")
-    if not kept:
-        line, value, reason = rejected[0]
-        raise DataError(f"{name}: no row can be used ({len(rejected)} rejected; first: line {line}: {value}: {reason})")
     rows = pd.DataFrame(kept, columns=["line", "SMILES", "polymer", "solvent", *value_names])
     if "temp" in value_names:
         rows = rows[["line", "SMILES", "polymer", "solvent", "temp", "chi"]]

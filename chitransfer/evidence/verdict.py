@@ -137,7 +137,7 @@ def _judge_difference(
     else:
         verdict = f"{what} did not help significantly"
     return [
-        f"{protocol}: {verdict} ({NAMES[metric]} against the {against} {line[0]:+.4f}, "
+        f"{protocol}: {verdict} ({NAMES[metric]} minus that of the {against}: {line[0]:+.4f}, "
         f"95 % interval {line[1]:+.4f} to {line[2]:+.4f})"
     ]
 

@@ -165,7 +165,10 @@ class TestBadRows:
 
     def test_nothing_left_is_an_error(self, write: Callable[..., str]) -> None:
         message = message_of(read_stage1_table, write("SMILES,chi\nCC,1\n*CC*,x\n"), on_bad_rows="skip")
-        assert "no row can be used (2 rejected; first: " in message
+        first, *rows, last = message.splitlines()
+        assert first.endswith("2 of 2 rows cannot be used")
+        assert [row.strip().split(":")[0] for row in rows] == ["line 2", "line 3"]
+        assert last == "Correct them."
 
     def test_many_bad_rows_are_not_all_printed(self, write: Callable[..., str]) -> None:
         rows = "".join(f"*CC*,x\n*CC*,{n}e9\n*CC*,nan\n" for n in range(1, 5)) + "*C,0\n" * 5 + "*C(*)C*,0\n" * 5

@@ -99,8 +99,8 @@ def test_verdict_names_what_a_row_is_compared_with() -> None:
     gaps = pd.DataFrame(columns=["protocol", "fold", "raw", "corrected", "truth"])
     chosen, first, second = reach_verdict(table, differences, gaps)[:3]
     assert chosen.startswith("p: the transfer-aware search chose the default configuration in every outer fold")
-    assert "against the default configuration -0.2000" in first
-    assert "against the default configuration, fine-tuned in full +0.0100" in second
+    assert "(objective minus that of the default configuration: -0.2000, " in first
+    assert "minus that of the default configuration, fine-tuned in full: +0.0100" in second
 
 
 @pytest.mark.parametrize(
