@@ -179,7 +179,7 @@ def rescore_study(
         names them.
     StudyError
         The study is a second pass or has no complete trial, its polymers had other names, or a change would alter
-        everyone's Stage 1; the message names it.
+        Stage 1 of all; the message names it.
     TrainingError
         Stage 2 diverges, or runs out of memory, for every trial.
     CheckpointError
