@@ -62,7 +62,7 @@ def ignore_second_hangup(number: int) -> None:
 
 @contextmanager
 def exit_on_termination() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SystemExit(143), so that they are cleaned up after like Ctrl-C."""
+    """Turn SIGTERM and SIGHUP into SystemExit(143), so that both get the same cleanup as Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

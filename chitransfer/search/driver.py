@@ -298,7 +298,7 @@ class SearchDriver:
         """Racing: run a trial that may still beat the incumbent again, within the budget."""
         if len(active.runs) < self.config.search.replicates and self._n_runs < self.config.search.n_trials:
             others = list(run_values(self.study).values())
-            # A trial whose further run failed was complete but not yet told when the search was stopped.
+            # A trial whose further run failed was complete but not yet reported when the search was stopped.
             has_failed = FAILED_RUNS in active.trial.user_attrs
             if not has_failed and deserves_another_run([run.value for run in active.runs], others):
                 self._n_runs += 1
