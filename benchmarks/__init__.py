@@ -1,1 +1,1 @@
-"""Side-by-side timings and measurements behind `docs/performance.md`; `python -m benchmarks` runs the timings."""
+"""Side-by-side timings and measurements for `docs/performance.md`; `python -m benchmarks` runs the timings."""

@@ -12,7 +12,7 @@ from benchmarks.synthetic import FULL_ROWS
 
 
 def main() -> None:
-    """Run the chosen cases; each is written as soon as it is done."""
+    """Run the chosen cases; each is written as soon as it is finished."""
     parser = argparse.ArgumentParser(description="Side-by-side timings; see docs/performance.md.")
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--rows", type=int, default=FULL_ROWS, help="rows of the Stage 1 table (%(default)s)")

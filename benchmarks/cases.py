@@ -1,4 +1,4 @@
-"""The cases of `python -m benchmarks`: each compares what the project does with what one would write without it."""
+"""The cases of `python -m benchmarks`: each compares the project with what one would write without it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def stage1_accuracy(n_rows: int) -> list[Timing]:
 
 
 def _ways_of_stage2(data: Stage1Data) -> dict[str, Callable[[], object]]:
-    """5 folds × 3 repeats × 20 epochs on 40 + 443 rows: a loop over folds in plain PyTorch, and all members at once."""
+    """5 folds × 3 repeats × 20 epochs on 40 + 443 rows: a plain PyTorch loop over folds, and all members at once."""
     stage2 = make_stage2(data)
     network = TransferNetwork(make_shape(data)).eval()
     chi, solubility = (fold_masks(len(task), N_FOLDS, N_REPEATS) for task in (stage2.chi, stage2.solubility))
@@ -89,7 +89,7 @@ def _ways_of_stage2(data: Stage1Data) -> dict[str, Callable[[], object]]:
 
 
 def quick_stage2(n_rows: int) -> list[Timing]:
-    """A whole quick Stage 2 in either way."""
+    """A whole quick Stage 2, both ways."""
     return compare("Quick Stage 2, 15 members", _ways_of_stage2(make_stage1(2_000)), n_runs=5)
 
 
@@ -153,7 +153,7 @@ def features(n_rows: int) -> list[Timing]:
 
 
 def whole_search(n_rows: int) -> list[Timing]:
-    """Seconds of a search of 50 trials of 100 epochs, worked out from epochs of each encoder and a quick Stage 2."""
+    """Seconds for a search of 50 trials of 100 epochs, computed from epochs of each encoder and a quick Stage 2."""
     data = make_stage1(n_rows)
     totals = {"conventional": np.zeros(2), "chitransfer": np.zeros(2)}
     for hidden in GUIDE_HIDDEN:
@@ -178,7 +178,7 @@ def whole_search(n_rows: int) -> list[Timing]:
 
 
 def growth(n_rows: int) -> list[Timing]:
-    """Stage 1 epoch by number of rows, from a tenth to ten times; ratios are to the smallest table."""
+    """Stage 1 epoch by number of rows, from a tenth to ten times; ratios are relative to the smallest table."""
     sizes = (n_rows // 10, n_rows, 10 * n_rows)
     return compare("Stage 1 epoch by rows", {f"{size} rows": _epochs(make_stage1(size)) for size in sizes})
 
@@ -201,7 +201,7 @@ print(time.process_time() - started, flush=True)
 
 
 def _train_beside_each_other(n_processes: int, n_threads: int, n_rows: int) -> tuple[float, float]:
-    """Seconds on the clock and of the processor for six epochs, where the processes share what they take together."""
+    """Wall and processor seconds for six epochs; the time the processes take together is divided among them."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", _WORKER, str(n_rows), str(n_threads)],
@@ -248,7 +248,7 @@ def start_of_help(n_rows: int) -> list[Timing]:
 
 
 def precision(n_rows: int) -> list[Timing]:
-    """Stage 1 epoch in float32 and in bfloat16 after the first layer, which pays only where the processor has it."""
+    """Stage 1 epoch in float32, and in bfloat16 after the first layer, which pays only if the processor supports it."""
     data = make_stage1(min(n_rows, 9_000))
     variants: dict[str, Callable[[], object]] = {}
     for name in ("fp32", "bf16"):

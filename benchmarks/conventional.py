@@ -21,7 +21,7 @@ Item = tuple[Tensor, Tensor, Tensor]
 
 
 class PolymerDataset(Dataset[Item]):
-    """One polymer's features, τ and χ an item."""
+    """One polymer's features, τ and χ per item."""
 
     def __init__(self, data: Stage1Data, pairs: PairTable) -> None:
         self.features = data.features.polymer.gather(pairs.structure).numpy()
@@ -89,7 +89,7 @@ class ConventionalStage1:
 def lightning_epochs(
     data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, n_epochs: int
 ) -> Callable[[], None]:
-    """A function that fits `n_epochs` epochs with Lightning's defaults, without logging and checkpoints.
+    """A function that fits `n_epochs` epochs with Lightning's defaults, without logging or checkpoints.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def lightning_epochs(
 def plain_finetuning(
     network: TransferNetwork, data: Stage2Data, train_chi: np.ndarray, train_solubility: np.ndarray, s: Stage2Settings
 ) -> None:
-    """Fine-tune networks, or heads alone on a frozen encoder, one member after another, as one would in PyTorch.
+    """Fine-tune whole networks, or only heads on a frozen encoder, one member after another, as usual in PyTorch.
 
     Parameters
     ----------

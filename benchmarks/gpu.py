@@ -32,7 +32,7 @@ PRECISIONS = ("fp32", "auto", "bf16")
 
 
 def main() -> None:
-    """Print Markdown tables of what was measured."""
+    """Print the measurements as Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=FULL_ROWS)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 10, 25, 50])
@@ -102,14 +102,14 @@ def _print_accuracy(data: Stage1Data, n_seeds: int = 8, n_epochs: int = 20) -> N
 
 
 def _runs(data: Stage1Data, size: int, precision: str) -> list[Stage1Run]:
-    """Members of the guide's encoders in turn."""
+    """Members with the guide's encoders in turn."""
     names = list(GUIDE_HIDDEN)
     settings = replace(make_settings(10_000), precision=precision)
     return [Stage1Run(data, make_shape(data, names[number % len(names)]), settings, number) for number in range(size)]
 
 
 def _operations(run: Stage1Run) -> float:
-    """Multiplications and additions of an epoch: three products a layer, two for the first, which needs no gradient."""
+    """Operations per epoch: three products per layer, two for the first, which needs no input gradient."""
     layers = [module for module in run.trained.modules() if isinstance(module, nn.Linear)]
     # The solubility head is not trained in Stage 1.
     products = [layer.in_features * layer.out_features for layer in layers[:-2]]
@@ -117,7 +117,7 @@ def _operations(run: Stage1Run) -> float:
 
 
 def _median(work: Callable[[], object], device: torch.device, n_runs: int = 4) -> float:
-    """Median seconds, after one run that does not count."""
+    """Median seconds, after one run that is not counted."""
     seconds = []
     for _ in range(n_runs + 1):
         started = time.perf_counter()

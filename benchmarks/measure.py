@@ -1,4 +1,4 @@
-"""Timings taken in turns, so that a busy machine slows every variant alike; JSON and Markdown of them."""
+"""Timings taken in turns, so that a busy machine slows all variants equally; output as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import torch
 
 from chitransfer.files import write_atomically
 
-# The processor's clock counts in these.
+# Resolution of the processor's clock in seconds.
 CLOCK_TICK = 0.01
 
-# What tells apart processors that are sold under one name, best first (of `torch.cpu.get_capabilities`).
+# Distinguishes processors sold under one name, best first (as in `torch.cpu.get_capabilities`).
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512_f", "avx2")
 
 
@@ -30,8 +30,8 @@ class Timing:
     Attributes
     ----------
     wall, cpu
-        Median seconds of a run on the clock, and of all its threads and processes together. On a machine that others
-        use, only the second says what the work costs.
+        Median seconds per run by the wall clock, and of all its threads and processes together. On a shared machine
+        only the second says what the work costs.
     ratio_wall, ratio_cpu
         The case's first variant divided by this one: above 1 is faster than the first.
     """
@@ -49,7 +49,7 @@ class Timing:
 def compare(
     case: str, variants: Mapping[str, Callable[[], object]], n_runs: int = 3, notes: Mapping[str, str] | None = None
 ) -> list[Timing]:
-    """Time variants in turns, after one run of each that does not count; the first is the reference."""
+    """Time variants in turns, after one run of each that is not counted; the first is the reference."""
     wall: dict[str, list[float]] = {name: [] for name in variants}
     cpu: dict[str, list[float]] = {name: [] for name in variants}
     for round_number in range(n_runs + 1):
@@ -66,7 +66,7 @@ def compare(
 def as_timings(
     case: str, seconds: Mapping[str, tuple[float, float]], n_runs: int, notes: Mapping[str, str] | None = None
 ) -> list[Timing]:
-    """Timings of variants from their seconds on the clock and of the processor; the first is the reference."""
+    """Timings of variants from their wall and processor seconds; the first is the reference."""
     reference = next(iter(seconds.values()))
     return [
         Timing(
@@ -83,12 +83,12 @@ def as_timings(
 
 
 def _cpu_seconds() -> float:
-    """Processor time of this process, its threads and the processes it waited for."""
+    """Processor time of this process, its threads and the child processes it has waited for."""
     return sum(os.times()[:4])
 
 
 def machine_name() -> str:
-    """The processor, its best instructions for arithmetic and its core count as a file name."""
+    """The processor, its best arithmetic instructions and its core count, as a file name."""
     model = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -100,7 +100,7 @@ def machine_name() -> str:
 
 
 def write_results(folder: Path, timings: list[Timing], threads: int) -> Path:
-    """Lay new timings over those of this machine's file, case by case; returns the file."""
+    """Update this machine's results file with new timings, case by case; returns the file."""
     path = folder / f"{machine_name()}.json"
     known = json.loads(path.read_text())["cases"] if path.exists() else {}
     for timing in timings:

@@ -1,6 +1,6 @@
 """Does a noise-aware search choose better than a plain one of equal cost? Whole searches, judged on fresh seeds.
 
-`python -m benchmarks.noise_aware TABLES --results FOLDER` runs them (the same command goes on) and prints the table.
+`python -m benchmarks.noise_aware TABLES --results FOLDER` runs them and prints the table; run again, it resumes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KINDS = {"plain": 1, "noise-aware": 3}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search chose: its value in the search, and its and the default configuration's mean on fresh seeds."""
+    """A search's choice: its value in the search, and its mean and the default configuration's on fresh seeds."""
 
     promised: float
     fresh: float
@@ -37,7 +37,7 @@ def run_search(
     Raises
     ------
     subprocess.CalledProcessError
-        The search failed; its words are on the terminal.
+        The search failed; its messages are on the terminal.
     """
     name = f"seed{seed}_replicates{replicates}"
     settings = {
@@ -66,7 +66,7 @@ def read_outcome(folder: StudyFolder) -> Outcome:
 
 
 def main() -> None:
-    """Run the searches, seed by seed, and print a line for each pair as soon as it is done."""
+    """Run the searches seed by seed and print a line for each pair as soon as it is finished."""
     parser = argparse.ArgumentParser(description="Noise-aware against plain search; see docs/evidence.md.")
     parser.add_argument("tables", help="'builtin', or the folder of the public tables")
     parser.add_argument("--results", type=Path, required=True)

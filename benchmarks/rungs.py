@@ -45,7 +45,7 @@ def configure(tables: str, seed: int) -> Config:
 
 
 def table_paths(tables: str) -> dict[str, object]:
-    """What names the tables in a configuration: nothing for ``builtin``, else those that were fetched there."""
+    """Configuration keys of the tables: empty for ``builtin``, else those fetched into that folder."""
     if tables == "builtin":
         return {}
     folder = Path(tables)
@@ -57,9 +57,10 @@ def table_paths(tables: str) -> dict[str, object]:
 
 
 def record(tables: str, path: Path, n_seeds: int, n_trials: int) -> None:
-    """Carry random configurations through every rung without pruning; one JSON line a trial, as soon as it is done.
+    """Train random configurations through every rung without pruning; one JSON line per trial, as soon as it is done.
 
-    Trials of all seeds take turns, so that a run cut short has as many of each; one that goes on skips what is there.
+    Trials of all seeds alternate, so that an interrupted run has equally many of each; a resumed one skips finished
+    ones.
     """
     dataset = read_dataset(configure(tables, 0))
     done = {(trial["seed"], trial["number"]) for trials in read_trials(path).values() for trial in trials}
@@ -100,7 +101,7 @@ def read_trials(path: Path) -> dict[int, list[dict[str, Any]]]:
 
 
 def rank_correlations(by_seed: dict[int, list[dict[str, Any]]]) -> Iterator[tuple[int, list[float]]]:
-    """Per rung, for every seed, Spearman's correlation of the scores there with the final ones."""
+    """Per rung, for every seed, Spearman's correlation between the scores there and the final ones."""
     for place, epoch in enumerate(RUNGS[:-1]):
         yield (
             epoch,
@@ -117,7 +118,7 @@ def rank_correlations(by_seed: dict[int, list[dict[str, Any]]]) -> Iterator[tupl
 
 
 def replay(trials: list[dict[str, Any]], pruner: optuna.pruners.BasePruner) -> tuple[float, int]:
-    """Value of the trial chosen and Stage 1 epochs spent when the pruner sees the trials in this order."""
+    """Value of the chosen trial and Stage 1 epochs spent if the pruner sees the trials in this order."""
     study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
     finals, epochs = [], 0
     for recorded in trials:
@@ -137,7 +138,7 @@ def replay(trials: list[dict[str, Any]], pruner: optuna.pruners.BasePruner) -> t
 
 
 def first_rung_then_best(trials: list[dict[str, Any]], share: float) -> tuple[float, int]:
-    """The same for: everything to the first rung, then only the best share of it to the end."""
+    """The same for this policy: all trials to the first rung, then only the best share of them to the end."""
     ranked = sorted(trials, key=lambda trial: float(trial["rungs"][0]["value"]))
     kept = ranked[: max(1, round(share * len(ranked)))]
     stopped = ranked[len(kept) :]
@@ -146,14 +147,14 @@ def first_rung_then_best(trials: list[dict[str, Any]], share: float) -> tuple[fl
 
 
 def as_many_as(trials: list[dict[str, Any]], epochs: int) -> float:
-    """Best final value of the trials that so many Stage 1 epochs carry to their end; the first one always counts."""
+    """Best final value of the trials that this many Stage 1 epochs train to the end; the first one always counts."""
     spent = np.cumsum([trial["rungs"][-1]["epoch"] for trial in trials])
     n_trials = max(1, int(np.searchsorted(spent, epochs, side="right")))
     return float(min(trial["rungs"][-1]["value"] for trial in trials[:n_trials]))
 
 
 def pooled(by_seed: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Trials of all seeds as one search: every score less the mean final score of its seed."""
+    """Trials of all seeds as one search: every score minus the mean final score of its seed."""
     together = []
     for trials in by_seed.values():
         middle = np.mean([trial["rungs"][-1]["value"] for trial in trials])
@@ -164,7 +165,7 @@ def pooled(by_seed: dict[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def judge(path: Path) -> str:
-    """Rank correlations and, per policy, regret and share of epochs against no pruning, as Markdown."""
+    """Rank correlations and, for each policy, regret and share of epochs relative to no pruning, as Markdown."""
     by_seed = read_trials(path)
     counts = ", ".join(str(len(trials)) for trials in by_seed.values())
     lines = [

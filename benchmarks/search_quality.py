@@ -1,4 +1,4 @@
-"""Is a search by the fast Stage 1 as good as one by a conventional loop? Whole searches of several seeds, side by side.
+"""Is a search with the fast Stage 1 as good as with a conventional loop? Whole searches of several seeds, side by side.
 
 `python -m benchmarks.search_quality` searches twice for every seed on part of the built-in tables: same space, sampler,
 folds and quick Stage 2; only Stage 1 differs.
@@ -31,7 +31,7 @@ from chitransfer.training.stage1 import Stage1Data, Stage1Run, Stage1Settings
 
 
 class ConventionalRun:
-    """A conventional Stage 1 with what `TrialRunner` and `carry` ask of a `Stage1Run`."""
+    """A conventional Stage 1 with the interface that `TrialRunner` and `carry` need of a `Stage1Run`."""
 
     def __init__(self, data: Stage1Data, shape: NetworkShape, settings: Stage1Settings, seed: int) -> None:
         self._run, self._settings, self._scale = (
@@ -46,12 +46,12 @@ class ConventionalRun:
 
     @property
     def finished(self) -> bool:
-        """True when all epochs are done or validation stopped improving."""
+        """True when all epochs are done or validation has stopped improving."""
         is_stale = self.epoch - self.best_epoch >= self._settings.early_stopping_patience
         return self.epoch >= self._settings.n_epochs or is_stale
 
     def train_to(self, epoch: int) -> None:
-        """Train until `epoch` epochs are done in all, or early stopping."""
+        """Train until a total of `epoch` epochs is reached, or early stopping."""
         while not self.finished and self.epoch < epoch:
             mae = self._run.epoch() * self._scale
             self.epoch += 1
@@ -63,7 +63,7 @@ class ConventionalRun:
         return self._best.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: these runs are not gone on with."""
+        """Nothing: these runs are never resumed."""
         return {}
 
 
@@ -81,7 +81,7 @@ class ConventionalRunner(TrialRunner):
 
 
 def one_temperature(dataset: Dataset, n_polymers: int) -> Dataset:
-    """The dataset with computed χ of so many polymers, at the temperature that most rows have."""
+    """The dataset with computed χ of `n_polymers` polymers, at the most frequent temperature."""
     rows = dataset.stage1
     temperatures, counts = np.unique(rows.temperature, return_counts=True)
     chosen = np.flatnonzero(rows.temperature == temperatures[np.argmax(counts)])
@@ -121,7 +121,7 @@ def describe(values: list[float]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search by both and print a line for every seed."""
+    """Search both ways and print a line for every seed."""
     parser = argparse.ArgumentParser(description="Best objectives by either Stage 1; see docs/performance.md.")
     parser.add_argument("--seeds", type=int, default=5, help="searches of either kind (%(default)s)")
     parser.add_argument("--trials", type=int, default=15, help="of each search (%(default)s)")

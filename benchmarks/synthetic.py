@@ -1,4 +1,4 @@
-"""Random tables of the guide's size: sparse counts, descriptors and a χ that a network can learn; used by the cases."""
+"""Random tables of the guide's size for the cases: sparse counts, descriptors and a χ that a network can learn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GUIDE_HIDDEN = {"512_256": (512, 256), "1024_512_256": (1024, 512, 256), "256_12
 
 
 def make_stage1(n_rows: int, seed: int = 0, device: str = "cpu") -> Stage1Data:
-    """One row a polymer at one temperature; bits are as unequally common as those of real polymers; 10 % validation."""
+    """One row per polymer at one temperature; bit frequencies vary as for real polymers; 10 % validation."""
     rng = np.random.default_rng(seed)
     popularity = np.cumsum(1 / np.arange(1, N_BITS + 1) ** 0.9)
     bits = np.searchsorted(popularity, rng.random((n_rows, N_SET_BITS)) * popularity[-1])
@@ -66,7 +66,7 @@ def make_shape(data: Stage1Data, hidden: str = "512_256") -> NetworkShape:
 
 
 def make_settings(n_epochs: int = 100) -> Stage1Settings:
-    """The guide's Stage 1, without early stopping so that epochs can be counted."""
+    """The guide's Stage 1, without early stopping, so that the number of epochs is fixed."""
     return Stage1Settings(
         lr=1e-3,
         weight_decay=1e-4,
@@ -81,7 +81,7 @@ def make_settings(n_epochs: int = 100) -> Stage1Settings:
 
 
 def make_stage2(data: Stage1Data, n_chi: int = 40, n_labels: int = 443, seed: int = 1) -> Stage2Data:
-    """Stage 2 tables of the guide's size over structures of the Stage 1 table."""
+    """Stage 2 tables of the guide's size, on structures of the Stage 1 table."""
     rng = np.random.default_rng(seed)
 
     def rows(n: int, target: Tensor) -> TaskRows:

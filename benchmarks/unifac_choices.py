@@ -76,7 +76,7 @@ def product_chi(parameters: str | None) -> Chi:
 
 
 class ForeignModel:
-    """Another group model as `thermo` tabulates it, with the same cover and the same formula for χ."""
+    """Another group model as tabulated in `thermo`, with the same group assignment and the same formula for χ."""
 
     def __init__(
         self, subgroups: dict, interactions: dict, reference_form: bool = False, smarts: object = None
@@ -106,7 +106,7 @@ class ForeignModel:
         self.known: dict[str, np.ndarray | None] = {}
 
     def counts(self, smiles: str) -> np.ndarray | None:
-        """Counts of this model's subgroups in a repeat unit or a molecule, ``None`` without a cover."""
+        """Counts of this model's subgroups in a repeat unit or a molecule; ``None`` if it cannot be assigned."""
         if smiles not in self.known:
             self.known[smiles] = self._cover(smiles)
         return self.known[smiles]
@@ -141,7 +141,7 @@ class ForeignModel:
         return round(sum(self.Q[index] * count for index, count in counts), 6), counts
 
     def chi(self, polymer: str, solvent: str, T: float, phi: float, with_combinatorial: bool) -> float:
-        """χ by the formula of docs/physics.md with this model's parameters."""
+        """χ from the formula in docs/physics.md with this model's parameters."""
         chain, molecule = self.counts(polymer), self.counts(solvent)
         if chain is None or molecule is None:
             return float("nan")
@@ -174,7 +174,7 @@ def _ln_gamma(amount: np.ndarray, Q: np.ndarray, psi: np.ndarray) -> np.ndarray:
 
 
 def foreign_models() -> dict[str, ForeignModel]:
-    """The other published group models that `thermo` has parameters for."""
+    """The other published group models for which `thermo` has parameters."""
     t = thermo.unifac
     t.load_unifac_ip()
     return {
@@ -190,7 +190,7 @@ def foreign_models() -> dict[str, ForeignModel]:
 
 
 def tied_covers(data: Path) -> str:
-    """How often several covers are equally good, and how far apart the χ they give in water are."""
+    """How often several group assignments are equally good, and how far apart their χ in water are."""
     polymers = sorted({s for name in ("mtl-chi", "polysol-vinyl") for s in pd.read_csv(data / f"{name}.csv").SMILES})
     found: list[list[tuple[tuple[int, int], ...]]] = []
 

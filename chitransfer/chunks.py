@@ -1,4 +1,4 @@
-"""Long lists of structures worked through in chunks: in several processes, with progress, and open to Ctrl-C.
+"""Long lists of structures processed in chunks: in several processes, with progress, interruptible by Ctrl-C.
 
 Called by `chemistry.identities`, `chemistry.features`, `data.compute` and `data.build`.
 """
@@ -18,15 +18,15 @@ Result = TypeVar("Result")
 
 
 def split_in_chunks(items: Sequence[Item], size: int) -> list[list[Item]]:
-    """The items in lists of `size`, the last of them shorter."""
+    """The items in lists of `size`; the last may be shorter."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def call_each(work: Callable[..., Result], arguments: Sequence[tuple[Any, ...]], n_jobs: int) -> Iterator[Result]:
-    """Results of `work` for each tuple of arguments, in order; a call alone is not worth a process."""
+    """Results of `work` for each tuple of arguments, in order; a single call does not start a process."""
     tasks = (delayed(work)(*words) for words in arguments)
     for result in Parallel(n_jobs=n_jobs if len(arguments) > 1 else 1, return_as="generator")(tasks):
-        # Where this process did the work itself, RDKit has been here.
+        # If this process did the work itself, RDKit may have replaced the handler.
         restore_interrupts()
         yield result
 
@@ -38,7 +38,7 @@ def map_in_chunks(
     n_jobs: int,
     progress: Progress | None,
 ) -> list[Result]:
-    """Results of `work`, which makes a list of results of a list of items, (n_items,); progress as (done, total)."""
+    """Results of `work`, which maps a list of items to a list of results, (n_items,); progress as (done, total)."""
     found: list[Result] = []
     for part in call_each(work, [(chunk,) for chunk in split_in_chunks(items, size)], n_jobs):
         found.extend(part)

@@ -1,6 +1,6 @@
-"""`chitransfer <verb>`: the commands put together; user errors become one message and exit code 2.
+"""`chitransfer <verb>`: assembles the commands; a user error gives one message and exit code 2.
 
-The commands live in `chitransfer.commands`; every import that costs time waits until its command runs.
+The commands live in `chitransfer.commands`; slow imports wait until their command runs.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ app.add_typer(data, name="data")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors of users end with exit code 2 and one message, Ctrl-C with 130, SIGTERM with 143."""
+    """Run the command line; user errors exit with code 2 and one message, Ctrl-C with 130, SIGTERM with 143."""
     _run(app, sys.argv[1:] if arguments is None else arguments)
 
 
 def main_verb(verb: str) -> None:
-    """Run one command with the arguments of this process, for the guide's `python -m src.training.…` names."""
+    """Run one command with this process's arguments, for the guide's `python -m src.training.…` names."""
     commands: dict[str, Callable[..., object]] = {"search": search, "pretrain": pretrain, "finetune": finetune}
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     alone.command(context_settings=HELP_OPTIONS)(commands[verb])
@@ -80,18 +80,18 @@ def main_verb(verb: str) -> None:
 
 def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     words = [_hyphenate(word) for word in arguments]
-    # Figures are files here; the backend that a notebook names for the processes it starts need not be installed.
+    # Figures are only files here; the backend that a notebook sets for child processes may not be installed.
     os.environ["MPLBACKEND"] = "agg"
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # χ on a terminal that has no such letter is no reason to stop.
+            # A terminal that cannot display χ is no reason to stop.
             stream.reconfigure(errors="replace")
     try:
         _refuse_lost_folder()
         with exit_on_termination(), repeat_swallowed(), unlogged_interrupts():
             code = program(words, standalone_mode=False)
-        # What is still to be written may fail as well, and after the end nobody could say so in our words.
+        # Flushing may fail too, and after the end it could not be reported in our words.
         sys.stdout.flush()
     except ChitransferError as error:
         _complain(f"ERROR: {error}")
@@ -103,7 +103,7 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
         if code == TERMINATED:
             _complain("terminated")
         elif isinstance(code, str):
-            # What Python itself would do.
+            # As Python itself would do.
             _complain(code)
             code = 1
     except KeyboardInterrupt:
@@ -112,7 +112,7 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     except OSError as error:
         code = _end_on_os_error(error)
     except Exception as error:  # noqa: BLE001 - the last resort: shown, masked, and the exit code tells
-        # Typer's own errors (unknown option, missing value) know how to show themselves.
+        # Typer's own errors (unknown option, missing value) can display themselves.
         show = getattr(error, "show", None)
         if show is not None:
             show()
@@ -127,7 +127,7 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
 
 
 def _refuse_lost_folder() -> None:
-    """Make sure that there is a current folder; without one, PyTorch does not even load."""
+    """Check that there is a current folder; without one, PyTorch cannot even be imported."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -144,7 +144,7 @@ def _end_on_os_error(error: OSError) -> int:
 
 def _end_on_mistake(error: Exception) -> int:
     if isinstance(error, MemoryError | RuntimeError):
-        # Here, since it imports PyTorch.
+        # Imported here because it loads PyTorch.
         from chitransfer.shortage import describe_shortage, is_out_of_memory
 
         if is_out_of_memory(error):
@@ -154,19 +154,19 @@ def _end_on_mistake(error: Exception) -> int:
         name = error.object[:100].encode("ascii", "backslashreplace").decode()
         _complain(f"ERROR: {name}: cannot be written in this locale ({error.encoding}); set LC_ALL=C.UTF-8")
         return 2
-    # A mistake of ours: its traceback helps whoever mends it, but a database's address may be in it.
+    # A bug of ours: the traceback helps to fix it, but may contain a database's address.
     _complain("".join(traceback.format_exception(error)).rstrip())
     return 1
 
 
 def _complain(text: str) -> None:
-    """Print a line to standard error, which may be closed as well; the exit code tells all the same."""
+    """Print a line to standard error, which may be closed; the exit code reports the error in any case."""
     with suppress(OSError):
         print(mask_passwords(text), file=sys.stderr)
 
 
 def _give_up_last_words() -> None:
-    """Let what is left to write and has no place to go be forgotten: Python would end by 120 instead of our code."""
+    """Discard output that can no longer be written; else Python would exit with 120 instead of our code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -177,14 +177,14 @@ def _give_up_last_words() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Put a place that forgets everything where a standard stream was closed (``>&-``), for which Python has None.
+    """Replace closed standard streams (``>&-``), which are None in Python, with the null device.
 
-    In this order, so that each takes its own number and no file of ours gets it.
+    In this order, so that each gets its own file descriptor and none of our files does.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - open as long as the process lives
-            # Workers start with what this process has.
+            # Worker processes inherit these streams.
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
 
@@ -192,7 +192,7 @@ def _open_closed_streams() -> None:
 def _hyphenate(word: str) -> str:
     """Accept the guide's underscores: ``--n_trials`` is ``--n-trials``; values keep theirs.
 
-    Shells expand ``--config ~/x``, and most of them not ``--config=~/x``.
+    Shells expand ``--config ~/x``, but most do not expand ``--config=~/x``.
     """
     if not word.startswith("--"):
         return word

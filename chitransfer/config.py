@@ -1,6 +1,6 @@
-"""YAML to typed settings: every unknown key, wrong type and impossible value is reported at once by dotted path.
+"""YAML to typed settings: all unknown keys, wrong types and impossible values are reported together by dotted path.
 
-Entry points (`load_config`, `override_config`) are called by the command line; the parts below take plain parameters.
+The command line calls the entry points (`load_config`, `override_config`); the code below takes plain parameters.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from chitransfer.sections import (
 
 
 class Config(Section):
-    """The whole configuration; `chitransfer` reads nothing that is not in here. The defaults are those of a search."""
+    """The whole configuration; `chitransfer` reads no other settings. The defaults are those of a search."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     T_ref_K: Annotated[float, Field(ge=150.0, le=1000.0)] = 298.15
@@ -56,9 +56,9 @@ class Config(Section):
     cluster: ClusterSettings = ClusterSettings()
 
 
-# What reading a text as YAML raises: impossible dates and numbers, and lists in lists without end, are no YAMLErrors.
+# Errors of reading text as YAML: those for impossible dates and numbers and endlessly nested lists are no YAMLErrors.
 UNREADABLE = (YAMLError, ValueError, RecursionError)
-# Full training's defaults where they are not a search's, by dotted path.
+# Full training's defaults that differ from a search's, by dotted path.
 FULL_TRAINING: Mapping[str, object] = {
     "training.n_networks": 3,
     "training.num_epochs_pretrain": 200,
@@ -76,24 +76,25 @@ FULL_TRAINING: Mapping[str, object] = {
 def load_config(
     path: Path | None, overrides: Mapping[str, object] | None = None, defaults: Mapping[str, object] | None = None
 ) -> Config:
-    """Read a configuration file and lay overrides over it.
+    """Read a configuration file and apply overrides.
 
     Parameters
     ----------
     path
-        A YAML file; ``None``: every key is left out.
+        A YAML file; ``None``: all keys take their defaults.
     overrides
-        Dotted path to value, as from ``--set a.b=c`` and the flags; they win over the file. A key under a search space
-        that the file leaves out changes or joins the default space; ``search.space`` itself replaces it.
+        Values by dotted path, as from ``--set a.b=c`` and the flags; they take precedence over the file. A key under a
+        search space that the file does not set changes or extends the default space; ``search.space`` itself replaces
+        it.
     defaults
-        ``section.key`` to value, for keys that the file leaves out, as `FULL_TRAINING`; all others have a search's
+        Values by ``section.key`` for keys missing from the file, such as `FULL_TRAINING`; all others have a search's
         defaults.
 
     Raises
     ------
     ConfigError
-        The file cannot be read, or it holds unknown keys, wrong types or impossible values: all of them, each with its
-        dotted path and the line of the file, or that it comes from the command line.
+        The file cannot be read, or it holds unknown keys, wrong types or impossible values: all are listed, each with
+        its dotted path and its line in the file, or that it comes from the command line.
     """
     values, lines = ({}, {}) if path is None else _read_yaml(path)
     for dotted, value in (defaults or {}).items():
@@ -122,7 +123,7 @@ def parse_set_options(options: Sequence[str]) -> dict[str, object]:
     Raises
     ------
     ConfigError
-        An option has no ``=``, or a value is no YAML.
+        An option has no ``=``, or a value is not valid YAML.
     """
     overrides: dict[str, object] = {}
     for option in options:
@@ -137,7 +138,7 @@ def parse_set_options(options: Sequence[str]) -> dict[str, object]:
 
 
 def changed_keys(before: Config, after: Config) -> list[str]:
-    """Dotted keys whose values differ, in the order of the configuration; a search space counts as one value."""
+    """Dotted keys whose values differ, in configuration order; a search space counts as one value."""
     old, new = before.model_dump(), after.model_dump()
     return [
         f"{section}.{key}" if isinstance(values, dict) else section
@@ -150,7 +151,7 @@ def changed_keys(before: Config, after: Config) -> list[str]:
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML text that `load_config` reads back to an equal object.
 
-    Only a password in `search.storage` is not written; it is given again (or by PGPASSWORD) when the study is resumed.
+    Only a password in `search.storage` is omitted; it is given again (or by PGPASSWORD) when the study is resumed.
     """
     stream = io.StringIO()
     yaml = _yaml()
@@ -182,7 +183,7 @@ _PlainConstructor.add_constructor("tag:yaml.org,2002:int", _PlainConstructor.con
 def _yaml() -> YAML:
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _PlainConstructor
-    # Naming an anchor again is YAML; the last one counts.
+    # Redefining an anchor is valid YAML; the last definition counts.
     yaml.composer.warn_double_anchors = False
     return yaml
 
@@ -209,7 +210,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _unshared(value: Any) -> Any:
-    """The same without places that share an object by an alias: an override of one must not change the other."""
+    """A copy in which no two places share an object through an alias: overriding one must not change the other."""
     if isinstance(value, dict):
         return {key: _unshared(inner) for key, inner in value.items()}
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
@@ -254,7 +255,7 @@ def _start_from_default_space(values: dict[str, Any], dotted: str) -> None:
 
 @dataclass(frozen=True)
 class _Origins:
-    """Where values were written: lines of the file by dotted path, and the keys the command line gave."""
+    """Where values came from: lines of the file by dotted path, and the keys given on the command line."""
 
     lines: Mapping[str, int]
     overridden: frozenset[str]
@@ -273,7 +274,7 @@ class _Origins:
         return ""
 
 
-# What pydantic calls the types of a union's branches, in words.
+# Pydantic's names for the types in a union, in words.
 _TYPES = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
 
 
@@ -296,7 +297,7 @@ def _validate(values: dict[str, Any], origins: _Origins, source: str) -> Config:
 
 
 def _place(detail: Any) -> tuple[str, ...]:
-    """The keys that lead to a value; union branches add their own names to them, which tell the reader nothing."""
+    """The keys that lead to a value, without the names that pydantic adds for union branches."""
     parts = [str(part) for part in detail["loc"]]
     while len(parts) > 1 and ("[" in parts[-1] or parts[-1].removeprefix("constrained-") in _TYPES):
         parts.pop()
@@ -304,7 +305,7 @@ def _place(detail: Any) -> tuple[str, ...]:
 
 
 def _describe(parts: tuple[str, ...], details: Sequence[Any], origins: _Origins) -> str:
-    """What is wrong with one value; of a union there is a detail for each of its branches."""
+    """What is wrong with one value; a union has one detail per branch."""
     dotted, detail = ".".join(parts), details[0]
     where = origins.describe(dotted)
     if parts[-2:-1] == ("choices",):
@@ -324,14 +325,14 @@ def _describe(parts: tuple[str, ...], details: Sequence[Any], origins: _Origins)
 
 def _describe_choice(given: object) -> str:
     widths = given if isinstance(given, list) and all(isinstance(width, int) for width in given) else []
-    # Without quotes a single width would be read as a number.
+    # Without quotes YAML would read a single width as a number.
     text = f'"{widths[0]}"' if len(widths) == 1 else "_".join(map(str, widths))
     hint = f"; widths of layers are written {text} here" if widths else ""
     return f"a choice is a number, a text, true or false, got {_say_given(given)}{hint}"
 
 
 def _name_branch(detail: Any) -> str:
-    """What one branch of a union takes."""
+    """The type that one branch of a union accepts."""
     if detail["type"] == "literal_error":
         return str(detail["ctx"]["expected"]).replace("'", "")
     if detail["type"] == "greater_than_equal":
@@ -371,7 +372,7 @@ def _unusable_space_values(config: Config) -> Iterator[tuple[str, str]]:
     for dotted, parameter in named:
         section, key = parameter.key.split(".")
         settings: Section = getattr(config, section)
-        # A value may be impossible beside another searched one; the defaults go with each.
+        # A value may be invalid only in combination with another searched one; the defaults go with each.
         beside = {
             other: field.default
             for other, field in type(settings).model_fields.items()

@@ -1,4 +1,4 @@
-"""What all commands print with: the console, progress, and seconds as people say them."""
+"""Output of all commands: the console, progress, and readable durations."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ logger = logging.getLogger(__name__)
 
 
 class _LastingConsole(Console):
-    """A console whose reader or terminal may go: the command goes on, as its files, and a search's log, have all."""
+    """A console whose reader or terminal may vanish: the command continues, since files and the log hold everything."""
 
     def _write_buffer(self) -> None:
         try:
             super()._write_buffer()
         except OSError as error:
-            # So a terminal that is gone answers.
+            # The error of a terminal that is gone.
             if error.errno != errno.EIO:
                 raise
             raise BrokenPipeError from error
 
     def on_broken_pipe(self) -> None:
-        """Print no more."""
+        """Stop printing."""
         self.quiet = True
         discard_output(sys.stdout)
         logger.warning("whatever read the output has gone; going on without it")
 
 
 def discard_output(stream: TextIO) -> None:
-    """Let a standard stream, whose reader has gone or which is full, lead nowhere from now on."""
+    """Redirect a standard stream whose reader has gone, or which is full, to the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def make_console(quiet: bool = False) -> Console:
-    """The console of a command: prints lines as they are and whole, so that a command in them can be copied."""
+    """The console of a command: prints lines unchanged and unbroken, so that commands in them can be copied."""
     return _LastingConsole(quiet=quiet, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -61,7 +61,7 @@ def format_seconds(seconds: float) -> str:
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[NamedProgress]:
-    """A ``(what, done, total)`` callback for all but trials: bars in a terminal, now and then a line elsewhere."""
+    """A ``(what, done, total)`` callback for all but trials: bars in a terminal, occasional lines elsewhere."""
     if not console.is_terminal:
         yield _PlainProgress(console).update
         return
@@ -78,7 +78,7 @@ def show_progress(console: Console) -> Iterator[NamedProgress]:
 
 
 class _PlainProgress:
-    """What a progress bar says, as lines a minute apart: for logs of cluster jobs."""
+    """A progress bar's text as lines a minute apart, for logs of cluster jobs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,4 +1,4 @@
-"""Numbers with the word they count, for sentences to users; every layer may call it."""
+"""Numbers with the noun they count, for messages to users; any layer may call it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ SHOWN_LINES = 5
 
 
 def say_count(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``; nouns whose plural ends in s."""
+    """``1 row``, ``2 rows``; for nouns whose plural ends in s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def first_lines(lines: Sequence[str], what: str) -> list[str]:
-    """Lines that each tell of one `what`: of many the first few, and how many more there are.
+    """The first few of many lines, each about one `what`, and how many more there are.
 
     >>> first_lines([f"trial {number} failed" for number in range(9)], "trial")[-1]
     '… and 4 more trials'

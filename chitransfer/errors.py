@@ -1,4 +1,4 @@
-"""The errors a user may meet: each says what must hold, what came, and where; the command line exits 2 on them."""
+"""User-facing errors: each says what must hold, what was given, and where; the command line exits with 2."""
 
 import errno
 
@@ -17,7 +17,7 @@ _REMEDIES = {
     errno.ENOMEM: "raise the limit of memory (ulimit -v, the job's limit) or use fewer processes",
 }
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-# What a file system says that has no locks.
+# Error numbers of a file system without locks.
 NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 OTHER_RESULTS_FOLDER = "make it writable or name another one with --results-dir"
 
@@ -27,7 +27,7 @@ class ChitransferError(Exception):
 
 
 class ConfigError(ChitransferError):
-    """The configuration does not say something the program can do."""
+    """The configuration asks for something the program cannot do."""
 
 
 class DataError(ChitransferError):
@@ -43,16 +43,16 @@ class CheckpointError(ChitransferError):
 
 
 class TrainingError(ChitransferError):
-    """Training cannot go on; in a search this fails the trial, not the study."""
+    """Training cannot continue; in a search this fails the trial, not the study."""
 
 
 def say_install(extra: str) -> str:
-    """How to add one of the extras of pyproject.toml; chitransfer itself is in no registry of packages."""
+    """How to install one of the extras in pyproject.toml; chitransfer itself is in no package registry."""
     return f"install it in the checkout with `pip install -c constraints.txt -e '.[{extra}]'`"
 
 
 def describe_os_error(error: OSError) -> str:
-    """What the operating system refused, of which file, and the remedy, in one line."""
+    """What the operating system refused, for which file, and the remedy, in one line."""
     remedy = _REMEDIES.get(error.errno or 0, "check the path and the disk")
     if error.errno in {errno.EAGAIN, errno.ENOMEM}:
         return f"the operating system gives no more ({error.strerror}); {remedy}"
@@ -61,7 +61,7 @@ def describe_os_error(error: OSError) -> str:
 
 
 def name_place(error: OSError, *others: object) -> str:
-    """The file an error speaks of, or what it may have been where it names none: some of `others`, say."""
+    """The file an error is about or, if it names none, what it may have been: one of `others`, say."""
     if error.filename is not None:
         return str(error.filename)
     *first, last = ["the output", "a temporary folder (TMPDIR)", "/dev/shm", *map(str, others)]

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one: a temporary name in the same folder, then `os.replace`.
+"""Writing files so that a reader never sees a partial one: a temporary name in the same folder, then `os.replace`.
 
 Called by every layer that writes.
 """
@@ -22,23 +22,23 @@ from filelock import FileLock
 
 from chitransfer.errors import ConfigError, DataError
 
-# What systems say that do not write the entries of a folder to disk on demand, some network file systems among them.
+# Errors of systems, some network file systems among them, that cannot flush a folder's entries to disk on demand.
 NO_FOLDER_SYNC = frozenset({errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP})
-# What systems say that keep no permissions, such as those of memory cards and shares of Windows.
+# Errors of systems without permissions, such as memory cards and Windows shares.
 NO_PERMISSIONS = frozenset({errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 CSV_ENDINGS = (".csv", ".csv.gz")
-# How many letters `tempfile` makes up for a name.
+# Number of random letters in a `tempfile` name.
 RANDOM_LETTERS = 8
 NO_FILE = "is a device or a pipe, not a file that can be replaced"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path`, replacing what was there in one step; folders are made."""
+    """Write `content` to `path`, replacing an existing file in one step; creates missing folders."""
     replace_atomically(path, lambda temporary: temporary.write_bytes(_as_bytes(content)))
 
 
 def write_json(path: Path, values: object) -> None:
-    """Write `values` as `dump_json` shows them."""
+    """Write `values` as formatted by `dump_json`."""
     write_atomically(path, dump_json(values) + "\n")
 
 
@@ -50,8 +50,8 @@ def dump_json(values: object) -> str:
 def write_csv(path: Path, frame: pd.DataFrame, mark: str = "") -> None:
     """Write a table as CSV without its index; floats keep every digit needed to read them back unchanged.
 
-    Text and names of columns are made safe for spreadsheets (`as_cell`); a path in ``.gz`` is compressed.
-    `mark`, a byte order mark, comes first.
+    Text and column names are made safe for spreadsheets (`as_cell`); a path in ``.gz`` is compressed. `mark`, a byte
+    order mark, comes first.
     """
     safe = frame.copy()
     for column in frame.select_dtypes(include=["object", "string"]).columns:
@@ -60,47 +60,47 @@ def write_csv(path: Path, frame: pd.DataFrame, mark: str = "") -> None:
 
 
 def write_csv_text(path: Path, text: str) -> None:
-    """Write CSV text, compressed where the name says so; the same text is the same bytes."""
+    """Write CSV text, compressed if the name says so; the same text always gives the same bytes."""
     write_atomically(path, gzip.compress(text.encode(), mtime=0) if is_compressed(path) else text)
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file of this name is compressed with gzip: it ends in ``.gz``, in any case."""
+    """Whether a file of this name is compressed with gzip: it ends in ``.gz``, in upper or lower case."""
     return has_ending(path, (".gz",))
 
 
 def has_ending(path: Path, endings: tuple[str, ...]) -> bool:
-    """Whether a file's name ends in one of `endings`, which are in small letters, in any case."""
+    """Whether a file's name ends in one of `endings` (given in lower case), ignoring case."""
     return path.name.lower().endswith(endings)
 
 
 def check_csv_name(path: Path) -> None:
-    """Make sure that a table to be written is called as one; raises DataError where it ends in no `CSV_ENDINGS`."""
+    """Check the name of a table to be written; raises DataError if it ends in none of `CSV_ENDINGS`."""
     if not has_ending(path, CSV_ENDINGS):
         raise DataError(f"{path}: the table is a CSV; end its name with {' or '.join(CSV_ENDINGS)}")
 
 
 def beside_csv(path: Path, ending: str) -> Path:
-    """The path beside a CSV table, called as it is with `ending` in place of one of `CSV_ENDINGS`."""
+    """The path beside a CSV table with the same name but `ending` in place of one of `CSV_ENDINGS`."""
     stem = path.with_suffix("") if is_compressed(path) else path
     return stem.with_suffix(ending)
 
 
 def as_cell(value: object) -> object:
-    """A value for a CSV file: text that a spreadsheet would run as a formula, and is no number, gets an apostrophe."""
+    """A value for a CSV file: text that a spreadsheet would run as a formula, unless a number, gets an apostrophe."""
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number(value)
     return f"'{value}" if is_formula else value
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path` (same ending), then move it into place and to disk.
+    """Let `write` fill a temporary file beside `path` (same ending), then flush it and move it into place.
 
-    Where `path` is a link, what it leads to is replaced.
+    If `path` is a link, its target is replaced.
 
     Raises
     ------
     OSError
-        It cannot be written, or it is a device or a pipe, which a file would take the place of; the error names `path`.
+        It cannot be written, or it is a device or a pipe, which a file would replace; the error names `path`.
     """
     if _is_no_file(path):
         raise OSError(errno.EINVAL, NO_FILE, str(path))
@@ -110,7 +110,7 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         _replace(path, write)
     except OSError as error:
-        # A full disk names no file, and nobody knows the temporary one.
+        # A full disk's error names no file, and users do not know the temporary one.
         is_ours = error.filename is None or Path(error.filename).name.startswith(f".{path.stem}-")
         if error.errno is None or not is_ours:
             raise
@@ -118,7 +118,7 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def share_as_usual(path: Path) -> None:
-    """Give a file the permissions of any new file of the user's, where the file system keeps some."""
+    """Give a file the permissions of any new file of the user, if the file system supports permissions."""
     umask = os.umask(0)
     os.umask(umask)
     try:
@@ -126,31 +126,31 @@ def share_as_usual(path: Path) -> None:
     except NotImplementedError:
         pass
     except OSError as error:
-        # The file itself is whole.
+        # The file itself is complete.
         if error.errno not in NO_PERMISSIONS:
             raise
 
 
 def remove_left_over(folder: Path) -> None:
-    """Delete the temporary files of `replace_atomically` that a killed process left; nobody else may be writing."""
+    """Delete temporary files of `replace_atomically` left by a killed process; nobody else may be writing."""
     for path in folder.glob(f".*-{'?' * RANDOM_LETTERS}.*"):
         path.unlink(missing_ok=True)
 
 
 def make_lock(path: Path) -> FileLock:
-    """A lock that is not waited for and that the operating system frees when its holder dies.
+    """A non-blocking lock that the operating system releases when its holder dies.
 
-    Where a file system has no locks, taking it raises OSError with a number of `errors.NO_LOCKS`.
+    On a file system without locks, taking it raises OSError with a number in `errors.NO_LOCKS`.
     """
     options: dict[str, Any] = {"timeout": 0}
     if "fallback_to_soft" in signature(FileLock.__init__).parameters:
-        # The file's being there would be a lock then, and a killed process's one for ever.
+        # The mere existence of the file would then be the lock, and after a killed process it would stay for ever.
         options["fallback_to_soft"] = False
     return FileLock(path, **options)
 
 
 def make_new_folder(parent: Path, name: str) -> Path:
-    """Make a folder that was not there before: `name`, or `name` with ``_2``, ``_3``, … behind it.
+    """Create a folder that did not exist before: `name`, or `name` with ``_2``, ``_3``, … appended.
 
     Raises
     ------
@@ -175,14 +175,14 @@ def check_writable(path: Path, option: str, endings: tuple[str, ...] = ()) -> No
     Parameters
     ----------
     option
-        What the user named it by, for the message.
+        The user's option for it, for the message.
     endings
-        Those its name may have, in small letters; any case counts. Empty: any.
+        Allowed endings of its name, in lower case; case is ignored. Empty: any.
 
     Raises
     ------
     ConfigError
-        Its ending is another, it is a folder, a device or a pipe, or its folder cannot be made or written.
+        It has another ending, is a folder, a device or a pipe, or its folder cannot be created or written.
     """
     if path.is_dir():
         raise ConfigError(f"{option} {path}: is a folder; name a file")
@@ -198,12 +198,12 @@ def check_writable(path: Path, option: str, endings: tuple[str, ...] = ()) -> No
 
 
 def refuse_overwriting(path: Path, option: str, sources: Mapping[str, Path]) -> None:
-    """Refuse a file to be written that is one of those to be read, also under another spelling or through a link.
+    """Refuse to write a file that is also to be read, even under another spelling or through a link.
 
     Parameters
     ----------
     option, sources
-        What the user named it by, for the message; the files to be read, by their options.
+        The user's option for it, for the message; the files to be read, by their options.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        # mkstemp makes files private.
+        # mkstemp creates private files.
         share_as_usual(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
@@ -235,7 +235,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Windows opens no folders, and keeps their entries by itself.
+    # Windows cannot open folders, and flushes their entries by itself.
     if sys.platform == "win32":
         return
     try:
@@ -245,18 +245,18 @@ def _sync_folder(folder: Path) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        # The file itself is whole and in its place.
+        # The file itself is complete and in place.
         if error.errno not in NO_FOLDER_SYNC:
             raise
 
 
 def _is_no_file(path: Path) -> bool:
-    """Whether something is there that is neither file nor folder, such as ``/dev/null``, which root could replace."""
+    """Whether something exists that is neither file nor folder, such as ``/dev/null``, which root could replace."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def is_number(text: str) -> bool:
-    """Whether Python reads the text as a number; ``nan`` and ``inf`` are some."""
+    """Whether Python reads the text as a number, including ``nan`` and ``inf``."""
     try:
         float(text)
     except ValueError:

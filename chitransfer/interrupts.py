@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and a terminal that goes (SIGHUP) end a command as they should, RDKit or not.
+"""Makes Ctrl-C, SIGTERM and a closed terminal (SIGHUP) end a command properly, despite RDKit.
 
-Used by `cli`, and wherever this process itself works out structures.
+Used by `cli` and wherever this process itself works on structures.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
 TERMINATED = 128 + signal.SIGTERM
-# What an interrupted piece of work is left by: Ctrl-C, or what terminates under `exit_on_termination`.
+# Exceptions that end interrupted work: Ctrl-C, or a termination under `exit_on_termination`.
 INTERRUPTS = (KeyboardInterrupt, SystemExit)
 SECONDS_BEFORE_REPEATING = 0.05
-# Name of the threads that compute in PyTorch; one that hangs is left behind.
+# Name of the threads that compute in PyTorch; one that hangs is abandoned.
 COMPUTING = "chitransfer computing"
 
 
 def restore_interrupts() -> None:
-    """Let Ctrl-C reach Python again; nothing to do outside the main thread.
+    """Let Python handle Ctrl-C again; does nothing outside the main thread.
 
-    RDKit's substructure search puts a handler of its own in place and leaves it there, which swallows the signal.
+    RDKit's substructure search installs its own handler and leaves it in place, which swallows the signal.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is threading.main_thread() and handler is not None:
@@ -39,7 +39,7 @@ def restore_interrupts() -> None:
 
 @contextmanager
 def same_interrupts() -> Iterator[None]:
-    """Put the handler of Ctrl-C back after work that may install another, such as importing dask-jobqueue."""
+    """Restore the Ctrl-C handler after work that may install another, such as importing dask-jobqueue."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -49,20 +49,20 @@ def same_interrupts() -> Iterator[None]:
 
 
 def hangup_signals() -> list[int]:
-    """SIGHUP, where the system has it and it is heeded, as it is not under `nohup`."""
+    """SIGHUP, if the system has it and it is not ignored, as under `nohup`."""
     number = getattr(signal, "SIGHUP", None)
     return [] if number is None or signal.getsignal(number) is signal.SIG_IGN else [number]
 
 
 def ignore_second_hangup(number: int) -> None:
-    """If the signal that came is SIGHUP, let the next one pass: shell and system may send one each."""
+    """After a SIGHUP, ignore the next one: shell and system may send one each."""
     if number in hangup_signals():
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def exit_on_termination() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SystemExit(143), so that what Ctrl-C has cleaned up is cleaned up here as well."""
+    """Turn SIGTERM and SIGHUP into SystemExit(143), so that both get the same cleanup as Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,9 +81,9 @@ def exit_on_termination() -> Iterator[None]:
 
 @contextmanager
 def repeat_swallowed() -> Iterator[None]:
-    """Send an interrupt again that came while Python ran a `__del__` or the callback of a weak reference.
+    """Resend an interrupt that arrived while Python ran a `__del__` or a weak reference's callback.
 
-    Python prints what is raised there and goes on as if nothing had happened.
+    Python prints exceptions raised there and continues as if nothing had happened.
     """
     previous = sys.unraisablehook
 
@@ -92,7 +92,7 @@ def repeat_swallowed() -> Iterator[None]:
             previous(unraisable)
             return
         number = signal.SIGINT if issubclass(unraisable.exc_type, KeyboardInterrupt) else signal.SIGTERM
-        # A moment later and from another thread: raised here it would be lost again.
+        # Slightly later and from another thread: raised here it would be lost again.
         again = threading.Timer(SECONDS_BEFORE_REPEATING, _send_again, (number,))
         again.daemon = True
         again.start()
@@ -106,13 +106,13 @@ def repeat_swallowed() -> Iterator[None]:
 
 @contextmanager
 def unlogged_interrupts() -> Iterator[None]:
-    """Keep libraries that log what passes through them, as SQLAlchemy's pools do, from printing an interrupt."""
+    """Keep libraries that log passing exceptions, as SQLAlchemy's pools do, from printing an interrupt."""
 
     def is_mishap(record: logging.LogRecord) -> bool:
         kind = record.exc_info[0] if record.exc_info else None
         return kind is None or not issubclass(kind, INTERRUPTS)
 
-    # What prints the records of libraries, which have no handler of their own.
+    # Prints log records of libraries without a handler of their own.
     printer = logging.lastResort
     if printer is None:
         yield
@@ -126,26 +126,26 @@ def unlogged_interrupts() -> Iterator[None]:
 
 def _send_again(number: int) -> None:
     if sys.platform == "win32":
-        # There `os.kill` ends the process on the spot.
+        # On Windows `os.kill` would end the process at once.
         signal.raise_signal(number)
     else:
-        # To the process, so that the main thread wakes of it.
+        # Sent to the process, so that the main thread is woken.
         os.kill(os.getpid(), number)
 
 
 def forget_caught_interrupt() -> None:
-    """Let an interrupt that was caught have no say in how the process ends.
+    """Keep an interrupt that was caught from affecting how the process ends.
 
-    Python remembers a Ctrl-C that left an `exec` of source text, as a dataclass runs it, and under `python -m` it dies
-    of the signal in the end, whatever exit code was asked for. The next such text clears its memory.
+    Python remembers a Ctrl-C that left an `exec` of source text, as dataclasses use it, and under `python -m` then dies
+    of the signal in the end, whatever exit code was set. The next such `exec` clears its memory.
     """
     exec("")
 
 
 def end_despite_threads(code: int) -> None:
-    """Let the process end with an exit code although a thread that hangs may still be computing then.
+    """End the process with an exit code even if a hanging thread is still computing.
 
-    Python's own end stops such a thread in the middle of PyTorch's code, and that aborts the process.
+    Python's own shutdown would stop such a thread inside PyTorch's code, which aborts the process.
     """
     left = [thread for thread in threading.enumerate() if thread.name == COMPUTING]
 

@@ -1,11 +1,11 @@
-"""How some values of the configuration are written: regular expressions, and the words an error says them in.
+"""Formats of some configuration values: regular expressions, and their descriptions in errors.
 
 Used by `sections`, `config` and `chitransfer compare`.
 """
 
 from __future__ import annotations
 
-# Of studies and comparisons: one folder, here.
+# Names of studies and comparisons: a single folder, without a path.
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}$"
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 SCHEDULER = r"^((tcp|tls)://\S+|slurm|pbs|lsf|sge)$"

@@ -1,4 +1,4 @@
-"""SMILES in; χ(T) with its interval, P(soluble) with its interval, and whether to believe them, out.
+"""From SMILES to χ(T) and P(soluble), each with its interval, and whether to trust them.
 
 `Predictor` is the Python interface; `chitransfer predict` and `screen` are built on it.
 """
@@ -26,19 +26,19 @@ from chitransfer.model.calibration import COVERAGE
 from chitransfer.model.checkpoint import TrainedModel
 from chitransfer.model.network import chi_at, inverse_temperature, inverse_temperature_line
 
-# Structures of other calls that are remembered: a file often names a polymer with many solvents.
+# Number of structures cached between calls: a file often lists a polymer with many solvents.
 REMEMBERED = 4096
-# Sums differ in their last bits with the size of a batch; rounding there makes equal polymers equal to the last digit.
+# The last bits of sums depend on the batch size; rounding makes the results of equal polymers identical.
 DECIMALS = 8
-# Worked out in single precision, whose further digits mean nothing.
+# Computed in single precision, whose further digits are meaningless.
 SIMILARITY_DECIMALS = 6
 PAIRS_AT_ONCE = 1024
-# The column of `Predictor.predict_rows` by which polymers are told apart; no table that is written has it.
+# Column of `Predictor.predict_rows` that identifies polymers; it is never written to a table.
 IDENTITY = "identity_without_stereo"
 
 
 class _Row(NamedTuple):
-    """A row as read: its texts, why it cannot be used (or ""), the structure whose features count, and who it is."""
+    """A row as read: its texts, why it cannot be used (or ""), the structure to featurise, and its identity."""
 
     smiles: str
     written_solvent: str
@@ -50,18 +50,18 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Predictions of distinct polymer–solvent pairs, before temperature enters.
+    """Predictions for distinct polymer–solvent pairs, before temperature enters.
 
     Attributes
     ----------
     coefficients
         (n_members, n_pairs, 2) of standardised χ(T).
     logits
-        (n_members, n_pairs) of the positive class.
+        (n_members, n_pairs) for the positive class.
     nearest, similarity
         The nearest training polymer's index and Tanimoto similarity, (n_pairs,).
     chi_similarity
-        The similarity to the nearest polymer with measured χ, (n_pairs,); NaN where the model does not know them.
+        Similarity to the nearest polymer with measured χ, (n_pairs,); NaN if the model does not record those.
     """
 
     coefficients: Tensor
@@ -91,7 +91,7 @@ class Predictor:
 
     @property
     def label_rule(self) -> str:
-        """Where ``soluble`` is 1, in words; empty for a model that gives no P(soluble)."""
+        """What ``soluble`` = 1 means, in words; empty for a model without P(soluble)."""
         if self.model.probability is None:
             return ""
         if self.model.positive_label == 0:
@@ -100,7 +100,7 @@ class Predictor:
 
     @property
     def interval_note(self) -> str:
-        """What χ intervals promise where that is less than 90 %, in words; else empty."""
+        """The coverage of χ intervals in words, if it is less than 90 %; else empty."""
         interval = self.model.chi_interval
         if interval is None or interval.coverage >= COVERAGE:
             return ""
@@ -119,31 +119,31 @@ class Predictor:
         Parameters
         ----------
         smiles
-            One repeat unit or several, with two ``*`` each. What is no text has no prediction; ``None`` and NaN, which
-            pandas makes of empty cells, count as empty text.
+            One repeat unit or several, with two ``*`` each. Values that are not text have no prediction; ``None`` and
+            NaN, which pandas reads from empty cells, count as empty text.
         temperature
-            Kelvin, 150 … 1000; one or several, each for every polymer. Default: the model's ``T_ref_K``, 298.15 unless
-            its configuration said otherwise.
+            Kelvin, 150 … 1000; one or several, each applied to every polymer. Default: the model's ``T_ref_K``, 298.15
+            unless configured otherwise.
         solvent
-            One SMILES for all, or one a polymer; empty is water, as in a table.
+            One SMILES for all, or one per polymer; empty is water, as in a table.
         n_jobs
-            Processes that work out features, for more than a few hundred polymers.
+            Number of processes that compute features, for more than a few hundred polymers.
 
         Returns
         -------
         pandas.DataFrame
-            A row an input, in order. ``temperature_K``, ``chi``, ``chi_low``, ``chi_high`` (90 % interval, or less:
+            One row per input, in order. ``temperature_K``, ``chi``, ``chi_low``, ``chi_high`` (90 % interval, or less:
             `interval_note`) for one temperature; ``chi_300K``, ``chi_300K_low``, ``chi_300K_high`` … for several.
             ``A_K`` and ``B`` of χ(T) = A/T + B; ``p_soluble`` with ``p_soluble_low``, ``p_soluble_high``, and the label
             ``soluble`` (1/0) at the model's threshold (`label_rule`); ``nearest_polymer``, ``similarity`` (0 … 1),
-            ``in_domain``, for χ ``chi_in_domain``, and, if not, ``domain_note``; ``problem`` says why a row has no
-            prediction.
+            ``in_domain``, for χ ``chi_in_domain``, and, if not in it, ``domain_note``; ``problem`` says why a row has
+            no prediction.
 
         Raises
         ------
         DataError
-            A temperature is no number or lies outside 150 … 1000 K, the temperatures are a table, or there are not as
-            many solvents as polymers.
+            A temperature is not a number or lies outside 150 … 1000 K, the temperatures form a table, or the numbers of
+            solvents and polymers differ.
         """
         texts = list(smiles) if _are_several(smiles) else [smiles]
         solvents = list(solvent) if _are_several(solvent) else [solvent] * len(texts)
@@ -172,10 +172,11 @@ class Predictor:
         *,
         n_jobs: int = 1,
     ) -> pd.DataFrame:
-        """As `predict`, with temperatures (n_rows, n_temperatures) of each row's own and their columns' names.
+        """As `predict`, with each row's own temperatures (n_rows, n_temperatures) and the names of their columns.
 
-        A temperature of NaN gives no χ there and leaves the row's ``in_domain`` open. A further column, `IDENTITY`, is
-        the same for all spellings and cuts of a polymer, whatever its stereochemistry, and empty for unusable rows.
+        A temperature of NaN gives no χ there and leaves the row's ``in_domain`` undecided. The additional column
+        `IDENTITY` is the same for all spellings and cuts of a polymer, regardless of stereochemistry, and empty for
+        unusable rows.
         """
         n_rows = len(smiles)
         rows = self._read_rows(smiles, solvents, n_jobs)
@@ -227,7 +228,7 @@ class Predictor:
     def _featurise(
         self, structures: Sequence[str], solvents: Sequence[str], problems: Sequence[str], n_jobs: int
     ) -> list[str]:
-        """Work out and remember what is not known yet; returns the problems with those of the features added."""
+        """Compute and cache missing features; returns the problems, including those of the features."""
         recipe = self.model.scales.recipe
         usable = [row for row, reason in enumerate(problems) if not reason]
         needed = dict.fromkeys(structures[row] for row in usable)
@@ -337,7 +338,7 @@ class Predictor:
                 reasons.append(f"unlike every measured polymer (similarity below {smallest:.2f})")
             if solvents[row] not in domain.solvents:
                 reasons.append("solvent not met in training")
-            # Extrapolating χ = A/T + B a little is what it is for; far outside it was never tested.
+            # χ = A/T + B is meant to extrapolate a little; far outside the range it was never tested.
             if np.any(own < domain.coldest - 10.0) or np.any(own > domain.hottest + 10.0):
                 reasons.append(f"temperature outside the measured {domain.coldest:.0f} to {domain.hottest:.0f} K")
             inside["in_domain"][row] = not reasons
@@ -360,13 +361,13 @@ def _are_several(cells: object) -> bool:
 
 
 def _refuse_other_than_text(cell: Any, what: str) -> str:
-    """Why a cell is neither text nor empty, as pandas writes empty ones; else an empty text."""
+    """Why a cell is neither text nor empty (as pandas writes empty cells); else an empty text."""
     is_empty = pd.api.types.is_scalar(cell) and pd.isna(cell)
     return "" if isinstance(cell, str) or is_empty else f"{what} must be text, got {type(cell).__name__}"
 
 
 def _read_temperatures(given: object) -> np.ndarray:
-    """A number as an array (), several as (n,)."""
+    """A single number as an array (), several as (n,)."""
     try:
         values = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -382,7 +383,7 @@ def _remember(
     needed: dict[str, None],
     featurise: Callable[[list[str]], np.ndarray],
 ) -> dict[str, str]:
-    """Add the features of new structures to `known`, forgetting others when there are many; reasons of failures."""
+    """Add features of new structures to `known`, dropping others if there are many; returns reasons of failures."""
     failed: dict[str, str] = {}
     if len(known) + len(new) > REMEMBERED:
         for text in [text for text in known if text not in needed]:
@@ -390,7 +391,7 @@ def _remember(
     try:
         known.update(zip(new, featurise(new), strict=True) if new else ())
     except DataError:
-        # One structure without finite descriptors must not cost the others of its chunk.
+        # A structure without finite descriptors must not fail the others in its chunk.
         for text in new:
             try:
                 known[text] = featurise([text])[0]

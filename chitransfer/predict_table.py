@@ -1,4 +1,4 @@
-"""Predictions for a CSV table of any length: read, predicted and written a chunk at a time, in order.
+"""Predictions for a CSV table of any length: read, predicted and written one chunk at a time, in order.
 
 Called by `chitransfer predict --input` and `chitransfer screen`.
 """
@@ -27,24 +27,24 @@ from chitransfer.predict import IDENTITY, Predictor
 from chitransfer.progress import NamedProgress
 
 CHUNK_ROWS = 4000
-# Columns that tell a table of predictions from one of candidates.
+# Columns that distinguish a table of predictions from one of candidates.
 OF_A_PREDICTION = frozenset({"A_K", "nearest_polymer"})
-# χ and its interval at one of several temperatures, which stand where `PREDICTED_AT` does otherwise.
+# χ and its interval at one of several temperatures; these columns replace `PREDICTED_AT`.
 _AT_A_TEMPERATURE = re.compile(r"chi_[\d.]+K(_low|_high)?")
 
 
 @dataclass
 class BlankCells:
-    """Of the rows with a prediction of something, how many leave ``solvent`` or ``temp`` blank, and how many there are.
+    """Counts the rows with a prediction, and those of them that leave ``solvent`` or ``temp`` blank.
 
-    `predict_table` counts them while it goes through a table.
+    `predict_table` counts them while it processes a table.
     """
 
     n_blank: Counter[str] = field(default_factory=Counter)
     n_rows: int = 0
 
     def describe(self, predictor: Predictor, source: str) -> list[str]:
-        """A line for every column that some rows fill and others leave blank, which is then water or `T_ref`."""
+        """A line for every column that some rows fill and others leave blank, which then means water or `T_ref`."""
         return [
             describe_blanks(n, self.n_rows, source, column, predictor.model.scales.T_ref)
             for column, n in self.n_blank.items()
@@ -63,25 +63,25 @@ def predict_table(
     chunk_rows: int = CHUNK_ROWS,
     blanks: BlankCells | None = None,
 ) -> Iterator[tuple[list[list[str]], pd.DataFrame]]:
-    """Rows as read and what `Predictor.predict_rows` says of them, chunk by chunk.
+    """Rows as read and their predictions from `Predictor.predict_rows`, chunk by chunk.
 
-    Blank rows and those with more or fewer cells than the header have a ``problem`` and nothing else.
+    Blank rows and those with more or fewer cells than the header get a ``problem`` and nothing else.
 
     Parameters
     ----------
     temperatures
-        Kelvin, for every row; ``None`` takes the column ``temp`` (else ``temperature_K``) where there is one, else the
+        Kelvin, for every row; ``None`` uses the column ``temp`` (else ``temperature_K``) if there is one, else the
         reference temperature.
     solvent
-        For every row; ``None`` takes the column ``solvent`` where there is one, else water.
+        For every row; ``None`` uses the column ``solvent`` if there is one, else water.
     blanks
-        To count blank cells in.
+        Counts blank cells, if given.
 
     Raises
     ------
     DataError
-        A temperature lies outside 150 … 1000 K, or a column of another name seems to hold a temperature or solvent that
-        neither is given here nor stands in ``temp`` or ``solvent``.
+        A temperature lies outside 150 … 1000 K, or a column of another name seems to hold a temperature or solvent,
+        which is neither given as an argument nor in ``temp`` or ``solvent``.
     """
     given = {"temp": temperatures, "solvent": solvent}
     reader.refuse_misnamed([name for name, value in given.items() if value is not None])
@@ -92,7 +92,7 @@ def predict_table(
     for rows in reader.chunks(chunk_rows):
         unusable = [reader.explain_unusable(row) for row in rows]
         cells = [[""] * len(reader.header) if reason else row for row, reason in zip(rows, unusable, strict=True)]
-        # Nothing is predicted of an unusable row, so neither a solvent nor a temperature stands beside it.
+        # An unusable row has no prediction, hence no solvent or temperature beside it.
         solvents = ["" if reason else solvent or WATER for reason in unusable]
         if solvent is None and reader.solvent is not None:
             solvents = [row[reader.solvent].strip() for row in cells]
@@ -110,7 +110,7 @@ def predict_table(
             frame.insert(2, PREDICTED_AT, table[:, 0])
         frame["problem"] = problem
         if blanks is not None:
-            # A row whose temperature is refused keeps what needs none, in its solvent.
+            # A row whose temperature is refused keeps the predictions in its solvent that need none.
             used = [row for row, refused in zip(cells, refusals, strict=True) if not refused]
             blanks.n_rows += len(used)
             for column, place in (("solvent", reader.solvent), ("temp", reader.temperature)):
@@ -125,7 +125,7 @@ def predict_table(
 
 
 def _row_temperatures(reader: TableReader, cells: list[list[str]], T_ref: float) -> tuple[np.ndarray, list[str]]:
-    """Each row's own temperature (n_rows, 1), NaN with a reason where it cannot be used; empty takes `T_ref`."""
+    """Each row's own temperature (n_rows, 1), NaN with a reason where it is unusable; empty means `T_ref`."""
     values = np.full((len(cells), 1), T_ref)
     reasons = [""] * len(cells)
     if reader.temperature is None:
@@ -145,11 +145,11 @@ def _row_temperatures(reader: TableReader, cells: list[list[str]], T_ref: float)
 def write_predictions(
     reader: TableReader, predictions: Iterator[tuple[list[list[str]], pd.DataFrame]], output: Path
 ) -> tuple[int, int]:
-    """Write the table with its predictions beside it, atomically; the numbers of rows and of rows with a problem.
+    """Write the table with its predictions beside it, atomically; returns the numbers of rows and of failed rows.
 
-    A name in ``.gz`` is compressed. Every column of the input comes first, as it was but for formulas (`as_cell`). A
-    prediction whose name is taken already gets ``_predicted`` appended: beside a column ``solvent``,
-    ``solvent_predicted`` is what they are for. Where that is taken as well, as in a table predicted before, it is
+    A name in ``.gz`` is compressed. All input columns come first, unchanged except for formulas (`as_cell`). If a
+    prediction's name is already taken, it gets ``_predicted`` appended: beside an input column ``solvent``,
+    ``solvent_predicted`` is the solvent of the predictions. If that is taken too, as in a table predicted before, it is
     ``_predicted_2``, and so on. A byte order mark of the input is kept.
     """
     counts = [0, 0]
@@ -183,18 +183,18 @@ def _free_name(name: str, taken: Collection[str]) -> str:
 
 
 def _written_names(name: str) -> Iterator[str]:
-    """What a prediction is called, where the names before are taken."""
+    """Names for a prediction, in order of preference if earlier ones are taken."""
     return chain([name, f"{name}_predicted"], (f"{name}_predicted_{number}" for number in count(2)))
 
 
 def find_predictions(header: Sequence[str], names: Collection[str]) -> set[str]:
-    """The columns of a table that `write_predictions` or `screen.write_screening` wrote; of another table none.
+    """The columns of a table that `write_predictions` or `screen.write_screening` wrote; empty for other tables.
 
     Parameters
     ----------
     names
-        What predictions are called, but for χ at several temperatures. Where a table has a name more often than its
-        ``A_K``, with ``_predicted`` appended or not, the first of them are its own.
+        Names of predictions, except χ at several temperatures. If a table has a name more often than ``A_K``, with
+        ``_predicted`` appended or not, the first of them are its own columns.
 
     Returns
     -------
@@ -210,7 +210,7 @@ def find_predictions(header: Sequence[str], names: Collection[str]) -> set[str]:
 
     n_times = len(written("A_K"))
     if PREDICTED_AT not in header and (several := {name for name in header if _AT_A_TEMPERATURE.fullmatch(name)}):
-        # Then a column `chi` is the table's own.
+        # Then a column `chi` belongs to the input table.
         names = several.union(names) - {"chi", "chi_low", "chi_high"}
     return {column for name in names for column in written(name)[-n_times:]}
 

@@ -1,6 +1,6 @@
-"""How many processors there are for this process.
+"""The number of processors available to this process.
 
-Used by the commands, `training.settings` and `search.clusters` wherever the user gives no number.
+Used by the commands, `training.settings` and `search.clusters` where the user gives no number.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 def count_processors() -> int:
     """Processors this process may use, at least 1: a batch job or container may have fewer than the machine.
 
-    CPU affinity, the bandwidth limit of a Linux control group and ``LOKY_MAX_CPU_COUNT`` count.
+    Takes CPU affinity, a Linux control group's bandwidth limit and ``LOKY_MAX_CPU_COUNT`` into account.
     """
-    # Imported when asked for: a command's --help must not wait for it.
+    # Imported here, so that a command's --help does not wait for it.
     from joblib import cpu_count
 
     return int(cpu_count())

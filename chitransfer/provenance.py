@@ -1,6 +1,6 @@
-"""What results were made from: versions, machine, command, and the rows that were left out of the tables.
+"""What results were made from: versions, machine, command, and the rows that were rejected.
 
-Called by `search.run` and `training.run_folder`; what is written holds no password.
+Called by `search.run` and `training.run_folder`; nothing written contains a password.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.files import write_csv, write_json
 from chitransfer.secrecy import mask_passwords
 
-# What `environment.json` keeps of the runs before the last.
+# What `environment.json` keeps of earlier runs.
 OF_EARLIER_RUNS = ("started", "chitransfer", "command")
 PACKAGES = ("numpy", "optuna", "pandas", "rdkit", "scikit-learn", "torch")
 
 
 def versions() -> dict[str, str]:
-    """Of chitransfer and the packages its numbers depend on."""
+    """Versions of chitransfer and of the packages that affect its numbers."""
     return {name: version(name) for name in ("chitransfer", *PACKAGES)}
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, machine, time and command, passwords masked."""
+    """Versions, machine, time and command, with passwords masked."""
     packages = versions()
     return {
         "chitransfer": packages.pop("chitransfer"),
@@ -57,10 +57,10 @@ def _runs_so_far(path: Path) -> list[dict[str, Any]]:
 
 
 def write_provenance(folder: Path, dataset: Dataset) -> None:
-    """Write ``environment.json`` and, where rows were left out, ``rejected_rows.csv``.
+    """Write ``environment.json`` and, if rows were rejected, ``rejected_rows.csv``.
 
-    The environment is that of the run that begins; of those before it in the same folder ``earlier_runs`` keeps time,
-    version and command, the first run first.
+    The environment is that of the run now starting; ``earlier_runs`` keeps time, version and command of earlier runs in
+    the same folder, oldest first.
     """
     path = folder / "environment.json"
     write_json(path, {**describe_environment(), "earlier_runs": _runs_so_far(path)})

@@ -1,4 +1,4 @@
-"""Ranking many candidate repeat units by P(soluble) or χ under conditions; only the best are ever held in memory.
+"""Ranks many candidate repeat units by P(soluble) or χ under conditions; only the best are kept in memory.
 
 Called by `chitransfer screen`.
 """
@@ -33,7 +33,7 @@ N_PICTURES = 24
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a candidate must fulfil; ``None`` asks nothing.
+    """Conditions a candidate must fulfil; ``None`` means no condition.
 
     Attributes
     ----------
@@ -44,12 +44,13 @@ class Conditions:
     min_p_soluble
         0 … 1.
     in_domain
-        The model must have been tested on polymers as strange; of measured χ where χ is asked or ranked by.
+        The model must have been tested on polymers at least as dissimilar; for conditions on χ or a ranking by χ, on
+        polymers with measured χ.
 
     Raises
     ------
     ConfigError
-        No χ can fulfil both bounds, a bound is not a number, `min_p_soluble` lies outside 0 … 1, or `certain` is asked
+        No χ can fulfil both bounds, a bound is not a number, `min_p_soluble` lies outside 0 … 1, or `certain` is set
         without a condition on χ.
     """
 
@@ -76,7 +77,7 @@ class Conditions:
             )
 
     def hold(self, frame: pd.DataFrame, rank_by: RankBy) -> dict[str, pd.Series]:
-        """Of each condition, by its option, whether the rows of predictions fulfil it, (n_rows,) bool."""
+        """For each condition, by its option, whether the predicted rows fulfil it, (n_rows,) bool."""
         holds = {}
         low, high, certain = ("chi_low", "chi_high", " --certain") if self.certain else ("chi", "chi", "")
         if self.max_chi is not None:
@@ -91,11 +92,11 @@ class Conditions:
         return holds
 
     def ask_chi(self, rank_by: RankBy) -> bool:
-        """Whether χ has a say in the choice."""
+        """Whether χ affects the selection."""
         return rank_by == "chi" or self.max_chi is not None or self.min_chi is not None
 
     def select(self, frame: pd.DataFrame, rank_by: RankBy) -> pd.DataFrame:
-        """The rows of predictions that fulfil every condition and have a prediction."""
+        """The predicted rows that fulfil every condition and have a prediction."""
         keep = frame["problem"] == ""
         for held in self.hold(frame, rank_by).values():
             keep &= held
@@ -104,12 +105,12 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Screening:
-    """The best candidates, best first, and what became of the others.
+    """The best candidates, best first, and the outcome for the others.
 
     Attributes
     ----------
     n_rows, n_usable, n_kept
-        Candidates read, with a prediction, and within the conditions.
+        Number of candidates read, with a prediction, and fulfilling the conditions.
     reasons
         Lines that say which rows have no prediction and why.
     n_holding
@@ -139,20 +140,20 @@ def screen_candidates(
     predictions
         From `predict_table`, at one temperature.
     header
-        The input's columns; all but SMILES, solvent and temperature, which the result tells itself, come last in it.
-        One called as another column is gets ``_2``, ``_3`` … appended; the predictions in a table of predictions are
-        left out.
+        The input's columns; all except SMILES, solvent and temperature, which the result has itself, are put last in
+        it. A name that is already taken gets ``_2``, ``_3`` … appended; predictions in an input table of predictions
+        are dropped.
     rank_by
-        ``p_soluble``: highest first; ``chi``: lowest first. The other breaks ties, then the order of the input.
+        ``p_soluble``: highest first; ``chi``: lowest first. Ties are broken by the other, then by input order.
     top
-        Candidates are polymers in a solvent: one that is there several times, cut or spelled otherwise, in another
-        stereochemistry or at other temperatures, is kept once, at its best row among those within the conditions.
+        A candidate is a polymer in a solvent: if it appears several times, cut or spelled differently, with other
+        stereochemistry or at other temperatures, only its best row within the conditions is kept.
 
     Raises
     ------
     DataError
-        The model cannot tell what is asked: it has no solubility head or no χ interval. Or there is no candidate, or
-        none that can be predicted.
+        The model cannot answer: it has no solubility head or no χ interval. Or there are no candidates, or none with a
+        prediction.
     """
     best: pd.DataFrame | None = None
     reasons: dict[str, list[int]] = {}
@@ -169,7 +170,7 @@ def screen_candidates(
             n_holding[option] += int(held.sum())
         kept = conditions.select(usable, rank_by)
         n_kept += len(kept)
-        # The temperature is told once, as the solvent is: beside another `temp` the best could not be predicted again.
+        # Temperature and solvent appear only once: with a second `temp` column the result could not be predicted again.
         own = {RANK, *frame.columns}
         of_a_ranking = {RANK, INPUT_ROW}
         written = own if of_a_ranking <= set(header) else own - of_a_ranking
@@ -205,8 +206,8 @@ def _distinct_names(header: list[str], taken: set[str]) -> list[str]:
 
 
 def _add_reasons(reasons: dict[str, list[int]], refused: pd.DataFrame) -> None:
-    """To each reason its number of rows and the first of them."""
-    # A reason quotes its cell: there may be as many as rows.
+    """Add to each reason its number of rows and the first of them."""
+    # A reason quotes its cell, so there may be as many reasons as rows.
     by_problem = refused.groupby("problem", sort=False)[INPUT_ROW].agg(["size", "min"])
     for problem, count, first in by_problem.itertuples(name=None):
         reason = str(problem) if problem in reasons or len(reasons) < MOST_REASONS else OTHER_REASONS
@@ -236,7 +237,7 @@ def _check_columns(frame: pd.DataFrame, conditions: Conditions, rank_by: RankBy)
 
 
 def _best_of(frame: pd.DataFrame, rank_by: RankBy, top: int) -> pd.DataFrame:
-    """The best `top` rows, each of another polymer or in another solvent."""
+    """The best `top` rows, each with another polymer or in another solvent."""
     keys, rising = ["chi", INPUT_ROW], [True, True]
     if "p_soluble" in frame:
         solubility_first = rank_by == "p_soluble"
@@ -252,8 +253,8 @@ def write_screening(
 ) -> None:
     """Write the ranking as CSV and, if asked for, the best `N_PICTURES` structures as a PNG.
 
-    Of an empty ranking there is no picture: an earlier one of this name, which would show other candidates, is removed.
-    `chi_coverage` is what the model's χ intervals promise, 0 … 1, to be told in the picture; `mark` is the input's byte
+    An empty ranking has no picture: an earlier one of the same name, which would show other candidates, is deleted.
+    `chi_coverage` is the coverage of the model's χ intervals, 0 … 1, stated in the picture; `mark` is the input's byte
     order mark (`TableReader.mark`).
     """
     write_csv(output, screening.best, mark)
@@ -266,14 +267,14 @@ def write_screening(
 
 
 def draw_structures(best: pd.DataFrame, path: Path, chi_coverage: float | None = None) -> None:
-    """A grid of up to 50 structures, each with what `picture_legend` says of it, as PNG; no display is needed."""
+    """A grid of up to 50 structures with their `picture_legend` as PNG; needs no display."""
     from rdkit import Chem
     from rdkit.Chem import Draw
 
     molecules = [Chem.MolFromSmiles(smiles) for smiles in best["SMILES"]]
     legends = [picture_legend(row, chi_coverage) for row in best.to_dict("records")]
     options: Any = Draw.MolDrawOptions()
-    # One long candidate must not make specks of all others; bonds have one length where the structure has room.
+    # One long candidate must not shrink all others to specks; bonds have a fixed length if the structure fits.
     options.drawMolsSameScale = False
     options.fixedBondLength = 25.0
     options.legendFraction = 0.2
@@ -289,7 +290,7 @@ def draw_structures(best: pd.DataFrame, path: Path, chi_coverage: float | None =
 
 
 def picture_legend(row: Mapping[Hashable, Any], chi_coverage: float | None = None) -> str:
-    """What stands under a structure, in ASCII: RDKit's own font draws neither χ nor ±."""
+    """Text below a structure, in ASCII, because RDKit's own font has neither χ nor ±."""
     chi = f"chi {row['chi']:.2f}"
     if "chi_high" in row:
         chi += f" +/- {row['chi_high'] - row['chi']:.2f}"

@@ -1,6 +1,6 @@
-"""Passwords stay out of everything that is written or shown: texts are masked before they leave.
+"""Keeps passwords out of everything that is written or shown: text is masked before it leaves.
 
-Used by the configuration, the study's storage, the log and the command line's last resort.
+Used by the configuration, the study's storage, the log and the command line's last-resort handler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def mask_passwords(text: str) -> str:
 
 
 def strip_password(address: str) -> str:
-    """An address without its password: what may be kept on disk; a database client then asks its own sources.
+    """An address without its password, as it may be stored; a database client then consults its own sources.
 
     >>> strip_password("postgresql://ann:s3cret@db/chi?password=x&sslmode=require")
     'postgresql://ann@db/chi?sslmode=require'
@@ -39,10 +39,10 @@ def strip_password(address: str) -> str:
 
 
 def _split_query(address: str) -> tuple[str, list[str]]:
-    """The part before the query, and the query's parameters as they are written."""
+    """The part before the query, and the query's parameters as written."""
     for mark in re.finditer(r"\?", address):
         place, parameters = address[: mark.start()], address[mark.end() :].split("&")
-        # Of a password written without %3F a question mark does not begin the query: an @ is still to come.
+        # A question mark in a password not written as %3F does not start the query: an @ is still to come.
         is_in_password = "@" not in place and any("@" in pair for pair in parameters)
         if not is_in_password and not any("@" in pair.partition("=")[0] for pair in parameters):
             return place, parameters
@@ -50,7 +50,7 @@ def _split_query(address: str) -> tuple[str, list[str]]:
 
 
 class MaskingFormatter(logging.Formatter):
-    """Formats a log record, its traceback included, and masks passwords in the outcome."""
+    """Formats a log record, including its traceback, and masks passwords in the result."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The finished line or lines."""

@@ -1,6 +1,6 @@
 """The sections of the configuration: every key with its type, range and default.
 
-`chitransfer.config` puts them together and reads them from YAML.
+`chitransfer.config` assembles them and reads them from YAML.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from chitransfer import patterns
 
 
 def parse_hidden_dims(value: object) -> object:
-    """Turn the guide's ``"512_256"`` into ``[512, 256]``; anything else is left for validation to judge."""
+    """Turn the guide's ``"512_256"`` into ``[512, 256]``; anything else is left to validation."""
     if isinstance(value, str) and value and all(part.isascii() and part.isdecimal() for part in value.split("_")):
         return [int(part) for part in value.split("_")]
     return value
 
 
 def read_hidden_dims(value: object) -> object:
-    """A list for validation to judge; anything else is refused by how widths are written."""
+    """A list is left to validation; anything else is refused with a hint at how widths are written."""
     widths = parse_hidden_dims(value)
     if not isinstance(widths, list):
         raise ValueError(f'widths of layers are written [512, 256] or "512_256", that of one [512], got {value!r}')
@@ -41,7 +41,7 @@ UserPath = Annotated[str, AfterValidator(os.path.expanduser)]  # A leading ~ is 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-# Far above what any use asks for, and below what PyTorch or single precision cannot hold.
+# Far above any sensible value, and below what PyTorch or single precision cannot hold.
 Weight = Annotated[float, Field(ge=0.0, le=1e6)]
 Width = Annotated[int, Field(ge=1, le=65536)]
 Count = Annotated[int, Field(ge=1)]
@@ -50,7 +50,7 @@ Device = Annotated[str, Field(pattern=patterns.DEVICE)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, types are not guessed, values do not change."""
+    """A part of the configuration: unknown keys are errors, types are not coerced, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -142,13 +142,13 @@ class CrossValidationSettings(Section):
 
 
 class SolubilitySettings(Section):
-    """Which class F1, recall and precision speak of."""
+    """Which class F1, recall and precision refer to."""
 
     positive: Literal["soluble", "insoluble", "minority"] = "soluble"
 
 
 class ObjectiveSettings(Section):
-    """Weights of the transfer objective; errors enter as they are, scores as 1 − score. Minimised."""
+    """Weights of the transfer objective; errors enter unchanged, scores as 1 − score. Minimised."""
 
     exp_mae: NotNegative = 1.5
     sol_f1: NotNegative = 2.0
@@ -176,7 +176,7 @@ FULL_TRAINING_KEYS = {
     "training.test_fraction", "training.n_networks", "training.num_epochs_finetune", "training.lr_decay_finetune",
     "training.lambda_dft",
 }  # fmt: skip
-# What no trial reads: keys of the whole study, whose trials share one device and one split, and of full training.
+# Not read by any trial: keys of the whole study, whose trials share a device and a split, and keys of full training.
 UNREAD_KEYS = {"training.device", "training.num_threads", "training.validation_fraction", *FULL_TRAINING_KEYS}
 
 
@@ -225,7 +225,7 @@ class SpaceParameter(Section):
         return self
 
     def ends(self) -> list[Any]:
-        """The values that must be acceptable for the key: every choice, or both ends of the range."""
+        """The values that must be valid for the key: every choice, or both ends of the range."""
         if self.choices is not None:
             return list(self.choices)
         cast = int if self.type == "int" else float
@@ -233,7 +233,7 @@ class SpaceParameter(Section):
 
 
 def check_space(space: dict[str, SpaceParameter]) -> dict[str, SpaceParameter]:
-    """Refuse a space two of whose parameters set the same key."""
+    """Refuse a space in which two parameters set the same key."""
     keys = [parameter.key for parameter in space.values()]
     if len(set(keys)) < len(keys):
         raise ValueError(f"two parameters of the space set the same key: {', '.join(sorted(keys))}")
@@ -321,7 +321,7 @@ def second_pass_space() -> dict[str, SpaceParameter]:
     }
 
 
-# What a second pass may tune: nothing that the kept Stage 1 result would have to be trained again for.
+# What a second pass may tune: only keys that do not require training the kept Stage 1 again.
 SECOND_PASS_KEYS = frozenset(
     {
         "training.lr_finetune",

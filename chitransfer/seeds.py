@@ -1,6 +1,6 @@
-"""Seeds derived from the study seed and what they are for, so that nothing depends on what ran before.
+"""Seeds derived from the study seed and their purpose, so that nothing depends on what ran before.
 
-Called wherever something is drawn at random.
+Used wherever something is drawn at random.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def derive_seed(seed: int, purpose: str, *numbers: int) -> int:
-    """A seed in 0 … 2³¹ − 1 for one purpose, fixed by (seed, purpose, numbers) alone.
+    """A seed in 0 … 2³¹ − 1 for one purpose, determined by (seed, purpose, numbers) alone.
 
     >>> derive_seed(42, "stage1", 3, 0) == derive_seed(42, "stage1", 3, 0)
     True

@@ -1,4 +1,4 @@
-"""Predictors to beat: random forest, ridge, Tanimoto Gaussian process, logistic regression, mean, corrected physics.
+"""Baseline predictors: random forest, ridge, Tanimoto Gaussian process, logistic regression, mean, corrected physics.
 
 Called by `evidence.nested`; each is fitted on the training polymers' rows alone.
 """
@@ -16,14 +16,14 @@ from sklearn.preprocessing import StandardScaler
 from chitransfer.training.forest import Prediction, TaskData, classify, forest_chi, forest_solubility, predict_mean
 
 NOISE_SHARES = (0.03, 0.1, 0.3, 1.0)
-# At the ends ridge regression fits every row or is the training mean: beyond them nothing changes.
+# At one end ridge regression fits every row, at the other it gives the training mean; beyond them nothing changes.
 PENALTIES = np.geomspace(1e-2, 1e8, 21)
 
 
 def ridge_chi(data: TaskData, seed: int) -> Prediction:
-    """Ridge regression on standardised features, its penalty by cross-validation over whole training polymers."""
+    """Ridge regression on standardised features; penalty chosen by cross-validation over whole training polymers."""
     train, folds = data.training, data.polymer_folds()
-    # What all rows learned from share gets no weight; that is most of a fingerprint.
+    # Features that are constant over the training rows, most of a fingerprint, get no weight.
     varies = np.ptp(data.features[train], axis=0) > 0
     if folds is None or not varies.any():
         return predict_mean(data)
@@ -44,7 +44,7 @@ def ridge_solubility(data: TaskData, seed: int) -> Prediction:
 
 
 def descriptor_logistic(data: TaskData, seed: int) -> Prediction:
-    """Logistic regression on the four polymer descriptors that follow the labels most closely on training rows."""
+    """Logistic regression on the four polymer descriptors most closely related to the labels on training rows."""
 
     def probability(known: TaskData) -> np.ndarray:
         train, target = known.descriptors[known.training], known.target[known.training]
@@ -80,13 +80,13 @@ def gaussian_process_chi(data: TaskData, seed: int) -> Prediction:
 
 
 def gaussian_process_solubility(data: TaskData, seed: int) -> Prediction:
-    """The same process regresses labels of 0 and 1, clipped."""
+    """The same process as regression on labels of 0 and 1, clipped."""
     kernel = _pair_kernel(data)
     return classify(lambda known: _regress(kernel, known).clip(0, 1), data)
 
 
 def _regress(kernel: np.ndarray, data: TaskData) -> np.ndarray:
-    """The process's mean in every row, (n_rows,), from its covariances (n_rows, n_rows)."""
+    """The process's mean for every row, (n_rows,), from its covariances (n_rows, n_rows)."""
     train, target = data.training, data.target[data.training]
     mean, scale = float(target.mean()), max(float(target.std()), 1e-9)
     y = (target - mean) / scale
@@ -118,7 +118,7 @@ def _log_likelihood(kernel: np.ndarray, y: np.ndarray, noise: float) -> float:
 
 
 def correct_affinely(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
-    """a·χ + b of Stage 1's own prediction (n_rows,), fitted on training rows by least squares; a flat one: the mean."""
+    """a·χ + b of Stage 1's prediction (n_rows,), by least squares on training rows; the mean if it is constant."""
     chi, target = stage1_chi[data.training], data.target[data.training]
     above_mean = chi - chi.mean()
     is_flat = np.ptp(chi) <= len(chi) * np.finfo(float).eps * np.abs(chi).max()
@@ -132,7 +132,7 @@ def classify_by_chi(stage1_chi: np.ndarray, data: TaskData) -> Prediction:
 
 
 Baseline = Callable[[TaskData, int], Prediction]
-# Name of the row, predictor of χ, predictor of solubility.
+# Row name: predictor of χ, predictor of solubility.
 BASELINES: dict[str, tuple[Baseline | None, Baseline | None]] = {
     "random_forest": (forest_chi, forest_solubility),
     "ridge": (ridge_chi, ridge_solubility),

@@ -1,6 +1,6 @@
 """Does the search help on polymers it never saw? Nested outer folds, both protocols, every row and column, a verdict.
 
-`run_comparison` is called by ``chitransfer compare``; `evidence.nested` does an outer fold, `report` shows the table.
+``chitransfer compare`` calls `run_comparison`; `evidence.nested` runs an outer fold, `report` shows the table.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from chitransfer.training.resampling import Estimate, draw_polymers
 from chitransfer.training.settings import resolve_device
 from chitransfer.training.tasks import resolve_positive_label
 
-# What a row is compared with where that is not the default configuration.
+# What a row is compared with, if not the default configuration.
 AGAINST = {"transfer_full": "default_full"}
-# Constant within an outer fold. Pooled over folds its ranking is that of the training means, which are the lower the
-# higher the test polymers are: an artefact, so it gets no score.
+# Constant within an outer fold. Pooled over folds it ranks by the training means, which are lower the higher the test
+# polymers are: an artefact, so its rankings are not scored.
 CONSTANT = "mean"
 RANKINGS = ("exp_spearman", "sol_auc", "sol_pr_auc")
-# A predicted change of χ smaller than this share of χ is rounding.
+# A predicted change of χ smaller than this share of χ counts as rounding error.
 SMALLEST_CHANGE = 1e-9
 SMALLEST_RANGE_K = 10.0
 LOW_CHI = 1.5
 N_DRAWS = 2000
-# What `make_contract` has of the tables.
+# Entries of `make_contract` that concern the tables.
 DATA = {
     "stage1": "contents of the Stage 1 table",
     "chi": "contents of the table of measured χ",
@@ -59,7 +59,7 @@ DATA = {
     VARIANTS: "which polymers count as one",
     NAMES: "the polymers' names, which are RDKit's",
 }
-# Where a comparison computes may change while it is stopped, and where files lie, whose contents are checked.
+# A stopped comparison may resume on another device, and with files elsewhere, whose contents are then checked.
 FREE_KEYS = ("training.device", "training.num_threads")
 
 
@@ -73,20 +73,20 @@ class Plan:
 
 
 def run_comparison(config: Config, dataset: Dataset, folder: Path, plan: Plan, say: Say) -> list[str]:
-    """Run (or go on with) a comparison and write its tables; returns the lines that tell scores and verdict.
+    """Run or resume a comparison and write its tables; returns the scores and the verdict as lines.
 
-    Writes ``table.csv`` (a line per protocol and row), ``differences.csv`` (to the default, with intervals),
-    ``gaps.csv`` (raw and corrected estimates against the outer truth) and ``verdict.txt`` into `folder`, of every
-    protocol that is complete there.
+    For every protocol that is complete there, writes into `folder` ``table.csv`` (one line per protocol and row),
+    ``differences.csv`` (from the default, with intervals), ``gaps.csv`` (raw and corrected estimates against the outer
+    truth) and ``verdict.txt``.
 
     Raises
     ------
     StudyError
-        There are fewer polymers than outer folds, or all of a table would be tested in one; the folder holds a
-        comparison under other conditions or of other tables, or another process writes to it.
+        There are fewer polymers than outer folds, or all polymers of a table would be tested in one fold; the folder
+        holds a comparison under other conditions or of other tables, or another process is writing to it.
     ConfigError
-        The device is not on this machine, or the encoder's learning rate in Stage 2 would be searched in vain; nothing
-        is written then.
+        The device is not available on this machine, or the search would tune the encoder's learning rate in Stage 2 to
+        no effect; nothing is written then.
     """
     resolve_device(config.training.device)
     _refuse_too_many_folds(dataset, plan.n_outer)
@@ -117,7 +117,7 @@ def _run(config: Config, dataset: Dataset, folder: Path, plan: Plan, folds: np.n
     wanted = [fold for fold in outer if fold.protocol in plan.protocols]
     todo = [fold for fold in wanted if not fold.done.is_file()]
     if todo:
-        # Two searches, one of which runs its best again, and then the default and four choices of theirs.
+        # Two searches, one with a re-evaluation of its best trials, then the default and four choices of the searches.
         n_runs = 2 * config.search.n_trials + expect_runs(config.search) + 5 * plan.n_seeds
         say(
             f"{len(todo)} of {len(wanted)} outer folds to do, about {n_runs} Stage 1 runs and "
@@ -144,7 +144,7 @@ def _tested(dataset: Dataset, fold: OuterFold) -> dict[str, list[str]]:
 
 
 def _refuse_too_many_folds(dataset: Dataset, n_outer: int) -> None:
-    """Refuse more outer folds than polymers to test in them, by the option that asks for them."""
+    """Refuse more outer folds than there are polymers to test; the message names the option."""
     n_polymers = len(dataset.measured_polymers())
     if n_polymers < n_outer:
         raise StudyError(
@@ -154,7 +154,7 @@ def _refuse_too_many_folds(dataset: Dataset, n_outer: int) -> None:
 
 
 def _refuse_untrainable(dataset: Dataset, folds: np.ndarray) -> None:
-    """Refuse a table whose polymers are all in one outer fold: nothing would be left to learn from."""
+    """Refuse a table whose polymers are all in one outer fold, which would leave nothing to learn from."""
     for key, rows in (("paths.exp_chi_csv", dataset.chi), ("paths.solubility_csv", dataset.solubility)):
         if rows is not None and len(np.unique(folds[rows.polymer])) == 1:
             n_polymers = len(np.unique(rows.polymer))
@@ -165,7 +165,7 @@ def _refuse_untrainable(dataset: Dataset, folds: np.ndarray) -> None:
 
 
 def _complete(outer: Sequence[OuterFold], say: Say) -> list[OuterFold]:
-    """The folds of the protocols all of whose folds are done, whichever command did them."""
+    """The folds of all protocols that are complete, whichever command completed them."""
     complete = []
     for protocol in PROTOCOLS:
         own = [fold for fold in outer if fold.protocol == protocol]
@@ -185,7 +185,7 @@ def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan,
         if "data" not in known:
             say("the release that began this comparison kept no checksums of its tables; they are taken to be the same")
         known = {"data": conditions["data"], **known}
-        # A comparison of an earlier release has no checksum of the names.
+        # A comparison from an earlier release has no checksum of the names.
         known["data"] = {NAMES: conditions["data"][NAMES], **known["data"]}
         changed = changed_keys(load_config(folder / "config.yaml"), config)
         differing = [key for key in changed if key not in FREE_KEYS and not key.startswith("paths.")]
@@ -205,7 +205,7 @@ def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan,
 
 
 def summarise(config: Config, dataset: Dataset, folder: Path, outer: Sequence[OuterFold]) -> list[str]:
-    """Pool the outer folds' test predictions into the tables and the verdict; returns the lines that tell both."""
+    """Pool the outer folds' test predictions into the tables and the verdict; returns both as lines."""
     label = resolve_positive_label(dataset.solubility, config.solubility.positive)
     rows, differences = [], []
     for protocol in dict.fromkeys(fold.protocol for fold in outer):
@@ -228,7 +228,7 @@ def summarise(config: Config, dataset: Dataset, folder: Path, outer: Sequence[Ou
 
 
 def pool_predictions(outer: Sequence[OuterFold], row: str) -> dict[str, pd.DataFrame]:
-    """Test predictions of a row over all outer folds, by kind; empty where the row does not predict that."""
+    """Test predictions of a row over all outer folds, by kind; empty if the row does not predict that kind."""
     found = {}
     for kind in ("chi", "solubility"):
         paths = [fold.predictions(row, kind) for fold in outer if fold.predictions(row, kind).is_file()]
@@ -269,10 +269,10 @@ def _score_solubility(frame: pd.DataFrame, label: int) -> dict[str, float]:
 
 
 def share_of_right_slopes(frame: pd.DataFrame) -> float:
-    """Share of polymer–solvent pairs measured over at least `SMALLEST_RANGE_K` whose dχ/dT has the right sign.
+    """Share of polymer–solvent pairs, measured over at least `SMALLEST_RANGE_K`, whose dχ/dT has the right sign.
 
-    Slopes are least-squares lines through the pair's own temperatures. A flat prediction counts as wrong; NaN when no
-    pair has such a range, or every prediction is flat, as those of a constant predictor are.
+    Slopes are least-squares lines through the pair's own temperatures. A flat prediction counts as wrong; NaN if no
+    pair has such a range or if every prediction is flat, as for a constant predictor.
     """
     signs = []
     for _, own in frame.groupby(["polymer", "solvent"]):
@@ -335,7 +335,7 @@ def compare_to_default(
 
 
 def measure_gaps(config: Config, outer: Sequence[OuterFold], label: int) -> pd.DataFrame:
-    """Raw best value, corrected value and outer truth of the inner transfer search, a line per protocol and fold.
+    """Raw best value, corrected value and outer truth of the inner transfer search, one line per protocol and fold.
 
     The truth is the transfer objective of the chosen configuration on the fold's test polymers.
     """

@@ -1,4 +1,4 @@
-"""Corrected values of a choice among trials, and their intervals, from sums per polymer.
+"""Selection-bias corrected values of the best of several trials, with intervals, from sums per polymer.
 
 Called by `evidence.overtuning`.
 """
@@ -20,7 +20,7 @@ N_DRAWS = 1000
 
 @dataclass(frozen=True)
 class Correction:
-    """BBC-CV: the value of *choosing the best of these trials*, on polymers that had no say in the choice.
+    """BBC-CV: the value of *choosing the best of these trials*, on polymers not used for the choice.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Correction:
     components
         Corrected metrics.
     chosen
-        How often each trial was chosen, by place.
+        How often each trial was chosen, by position.
     """
 
     objective: Estimate
@@ -52,21 +52,21 @@ def correct_for_selection(
 ) -> Correction:
     """Bootstrap bias corrected cross-validation over polymers (Tsamardinos et al. 2018, doi 10.1007/s10994-018-5714-4).
 
-    Polymers are drawn with replacement; the trial with the lowest objective on the drawn ones is scored on those that
-    were not drawn; the mean over draws is the corrected value, for R² and an objective that weighs it the median. Its
-    interval: see `out_of_bag_factor`.
+    Polymers are drawn with replacement; the trial with the lowest objective on the drawn ones is scored on those not
+    drawn. The corrected value is the mean over draws, but the median for R² and for objectives that weight it. For its
+    interval see `out_of_bag_factor`.
 
     Parameters
     ----------
     sums, stage1_mae
         Of each trial, over the same polymers.
     default
-        Place of the default configuration among the trials.
+        Position of the default configuration among the trials.
 
     Raises
     ------
     StudyError
-        No draw defines every part of the objective for all trials, on both its sides.
+        No draw defines every term of the objective for all trials, both on the drawn and on the left-out polymers.
     """
     inside = draw_polymers(len(sums[0].polymers), n_draws, random_state)
     outside = (inside == 0).astype(float)
@@ -86,7 +86,7 @@ def correct_for_selection(
     if default is not None:
         gain = _typical(objective_outside[default, usable] - corrected, factor, has_r2=weights.exp_r2 > 0)
         if (choice == default).mean() > 0.025:
-            # So often there is no gain and no loss: shrinking towards the mean must not leave that out.
+            # This often the gain is exactly 0, so the interval, although shrunk towards the mean, must contain 0.
             gain = Estimate(gain.value, min(gain.low, 0.0), max(gain.high, 0.0))
     chosen, place = np.unique(choice, return_inverse=True)
     components = [sums[number].components(outside) for number in chosen]
@@ -106,13 +106,13 @@ def correct_for_selection(
 
 
 def out_of_bag_factor(outside: np.ndarray) -> float:
-    """What the spread of out-of-bag scores is multiplied by to be that of a score on all polymers.
+    """Factor that converts the spread of out-of-bag scores into that of a score on all polymers.
 
-    A draw scores only the m of n polymers that it leaves out, about 37 %, so scores of draws scatter more than scores
-    on all n do. Draws of m without replacement are the delete-d jackknife with d = n − m, whose variance is m/(n − m)
-    times that of the draws (Shao & Wu 1989, doi 10.1214/aos/1176347263): the factor is √(m/(n − m)), about 0.76. Where
-    many trials are alike the interval is still too wide, by up to a half: draws choose different ones, and their mean
-    scatters less than a single one's score.
+    A draw scores only the m of n polymers that it leaves out, about 37 %, so its score varies more than one on all n
+    does. Draws of m without replacement are the delete-d jackknife with d = n − m, whose variance is m/(n − m) times
+    that of the draws (Shao & Wu 1989, doi 10.1214/aos/1176347263): the factor is √(m/(n − m)), about 0.76. If many
+    trials are alike, the interval is still too wide, by up to a half: draws choose different trials, whose mean varies
+    less than a single trial's score.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def out_of_bag_factor(outside: np.ndarray) -> float:
 
 
 def _typical(draws: np.ndarray, factor: float, *, has_r2: bool) -> Estimate:
-    """The mean of draws; with R² in them the median: polymers that hardly differ in χ make it as low as you like."""
+    """The mean of draws, but the median with R²: polymers that hardly differ in χ can make R² arbitrarily low."""
     defined = draws[np.isfinite(draws)]
     return Estimate.of(draws, float(np.median(defined)) if has_r2 and len(defined) else None, factor)
 

@@ -1,7 +1,7 @@
-"""The best trials and the default configuration run again, on fresh seeds and folds: read, ranked, and how noisy.
+"""Re-evaluations of the best trials and the default on fresh seeds and folds: reading, ranking, and their noise.
 
-Runs of one number have the same folds for all trials, and one fold shuffle is harder than another for all alike; so
-trials are compared by the numbers that all of them have. Called by `evidence.overtuning`.
+Runs of the same number use the same folds in all trials, and some fold shuffles are harder than others for all of them;
+so trials are compared on the run numbers they all have. Called by `evidence.overtuning`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc")
 
 @dataclass(frozen=True)
 class FreshScore:
-    """A trial run again on fresh pretraining seeds and folds.
+    """A trial that was run again on fresh pretraining seeds and folds.
 
     Attributes
     ----------
     value, components
-        Means over the runs that all compared trials have.
+        Means over the runs that all compared trials have in common.
     runs
-        Objective of every run of the trial by the run's number, in order of it.
+        Objective of every run of the trial by run number, in order.
     """
 
     number: int
@@ -43,7 +43,7 @@ class FreshScore:
 
 @dataclass(frozen=True)
 class DifferenceNoise:
-    """How much the difference of a trial from the default configuration changes with seeds and folds.
+    """How much the difference between a trial and the default configuration varies with seeds and folds.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class DifferenceNoise:
         Standard deviation of the difference of objectives in one run, pooled over trials; ``None`` until a trial and
         the default have run twice on the same fresh seeds and folds.
     freedom
-        Its degrees of freedom, which need not be whole.
+        Its degrees of freedom, not necessarily an integer.
     """
 
     deviation: float | None
@@ -59,15 +59,15 @@ class DifferenceNoise:
 
     @property
     def half_width(self) -> float | None:
-        """Of a 95 % interval of the difference in one run (Student's t)."""
+        """Half-width of a 95 % interval of the difference in one run (Student's t)."""
         return None if self.deviation is None else self.deviation * float(student.ppf(0.975, self.freedom))
 
 
 def read_fresh_scores(trials: Sequence[FrozenTrial], folder: StudyFolder) -> tuple[list[FreshScore], list[int]]:
-    """Trials that were run again on fresh seeds and folds, the best mean first, and those that cannot be compared.
+    """Trials that were run again on fresh seeds and folds, best mean first, and those that cannot be compared.
 
-    A stop or a failed run leaves trials with different runs. Where no run is common to all, the trials compared are
-    those that have the run most trials have; the numbers of the others come second.
+    After a stop or a failed run, trials have different runs. If no run is common to all, those with the most frequent
+    run are compared; the numbers of the others are returned second.
     """
     saved = {}
     for trial in trials:
@@ -103,18 +103,18 @@ def read_fresh_scores(trials: Sequence[FrozenTrial], folder: StudyFolder) -> tup
 
 
 def find_shared_runs(runs: Iterable[Mapping[int, object]]) -> list[int]:
-    """Numbers of the runs, keys of each mapping, that all trials have, in order; none without a trial."""
+    """The run numbers (keys of each mapping) that all trials have, in order; empty without trials."""
     numbers = [set(own) for own in runs]
     return sorted(set.intersection(*numbers)) if numbers else []
 
 
 def measure_difference_noise(fresh: Sequence[FreshScore]) -> DifferenceNoise:
-    """From differences on the fresh runs that a trial and the default both have; with fewer than two it is left out.
+    """From the fresh runs that a trial and the default have in common; trials with fewer than two are ignored.
 
-    All differences of a run share the default's, so two of them correlate by ½, and k trials of r runs have fewer than
-    k (r − 1) degrees of freedom: 4 k (r − 1) / (k + 3), by Satterthwaite (Biometrics Bulletin 2, 1946, 110) where all
-    runs scatter alike. With C_i what centres the runs of trial i, and r_i of them, that is in general
-    (Σ (r_i − 1))² / Σ_ij c_ij tr(C_i C_j), where c_ij is 1 for i = j and ¼ otherwise.
+    All differences of a run share the default's value, so two of them correlate by ½, and k trials of r runs have fewer
+    than k (r − 1) degrees of freedom: 4 k (r − 1) / (k + 3) if all runs vary equally, by Satterthwaite (Biometrics
+    Bulletin 2, 1946, 110). In general, with C_i the matrix that centres the r_i runs of trial i, it is (Σ (r_i − 1))² /
+    Σ_ij c_ij tr(C_i C_j), where c_ij is 1 for i = j and ¼ otherwise.
     """
     default = next((score.runs for score in fresh if score.is_default), {})
     squares, centrings = 0.0, []

@@ -1,4 +1,4 @@
-"""The guide's Key Insight, measured: does a better Stage 1 mean a better transfer, and what helps one, hurts the other?
+"""The guide's Key Insight, measured: does a better Stage 1 transfer better, and what helps one but hurts the other?
 
 Called by `report.finish` for every search.
 """
@@ -22,7 +22,7 @@ from chitransfer.seeds import derive_seed
 
 SMALLEST_STUDY = 5
 N_DRAWS = 1000
-# A rank correlation with a larger p value is chance as far as one can tell, and no direction.
+# A rank correlation with a larger p value may be chance and is not given a direction.
 SIGNIFICANT = 0.05
 
 
@@ -30,8 +30,7 @@ SIGNIFICANT = 0.05
 class Effect:
     """Rank correlation of one searched parameter with both losses; negative: larger values lower the loss.
 
-    A categorical parameter is ranked by its numbers where its choices are numbers (layer widths by their product), and
-    left out otherwise.
+    A categorical parameter is ranked by its choices if they are numbers (layer widths by their product), else left out.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Insight:
-    """What Stage 1 validation MAE says about the transfer term (the objective without its Stage 1 part).
+    """How well Stage 1 validation MAE predicts the transfer term (the objective without its Stage 1 part).
 
     Attributes
     ----------
@@ -54,10 +53,10 @@ class Insight:
     cost
         Objective of the first minus that of the second.
     rank
-        Place of the Stage 1 choice among all trials by the objective, from 1.
+        Rank of the Stage 1 choice among all trials by the objective, from 1.
     misleading
-        Stage 1 loss would have chosen another trial, and that one lies outside the better quarter or ρ's interval is
-        not above 0.
+        Stage 1 loss would have chosen another trial, and either that trial is not in the better quarter or ρ's interval
+        is not above 0.
     """
 
     n_trials: int
@@ -74,7 +73,7 @@ class Insight:
     sentences: list[str] = field(default_factory=list)
 
     def effects_frame(self) -> pd.DataFrame:
-        """One line a parameter."""
+        """One line per parameter."""
         return pd.DataFrame(
             [vars(effect) for effect in self.effects],
             columns=["name", "on_stage1", "on_transfer", "p_stage1", "p_transfer"],
@@ -82,12 +81,12 @@ class Insight:
 
 
 def without_stage1_term(value: np.ndarray, stage1_mae: np.ndarray, weights: ObjectiveSettings) -> np.ndarray:
-    """The objective without its Stage 1 term, which would correlate with itself, (n_trials,) as both arguments."""
+    """The objective without its Stage 1 term, which would correlate with itself; all arrays (n_trials,)."""
     return value - weights.stage1_mae * stage1_mae
 
 
 def measure_insight(study: optuna.Study, config: Config) -> Insight | None:
-    """Measure it over the complete trials; ``None`` with fewer than five, or when a loss does not vary."""
+    """Measured over the complete trials; ``None`` if there are fewer than five, or if a loss does not vary."""
     trials = sorted(read_standing(study).ranked, key=lambda trial: (trial.values[0], trial.number))
     if len(trials) < SMALLEST_STUDY:
         return None

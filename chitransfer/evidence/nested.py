@@ -1,6 +1,6 @@
-"""One outer fold of a comparison: searches inside its training polymers, then every candidate on its test polymers.
+"""One outer fold of a comparison: searches on its training polymers, then every candidate on its test polymers.
 
-Called by `evidence.compare`. What is done is on disk, so a comparison killed anywhere goes on where it was.
+Called by `evidence.compare`. Completed work is on disk, so a comparison killed at any point resumes there.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ from chitransfer.training.tasks import Stage2Data, Stage2Settings, resolve_posit
 
 PROTOCOLS = ("known chemistry", "new chemistry")
 SCRATCH_EPOCHS = 100
-# Rows whose model is what `chitransfer finetune` makes, and the row whose parameters they take.
+# Rows with a model as made by `chitransfer finetune`, and the rows whose parameters they use.
 FULL_MODELS = {"default_full": "default", "transfer_full": "transfer_best"}
 
 
 @dataclass(frozen=True)
 class OuterFold:
-    """Where one outer fold of one protocol is kept, and which polymers it tests.
+    """One outer fold of one protocol: its files, and which polymers it tests.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class OuterFold:
 
     @property
     def done(self) -> Path:
-        """Written when nothing of the fold is left to do."""
+        """Written when the fold is complete."""
         return self.path / "done.json"
 
     def predictions(self, row: str, kind: str) -> Path:
@@ -92,18 +92,18 @@ class OuterFold:
         return self.path / "predictions" / f"{row}_{kind}.csv"
 
     def stage1_mae(self, row: str) -> list[float]:
-        """Stage 1 validation MAE of each Stage 1 run of a row that is done."""
+        """Stage 1 validation MAE of each Stage 1 run of a completed row."""
         found = json.loads((self.path / "predictions" / f"{row}.json").read_text(encoding="utf-8"))
         return [float(value) for value in found["stage1_mae"]]
 
 
 def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Say, what: str) -> optuna.Study:
-    """Run (or go on with, or just open) a whole search on a dataset in memory.
+    """Run, resume or just open a whole search on a dataset in memory.
 
     Raises
     ------
     StudyError
-        As `open_study` and `SearchDriver.run`, or its time was over before a trial was complete.
+        As in `open_study` and `SearchDriver.run`, or time ran out before any trial was complete.
     """
     optuna.logging.disable_default_handler()
     config = settle_pruner(config, dataset)
@@ -140,9 +140,10 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
     new_chemistry = fold.protocol == PROTOCOLS[1]
     inner = without_polymers(dataset, fold.test, from_stage1=new_chemistry)
     what = f"{fold.protocol}, outer fold {fold.number + 1}"
-    # The rarer class of all polymers need not be that of the training polymers: searches and scores speak of one.
+    # The rarer class may differ between all polymers and the training polymers: searches and scores must use the same
+    # one.
     positive = "soluble" if resolve_positive_label(dataset.solubility, config.solubility.positive) else "insoluble"
-    # Each outer fold is a search of its own, so that its luck is its own.
+    # Each outer fold has a search with its own seed, so that chance effects are independent.
     own = override_config(
         config, {"seed": derive_seed(config.seed, "outer", fold.number), "solubility.positive": positive}
     )
@@ -168,9 +169,9 @@ def run_outer_fold(config: Config, dataset: Dataset, fold: OuterFold, n_seeds: i
 def choose_candidates(
     config: Config, study: optuna.Study, random_study: optuna.Study, fold: OuterFold, say: Say
 ) -> dict[str, dict[str, object]]:
-    """What the rows that a search chose lay over the configuration, by dotted key; the default configuration nothing.
+    """Configuration overrides of the rows chosen by a search, by dotted key; none for the default configuration.
 
-    Where the guard cannot correct the search for luck, as with a single polymer of a class, its choice is the best.
+    If the guard cannot correct the search for selection bias, as with a single polymer in a class, it chooses the best.
     """
     standing, by_chance = read_standing(study), read_standing(random_study)
     reevaluated = override_config(config, {"search.select": "reevaluated"})
@@ -195,7 +196,7 @@ def choose_candidates(
 
 
 class _Tester:
-    """Trains on everything but the test polymers and writes what comes out for the test polymers."""
+    """Trains on everything but the test polymers and writes the predictions for the test polymers."""
 
     def __init__(self, config: Config, dataset: Dataset, fold: OuterFold, new_chemistry: bool) -> None:
         self.config, self.dataset, self.fold, self._new_chemistry = config, dataset, fold, new_chemistry
@@ -220,7 +221,7 @@ class _Tester:
         return np.zeros(0, dtype=bool) if rows is None else ~np.isin(rows.polymer, self.fold.test)
 
     def test_candidate(self, row: str, overrides: dict[str, object], n_seeds: int, same: str | None) -> None:
-        """Stage 1 and quick Stage 2 with some settings, or a copy of a row with the same ones."""
+        """Stage 1 and quick Stage 2 with the given settings, or a copy of a row with the same ones."""
         if self._is_done(row):
             return
         if same is not None:
@@ -234,7 +235,7 @@ class _Tester:
         self._write(row, [self._fine_tune(*self._pretrain(config, seed), settings, seed) for seed in range(n_seeds)])
 
     def _pretrain(self, config: Config, seed: int) -> tuple[TransferNetwork, float]:
-        """Stage 1's network and its validation MAE; trained once for all rows of the same parameters."""
+        """Stage 1's network and its validation MAE; trained once for all rows with the same parameters."""
         shape, settings = network_shape(config, self.stage1.features.n_features), stage1_settings(config)
         known = self._pretrained.get(key := repr((shape, settings, seed)))
         if known is None:
@@ -244,7 +245,7 @@ class _Tester:
         return known
 
     def test_full_model(self, row: str, overrides: dict[str, object]) -> None:
-        """What `chitransfer finetune` makes of one Stage 1: whole networks, one for every fold of training polymers.
+        """The model `chitransfer finetune` makes from one Stage 1: a whole network for every fold of training polymers.
 
         Probability and threshold come from the members that did not learn from a polymer, as in the model itself.
         """
@@ -278,14 +279,14 @@ class _Tester:
         self._write(row, [found])
 
     def _computed(self) -> PairTable:
-        """The computed χ that whole networks rehearse: all that Stage 1 may have."""
+        """The computed χ that whole networks rehearse: all that Stage 1 may use."""
         rows = self.dataset.stage1
         seen = ~np.isin(rows.polymer, self.fold.test) if self._new_chemistry else np.ones(len(rows), dtype=bool)
         device = self.stage1.features.device
         return group_by_pair(rows, seen, self.stage1.chi_scaler, self.config.T_ref_K, device)
 
     def test_scratch(self, n_seeds: int) -> None:
-        """The default network without Stage 1, everything trained at the heads' learning rate."""
+        """The default network without Stage 1, trained entirely at the heads' learning rate."""
         if self._is_done("no_stage1"):
             return
         quick = stage2_settings(self.config, max(SCRATCH_EPOCHS, self.config.training.stage2_epochs))
@@ -316,7 +317,7 @@ class _Tester:
             coefficients, _ = members.predict(self.stage2.features, task.structure, task.solvent)
             standardised = chi_at(coefficients, task.tau)[0].cpu().numpy()
             found["chi"] = Prediction(self.stage2.chi_scaler.inverse(standardised))
-        # A head that was not trained says nothing.
+        # A head that was not trained predicts nothing.
         if self.dataset.solubility is not None and settings.lambda_sol > 0:
             task = self.stage2.solubility
             _, logits = members.predict(self.stage2.features, task.structure, task.solvent)
@@ -327,7 +328,7 @@ class _Tester:
         return found
 
     def test_baselines(self) -> None:
-        """The simple predictors, and Stage 1's own χ (default configuration) corrected by a line."""
+        """The simple predictors, and Stage 1's own χ (default configuration) with a linear correction."""
         tasks = self._tasks()
         for row, (predict_chi, predict_solubility) in BASELINES.items():
             if self._is_done(row):
@@ -382,7 +383,7 @@ class _Tester:
         self._finish(row, [one["stage1_mae"] for one in found if "stage1_mae" in one])
 
     def _finish(self, row: str, stage1_mae: list[float]) -> None:
-        """The small file that makes a row count, written last."""
+        """Write the small file that marks a row as complete, last of all."""
         write_json(self.fold.path / "predictions" / f"{row}.json", {"stage1_mae": stage1_mae})
 
 

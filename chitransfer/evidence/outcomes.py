@@ -1,4 +1,4 @@
-"""Out-of-fold predictions of trials as sums per polymer, so that any resampling of polymers is scored by a product.
+"""Out-of-fold predictions of trials as sums per polymer, so that a resampling of polymers is scored by one product.
 
 Read from a study's folder by `evidence.overtuning`; made from predictions in memory by `evidence.compare`.
 """
@@ -25,21 +25,22 @@ NEEDED_COLUMNS = {
     "chi": ("polymer", "chi", "predicted_chi"),
     "solubility": ("polymer", "soluble", "probability_positive", "called_positive"),
 }
-# Measured χ enter as differences from the table's mean: squares of large numbers would leave R² little but rounding.
+# Measured χ enter relative to the table's mean: with squares of large numbers, R² would be dominated by rounding.
 CHI_SUMS = ("n", "absolute", "square", "measured", "measured_square")
 CALL_SUMS = ("true_positive", "false_positive", "false_negative", "true_negative")
-# Of a sum of squares: less than this share of it is what rounding leaves of a difference.
+# Relative to a sum of squares: a smaller difference is rounding error.
 ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class PolymerSums:
-    """What one configuration's out-of-fold predictions come to, per polymer.
+    """Sums over one configuration's out-of-fold predictions, per polymer.
 
     Attributes
     ----------
     polymers
-        Names of the polymers, the last axis of everything else; such as differ only in stereo are one, as in splits.
+        Names of the polymers, the last axis of all arrays; polymers that differ only in stereo are merged, as in
+        splits.
     chi
         `CHI_SUMS` of each repeat, (n_repeats, 5, n_polymers); ``None`` without a χ table.
     calls
@@ -56,8 +57,8 @@ class PolymerSums:
     def components(self, weights: np.ndarray, *, with_auc: bool = True) -> dict[str, np.ndarray]:
         """Metrics when polymer p counts `weights[:, p]` times, each (n_draws,): pooled, then averaged over repeats.
 
-        A metric that a draw does not define (no positive row, one class only, no two χ that differ) is NaN there.
-        ``sol_auc``, which costs more than all others together, can be left out.
+        A metric that a draw does not define (no positive row, a single class, no two different χ) is NaN for it.
+        ``sol_auc``, which costs more than all others together, can be omitted.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             found = {} if self.chi is None else _chi_components(np.moveaxis(self.chi @ weights.T, 1, 0))
@@ -80,15 +81,15 @@ def _chi_components(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _squares_about_mean(n: np.ndarray, total: np.ndarray, square: np.ndarray) -> np.ndarray:
-    """Σ(χ − mean)² of every draw from its n, Σχ and Σχ²; NaN where what is left is rounding, as of equal χ."""
+    """Σ(χ − mean)² of every draw from its n, Σχ and Σχ²; NaN where only rounding is left, as for equal χ."""
     rest = square - total**2 / n
     return np.where(rest > ROUNDING * square, rest, np.nan)
 
 
 def _call_components(counts: np.ndarray) -> dict[str, np.ndarray]:
     tp, fp, fn, tn = counts
-    # As scikit-learn with zero_division=0: a class never called has precision 0, hence F1 0. Where no row is of the
-    # class there is nothing to find: neither recall nor F1.
+    # As in scikit-learn with zero_division=0: a class never predicted has precision 0, hence F1 0. Without rows of the
+    # class, neither recall nor F1 is defined.
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return {
         "sol_f1": np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
@@ -114,12 +115,12 @@ def sum_by_polymer(
     solubility: Sequence[pd.DataFrame],
     positive_label: int,
 ) -> PolymerSums:
-    """Sums of predictions given as frames, one a repeat.
+    """Sums of predictions given as frames, one per repeat.
 
     Parameters
     ----------
     polymers
-        Every polymer identity in the frames; those that differ only in stereo become one polymer.
+        All polymer identities in the frames; those that differ only in stereo are merged.
     chi
         Columns ``polymer``, ``chi``, ``predicted_chi``.
     solubility
@@ -128,7 +129,7 @@ def sum_by_polymer(
     Raises
     ------
     StudyError
-        The frames are of other polymers, or a name is none of a polymer.
+        The frames contain other polymers, or a name is not a polymer.
     """
     try:
         names = merge_stereo_variants(polymers)
@@ -176,9 +177,9 @@ def _rank_rows(frame: pd.DataFrame, place: Mapping[str, int], positive_label: in
 def read_trial_sums(
     folder: Path, kinds: Sequence[str], polymers: Sequence[str], positive_label: int, n_replicates: int = 1
 ) -> PolymerSums:
-    """Sums of a finished trial's out-of-fold files, all its runs together; `folder` is ``trials/NNNN``.
+    """Sums of a finished trial's out-of-fold files, all runs combined; `folder` is ``trials/NNNN``.
 
-    `kinds` are the tables that it was scored on, of ``chi`` and ``solubility``.
+    `kinds` are the tables it was scored on: ``chi``, ``solubility`` or both.
 
     Raises
     ------
@@ -202,7 +203,7 @@ def read_repeats(folder: Path, kind: str) -> list[pd.DataFrame]:
     Raises
     ------
     StudyError
-        The file is damaged: cut short, without a column or value that is needed or a number that is one, or no table.
+        The file is damaged: truncated, not a table, or lacking a required column, value or number.
     """
     path = folder / f"out_of_fold_{kind}.csv"
     if not path.is_file():
@@ -230,6 +231,6 @@ def measured_polymers(folder: Path) -> tuple[str, ...]:
 
 
 def fresh_replicates(trial_folder: Path) -> list[int]:
-    """Numbers of the re-evaluations on fresh folds and seeds that a trial has, in order."""
+    """Numbers of a trial's re-evaluations on fresh folds and seeds, in order."""
     found = (int(path.name.removeprefix("replicate_")) for path in trial_folder.glob("replicate_*"))
     return sorted(number for number in found if number >= FIRST_FRESH)

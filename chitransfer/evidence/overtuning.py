@@ -1,4 +1,4 @@
-"""Over-tuning guard: what the best trial is worth once the luck of choosing it is taken off, and which trial to take.
+"""Over-tuning guard: the best trial's value after correction for selection bias, and which trial to recommend.
 
 `examine_study` is called at the end of every search and by ``chitransfer report``; it reads only what is on disk.
 """
@@ -36,8 +36,8 @@ ENOUGH_FREEDOM = 2.0
 class Examination:
     """Everything the guard found; written to ``overtuning.json``.
 
-    `left_out` has the trials whose out-of-fold predictions are lost, and why; `n_trials` does not count them.
-    `fresh_left_out` has those that no fresh run allows to compare with `fresh`.
+    `left_out` has the trials whose out-of-fold predictions are lost, and why; `n_trials` excludes them.
+    `fresh_left_out` has those that no fresh run allows to be compared with `fresh`.
     """
 
     chosen_trial: int
@@ -68,14 +68,15 @@ class Examination:
 
 
 def examine_study(study: optuna.Study, folder: StudyFolder, config: Config) -> Examination | None:
-    """Correct, compare and choose; ``None`` while fewer than two trials are complete.
+    """Correct, compare and choose; ``None`` if fewer than two trials are complete.
 
     A trial whose out-of-fold files are missing or damaged is left out.
 
     Raises
     ------
     StudyError
-        Those of the best trial are, or of all others, or there are too few polymers to resample.
+        The best trial's files, or those of all others, are missing or damaged, or there are too few polymers to
+        resample.
     """
     standing = read_standing(study)
     complete = sorted(standing.ranked, key=lambda trial: trial.number)
@@ -163,7 +164,7 @@ def _within_one_error(trials: list[FrozenTrial], errors: np.ndarray, best: int) 
 
 
 def count_weights(config: Config, trial: FrozenTrial) -> int:
-    """Weights of a trial's network with inputs as wide as the fingerprint: what "simplest" means."""
+    """Number of weights in a trial's network, with inputs as wide as the fingerprint: the measure of "simplest"."""
     own = override_config(config, to_overrides(trial.params, config.search.space))
     model = own.model
     widths = [own.chem.fingerprint_bits, *model.encoder_hidden_dims, model.encoder_latent_dim]
@@ -172,14 +173,15 @@ def count_weights(config: Config, trial: FrozenTrial) -> int:
 
 
 def positive_label(folder: StudyFolder, number: int, config: Config) -> int:
-    """The label F1 and recall speak of in a study, from the solubility rows of a trial's out-of-fold file."""
+    """The label to which F1 and recall refer in a study, from the solubility rows of a trial's out-of-fold file."""
     frames = read_repeats(folder.trial(number), "solubility")
     return choose_positive_label(frames[0]["soluble"].to_numpy() if frames else None, config.solubility.positive)
 
 
 def describe_examination(found: Examination) -> list[str]:
     """The guard's findings as sentences, the most important first."""
-    # A draw scores on the third of the polymers it leaves out: the easier ones perhaps, and those of few rows as often.
+    # A draw is scored on the third of the polymers it leaves out, perhaps the easier ones; few-row polymers count
+    # equally.
     is_better = found.corrected.value < found.best_value
     lines = [
         f"the best of {found.n_trials} trials has objective {found.best_value:.4f}; corrected for selection bias "
@@ -279,10 +281,10 @@ def _describe_fresh(found: Examination) -> str:
 
 
 def describe_control(components: Mapping[str, Estimate]) -> str:
-    """What a search on permuted labels says: R² must not be above 0 nor AUC above 0.5.
+    """The result of a search on permuted labels: R² must not be above 0, nor AUC above 0.5.
 
-    A leak is seen when the interval lies above chance, so one that is worth less than the interval's lower half width
-    passes; the sentence says how much that is.
+    A leak is detected if the interval lies above chance, so one smaller than the interval's lower half-width is missed;
+    the sentence says how small.
     """
     shown, hidden, leaks, blind = [], [], False, []
     for name, title, chance in (("exp_r2", "χ R²", 0.0), ("sol_auc", "ROC-AUC", 0.5)):
@@ -290,7 +292,7 @@ def describe_control(components: Mapping[str, Estimate]) -> str:
         if estimate is not None:
             leaks |= estimate.low > chance
             shown.append(f"corrected {title} {estimate}")
-            # No more than this is left between chance and a perfect score.
+            # The range between chance and a perfect score is no larger than this.
             if estimate.value - estimate.low >= 1.0 - chance:
                 blind.append(title)
             else:

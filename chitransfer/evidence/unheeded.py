@@ -1,4 +1,4 @@
-"""What of a configuration a comparison does not heed: refused where a command asks for it, else said in a line.
+"""Settings that a comparison ignores: refused where a command sets them, else mentioned in a line.
 
 Called by `chitransfer compare` before it reads a table.
 """
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from chitransfer.config import Config
 from chitransfer.errors import ConfigError
 
-# Where and how many at a time trials of a search run; those of a comparison run one by one in its own process.
+# Where a search runs its trials and how many at a time; a comparison runs them one by one in its own process.
 SPEED_KEYS = ("search.workers", "search.pack", "search.devices", "search.scheduler")
 ALONE = "the searches of a comparison run one trial at a time in its own process, on training.device"
 NAMED = "its folder is named by --name"
-# Keys and whole sections (with a dot at the end) that a comparison does not read, and why.
+# Keys and whole sections (ending in a dot) that a comparison does not read, and why.
 UNREAD = {
     **dict.fromkeys((*SPEED_KEYS, "search.max_worker_deaths", "cluster."), ALONE),
     "search.storage": NAMED,
@@ -28,7 +28,7 @@ UNREAD = {
 
 
 def refuse_without_effect(config: Config, overrides: Iterable[str]) -> None:
-    """Refuse the control on permuted labels, and overrides that a comparison would not heed.
+    """Refuse the control on permuted labels, and overrides that a comparison would ignore.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def refuse_without_effect(config: Config, overrides: Iterable[str]) -> None:
 
 
 def describe_without_effect(config: Config) -> list[str]:
-    """One line about keys of a file that would make a search faster and a comparison not; none where there are none."""
+    """One line about keys in a file that would speed up a search but not a comparison; empty if there are none."""
     values, usual = ({f"search.{name}": value for name, value in search} for search in (config.search, Config().search))
     changed = [key for key in SPEED_KEYS if values[key] != usual[key]]
     return [f"without effect here: {', '.join(changed)}; {ALONE}"] if changed else []

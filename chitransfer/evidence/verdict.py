@@ -1,6 +1,6 @@
-"""A comparison in words, allowed to say that the search did not help or that Stage 1 hurts; and its rows' names.
+"""A comparison in words, which may say that the search did not help or that Stage 1 hurts; and its rows' names.
 
-Called by `evidence.compare`; `evidence.nested` and `report.html` take the names.
+Called by `evidence.compare`; `evidence.nested` and `report.html` use the names.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ NAMES = {
     "sol_pr_auc": "PR-AUC",
     "sol_brier": "Brier",
 }
-# Scores that candidates are compared by, in the order in which they are shown.
+# Scores by which candidates are compared, in display order.
 COMPARED = ("objective", "exp_mae", "sol_f1", "sol_recall", "sol_auc")
 LOWER_IS_BETTER = {"objective", "exp_mae", "exp_mae_low_chi", "exp_rmse", "sol_brier"}
 
 
 def describe_scores(table: pd.DataFrame) -> list[str]:
-    """The scores by which candidates are compared, a table for every protocol; what is not predicted is a dash."""
+    """The scores by which candidates are compared, one table per protocol; a dash where nothing is predicted."""
     metrics = [name for name in COMPARED if name in table and table[name].notna().any()]
     columns = [f"{NAMES[name]} {'↓' if name in LOWER_IS_BETTER else '↑'}" for name in metrics]
     width = max(len(title) for title in table["title"])
@@ -66,7 +66,7 @@ def describe_scores(table: pd.DataFrame) -> list[str]:
 
 
 def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataFrame) -> list[str]:
-    """What the comparison shows, a sentence each, for every protocol."""
+    """The findings of the comparison, one sentence each, for every protocol."""
     sentences = []
     titles = {str(row): str(title) for row, title in zip(table["row"], table["title"], strict=True)}
     for protocol in table["protocol"].unique():
@@ -99,7 +99,7 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
 
 
 def _is_transfer_search(own: pd.DataFrame) -> bool:
-    """Whether every score of the random search is that of the transfer-aware one."""
+    """Whether the random search and the transfer-aware one agree in every score."""
     if not {"random_best", "transfer_best"} <= set(own.index):
         return False
     scores = own[[name for name in NAMES if name in own]].T
@@ -114,7 +114,7 @@ def _line(shown: pd.DataFrame, row: str, metric: str) -> tuple[float, float, flo
 
 
 def _as_error(line: tuple[float, float, float], metric: str) -> tuple[float, float, float]:
-    """A difference with its interval, turned so that less is better."""
+    """A difference with its interval, with its sign such that lower is better."""
     return line if metric in LOWER_IS_BETTER else (-line[0], -line[2], -line[1])
 
 
@@ -160,7 +160,7 @@ def _judge_scratch(shown: pd.DataFrame, metric: str, protocol: str) -> list[str]
 
 
 def _tell_others(shown: pd.DataFrame, metric: str, is_worse: bool, is_better: bool) -> str:
-    """Other scores that, without Stage 1, clearly change another way than `metric` does."""
+    """Other scores that, without Stage 1, clearly change in a different direction from `metric`."""
     better: list[str] = []
     worse: list[str] = []
     for other in NAMES:
@@ -194,8 +194,8 @@ def _name_winners(own: pd.DataFrame, protocol: str, titles: Mapping[str, str]) -
 def describe_gaps(gaps: pd.DataFrame) -> list[str]:
     """How far the raw best value and the corrected one are from the outer truth, by protocol.
 
-    One is called closer only where the mean absolute gaps differ by more than the paired 95 % interval over outer folds
-    (Student's t); the mean gap says which way they err.
+    One is called closer only if the mean absolute gaps differ by more than the paired 95 % interval over outer folds
+    (Student's t); the mean gap gives the direction of the error.
     """
     sentences = []
     for protocol in gaps["protocol"].unique():

@@ -1,6 +1,6 @@
-"""What makes raw predictions honest: half-widths of χ intervals, calibrated probabilities and their intervals.
+"""Calibration of raw predictions: half-widths of χ intervals, calibrated probabilities and their intervals.
 
-Fitted by `training.conformal` on polymers left out; kept in the checkpoint; applied by `predict`.
+Fitted by `training.conformal` on left-out polymers; stored in the checkpoint; applied by `predict`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-# What intervals promise where there are polymers enough.
+# Coverage that intervals guarantee if there are enough polymers.
 COVERAGE = 0.9
 
 
@@ -20,13 +20,13 @@ COVERAGE = 0.9
 class ChiInterval:
     """Prediction intervals of χ by conformal prediction.
 
-    The half-width is `factor` · (`spread_weight` · spread + `offset`): the members' disagreement says where to be
-    careful, residuals on polymers left out say by how much.
+    The half-width is `factor` · (`spread_weight` · spread + `offset`): the members' disagreement shows where errors are
+    likely, residuals on left-out polymers show how large they are.
 
     Attributes
     ----------
     coverage
-        Share of a polymer's measured values that should lie inside, on average over polymers like those of the tables.
+        Share of a polymer's measured values expected inside, on average over polymers like those in the tables.
     spread_weight
         0 makes every interval equally wide.
     """
@@ -61,7 +61,7 @@ class ProbabilityCalibration:
     slope, intercept
         P = 1 / (1 + exp(−(slope · logit + intercept))).
     slopes, intercepts
-        The same of every resampled table, (n_resamples,).
+        The same for every resampled table, (n_resamples,).
     """
 
     coverage: float
@@ -78,9 +78,9 @@ class ProbabilityCalibration:
     def interval(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper ends (n,) for members' logits (n_members, n).
 
-        Members and resampled calibrations are paired in turn, until every one has had its turn and every member as many
-        as any other, so both sources of doubt are in.
-        The ends always hold the calibrated probability itself.
+        Members and resampled calibrations are paired cyclically until each calibration has been used and all members
+        equally often, so that both sources of uncertainty are included. The interval always contains the calibrated
+        probability itself.
         """
         n_members, n_resamples = len(logits), len(self.slopes)
         pair = np.arange(n_members * math.ceil(n_resamples / n_members))

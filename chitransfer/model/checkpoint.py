@@ -1,4 +1,4 @@
-"""Model files: one file of tensors and plain values that executes nothing when read and is checked before use.
+"""Model files: one file of tensors and plain values, checked before use; reading it executes nothing.
 
 Written by `training.pretrain` and `training.finetune`; read by `training.finetune` and `predict`.
 """
@@ -31,18 +31,18 @@ HINTS = {
 
 @dataclass(frozen=True)
 class Scales:
-    """What turns structures and χ into what a network reads and back.
+    """Everything that converts structures and χ to network inputs and back.
 
     Attributes
     ----------
     recipe
-        How features are made.
+        How features are computed.
     polymer, solvent
-        Scalers of either part of the features.
+        Scalers of the two parts of the features.
     chi
-        Of Stage 1's χ.
+        Scaler of Stage 1's χ.
     T_ref
-        Kelvin; the temperature at which χ(T) has its first coefficient.
+        Kelvin; the temperature at which χ(T) equals its first coefficient.
     """
 
     recipe: FeatureRecipe
@@ -74,12 +74,12 @@ class Scales:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What Stage 1 leaves behind: networks that differ in their seed, and how they were made.
+    """The result of Stage 1: networks that differ in their seed, and how they were made.
 
     Attributes
     ----------
     validation_polymers, test_polymers
-        Identities Stage 1 did not learn from; Stage 2 keeps the test polymers out as well.
+        Identities Stage 1 did not learn from; Stage 2 also leaves the test polymers out.
     provenance
         Versions, configuration (YAML text), SHA-256 of the tables, date.
     """
@@ -91,7 +91,7 @@ class Pretrained:
     provenance: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, atomically."""
+        """Write the checkpoint atomically."""
         content = {
             "scales": self.scales.to_dict(),
             "shape": self.networks[0].shape.to_dict(),
@@ -121,14 +121,14 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model people use: members of every pretrained network, and everything their predictions need.
+    """The final model: members of every pretrained network, and everything their predictions need.
 
     Attributes
     ----------
     groups
-        One a pretrained network.
+        One per pretrained network.
     chi_interval, probability
-        Calibrated on polymers left out; ``None`` for a task that had no measured rows.
+        Calibrated on left-out polymers; ``None`` for a task without measured rows.
     positive_label
         The label (1 soluble, 0 insoluble) whose probability the networks give.
     threshold
@@ -145,7 +145,7 @@ class TrainedModel:
     provenance: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, atomically."""
+        """Write the checkpoint atomically."""
         content = {
             "scales": self.scales.to_dict(),
             "shape": self.groups[0].network.shape.to_dict(),
@@ -174,7 +174,7 @@ class TrainedModel:
         Raises
         ------
         CheckpointError
-            As `load_checkpoint`; or its features are made by another version of the program, with the difference.
+            As in `load_checkpoint`; or another program version computes its features differently, with the difference.
         """
         content, provenance = load_checkpoint(path, MODEL)
         _refuse_other_features(path, content, provenance)
@@ -199,7 +199,7 @@ class TrainedModel:
 
 
 def check_recipe(path: Path, known: FeatureRecipe, wanted: FeatureRecipe) -> None:
-    """Refuse a checkpoint whose features are not the ones the data would be given.
+    """Refuse a checkpoint whose features differ from those the data would get.
 
     Raises
     ------
@@ -219,7 +219,7 @@ def check_recipe(path: Path, known: FeatureRecipe, wanted: FeatureRecipe) -> Non
 
 
 def save_checkpoint(path: Path, kind: str, content: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Write tensors and plain values as one file with a checksum over all of it, atomically."""
+    """Write tensors and plain values atomically as one file with a checksum over all of it."""
     write_atomically(path, pack_content(kind, content, provenance))
 
 
@@ -255,7 +255,7 @@ def _group(shape: NetworkShape, values: dict[str, Any], has_interval: bool) -> F
     parameters = dict(values["parameters"])
     learned_chi = values.get("learned_chi")
     if learned_chi is None and not has_interval:
-        # Of a release that did not keep it.
+        # From a release that did not store it.
         learned_chi = torch.zeros(len(next(iter(parameters.values()))), dtype=torch.bool)
     group = FittedMembers(
         _network(shape, values["network"]), parameters, bool(values["frozen"]), values["columns"], learned_chi
@@ -264,6 +264,6 @@ def _group(shape: NetworkShape, values: dict[str, Any], has_interval: bool) -> F
     names = {name for name, _ in own.named_parameters()}
     if set(group.parameters) != names:
         raise ValueError(f"the members' weights are {sorted(group.parameters)}, expected {sorted(names)}")
-    # A member that can be taken out as a network has every weight in its right shape.
+    # If a member can be extracted as a network, all weights have the right shapes.
     group.member(len(group) - 1)
     return group

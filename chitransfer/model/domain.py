@@ -1,6 +1,6 @@
-"""Where a model may be believed: polymers like those it was cross-validated on, solvents and temperatures it has met.
+"""Where a model can be trusted: polymers like those it was cross-validated on, solvents and temperatures it has seen.
 
-Fitted by `training.finetune`, kept in the checkpoint, asked by `predict`.
+Fitted by `training.finetune`, stored in the checkpoint, used by `predict`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from chitransfer.chemistry.similarity import tanimoto
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Fingerprints of measured training polymers, and how near a polymer must be to one of them.
+    """Fingerprints of measured training polymers, and how similar a polymer must be to one of them.
 
     Attributes
     ----------
@@ -26,9 +26,9 @@ class Neighbours:
         Fingerprint bits, (n_training, n_bits / 8) uint8.
     smallest_similarity
         Tanimoto similarity in 0 … 1 to the nearest training polymer, reached by 95 % of the polymers left out in
-        cross-validation: above it, the model's stated errors were measured on polymers at least as strange. 1, met only
-        by what has a training polymer's fingerprint, where nothing was measured: for one polymer, or polymers that were
-        in one fold in every repeat.
+        cross-validation: above it, the model's stated errors were measured on polymers at least as dissimilar. Where
+        nothing was measured, for a single polymer or polymers always in one fold, it is 1: only a training polymer's
+        fingerprint reaches that.
     """
 
     polymers: tuple[str, ...]
@@ -43,7 +43,7 @@ class Neighbours:
         reached = []
         for repeat in folds:
             apart = repeat[:, None] != repeat[None, :]
-            # With all in one fold no member had a training polymer that could be near to one left out.
+            # If all are in one fold, no left-out polymer had a training polymer to be near to.
             if apart.any():
                 reached.append(np.where(apart, similarity, 0.0).max(axis=1))
         return cls(
@@ -82,9 +82,10 @@ class ApplicabilityDomain:
     measured
         All measured polymers.
     chi
-        Those with measured χ, often far fewer; ``None`` without any, and in models of releases that did not keep them.
+        Those with measured χ, often far fewer; ``None`` if there are none, or in models of releases that did not store
+        them.
     solvents
-        Canonical SMILES met in training.
+        Canonical SMILES seen in training.
     coldest, hottest
         Kelvin, of the measured χ; NaN without any.
     """

@@ -1,6 +1,6 @@
-"""Stage 2 networks that share a Stage 1 network and differ in what they were trained on, stacked along one axis.
+"""Stage 2 networks derived from one Stage 1 network but trained on different rows, stacked along one axis.
 
-Trained by `training.stage2`, kept by `model.checkpoint`, used by `predict`.
+Trained by `training.stage2`, stored by `model.checkpoint`, used by `predict`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from chitransfer.errors import TrainingError
 from chitransfer.model.network import TransferNetwork
 
 FIRST_WEIGHT = "encoder.0.weight"
-# Whose inputs are dense together.
+# Number of rows whose inputs are dense at the same time.
 ROWS_AT_A_TIME = 2048
 
 
@@ -35,16 +35,16 @@ class FittedMembers:
     Parameters
     ----------
     network
-        The Stage 1 network. When frozen, its encoder serves every member. When not, it keeps the first layer's weights
-        of the features that no Stage 2 row has: no gradient ever reached them.
+        The Stage 1 network. If frozen, its encoder serves every member. If not, it provides the first-layer weights of
+        features that no Stage 2 row has, which no gradient ever reached.
     parameters
         Stacked parameters of the heads (frozen) or of the whole network, each (n_members, …). The first layer's weight
-        then covers `columns` only.
+        then covers only `columns`.
     columns
-        Features whose first-layer weights the members own, (n_columns,) int64; ``None`` when frozen.
+        Features whose first-layer weights the members own, (n_columns,) int64; ``None`` if frozen.
     learned_chi
-        Which members learned measured χ, (n_members,) bool; ``None``: all. The χ of the others is that of `network`:
-        what labels alone made of theirs, by way of the solubility head that reads it, is no χ.
+        Which members learned measured χ, (n_members,) bool; ``None``: all. The others use the χ of `network`, because
+        theirs was changed only by labels, through the solubility head that reads it.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FittedMembers:
         Raises
         ------
         TrainingError
-            Some are NaN or infinite: the last step of Stage 2, whose loss no later step tells, went astray.
+            Some are NaN or infinite: Stage 2 diverged in its last step, which no later loss could show.
         """
         coefficients, logits = [], []
         for s, v in zip(structure.split(ROWS_AT_A_TIME), solvent.split(ROWS_AT_A_TIME), strict=True):
@@ -99,7 +99,7 @@ class FittedMembers:
         return coefficients, logits
 
     def _encode(self, inputs: Tensor) -> Tensor:
-        """Latent vectors by the encoder of Stage 1, (n_pairs, latent_dim)."""
+        """Latent vectors from Stage 1's encoder, (n_pairs, latent_dim)."""
         first = self.network.encoder.first
         latents = apply_to_sparse(first.weight, inputs) + first.bias
         for layer in list(self.network.encoder.children())[1:]:
@@ -112,7 +112,7 @@ class FittedMembers:
         first = self.network.encoder.first
         others = torch.ones(inputs.shape[-1], dtype=torch.bool, device=inputs.device)
         others[self.columns] = False
-        # What the members have in common is worked out once, and a feature that no pair has not at all.
+        # What the members have in common is computed once; features that no pair has are skipped.
         shift = apply_to_sparse(first.weight[:, others], inputs[:, others])
         own = inputs[:, self.columns]
         present = (own != 0).any(0)
@@ -132,7 +132,7 @@ class FittedMembers:
         return result
 
     def member(self, position: int) -> TransferNetwork:
-        """One member as a network of its own, in eval mode, with the χ it has whether it `learned_chi` or not."""
+        """One member as a separate network, in eval mode, with its own χ whether or not it `learned_chi`."""
         network = copy.deepcopy(self.network)
         target = network.heads if self.frozen else network
         own = {name: stacked[position].detach() for name, stacked in self.parameters.items()}
@@ -153,12 +153,12 @@ class FittedMembers:
 def apply_to_sparse(weight: Tensor, inputs: Tensor) -> Tensor:
     """``inputs @ weight.T``, (n_pairs, width), for inputs that are mostly zero; without gradients.
 
-    Fingerprints have about forty bits set of two thousand; on a CPU the zeros are skipped, elsewhere they cost nothing.
+    Fingerprints have about forty of two thousand bits set; on a CPU the zeros are skipped, elsewhere they cost nothing.
 
     Parameters
     ----------
     weight, inputs
-        (width, n_features) and (n_pairs, n_features), of the same dtype and device.
+        (width, n_features) and (n_pairs, n_features), with the same dtype and device.
     """
     if inputs.device.type != "cpu":
         return inputs @ weight.T
@@ -167,7 +167,7 @@ def apply_to_sparse(weight: Tensor, inputs: Tensor) -> Tensor:
 
 
 class _Shifted(nn.Module):
-    """A network over some of the features; `shift` (n_pairs, n_hidden) is what the others add to the first layer."""
+    """A network over some of the features; `shift` (n_pairs, n_hidden) is the others' share of the first layer."""
 
     def __init__(self, network: TransferNetwork) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ def keep_columns(network: TransferNetwork, columns: Tensor) -> TransferNetwork:
 
 
 def spread_columns(compact: TransferNetwork, columns: Tensor) -> TransferNetwork:
-    """The inverse of `keep_columns`: a copy that reads every feature, with weights of zero for those left out."""
+    """The inverse of `keep_columns`: a copy that reads every feature, with zero weights for those left out."""
     network = copy.deepcopy(compact)
     first, n_features = network.encoder.first, network.shape.n_features
     weight = first.weight.detach().new_zeros(first.out_features, n_features)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# T_ref/T − 1 spans about ±0.3 over measured temperatures; five times that is of order one, as the head's inputs are.
+# T_ref/T − 1 spans about ±0.3 over measured temperatures; five times that is of order one, like the head's inputs.
 INVERSE_TEMPERATURE_SCALE = 5.0
 
 
@@ -42,7 +42,7 @@ class NetworkShape:
 
 
 class Encoder(nn.Sequential):
-    """Features (…, n_features) to latent vectors (…, latent_dim)."""
+    """Maps features (…, n_features) to latent vectors (…, latent_dim)."""
 
     def __init__(
         self, n_features: int, hidden_dims: Sequence[int], latent_dim: int, dropout: float, use_batchnorm: bool
@@ -59,7 +59,7 @@ class Encoder(nn.Sequential):
 
     @property
     def first(self) -> nn.Linear:
-        """The layer that meets the features."""
+        """The layer that receives the features."""
         first = self[0]
         if not isinstance(first, nn.Linear):
             raise TypeError(f"an encoder begins with a linear layer, not {type(first).__name__}")
@@ -67,9 +67,9 @@ class Encoder(nn.Sequential):
 
     @property
     def idle_biases(self) -> list[nn.Parameter]:
-        """Biases in front of batch norm, which takes them off again: in training their gradient is rounding alone.
+        """Biases before batch norm, which subtracts them again: in training their gradient is only rounding error.
 
-        AdamW would make whole steps of it, and the running means that scoring uses would lag behind.
+        AdamW would turn it into full-size steps, and the running means used for scoring would lag behind.
         """
         return [
             layer.bias
@@ -79,14 +79,14 @@ class Encoder(nn.Sequential):
 
 
 class ChiHead(nn.Sequential):
-    """Latent vectors (…, latent_dim) to the two coefficients of standardised χ(T), (…, 2)."""
+    """Maps latent vectors (…, latent_dim) to the two coefficients of standardised χ(T), (…, 2)."""
 
     def __init__(self, latent_dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__(nn.Linear(latent_dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, 2))
 
 
 class SolubilityHead(nn.Sequential):
-    """[latent vector, standardised χ(T_ref)] (…, latent_dim + 1) to the logit of the positive class, (…, 1)."""
+    """Maps [latent vector, standardised χ(T_ref)] (…, latent_dim + 1) to the logit of the positive class, (…, 1)."""
 
     def __init__(self, latent_dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__(
@@ -95,7 +95,7 @@ class SolubilityHead(nn.Sequential):
 
 
 class Heads(nn.Module):
-    """Both heads over given latent vectors; what quick Stage 2 stacks over folds."""
+    """Both heads on given latent vectors; quick Stage 2 stacks them over folds."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Heads(nn.Module):
         )
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (…, latent_dim) to χ coefficients (…, 2) and solubility logits (…)."""
+        """χ coefficients (…, 2) and solubility logits (…) from latents (…, latent_dim)."""
         coefficients = self.chi(latent)
         reference_chi = coefficients[..., :1]
         return coefficients, self.solubility(torch.cat([latent, reference_chi], dim=-1)).squeeze(-1)
@@ -123,7 +123,7 @@ class TransferNetwork(nn.Module):
         self.heads = Heads(shape)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Scaled features (…, n_features) to χ coefficients (…, 2) and solubility logits (…)."""
+        """χ coefficients (…, 2) and solubility logits (…) from scaled features (…, n_features)."""
         result: tuple[Tensor, Tensor] = self.heads(self.encoder(features))
         return result
 

@@ -1,4 +1,4 @@
-"""Scalers of features and χ, fitted on training rows alone and kept in the checkpoint.
+"""Scalers of features and χ, fitted on training rows only and stored in the checkpoint.
 
 Fitted by `training.stage1`; applied wherever features or χ enter or leave the network.
 """
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-# A structure far outside the training range must not drive the network by one runaway descriptor.
+# A structure far outside the training range must not let a single extreme descriptor dominate the network.
 LARGEST_SCALED_DESCRIPTOR = 8.0
 
 
 @dataclass(frozen=True)
 class FeatureScaler:
-    """Standardises descriptors; fingerprint counts stay as they are, so zeros stay zeros.
+    """Standardises descriptors; fingerprint counts are left unchanged, so that zeros stay zeros.
 
     Attributes
     ----------
     n_fingerprint
-        Leading columns that are left alone.
+        Number of leading columns left unchanged.
     mean, scale
         Of the remaining columns, (n_descriptors,) float32; a constant column has scale 1.
     """
@@ -32,7 +32,7 @@ class FeatureScaler:
 
     @classmethod
     def fit(cls, features: sparse.csr_array, n_fingerprint: int, rows: np.ndarray) -> FeatureScaler:
-        """Fit on some rows of features (n, n_features), given by index; a row weighs as often as it is named."""
+        """Fit on rows of features (n, n_features) given by index; a row counts as often as it is listed."""
         descriptors = features[rows][:, n_fingerprint:].toarray().astype(np.float64)
         if descriptors.size == 0:
             n_descriptors = descriptors.shape[1]
@@ -48,7 +48,7 @@ class FeatureScaler:
         return scaled
 
     def transform_sparse(self, features: sparse.csr_array) -> sparse.csr_array:
-        """As `transform`, of features without their zeros."""
+        """As `transform`, for features in sparse form."""
         descriptors = self._scale(features[:, self.n_fingerprint :].toarray())
         blocks = [features[:, : self.n_fingerprint], sparse.csr_array(descriptors)]
         return sparse.csr_array(sparse.hstack(blocks, format="csr", dtype=np.float32))

@@ -1,6 +1,6 @@
-"""Files of tensors and plain values: a checksum over all of it, nothing executed when read, damage always noticed.
+"""Files of tensors and plain values: checksummed, so damage is always noticed; reading them executes nothing.
 
-The format of model files (`model.checkpoint`) and of what a search keeps of a trial (`search.encoders`,
+The format of model files (`model.checkpoint`) and of what a search stores of a trial (`search.encoders`,
 `search.runner`).
 """
 
@@ -24,7 +24,7 @@ from chitransfer.errors import CheckpointError
 MAGIC = "chitransfer model"
 FORMAT_VERSION = 1
 ZIP_START = b"PK\x03\x04"
-# What taking values out of a file raises when they are not the ones that belong there.
+# Raised when unpacking values that are not the expected ones.
 MALFORMED = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError)
 
 
@@ -34,7 +34,7 @@ def pack_content(kind: str, content: dict[str, Any], provenance: dict[str, Any])
     Raises
     ------
     TypeError
-        There is something else in it.
+        The content includes anything else.
     """
     plain = {"content": _plain(content), "provenance": _plain(provenance)}
     stream = io.BytesIO()
@@ -50,7 +50,7 @@ def open_file(path: Path) -> BinaryIO:
     Raises
     ------
     CheckpointError
-        It is missing or cannot be opened.
+        The file is missing or cannot be opened.
     """
     try:
         return path.open("rb")
@@ -63,16 +63,16 @@ def open_file(path: Path) -> BinaryIO:
 def read_content(
     stream: BinaryIO, name: object, kind: str, remedy: str = "get it again", hint: str = ""
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Content and provenance of what `pack_content` made, on the CPU; nothing in it is executed.
+    """Content and provenance of a file made by `pack_content`, on the CPU; nothing in it is executed.
 
     Parameters
     ----------
     name
-        What the messages call it, its path for example.
+        Name of the file in messages, for example its path.
     remedy
-        What to do when it is damaged.
+        What to do if it is damaged.
     hint
-        What to say when it is of another kind.
+        What to add if it is of another kind.
 
     Raises
     ------
@@ -83,12 +83,12 @@ def read_content(
 
 
 def pack_records(kind: str, records: Sequence[dict[str, Any]]) -> bytes:
-    """What a trial keeps, a record a pretraining seed, as bytes with a checksum."""
+    """A trial's records, one per pretraining seed, as bytes with a checksum."""
     return pack_content(kind, {"records": list(records)}, {})
 
 
 def read_records(stream: BinaryIO, name: object, kind: str, remedy: str) -> list[dict[str, Any]]:
-    """The inverse of `pack_records`; a bare list without a checksum, as earlier releases wrote it, is read as well.
+    """The inverse of `pack_records`; also reads a bare list without checksum, as written by earlier releases.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def read_records(stream: BinaryIO, name: object, kind: str, remedy: str) -> list
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of an error's message, its type where it has none."""
+    """The first line of an error's message, or its type if it has none."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
 
@@ -112,14 +112,14 @@ def _read(stream: BinaryIO, name: object, remedy: str) -> Any:
     try:
         start = stream.read(len(ZIP_START))
         stream.seek(0)
-        # PyTorch reads its older format, which is no ZIP file, by less careful code.
+        # PyTorch reads its older, non-ZIP format with less careful code.
         if start != ZIP_START:
             raise CheckpointError(f"{name}: not a chitransfer model file")
         if not _has_directory(stream):
             raise CheckpointError(f"{name}: the file is cut short or damaged; {remedy}")
         stream.seek(0)
         with warnings.catch_warnings():
-            # What PyTorch warns of in foreign files ends in an error below.
+            # Warnings about foreign files are superseded by an error below.
             warnings.simplefilter("ignore")
             return torch.load(stream, weights_only=True, map_location="cpu")
     except CheckpointError:
@@ -134,7 +134,7 @@ def _has_directory(stream: BinaryIO) -> bool:
     try:
         return zipfile.is_zipfile(stream)
     except zipfile.BadZipFile:
-        # Some versions of Python raise for a damaged ZIP64 end record.
+        # Some versions of Python raise an error for a damaged ZIP64 end record.
         return False
 
 

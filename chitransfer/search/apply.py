@@ -1,4 +1,4 @@
-"""A trial's parameters into a configuration file, its comments and order kept; what changed, and what to run next.
+"""Write a trial's parameters into a configuration file, keeping comments and order; what changed and what to run next.
 
 Called by `chitransfer apply`.
 """
@@ -33,7 +33,7 @@ from chitransfer.search.study_folder import StudyFolder, load_study_config, loca
 from chitransfer.sections import SECOND_PASS_KEYS, ChemistrySettings, ModelSettings, parse_hidden_dims
 from chitransfer.training.unread import OF_STAGE1
 
-# What Stage 1 of a trial was trained under, besides the searched parameters: another value would be another model.
+# Keys other than the searched parameters that fix a trial's Stage 1: another value would give another model.
 STAGE1_KEYS = (
     "T_ref_K",
     *(f"chem.{key}" for key in ChemistrySettings.model_fields),
@@ -41,7 +41,7 @@ STAGE1_KEYS = (
     *OF_STAGE1,
     "training.grad_clip_norm",
 )
-# What says which rows a trial learned from, and was scored on.
+# Keys that determine which rows a trial learned from and was scored on.
 TABLE_KEYS = (
     "paths.dft_chi_csv",
     "paths.exp_chi_csv",
@@ -50,30 +50,30 @@ TABLE_KEYS = (
     "data.on_contradictory_labels",
     "solubility.positive",
 )
-# Keys that a second pass may tune and that Stage 1 reads too: one file has room for one value.
+# Keys that a second pass may tune and that Stage 1 also reads: one file has room for only one value.
 SHARED_KEYS = ("model.encoder_dropout", "model.chi_head_dropout", "training.grad_clip_norm")
-# Full training has a length of its own.
+# Full training has its own number of epochs.
 QUICK_EPOCHS = "training.stage2_epochs"
-# Of what full training has otherwise on purpose (`FULL_TRAINING`), what a user waits for.
+# Of the keys that full training deliberately sets otherwise (`FULL_TRAINING`), the one that decides how long it takes.
 FULL_EPOCHS = "training.num_epochs_pretrain"
 STAGE2_KEYS = tuple(sorted(SECOND_PASS_KEYS.difference(STAGE1_KEYS, {QUICK_EPOCHS})))
 
 
 @dataclass(frozen=True)
 class Application:
-    """A configuration with a trial's parameters and tables in it.
+    """A configuration with a trial's parameters and tables filled in.
 
     Attributes
     ----------
     trial
         Number of the trial.
     text, difference
-        The new file's text, and a unified diff from the old one; the same text gives an empty diff.
+        The new file's text, and a unified diff from the old one; empty if the text is the same.
     for_finetune
-        Values of a second pass for keys that Stage 1 reads too and whose value in the file is Stage 1's.
+        Values from a second pass for keys that Stage 1 also reads and whose value in the file is Stage 1's.
     notes
-        Why this trial, what was not written, what in the configuration differs from the study's otherwise, and which
-        tables are not those the study searched on.
+        Why this trial was chosen, what was not written, where else the configuration differs from the study's, and
+        which tables differ from those the study searched on.
     """
 
     trial: int
@@ -84,7 +84,7 @@ class Application:
 
 
 def read_complete_trial(folder: StudyFolder, trial: int | None) -> FrozenTrial:
-    """A complete trial; without a number, the one that best_params.json names.
+    """A complete trial; without a number, the one named in best_params.json.
 
     Raises
     ------
@@ -107,14 +107,14 @@ def read_complete_trial(folder: StudyFolder, trial: int | None) -> FrozenTrial:
 
 
 def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None) -> Application:
-    """Lay a trial's parameters and tables over a configuration file, or full training's defaults, without writing it.
+    """Fill a trial's parameters and tables into a configuration file or full training's defaults, without writing it.
 
-    Of a second pass Stage 1's parameters are those of the first pass's trial.
+    For a second pass, Stage 1's parameters are those of the first pass's trial.
 
     Raises
     ------
     ChitransferError
-        Study, trial or configuration cannot be used.
+        The study, trial or configuration cannot be used.
     """
     study_config = load_study_config(folder, {})
     if study_config.search.control == "permute":
@@ -123,7 +123,7 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
             "permute), so its parameters mean nothing; apply a study of the true values"
         )
     applied = read_complete_trial(folder, trial)
-    # A second pass trains no Stage 1, so a batch that an earlier release halved in it is none of Stage 1's.
+    # A second pass trains no Stage 1, so a batch size that an earlier release halved in it does not concern Stage 1.
     attributes = applied.user_attrs if folder.first_pass is None else {}
     chosen = to_overrides(applied.params, study_config.search.space, attributes)
     notes = []
@@ -138,7 +138,7 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     if folder.first_pass is not None:
         for_finetune = {key: chosen.pop(key) for key in SHARED_KEYS if key in chosen}
         overrides = {**_stage1_parameters(*folder.first_pass), **chosen}
-    # After the merge: either pass may have searched it.
+    # After the merge, because either pass may have searched it.
     epochs = overrides.pop(QUICK_EPOCHS, None)
     if epochs is not None:
         notes.append(
@@ -150,10 +150,10 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
         for key in TABLE_KEYS
         if attrgetter(key)(study_config) != attrgetter(key)(old_config)
     }
-    # Validation first: a configuration that cannot be loaded must not be written.
+    # Validate first: a configuration that cannot be loaded must not be written.
     new_config = override_config(old_config, overrides)
     name = "the defaults" if config_path is None else str(config_path)
-    # As bytes, because reading text would hide which line ends the file has.
+    # Read as bytes, because text mode would hide the file's line endings.
     old = dump_config(old_config) if config_path is None else config_path.read_bytes().decode("utf-8")
     text = _edit_yaml(old, overrides, name)
     before, after = (one.replace("\r\n", "\n").splitlines(keepends=True) for one in (old, text))
@@ -175,13 +175,13 @@ def _stage1_parameters(first_pass: Path, number: int) -> dict[str, object]:
 
 
 def write_application(application: Application, path: Path) -> None:
-    """Write the configuration, atomically, and check that it reads back."""
+    """Write the configuration atomically and check that it can be read back."""
     write_atomically(path, application.text)
     load_config(path)
 
 
 def training_commands(path: Path, results_dir: str, for_finetune: Mapping[str, object]) -> list[str]:
-    """The two commands of full training, ready for a shell; `for_finetune` is what Stage 2 alone is told."""
+    """The two commands of full training, ready for a shell; only Stage 2's gets the values in `for_finetune`."""
     config = shlex.quote(str(path))
     pattern = shlex.quote(f"{glob.escape(results_dir)}/dft_pretrain_*/checkpoints/best_model.pt")
     told = "".join(f" --set {key}={value}" for key, value in for_finetune.items())
@@ -213,7 +213,7 @@ def _edit_yaml(text: str, overrides: Mapping[str, object], name: str) -> str:
 
 
 class _PlainRepresenter(RoundTripRepresenter):
-    """Writes nothing as ``null``, as the configurations do, not as an empty place."""
+    """Writes None as ``null``, as the configurations do, instead of leaving it empty."""
 
     def represent_none(self, data: None) -> ScalarNode:
         """The word null."""
@@ -224,7 +224,7 @@ _PlainRepresenter.add_representer(type(None), _PlainRepresenter.represent_none)
 
 
 def _like(old: object, value: object) -> object:
-    """The value in the style of what it replaces: ``"512_256"`` becomes ``[512, 256]``, on one line."""
+    """The value in the style of the one it replaces: ``"512_256"`` becomes ``[512, 256]``, on one line."""
     value = parse_hidden_dims(value)
     if isinstance(value, list):
         if isinstance(old, list) and list(old) == value:
@@ -235,7 +235,8 @@ def _like(old: object, value: object) -> object:
     if isinstance(value, float):
         if isinstance(old, float) and old == value:
             return old
-        # ruamel writes 8.7e-05, which YAML 1.1 readers take for text; a point makes it a number for all of them.
+        # ruamel writes 8.7e-05, which YAML 1.1 readers take for text; a decimal point makes it a number for all of
+        # them.
         return _as_scalar_float(value)
     return value
 
@@ -250,7 +251,7 @@ def _as_scalar_float(value: float) -> object:
 
 
 def _other_differences(study: Config, config: Config, overrides: Mapping[str, object]) -> list[str]:
-    """Where else the two differ; what full training has otherwise by default (`FULL_TRAINING`) is no news but one."""
+    """Other differences between the two, except deliberate defaults of full training other than its epochs."""
     notes = []
     for key in (*STAGE1_KEYS, *STAGE2_KEYS):
         theirs, mine = attrgetter(key)(study), attrgetter(key)(config)

@@ -1,6 +1,6 @@
-"""Where Dask workers come from: this machine, a cluster that is running already, or jobs of a batch system.
+"""Where Dask workers come from: this machine, a running cluster, or jobs of a batch system.
 
-Used by `workers.make_workers`; the parts below take the plain settings.
+Used by `workers.make_workers`; the code below takes plain settings.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from chitransfer.sections import ClusterSettings
 
 DASHBOARD_PORT = 8787
 START_ATTEMPTS = 3
-# A worker that dies is reported at once, and the search counts (Dask's own count is per task, not per rung).
+# A worker's death is reported at once and counted by the search (Dask's own count is per task, not per rung).
 OUR_SCHEDULER = {"distributed.scheduler.allowed-failures": 0}
-# Seconds before the end of a job's walltime at which its worker hands over.
+# Seconds before the end of a job's walltime at which its worker hands over its work.
 FAREWELL_SECONDS = 90
-# Bytes of a socket's path that Unix takes at least, and of them what multiprocessing puts behind the temporary folder.
+# Bytes that every Unix allows for a socket's path, and those that multiprocessing appends to the temporary folder.
 SOCKET_PATH_BYTES = 107
 SOCKET_NAME_BYTES = len("/pymp-xxxxxxxx/listener-xxxxxxxx")
 SUBMIT_COMMANDS = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}
@@ -40,16 +40,16 @@ logger = logging.getLogger(__name__)
 
 
 class LocalWorkers:
-    """A process per worker on this machine, watched by a nanny that starts it anew when it dies.
+    """One process per worker on this machine, supervised by a nanny that restarts it when it dies.
 
     Parameters
     ----------
     n_workers
-        Rungs at a time.
+        Number of rungs at a time.
     devices
-        Given to the workers in turn; empty: the configuration's device for all.
+        Assigned to the workers in turn; empty: the configuration's device for all.
     num_threads
-        Threads of each worker; 0 shares the machine's processors out evenly.
+        Threads per worker; 0 divides the machine's processors evenly.
     """
 
     def __init__(self, n_workers: int, devices: tuple[str, ...], num_threads: int) -> None:
@@ -63,7 +63,7 @@ class LocalWorkers:
                 self._cluster = _start_local(n_workers)
                 break
             except RuntimeError as error:
-                # A worker that dies while it starts (no memory left, say) takes all of Dask's cluster with it.
+                # A worker that dies during startup (out of memory, say) takes the whole Dask cluster down with it.
                 logger.warning("the workers did not start (%s), attempt %d of %d", error, attempt, START_ATTEMPTS)
                 if attempt == START_ATTEMPTS:
                     self._settings.close()
@@ -74,17 +74,17 @@ class LocalWorkers:
         self.address = str(self._cluster.scheduler_address)
 
     def close(self) -> None:
-        """End the workers and the scheduler."""
+        """Stop the workers and the scheduler."""
         self._cluster.close(timeout=10)
         self._settings.close()
 
 
 def prepare_forking() -> dict[str, str]:
-    """Dask settings by which workers are forked from a process that has imported all they need.
+    """Dask settings that fork workers from a process that has already imported all they need.
 
-    Importing PyTorch and the rest takes seconds of every worker, restarted ones included. On Linux only: elsewhere
-    forking is not safe, or unknown; and not where the folder of temporary files has too long a name for the socket by
-    which new workers are asked for.
+    Otherwise every worker, restarted ones included, spends seconds importing PyTorch and the rest. Linux only, since
+    forking is unsafe or untested elsewhere; and only if the path of the temporary folder is short enough for the socket
+    through which new workers are requested.
     """
     if sys.platform != "linux":
         return {}
@@ -93,13 +93,13 @@ def prepare_forking() -> dict[str, str]:
     method = {"distributed.worker.multiprocessing-method": "forkserver"}
     with dask.config.set(method):
         context = get_mp_context()  # sets Dask's own choice of modules, which the next line replaces
-    # torch._dynamo: PyTorch's optimisers import it at their first use, in two seconds of a core.
+    # torch._dynamo: PyTorch's optimisers import it on first use, which takes a core two seconds.
     context.set_forkserver_preload(["distributed", "chitransfer.search.runner", "torch._dynamo"])
     return method
 
 
 def describe_chain(error: BaseException) -> str:
-    """What an error says and, in turn, what it came of; Dask's own says no more than that it came of another."""
+    """The messages of an error and of its causes in turn; Dask's own error only says that another one caused it."""
     said = [str(error) or type(error).__name__]
     while (error := error.__cause__) is not None:  # type: ignore[assignment]
         said.append(str(error) or type(error).__name__)
@@ -122,7 +122,7 @@ def _start_local(n_workers: int) -> LocalCluster:
 
 
 class JoinedWorkers:
-    """The workers of a Dask cluster that others started; `search.devices` cannot be known there."""
+    """The workers of a Dask cluster started by others; `search.devices` cannot be resolved there."""
 
     capacity: int | None = None
     devices: tuple[str, ...] = ()
@@ -131,18 +131,18 @@ class JoinedWorkers:
         self.address, self.n_threads = address, num_threads
 
     def close(self) -> None:
-        """The cluster is not ours: leave it running."""
+        """Leave the cluster running: it is not ours."""
 
 
 class BatchWorkers:
-    """Jobs on Slurm, PBS, LSF or SGE through dask-jobqueue, between a least and a largest number.
+    """Jobs on Slurm, PBS, LSF or SGE through dask-jobqueue, between a minimum and a maximum number.
 
     Raises
     ------
     ConfigError
-        dask-jobqueue is not installed, or cannot make a job of the settings.
+        dask-jobqueue is not installed, or cannot build a job from the settings.
     StudyError
-        The batch system's commands are not on this machine.
+        The batch system's commands are not available on this machine.
     """
 
     def __init__(self, system: str, settings: ClusterSettings, num_threads: int) -> None:
@@ -164,11 +164,11 @@ class BatchWorkers:
             with dask.config.set(OUR_SCHEDULER):
                 self._cluster = getattr(jobqueue, JOB_CLASSES[system])(**job_options(system, settings))
             try:
-                # The first jobs are handed over at once and waited for, so that a refusal is heard.
+                # The first jobs are submitted synchronously, so that a refusal is noticed.
                 self._cluster.sync(_hand_over, self._cluster, max(1, settings.minimum_jobs))
                 self._cluster.adapt(minimum_jobs=settings.minimum_jobs, maximum_jobs=settings.maximum_jobs)
             except BaseException:
-                # Dask asserts when it closes jobs that were never started; the scheduler is gone by then.
+                # Dask raises an AssertionError when it closes jobs that never started; by then the scheduler is gone.
                 with suppress(AssertionError, OSError):
                     self._cluster.close(timeout=20)
                 raise
@@ -186,14 +186,14 @@ class BatchWorkers:
 
 
 async def _hand_over(cluster: Any, n_jobs: int) -> None:
-    # `scale` would do the same in the background, where a refusal only reaches a log.
+    # `scale` would do the same in the background, where a refusal only ends up in a log.
     while len(cluster.worker_spec) < n_jobs:
         cluster.worker_spec.update(cluster.new_worker_spec())
     await cluster
 
 
 def job_options(system: str, settings: ClusterSettings) -> dict[str, Any]:
-    """What dask-jobqueue's cluster classes are made with."""
+    """Arguments for dask-jobqueue's cluster classes."""
     directives = [*gpu_directives(system, settings.gpus_per_job), *settings.directives]
     options: dict[str, Any] = {
         "queue": settings.queue,
@@ -220,7 +220,7 @@ def job_options(system: str, settings: ClusterSettings) -> dict[str, Any]:
         # LSF counts slots.
         options["ncpus"] = settings.cores
     if system == "pbs" and settings.gpus_per_job:
-        # Here, since it is a package of its own that only clusters need. PBS takes whole numbers alone.
+        # Imported here, as only clusters need this package. PBS accepts only whole numbers.
         from dask_jobqueue.pbs import pbs_format_bytes_ceil
 
         memory = pbs_format_bytes_ceil(dask.utils.parse_bytes(settings.memory))
@@ -229,7 +229,7 @@ def job_options(system: str, settings: ClusterSettings) -> dict[str, Any]:
 
 
 def gpu_directives(system: str, n_gpus: int) -> list[str]:
-    """How each batch system is asked for GPUs; PBS is asked in its resource line instead."""
+    """Directives that request GPUs from each batch system; PBS uses its resource line instead."""
     if n_gpus == 0:
         return []
     return {
@@ -252,9 +252,9 @@ def walltime_seconds(walltime: str) -> int:
 
 
 def format_walltime(system: str, walltime: str) -> str:
-    """The same time as every batch system reads it: hours, minutes and seconds, for LSF without the last, rounded up.
+    """The same time in the format of the batch system: hours, minutes and seconds; LSF without seconds, rounded up.
 
-    Slurm would take ``04:00`` for minutes and seconds, and the others know no days.
+    Slurm would read ``04:00`` as minutes and seconds, and the others have no days.
 
     >>> format_walltime("slurm", "04:00"), format_walltime("lsf", "2-00:00:30")
     ('04:00:00', '48:01')
@@ -267,7 +267,7 @@ def format_walltime(system: str, walltime: str) -> str:
 
 
 def free_dashboard_port() -> int:
-    """Dask's usual port on this machine's own address, or any free one when that is taken."""
+    """Dask's usual port on this machine's own address, or any free port if that is taken."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", DASHBOARD_PORT))

@@ -1,6 +1,6 @@
-"""What all trials of a study have in common, its contract: making one, telling two apart, spaces that hold the old one.
+"""A study's contract, which all its trials share: making it, comparing two, and checking extensions of the space.
 
-Made by `search.run`, `search.second_pass` and `evidence`, compared by `search.study` when a study is resumed, by
+Made by `search.run`, `search.second_pass` and `evidence`; compared by `search.study` when a study is resumed, and by
 `search.apply`, `search.rescore` and `search.second_pass`.
 """
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from chitransfer.search.study_folder import StudyFolder
 
 SEARCH_KEYS = ("pruner", "rungs", "n_pretrain_seeds", "replicates", "objectives", "control")
-# Of a contract's ``data``: how many polymers were made one with another that differs only in stereo.
+# Key in a contract's ``data``: number of polymers merged with another that differs only in stereo.
 VARIANTS = "stereo_variants"
-# Of the same: a checksum of the polymers' names.
+# Likewise: a checksum of the polymers' names.
 NAMES = "names"
-# Where the tables were read from, for messages: the same tables may lie elsewhere.
+# Where the tables were read from; only for messages, as the same tables may be stored elsewhere.
 SOURCES = "sources"
-# What a contract's tables are called, and the keys of the configuration that name them.
+# Names of a contract's tables, and the configuration keys that point to them.
 _TABLES = {
     "stage1": ("the table of computed χ", "paths.dft_chi_csv"),
     "chi": ("the table of measured χ", "paths.exp_chi_csv"),
@@ -37,11 +37,11 @@ _TABLES = {
 
 
 def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What every trial of a study has in common; a resumed search must agree with all of it."""
+    """What every trial of a study shares; a resumed search must agree with all of it."""
     values = config.model_dump()
     training = {k: v for k, v in values["training"].items() if k not in {"device", "num_threads"}}
     search = {k: values["search"][k] for k in SEARCH_KEYS}
-    # A predictor to compare trials with changes none of them.
+    # A predictor to compare the trials with does not change them.
     del values["cv"]["random_forest"]
     every = [rows for rows in (dataset.stage1, dataset.chi, dataset.solubility) if rows is not None]
     return {
@@ -54,22 +54,22 @@ def make_contract(config: Config, dataset: Dataset) -> dict[str, Any]:
         SOURCES: {rows.table.kind: rows.table.source for rows in every},
         "data": {rows.table.kind: {"sha256": rows.table.digest, "rows": len(rows)} for rows in every}
         | {NAMES: dataset.names_digest()}
-        # A study of a release that put them on both sides of a split cannot go on.
+        # A study from a release that put them on both sides of a split cannot be resumed.
         | ({VARIANTS: dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
     }
 
 
 def make_study_key(folder: StudyFolder, contract: Mapping[str, Any]) -> str:
-    """What a Dask scheduler knows the study by, where another machine may have a study in a folder of that name."""
+    """The study's key on a Dask scheduler; distinct from studies in a folder of the same name on other machines."""
     what = json.dumps([socket.gethostname(), str(folder.path), contract], sort_keys=True)
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
 def find_differences(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Every key on which two contracts differ, a sentence each.
+    """Every key on which two contracts differ, one sentence each.
 
-    A key that a study of an earlier release does not have yet counts as that key's default, which is how the earlier
-    release behaved.
+    A key that a study of an earlier release does not have yet counts as having its default, which is how that release
+    behaved.
     """
     ours = {key: value for key, value in now.items() if key != SOURCES}
     theirs = {key: value for key, value in known.items() if key != SOURCES}
@@ -89,7 +89,7 @@ def _differences(known: Any, now: Any, default: Any, prefix: str, sources: Mappi
         inner = default if isinstance(default, dict) else {}
         for key in sorted(known.keys() | now.keys()):
             dotted = f"{prefix}.{key}" if prefix else key
-            # Searched parameters and tables are the user's own: one that was not there is a difference.
+            # Searched parameters and tables are the user's own, so a missing one is a difference.
             is_new_key = key not in known and not prefix.startswith(("space", "data")) and dotted != "space"
             if is_new_key and key in inner and inner[key] == now[key]:
                 continue
@@ -113,7 +113,7 @@ def _differences(known: Any, now: Any, default: Any, prefix: str, sources: Mappi
 
 
 def _tell_tables_apart(known: Any, now: Any, prefix: str, sources: Mapping[str, str]) -> str:
-    """That a study began with another table than the present one, or with one more or less; else empty."""
+    """A sentence if the study began with another table, or with one more or less, than now; else empty."""
     section, _, kind = prefix.partition(".")
     if section != "data" or kind not in _TABLES:
         return ""
@@ -136,19 +136,19 @@ def _tell_tables_apart(known: Any, now: Any, prefix: str, sources: Mapping[str, 
 
 
 def remark_on_tables(known: Mapping[str, Any], config: Config) -> list[str]:
-    """Which tables of the configuration are not those the study began with, or cannot be read from this folder.
+    """Which of the configuration's tables differ from those the study began with, or cannot be read from this folder.
 
     Parameters
     ----------
     known
-        The study's contract; of an earlier release or another program's study it may lack anything.
+        The study's contract; anything may be missing in one from an earlier release or another program.
 
     Returns
     -------
     list of str
-        A sentence a table; none where all are the study's.
+        One sentence per table; empty if all are the study's.
     """
-    # Here, since it imports what reads tables: a study is listed without.
+    # Imported here because it loads the table readers, which listing a study does not need.
     from chitransfer.data.csv_text import read_source
 
     remarks = []
@@ -171,7 +171,7 @@ def remark_on_tables(known: Mapping[str, Any], config: Config) -> list[str]:
 
 
 def remark_on_scored_tables(known: Mapping[str, Any], dataset: Dataset) -> list[str]:
-    """Which tables of Stage 2 are not those that a study's trials were scored on, a sentence each.
+    """Which Stage 2 tables differ from those that a study's trials were scored on, one sentence each.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def remark_on_scored_tables(known: Mapping[str, Any], dataset: Dataset) -> list[
 
 
 def find_space_refusals(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Why a search space is not an extension Optuna can take; empty when it is one.
+    """Why a search space is not an extension that Optuna accepts; empty if it is one.
 
     Ranges may become wider and parameters may be added. Choices may not change: Optuna keeps a categorical parameter's
     choices for the life of a study.
@@ -217,7 +217,7 @@ def find_space_refusals(known: Mapping[str, Any], now: Mapping[str, Any]) -> lis
 
 
 def space_hint(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """A word about ``--allow-extended-space`` where that would help with the space."""
+    """A hint at ``--allow-extended-space`` where it would resolve a difference of the space."""
     if now["space"] == known["space"] or find_space_refusals(known["space"], now["space"]):
         return ""
     return " The new search space holds the old one: --allow-extended-space takes it."

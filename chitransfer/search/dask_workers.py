@@ -1,4 +1,4 @@
-"""Rungs on Dask workers: of this machine, of a running Dask cluster, or of jobs on a batch system.
+"""Rungs on Dask workers: on this machine, on a running Dask cluster, or in jobs on a batch system.
 
 Made by `workers.make_workers`; the driver sees only the `Workers` protocol.
 """
@@ -43,12 +43,12 @@ class Cluster(Protocol):
     n_threads: int
 
     def close(self) -> None:
-        """Take down what was started for this search."""
+        """Stop what was started for this search."""
 
 
 @dataclass(eq=False)
 class _Flight:
-    """A rung under way: what the driver waits for, and what Dask knows it as."""
+    """A rung in progress: the future the driver waits for, and Dask's own."""
 
     task: RungTask
     outcome: Future[RungResult]
@@ -67,11 +67,11 @@ class DaskWorkers:
     cluster
         Where the workers are.
     study_key
-        Unique to the study; the same when it is resumed.
+        Unique to the study, and the same when it is resumed.
     max_deaths
-        Workers a rung may take down before its trial is given up.
+        Number of workers that may die on a rung before its trial is given up.
     wait_minutes
-        How long a lost scheduler is waited for.
+        How long to wait for a lost scheduler.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class DaskWorkers:
 
     @property
     def capacity(self) -> int:
-        """Rungs at a time: the cluster's own figure, or one for each worker that is there now."""
+        """Number of rungs at a time: the cluster's own figure, or one for each worker currently connected."""
         if self._cluster.capacity is not None:
             return self._cluster.capacity
         if time.monotonic() - self._counted > 2.0:
@@ -118,14 +118,14 @@ class DaskWorkers:
 
     @property
     def dashboard(self) -> str:
-        """Address of Dask's dashboard; that of a scheduler of ours listens on this machine alone."""
+        """Address of Dask's dashboard; that of our own scheduler listens on this machine only."""
         link = str(self._client.dashboard_link)
         if self._cluster.capacity is None:
             return link
         return f"http://127.0.0.1:{link.rpartition(':')[2]}"
 
     def submit(self, task: RungTask) -> Future[RungResult]:
-        """Send a rung to whichever worker is free."""
+        """Send a rung to any free worker."""
         flight = _Flight(task, Future())
         flight.outcome.set_running_or_notify_cancel()
         self._flights[flight.outcome] = flight
@@ -138,7 +138,7 @@ class DaskWorkers:
         Raises
         ------
         StudyError
-            The scheduler stayed away for longer than it is waited for.
+            The scheduler was away for longer than `wait_minutes`.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -160,7 +160,7 @@ class DaskWorkers:
         return None if flight is None or flight.started is None else time.monotonic() - flight.started
 
     def abandon(self, future: Future[RungResult]) -> None:
-        """Give up a rung that hangs: its worker process is killed and started anew by its nanny."""
+        """Give up a rung that hangs: its worker process is killed and restarted by its nanny."""
         flight = self._flights.pop(future)
         self._cancel(flight)
         try:
@@ -169,7 +169,7 @@ class DaskWorkers:
             logger.warning("worker %s could not be restarted (%s); it may still be busy", flight.worker, error)
 
     def close(self) -> None:
-        """Give up what is running and free everything; may be called twice."""
+        """Give up running rungs and free everything; may be called twice."""
         if self._closed:
             return
         self._closed = True
@@ -202,7 +202,7 @@ class DaskWorkers:
         return client
 
     def _bring_study(self) -> None:
-        """Put the study on the scheduler unless this very scheduler has it."""
+        """Put the study on the scheduler unless this scheduler already has it."""
         identity = str(self._client.scheduler_info(n_workers=0)["id"])
         if identity != self._scheduler_id:
             self._client.register_plugin(self._plugin, name=self._plugin.name)
@@ -220,11 +220,11 @@ class DaskWorkers:
         if self._client.status != "running":
             return
         with warnings.catch_warnings():
-            # The state of a large network; it goes to one worker, once, so there is nothing to share beforehand.
+            # A large network's state goes to one worker, once, so there is nothing to share beforehand.
             warnings.filterwarnings("ignore", message="Sending large graph")
             run_rung = remote.run_rung
             flight.dask = self._client.submit(
-                # A lambda goes by value, what it calls with it: to read the task a worker need not have chitransfer.
+                # The lambda and what it calls are pickled by value, so a worker can read the task without chitransfer.
                 lambda *words: run_rung(*words),
                 self._plugin.name,
                 flight.key,
@@ -238,7 +238,7 @@ class DaskWorkers:
             self._client.cancel([flight.dask], force=True, asynchronous=False)
 
     def _look_at(self, flight: _Flight) -> None:
-        """Settle a rung that ended, send again one that was lost."""
+        """Complete a rung that has ended, resend one that was lost."""
         status = "lost" if flight.dask is None else flight.dask.status
         if status == "pending":
             return
@@ -253,9 +253,9 @@ class DaskWorkers:
         try:
             result = flight.dask.result(timeout=RESULT_SECONDS)
         except (TimeoutError, CancelledError, OSError):
-            return  # The worker died with the result; Dask computes it again, or the next look finds it lost.
+            return  # The worker died with the result; Dask recomputes it, or the next look finds it lost.
         except KilledWorker:
-            self._take_error(flight)  # It died with the result, and the one that computed it again died too.
+            self._take_error(flight)  # It died with the result, and so did the one that recomputed it.
             return
         if result is None:
             self._scheduler_id = ""
@@ -291,7 +291,7 @@ class DaskWorkers:
         )
 
     def _recover(self, flight: _Flight) -> None:
-        """The scheduler lost the rung, or we lost the scheduler: find it again, then send the rung once more."""
+        """Either the scheduler lost the rung or we lost the scheduler: reconnect, then send the rung again."""
         if self._lost_since is None:
             self._lost_since = time.monotonic()
             logger.warning("the connection to the Dask scheduler was lost; looking for it")
@@ -319,7 +319,7 @@ class DaskWorkers:
             return
 
     def _mention_loneliness(self) -> None:
-        """Say once when no worker has been there for a while."""
+        """Report once that no worker has been connected for a while."""
         if time.monotonic() - self._counted > 5.0 and self._client.status == "running":
             self._count_workers()
         if self._n_workers:

@@ -1,6 +1,6 @@
-"""The driver: the only process that touches the study. Asks Optuna, sends rungs to workers, reports, prunes, tells.
+"""The driver, the only process that touches the study: asks Optuna, sends rungs to workers, reports, prunes, tells.
 
-`SearchDriver` is made by `search.run` and `evidence.nested`; all it needs comes in as arguments.
+`search.run` and `evidence.nested` make a `SearchDriver`; everything it needs is passed in.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 def stop_in_time(stop_requested: StopRequested, hours: float) -> StopRequested:
-    """What else asks for a stop, or ``"timeout"`` once that many hours from now have passed."""
+    """`stop_requested` with a time limit: ``"timeout"`` once that many hours from now have passed."""
     deadline = time.monotonic() + hours * 3600
     return lambda: stop_requested() or ("timeout" if time.monotonic() > deadline else None)
 
@@ -59,14 +59,14 @@ def stop_in_time(stop_requested: StopRequested, hours: float) -> StopRequested:
 def give_up_overdue(
     workers: Workers, running: Mapping[Future[RungResult], tuple[int, float]], minutes: float | None
 ) -> Iterator[tuple[Future[RungResult], RungResult]]:
-    """Abandon the rungs that compute for longer than `search.trial_timeout_minutes`; their results are failures.
+    """Abandon rungs that compute for longer than `search.trial_timeout_minutes`; yields them with failed results.
 
     Parameters
     ----------
     running
-        For each rung the number of its trial and the seconds that counted against the limit before.
+        For each rung, its trial's number and the seconds already counted against the limit.
     minutes
-        The limit; ``None``: there is none.
+        The limit; ``None``: no limit.
     """
     if minutes is None:
         return
@@ -83,29 +83,29 @@ def give_up_overdue(
 
 
 class Watcher(Protocol):
-    """What wants to know how the search goes: a progress display."""
+    """Follows the search, as a progress display does."""
 
     def trial_started(self, number: int) -> None:
         """A trial's first rung was sent to a worker."""
 
     def trial_ended(self, trial: FrozenTrial, n_runs: int) -> None:
-        """A trial reached its final state, by so many runs of the budget."""
+        """A trial reached its final state, having used `n_runs` of the budget."""
 
 
 @dataclass
 class _ActiveTrial:
     trial: optuna.Trial
     params: dict[str, Any]
-    # Epochs of all its rungs, and of those to come.
+    # Epochs of all its rungs, and of those still to come.
     all_rungs: list[int]
     rungs: list[int] = field(default_factory=list)
-    # What its last rung left behind.
+    # Attributes from its last rung.
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    # Computed so far: of the run under way by stage, and in all.
+    # Computed so far: by stage in the current run, and in total.
     seconds: dict[str, float] = field(default_factory=dict)
     seconds_before: float = 0.0
     runs: list[SavedRung] = field(default_factory=list)
-    # What the study holds of it: attributes this process wrote, and epochs whose value was reported.
+    # Recorded in the study: attributes written by this process, and epochs whose value was reported.
     noted: dict[str, Any] = field(default_factory=dict)
     reported: set[int] = field(default_factory=set)
 
@@ -116,7 +116,7 @@ class SearchDriver:
     Parameters
     ----------
     stop_requested
-        Asked several times a second; a reason ends the search after what is done has been written.
+        Called several times a second; a reason ends the search once completed work has been written.
     """
 
     def __init__(
@@ -149,16 +149,16 @@ class SearchDriver:
     def run(self) -> StopReason:
         """Search until the budget of `search.n_trials` is spent, or a stop is requested.
 
-        The budget counts trials; with `search.replicates` above 1 it counts runs, the further runs of a trial included.
+        The budget counts trials; with `search.replicates` above 1 it counts runs, including repeats of a trial.
 
         Raises
         ------
         StudyError
-            `search.max_consecutive_failures` trials failed in a row, or all trials are over and none is complete.
+            `search.max_consecutive_failures` trials failed in a row, or all trials have ended and none is complete.
         """
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state.is_finished():
-                # Its end may be all that a killed search came to write of it.
+                # A killed search may have recorded the end of the trial without deleting its states.
                 discard_states(self.folder.trial(trial.number))
         while True:
             while len(self._active) < self.workers.capacity and self._start_next():
@@ -167,7 +167,8 @@ class SearchDriver:
                 self._refuse_failures_alone()
                 return "finished"
             done = self.workers.wait(list(self._active), POLL_SECONDS)
-            # A set of futures has another order in every process, and pruners go by what was reported before.
+            # Sorted, because a set of futures is ordered differently in every process and pruners depend on earlier
+            # reports.
             for future in sorted(done, key=lambda one: self._active[one].trial.number):
                 self._receive(self._active.pop(future), future)
             before = {future: (active.trial.number, active.seconds_before) for future, active in self._active.items()}
@@ -178,7 +179,7 @@ class SearchDriver:
                 return reason
 
     def _start_next(self) -> bool:
-        """Send the first rung of another trial: an interrupted one before a new one."""
+        """Send the first rung of another trial; interrupted trials come before new ones."""
         if self._interrupted:
             begun = self.study.get_trials(deepcopy=False)[self._interrupted.pop(0)]
             trial, saved = self._trial(begun), load_rung(self.folder.trial(begun.number))
@@ -190,12 +191,12 @@ class SearchDriver:
         active = _ActiveTrial(trial, trial.params, [], reported=reported)
         self.watcher.trial_started(trial.number)
         try:
-            # What is on disk was trained without a parameter that joined the space since.
+            # The state on disk was trained without any parameter that joined the space since.
             if saved is None:
                 active.params = suggest_params(self.study, trial, self.config.search, self.config.seed)
             active.all_rungs = trial_rungs(self.config, to_overrides(active.params, self.config.search.space))
         except ConfigError as error:
-            # A value cannot be had, or not all of them together; where several lines say so, the first counts them.
+            # Some values are invalid, singly or in combination; of several lines the first only counts them.
             lines = str(error).splitlines()
             self._fail(active, "; ".join(line.strip() for line in lines[1:] or lines))
             return True
@@ -223,7 +224,7 @@ class SearchDriver:
         return optuna.Trial(self.study, frozen._trial_id)
 
     def _begin(self, active: _ActiveTrial) -> None:
-        """Send the first rung, from nothing."""
+        """Send the first rung, without a state."""
         active.rungs = list(active.all_rungs)
         self._send(active, None)
 
@@ -247,7 +248,7 @@ class SearchDriver:
             self._take(active, result)
 
     def _take(self, active: _ActiveTrial, result: RungResult) -> None:
-        """Write what a rung brought, and go on with its trial or end it."""
+        """Write a rung's results, then continue its trial or end it."""
         self.folder.check_there()
         if not result.failure and not math.isfinite(result.value):
             result = replace(result, failure=f"the objective is {result.value}")
@@ -274,7 +275,7 @@ class SearchDriver:
         self._judge(active, saved)
 
     def _judge(self, active: _ActiveTrial, saved: SavedRung) -> None:
-        """Report a finished rung; then prune, go on, or tell."""
+        """Report a finished rung, then prune the trial, continue it, or tell Optuna its result."""
         trial = active.trial
         active.attributes = saved.attributes
         self._note(active, saved.attributes)
@@ -294,10 +295,10 @@ class SearchDriver:
             self._send(active, saved.state)
 
     def _run_again_or_complete(self, active: _ActiveTrial) -> None:
-        """Race: a trial that may still beat the incumbent runs again, within the budget."""
+        """Racing: run a trial that may still beat the incumbent again, within the budget."""
         if len(active.runs) < self.config.search.replicates and self._n_runs < self.config.search.n_trials:
             others = list(run_values(self.study).values())
-            # One whose further run failed had ended but for being told when the search was stopped.
+            # A trial whose further run failed was complete but not yet reported when the search was stopped.
             has_failed = FAILED_RUNS in active.trial.user_attrs
             if not has_failed and deserves_another_run([run.value for run in active.runs], others):
                 self._n_runs += 1
@@ -320,7 +321,7 @@ class SearchDriver:
         self._tell(active.trial, TrialState.COMPLETE, [float(attributes[n]) for n in objectives] or value)
 
     def _note(self, active: _ActiveTrial, attributes: Mapping[str, Any]) -> None:
-        """Write what this process has not written yet, in one commit."""
+        """Write attributes that this process has not written yet, in one commit."""
         new = {name: value for name, value in attributes.items() if (name, value) not in active.noted.items()}
         if new:
             self._table.write(active.trial, new)
@@ -357,7 +358,7 @@ class SearchDriver:
             raise self._explain_failures(f"no trial is complete, {len(failed)} failed.", reasons)
 
     def _explain_failures(self, said: str, reasons: Sequence[str]) -> StudyError:
-        """The common reason of several failures, where to read more, and how to go on."""
+        """The common reason of several failures, where to read more, and how to continue."""
         common, count = Counter(reasons).most_common(1)[0]
         said = f"{said} {count} of them: {common}\n"
         if self.folder.comparison is not None:

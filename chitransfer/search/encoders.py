@@ -1,6 +1,6 @@
-"""What is kept of a trial's Stage 1: its results, named by the hash of what determines them, and states on the way.
+"""What is kept of a trial's Stage 1: results, named by the hash of what determines them, and intermediate states.
 
-Packed by `search.runner`, written by `search.records`; `search.rescore` and `search.second_pass` read results.
+Packed by `search.runner`, written by `search.records`; `search.rescore` and `search.second_pass` read the results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from chitransfer.training.settings import network_shape, stage1_settings
 KIND = "trial's Stage 1 result"
 STATE = "state of a rung"
 REMEDY = "restore the file or search again"
-# The solubility head has no part in Stage 1: Stage 2 gives it new weights, of whatever size it is then to have.
+# The solubility head takes no part in Stage 1: Stage 2 gives it new weights, of the size configured then.
 STAGE2_SHAPE_KEYS = ("solubility_head_hidden_dim", "solubility_head_dropout")
 
 
@@ -37,7 +37,7 @@ class SavedEncoder:
     Attributes
     ----------
     key
-        `stage1_key` of the run that made them.
+        `stage1_key` of the run that produced them.
     weights
         By parameter name, on the CPU.
     mae
@@ -52,12 +52,12 @@ class SavedEncoder:
     n_epochs: int
 
     def build(self, config: Config, n_features: int) -> TransferNetwork:
-        """The network in eval mode; sizes and dropouts come from `config`, the solubility head is a new one.
+        """The network in eval mode; sizes and dropouts come from `config`, the solubility head is new.
 
         Raises
         ------
         CheckpointError
-            The sizes of the configuration are not those of the weights.
+            The sizes in the configuration do not match the weights.
         """
         network = TransferNetwork(network_shape(config, n_features))
         own = {name for name in network.state_dict() if not name.startswith("heads.solubility.")}
@@ -73,10 +73,10 @@ class SavedEncoder:
 
 
 def stage1_key(config: Config, dataset: Dataset, seed: int) -> str:
-    """Hash of what determines a Stage 1 result: table, features, settings of the split, network, optimisation, seed.
+    """Hash of what determines a Stage 1 result: table, features, split settings, network, optimisation, seed.
 
-    `config` is the trial's, its overrides laid over the study's. The polymers' names, by which the validation polymers
-    are drawn and which are others under another RDKit, are left out: `study.refuse_other_names` compares them.
+    `config` is the trial's: the study's with its overrides. The polymers' names determine which are drawn for
+    validation, but are left out because they differ between RDKit versions; `study.refuse_other_names` compares them.
     """
     shape = network_shape(config, dataset.recipe.n_features).to_dict()
     what = {
@@ -88,14 +88,15 @@ def stage1_key(config: Config, dataset: Dataset, seed: int) -> str:
         "shape": {name: value for name, value in shape.items() if name not in STAGE2_SHAPE_KEYS},
         "settings": asdict(stage1_settings(config)),
         "seed": seed,
-        # Only where there are some: a key without them is that of an earlier release, which did not merge them.
+        # Only where there are any: without this entry the key equals that of an earlier release, which did not merge
+        # them.
         **({"stereo_variants": dataset.n_stereo_variants} if dataset.n_stereo_variants else {}),
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def pack_encoders(encoders: Sequence[SavedEncoder]) -> bytes:
-    """Encoders of a trial as bytes; the solubility head, which Stage 1 left as it was, is dropped."""
+    """A trial's encoders as bytes, without the solubility head, which Stage 1 did not change."""
     return pack_records(
         KIND,
         [
@@ -111,7 +112,7 @@ def pack_encoders(encoders: Sequence[SavedEncoder]) -> bytes:
 
 
 def read_encoders(folder: Path) -> list[SavedEncoder]:
-    """The encoders kept in a trial's folder, also those of earlier releases; executes nothing it reads.
+    """The encoders kept in a trial's folder, also from earlier releases; executes nothing it reads.
 
     Raises
     ------
@@ -149,12 +150,12 @@ def _encoder(record: dict[str, Any]) -> SavedEncoder:
 
 
 def pack_state(states: list[dict[str, Any]]) -> bytes:
-    """Stage 1 states of a trial's pretraining seeds as bytes."""
+    """Stage 1 states of all pretraining seeds of a trial as bytes."""
     return pack_records(STATE, states)
 
 
 def unpack_state(state: bytes) -> list[dict[str, Any]]:
-    """The inverse of `pack_state`, also for what earlier releases packed; executes nothing it reads.
+    """The inverse of `pack_state`, also for states from earlier releases; executes nothing it reads.
 
     Raises
     ------

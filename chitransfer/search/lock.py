@@ -1,4 +1,4 @@
-"""One driver a study: the lock that says so, and who holds it.
+"""One driver per study: the lock that ensures it, and who holds the lock.
 
 Taken by `search.run`, `search.second_pass` and `evidence.compare`; `chitransfer status` asks who holds it.
 """
@@ -20,13 +20,13 @@ from chitransfer.files import make_lock, write_json
 from chitransfer.search.storage import explain_write_errors, find_lock_holder, lock_on_server
 from chitransfer.search.study_folder import StudyFolder
 
-# `find_driver` takes the lock for a moment to see whether it is free.
+# `find_driver` takes the lock briefly to see whether it is free.
 SECONDS_FOR_A_READER = 1.0
 
 
 @contextmanager
 def explain_unwritable(path: Path) -> Iterator[None]:
-    """Say of which results folder an error of the file system speaks."""
+    """Name the results folder that a file system error concerns."""
     try:
         yield
     except Timeout:
@@ -46,8 +46,8 @@ def explain_unwritable(path: Path) -> Iterator[None]:
 def drive_alone(folder: StudyFolder, what: str = "search is writing to this study") -> Iterator[None]:
     """Hold the study's driver lock; the operating system frees it when the process dies.
 
-    `what` says what the other process does where the lock is held already. A study on a database server has a second
-    lock there, because its folder may be on several machines.
+    `what` describes what the holder does where the lock is already held. A study on a database server has a second lock
+    there, because its folder may be used from several machines.
 
     Raises
     ------
@@ -72,21 +72,21 @@ def drive_alone(folder: StudyFolder, what: str = "search is writing to this stud
     finally:
         with suppress(OSError):
             holder.unlink(missing_ok=True)
-        # Before the release, after which the lock may be another driver's.
+        # Before releasing the lock, which may then be another driver's.
         _remove_if_empty(folder.path)
         lock.release()
 
 
 def find_driver(folder: StudyFolder) -> str | None:
-    """Who drives the study, or the comparison that it is part of, at this moment, by host and process; or ``None``.
+    """Host and process now driving the study, or the comparison it is part of; ``None`` if there is none.
 
     Raises
     ------
     StudyError
-        The study's database server cannot be asked.
+        The study's database server cannot be reached.
     """
     holder, lock = _holder_and_lock(folder if folder.comparison is None else StudyFolder(folder.comparison))
-    # Left behind by a driver that was killed, so its being there says nothing yet.
+    # A killed driver leaves this file behind, so its presence alone proves nothing.
     if holder.is_file():
         try:
             with lock:
@@ -103,7 +103,7 @@ def _holder_and_lock(folder: StudyFolder) -> tuple[Path, FileLock]:
 
 
 def _remove_if_empty(path: Path) -> None:
-    """Take away the folder of a study that never came to be: an error came first, and the lock is all it holds."""
+    """Remove the folder of a study that was never created: an error came first, and it holds only the lock."""
     with suppress(OSError):
         if [entry.name for entry in path.iterdir()] == ["driver.lock"]:
             (path / "driver.lock").unlink()

@@ -1,4 +1,4 @@
-"""The most memory a rung takes, of a GPU or of this process.
+"""Peak memory of a rung, on a GPU or in this process.
 
 Called by `search.runner`, `search.pack_workers` and `search.second_pass`.
 """
@@ -11,20 +11,20 @@ import torch
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let the peak of a GPU be that of what comes now; a process's own cannot be reset."""
+    """Reset a GPU's peak memory; that of a process cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most that this process has had of a GPU since the last reset, or of memory since it started."""
+    """Peak GPU memory of this process since the last reset, or its peak memory since it started, in MB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return peak_process_memory_mb()
 
 
 def peak_process_memory_mb() -> float:
-    """The largest resident memory of this process so far; NaN on Windows, which does not tell it this way."""
+    """The largest resident memory of this process so far; NaN on Windows, which does not report it this way."""
     try:
         import resource
     except ImportError:

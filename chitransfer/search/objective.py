@@ -1,6 +1,6 @@
-"""The transfer objective, and what the driver and its workers send each other: `RungTask`s, and `RungResult`s back.
+"""The transfer objective, and the messages between driver and workers: `RungTask`s out, `RungResult`s back.
 
-No PyTorch here, so that `chitransfer status` and `apply`, which only read, need not wait for it.
+No PyTorch here, so that the read-only `chitransfer status` and `apply` need not load it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from chitransfer.sections import ObjectiveSettings
 if TYPE_CHECKING:
     from chitransfer.training.crossval import OutOfFold, Scores
 
-# A score, or an array of them.
+# A score, or an array of scores.
 Score = TypeVar("Score", float, np.ndarray)
-# Runs of a trial numbered from here are re-evaluations: their seeds and folds are nobody's in the search.
+# Runs of a trial numbered from here are re-evaluations: their seeds and folds are not used in the search.
 FIRST_FRESH = 1000
-# What a trial is scored by: the loss of Stage 1, χ, solubility.
+# What a trial is scored by: Stage 1's loss, χ, solubility.
 COMPONENTS = (
     "stage1_mae",
     "exp_mae",
@@ -38,27 +38,27 @@ COMPONENTS = (
     "sol_pr_auc",
     "sol_brier",
 )
-# Those of the objective's parts that enter it as they are; the others enter as 1 − score.
+# Terms that enter the objective unchanged; the others enter as 1 − score.
 ERRORS = ("exp_mae", "exp_rmse", "stage1_mae")
 
 
 @dataclass(frozen=True)
 class RungTask:
-    """What a worker needs to carry a trial to its next rung.
+    """What a worker needs to advance a trial to its next rung.
 
     Attributes
     ----------
     number
-        The trial's number; with the study seed it fixes every random choice.
+        The trial's number; with the study seed it determines every random choice.
     overrides
-        Dotted configuration keys the trial sets.
+        Configuration values the trial sets, by dotted key.
     epoch
-        Stage 1 epoch to train to.
+        Stage 1 epoch up to which to train.
     state
         Bytes of the previous rung's `RungResult`, ``None`` for a fresh trial.
     replicate
-        0 is the trial itself; others repeat it under another pretraining seed. Folds are those of all trials; from
-        `FIRST_FRESH` on they are others, which all trials share.
+        0 is the trial itself; others repeat it with another pretraining seed. All use the same folds; from
+        `FIRST_FRESH` on the folds are different, but again shared by all trials.
     """
 
     number: int
@@ -77,24 +77,23 @@ class RungResult:
     epoch
         Stage 1 epochs done (fewer than asked when early stopping ended Stage 1).
     finished
-        Stage 1 will not go further.
+        Stage 1 will not train further.
     components, spread
-        Metrics by name, mean and standard deviation over repeats and pretraining seeds (NaN where there is one).
+        Metrics by name, mean and standard deviation over repeats and pretraining seeds (NaN for a single value).
     value
         The transfer objective.
     replicates
         Per pretraining seed: scores, out-of-fold predictions, Stage 1 history.
     seconds
-        Computed, by stage.
+        Computing time by stage.
     peak_memory_mb
-        Most memory of a GPU during the rung and those packed with it; on a CPU the process's peak so far, NaN where it
-        is not known.
+        Peak GPU memory during the rung and those packed with it; on a CPU the process's peak so far, NaN if unknown.
     state
-        To go on from; plain tensors, loadable with ``weights_only``.
+        The state to continue from; plain tensors, loadable with ``weights_only``.
     encoders
-        The Stage 1 results of a finished trial, from `search.encoders.pack_encoders`; empty before, and in repeats.
+        The Stage 1 results of a finished trial, from `search.encoders.pack_encoders`; empty before that and in repeats.
     halved_batch_size
-        `training.batch_size_dft` from this rung on, where memory ran out for a larger one; else ``None``.
+        `training.batch_size_dft` from this rung on, if memory ran out with a larger one; else ``None``.
     failure
         The reason, empty when the rung succeeded.
     """
@@ -116,7 +115,7 @@ class RungResult:
 
 @dataclass(frozen=True)
 class ReplicateResult:
-    """One pretraining seed of a trial."""
+    """Results of one pretraining seed of a trial."""
 
     seed: int
     best_epoch: int
@@ -126,18 +125,18 @@ class ReplicateResult:
 
 
 def split_weighed(config: Config) -> tuple[list[str], list[str]]:
-    """Scores that the objective weighs: those whose table there is, and those whose table is left out."""
+    """Scores with a weight in the objective: those whose table is given, and those whose table is missing."""
     weighed = [name for name, weight in config.objective.model_dump().items() if weight > 0]
     return _split_scored(config, weighed)
 
 
 def refuse_objectives_without_table(config: Config) -> None:
-    """Refuse to search for several objectives of which one is a score of a table that is left out.
+    """Refuse to search for several objectives if one of them is a score of a missing table.
 
     Raises
     ------
     ConfigError
-        One of `search.objectives` is, so no trial could be told.
+        One of `search.objectives` is such a score, so no trial could be completed.
     """
     if absent := _split_scored(config, config.search.objectives)[1]:
         raise ConfigError(
@@ -147,12 +146,12 @@ def refuse_objectives_without_table(config: Config) -> None:
 
 
 def refuse_constant_objective(config: Config) -> None:
-    """Refuse an objective that weighs nothing but scores of tables that are left out.
+    """Refuse an objective that weights only scores of missing tables.
 
     Raises
     ------
     ConfigError
-        It does, so all trials would read 0.
+        It does, so all trials would score 0.
     """
     scored, unscored = split_weighed(config)
     if not scored:
@@ -163,12 +162,12 @@ def refuse_constant_objective(config: Config) -> None:
 
 
 def refuse_choice_without_runs(config: Config) -> None:
-    """Refuse to choose by fresh runs where none is made.
+    """Refuse to choose by fresh runs where there are none.
 
     Raises
     ------
     ConfigError
-        `search.select` is ``reevaluated`` and `search.reevaluate_top` 0.
+        `search.select` is ``reevaluated`` and `search.reevaluate_top` is 0.
     """
     if config.search.select == "reevaluated" and config.search.reevaluate_top == 0:
         raise ConfigError(
@@ -178,12 +177,12 @@ def refuse_choice_without_runs(config: Config) -> None:
 
 
 def refuse_nothing_to_learn(config: Config) -> None:
-    """Refuse to train where Stage 2 gives the only table it has no weight, and no trial would give it one.
+    """Refuse to train if Stage 2 gives its only table no weight and no trial could change that.
 
     Raises
     ------
     ConfigError
-        It does, so every trial would fail once its Stage 1 is trained.
+        This is the case, so every trial would fail after its Stage 1.
     """
     training, paths = config.training, config.paths
     searched = {parameter.key for parameter in config.search.space.values()}
@@ -203,7 +202,7 @@ def refuse_nothing_to_learn(config: Config) -> None:
 
 
 def _split_scored(config: Config, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names of scores: those whose table there is, and those whose table is left out."""
+    """Names of scores: those whose table is given, and those whose table is missing."""
     paths = config.paths
     table_of = {"exp": paths.exp_chi_csv, "sol": paths.solubility_csv, "stage1": paths.dft_chi_csv}
     scored = [name for name in names if table_of[name.partition("_")[0]] is not None]
@@ -211,7 +210,7 @@ def _split_scored(config: Config, names: Sequence[str]) -> tuple[list[str], list
 
 
 def objective_terms(components: Mapping[str, Score], weights: ObjectiveSettings) -> dict[str, Score]:
-    """The weighted terms of the transfer objective: errors as they are, scores as 1 − score; absent tasks left out."""
+    """The weighted terms of the transfer objective: errors unchanged, scores as 1 − score; absent tasks omitted."""
     terms: dict[str, Score] = {}
     for name, weight in weights.model_dump().items():
         if weight > 0 and name in components:

@@ -31,18 +31,18 @@ logger = logging.getLogger(__name__)
 
 
 class PackWorkers(InProcessWorkers):
-    """Up to `size` rungs at a time, whose Stage 1 is one program, in a thread of this process.
+    """Up to `size` rungs at a time in a thread of this process, their Stage 1 trained as one program.
 
-    Tasks are collected until the driver waits and no pack is under way; then they are trained together, and their
-    results come back at the same moment. So the next pack is a whole one again, and which trials share a pack does not
-    depend on how fast anything runs.
+    Tasks are collected until the driver waits and no pack is running; they are then trained together, and their results
+    are returned at the same moment. So the next pack is full again, and which trials share a pack does not depend on
+    how fast anything runs.
 
     Parameters
     ----------
     size
-        Rungs a pack.
+        Rungs per pack.
     make_runner
-        Called as `TrialRunner` is.
+        Called like `TrialRunner`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PackWorkers(InProcessWorkers):
         self._delivering = threading.Lock()
 
     def submit(self, task: RungTask) -> Future[RungResult]:
-        """Put a rung into the next pack."""
+        """Add a rung to the next pack."""
         job = Job(task)
         self._jobs[job.outcome] = job
         self._collected.append(job)
@@ -77,12 +77,12 @@ class PackWorkers(InProcessWorkers):
             return super().wait(futures, 0.0)
 
     def running_seconds(self, future: Future[RungResult]) -> float | None:
-        """A rung's share of the time that its pack has been computing; ``None`` while it is collected."""
+        """A rung's share of its pack's computing time; ``None`` while the rung is waiting for its pack."""
         seconds = super().running_seconds(future)
         return None if seconds is None else seconds / len(self._under_way)
 
     def abandon(self, future: Future[RungResult]) -> None:
-        """Leave a rung out of its pack after the epoch under way; where that takes long, the next pack waits for it."""
+        """Drop a rung from its pack after the current epoch; where that takes long, the next pack waits for it."""
         self._collected = [job for job in self._collected if job.outcome is not future]
         super().abandon(future)
 
@@ -107,7 +107,7 @@ class PackWorkers(InProcessWorkers):
                     job.outcome.set_exception(outcome)
 
     def _run_pack(self, jobs: Sequence[Job]) -> list[RungResult | BaseException]:
-        """Results or errors, in the order of the jobs; what is too large for the memory is tried again with fewer."""
+        """Results or errors, in the order of the jobs; a pack that runs out of memory is retried with fewer members."""
         outcomes: list[RungResult | BaseException | None] | None
         try:
             outcomes = self._train_and_score(jobs)
@@ -115,7 +115,7 @@ class PackWorkers(InProcessWorkers):
             if not is_out_of_memory(error):
                 raise
             outcomes = None
-        # Outside the except block, so that the failed attempt's tensors are no longer held by its traceback.
+        # Outside the except block, so that the traceback no longer holds the failed attempt's tensors.
         if outcomes is not None:
             return [
                 self._try_alone(job) if outcome is None else outcome
@@ -129,7 +129,7 @@ class PackWorkers(InProcessWorkers):
         return [*self._run_pack(jobs[:half]), *self._run_pack(jobs[half:])]
 
     def _try_alone(self, job: Job) -> RungResult | BaseException:
-        """Result or error of a rung that no other's runs share the memory with."""
+        """Result or error of a rung that shares the memory with no other rung."""
         if _gives_up(job):
             return Cancelled()
         self.runner.free_memory()
@@ -140,7 +140,7 @@ class PackWorkers(InProcessWorkers):
             return error
 
     def _train_and_score(self, jobs: Sequence[Job]) -> list[RungResult | BaseException | None]:
-        """Results or errors of a pack; ``None`` where a member's scoring found no memory beside the others' runs."""
+        """Results or errors of a pack; ``None`` where memory was too short to score a member beside the others."""
         started = time.perf_counter()
         reset_peak_memory(self.runner.device)
         runs_of: dict[int, list[Stage1Run]] = {}
@@ -151,7 +151,7 @@ class PackWorkers(InProcessWorkers):
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                # A damaged state, say, is that trial's alone.
+                # An error such as a damaged state concerns that trial only.
                 errors[number] = error
         owners = [number for number, runs in runs_of.items() for _ in runs]
         failures = train_together(
@@ -161,7 +161,7 @@ class PackWorkers(InProcessWorkers):
         )
         for position, failure in failures.items():
             errors.setdefault(owners[position], failure)
-        # The members' share, so that the seconds of all trials add up to those of the search.
+        # Each member's share, so that the seconds of all trials add up to those of the search.
         share = (time.perf_counter() - started) / len(jobs)
         return [self._score(job, runs_of.get(number, []), errors.get(number), share) for number, job in enumerate(jobs)]
 
@@ -177,7 +177,7 @@ class PackWorkers(InProcessWorkers):
             return self.runner.score(job.task, runs, stage1_seconds)
         except Stage2MemoryError as shortage:
             logger.warning("trial %d in a pack (search.pack): %s; once more alone", job.task.number, str(shortage))
-            # Not the error: its traceback holds the member's runs.
+            # Not the error, because its traceback holds the member's runs.
             return None
         except Exception as other:  # noqa: BLE001 - as in `InProcessWorkers`
             if fails_trial(other):
@@ -187,7 +187,7 @@ class PackWorkers(InProcessWorkers):
 
 
 def _gives_up(job: Job) -> bool:
-    """Whether a rung was given up; then whoever gave it up is told at once."""
+    """Whether a rung was given up; if so, its waiting caller is notified at once."""
     if job.give_up.is_set() and not job.outcome.done():
         job.outcome.set_exception(Cancelled())
     return job.give_up.is_set()

@@ -1,4 +1,4 @@
-"""What Dask runs in every worker process that `clusters.LocalWorkers` starts, restarted ones included."""
+"""Run by Dask in every worker process that `clusters.LocalWorkers` starts, restarted ones included."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from chitransfer.interrupts import hangup_signals
 
 
 def dask_setup(worker: object) -> None:
-    """Be deaf to what a terminal sends to its every process: the driver hears it and ends the workers."""
+    """Ignore the signals a terminal sends to all its processes: the driver handles them and stops the workers."""
     for number in (signal.SIGINT, *hangup_signals()):
         signal.signal(number, signal.SIG_IGN)

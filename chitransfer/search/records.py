@@ -1,4 +1,4 @@
-"""What a trial leaves on disk: scores and out-of-fold predictions when done, the last rung's state while under way.
+"""What a trial leaves on disk: scores and out-of-fold predictions when done, the last rung's state until then.
 
 Written by `search.driver`, read back on resume and by `search.results` and `evidence`.
 """
@@ -21,11 +21,11 @@ from chitransfer.search.space import HALVED_BATCH_SIZE
 if TYPE_CHECKING:
     from chitransfer.data.assemble import Dataset
 
-# Attribute of a trial: what all its rungs and runs computed, without the time the search was stopped in between.
+# Attribute of a trial: computing time of all its rungs and runs, without pauses of the search.
 SECONDS_TOTAL = "seconds_total"
-# The same: where a study with several objectives keeps the transfer objective.
+# Likewise: holds the transfer objective in a study with several objectives.
 OBJECTIVE = "objective"
-# In a trial's folder: its Stage 1 results.
+# File in a trial's folder with its Stage 1 results.
 ENCODERS_FILE = "stage1.pt"
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class SavedRung:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What this rung and those before it computed, by stage."""
+        """Computing time of this rung and those before it, by stage."""
         names = [name for name in self.attributes if name.startswith("seconds_") and name != SECONDS_TOTAL]
         return {name.removeprefix("seconds_"): self.attributes[name] for name in names}
 
@@ -62,9 +62,9 @@ def trial_attributes(result: RungResult) -> dict[str, Any]:
 
 
 def save_rung(folder: Path, result: RungResult, params: dict[str, Any], dataset: Dataset) -> None:
-    """Write everything a rung brought; the small file that makes it count is written last.
+    """Write all results of a rung; the small file that makes it valid is written last.
 
-    A search killed at any moment finds either the whole rung or the one before.
+    A search killed at any moment finds either this whole rung or the previous one.
     """
     if result.state:
         write_atomically(folder / f"rung_{result.epoch:05d}.pt", result.state)
@@ -105,14 +105,14 @@ def save_rung(folder: Path, result: RungResult, params: dict[str, Any], dataset:
 
 
 def discard_states(folder: Path) -> None:
-    """Delete what a trial would have gone on from, and what a killed search was writing there; it has ended."""
+    """Delete the states of a trial that has ended, and files a killed search left half-written."""
     for state in folder.glob("rung_*.pt"):
         state.unlink(missing_ok=True)
     remove_left_over(folder)
 
 
 def load_rung(folder: Path) -> SavedRung | None:
-    """The last whole rung in a trial's folder, ``None`` when there is none or it is damaged (it is then run again)."""
+    """The last whole rung in a trial's folder; ``None`` if there is none or it is damaged (it is then run again)."""
     path = folder / "scores.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def load_rung(folder: Path) -> SavedRung | None:
 
 
 def chi_frame(result: RungResult, dataset: Dataset) -> pd.DataFrame | None:
-    """Out-of-fold χ, one line a row, repeat and pretraining seed."""
+    """Out-of-fold χ, one line per row, repeat and pretraining seed."""
     if dataset.chi is None:
         return None
     rows = dataset.chi.table.rows
@@ -143,7 +143,7 @@ def chi_frame(result: RungResult, dataset: Dataset) -> pd.DataFrame | None:
 
 
 def solubility_frame(result: RungResult, dataset: Dataset) -> pd.DataFrame | None:
-    """Out-of-fold probabilities of the positive class and the call at the fold's threshold, as `chi_frame`."""
+    """Out-of-fold probabilities of the positive class and the call at the fold's threshold, like `chi_frame`."""
     if dataset.solubility is None:
         return None
     rows = dataset.solubility.table.rows

@@ -1,6 +1,6 @@
-"""Running the top trials and the default configuration again, on fresh pretraining seeds and fresh folds.
+"""Running the top trials and the default configuration again, with fresh pretraining seeds and fresh folds.
 
-Called by `search.run` when a search has finished; `evidence.overtuning` reads what it leaves behind.
+Called by `search.run` when a search has finished; `evidence.overtuning` reads the results.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ logger = logging.getLogger(__name__)
 
 
 class RunWatcher(Protocol):
-    """What wants to know how the re-evaluation goes: a progress display."""
+    """Follows the re-evaluation, as a progress display does."""
 
     def runs_announced(self, trials: str, n_runs: int, seconds: float) -> None:
-        """So many runs of these trials begin, which will take about so long."""
+        """`n_runs` runs of these trials begin, which will take about `seconds`."""
 
     def run_ended(self, number: int, outcome: str) -> None:
-        """A trial has run once more."""
+        """A run of a trial has ended."""
 
     def runs_stopped(self, n_left: int) -> None:
-        """A stop leaves so many runs to a resumed search."""
+        """A stop leaves `n_left` runs to a resumed search."""
 
 
 def reevaluate_top(
@@ -51,9 +51,9 @@ def reevaluate_top(
     stop_requested: StopRequested,
     watcher: RunWatcher | None = None,
 ) -> StopReason:
-    """Run each chosen trial `search.reevaluate_seeds` times more; runs already on disk are kept.
+    """Run each chosen trial another `search.reevaluate_seeds` times; runs already on disk are kept.
 
-    A run that fails is left out with a line in the log. Returns why it ended.
+    A run that fails is logged and left out. Returns why the re-evaluation ended.
     """
     standing = read_standing(study)
     by_number = {trial.number: trial for trial in standing.ranked}
@@ -107,7 +107,7 @@ def reevaluate_top(
 def _ended_runs(
     workers: Workers, running: dict[Future[RungResult], RungTask], minutes: float | None
 ) -> Iterator[tuple[RungTask, RungResult]]:
-    """Take out of `running` what is done or, as in the search, overdue."""
+    """Remove from `running` what is done or, as in the search, overdue."""
     for future in workers.wait(list(running), POLL_SECONDS):
         yield running.pop(future), future.result()
     before = {future: (task.number, 0.0) for future, task in running.items()}
@@ -116,8 +116,8 @@ def _ended_runs(
 
 
 def _seconds_of_a_run(complete: Sequence[FrozenTrial], workers: Workers, n_runs: int) -> float:
-    """How long a run takes by the clock, from the time that complete trials computed."""
+    """Wall-clock time of a run, from the computing time of complete trials."""
     computed = [(computed_seconds(trial) or 0.0) / len(values_of_runs(trial)) for trial in complete]
-    # What trials of a pack computed is their share of the clock's time already.
+    # The computing time of trials in a pack is already their share of the wall-clock time.
     n_at_once = 1 if isinstance(workers, InProcessWorkers) else min(workers.capacity, n_runs)
     return float(np.median(computed)) / n_at_once

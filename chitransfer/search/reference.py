@@ -1,6 +1,6 @@
-"""What trials are compared with, on the same folds: a random forest and a predictor that learned nothing.
+"""References for the trials, on the same folds: a random forest and a trivial predictor.
 
-Scored and kept by `search.run` and `search.rescore`, shown by `search.summary` and `report`.
+Computed and stored by `search.run` and `search.rescore`, shown by `search.summary` and `report`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
     from chitransfer.data.assemble import Dataset
 
-# A title, scores by their names, and the objective.
+# A title, scores by name, and the objective.
 Column = tuple[str, Mapping[str, Any], float | None]
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Scores on the folds of a study's trials, by their names; empty where not known.
+    """Scores by name on the folds of a study's trials; empty where unknown.
 
     Attributes
     ----------
     trivial
-        Of the predictor that learned nothing, means over the fold shuffles.
+        Of the trivial predictor, means over the fold shuffles.
     forest
         Of a random forest on the same features, on the first shuffle.
     forest_key
-        What the forest was grown on (`forest_key`), where that was kept.
+        Hash of what the forest was trained on (`forest_key`), where it was stored.
     """
 
     trivial: Mapping[str, float] = field(default_factory=dict)
@@ -50,12 +50,12 @@ class Reference:
     forest_key: str = field(default="", compare=False)
 
     def columns(self, best: Mapping[str, Any], weights: ObjectiveSettings) -> list[Column]:
-        """What is known, as columns of a table beside the best trial, whose components `best` holds."""
+        """The known scores as columns for a table beside the best trial, whose components are `best`."""
         known = [("random forest", self.forest), ("trivial predictor", self.trivial)]
         return [(title, scores, borrowed_objective(scores, best, weights)) for title, scores in known if scores]
 
     def beats(self, best: Mapping[str, Any], weights: ObjectiveSettings, name: str = "best") -> list[str]:
-        """Where they are not worse than the best trial, a sentence each; `best` holds its components."""
+        """One sentence each where a reference is not worse than the best trial, whose components are `best`."""
         return [
             *beaten_by_trivial(best, self.trivial, weights, name),
             *beaten_by_forest(best, self.forest, weights, name),
@@ -70,20 +70,20 @@ def score_reference(
     say: Callable[[str], object],
     known: Sequence[Path] = (),
 ) -> Reference:
-    """Score both on a study's folds, and keep that in its ``reference.json``.
+    """Score both on a study's folds and store the result in its ``reference.json``.
 
     Parameters
     ----------
     path
-        The file. Where it has a forest of the same rows and folds, or one of `known` has, that is taken.
+        The file. If it or one of `known` has a forest for the same rows and folds, that one is used.
     folds
         From `make_folds`, (n_repeats, n_polymers).
     say
-        Hears that a forest is grown, which takes a while.
+        Called before a forest is trained, which takes a while.
     known
         Files of other studies on the same tables.
     """
-    # Here, since they import PyTorch: who only reads a study does without.
+    # Imported here because they load PyTorch, which reading a study does not need.
     from chitransfer.training.forest import GROWING, score_random_forest
     from chitransfer.training.tasks import resolve_positive_label
     from chitransfer.training.trivial import score_trivial_predictor
@@ -106,7 +106,7 @@ def score_reference(
 
 
 def forest_key(dataset: Dataset, fold: np.ndarray, positive_label: int, seed: int) -> str:
-    """SHA-256 of what a forest's scores depend on: features, measured rows, the folds (n_polymers,), class and seed."""
+    """SHA-256 of what a forest's scores depend on: features, measured rows, folds (n_polymers,), class and seed."""
     from chitransfer.training.forest import N_TREES
 
     parts = [repr((dataset.recipe, positive_label, seed, N_TREES)), dataset.names_digest()]
@@ -121,7 +121,7 @@ def forest_key(dataset: Dataset, fold: np.ndarray, positive_label: int, seed: in
 
 
 def read_reference(path: Path) -> Reference:
-    """What `score_reference` kept; nothing where the file is missing or damaged, or of a version without a forest."""
+    """What `score_reference` stored; empty if the file is missing, damaged, or of a version without a forest."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         trivial, forest = values["trivial_predictor"]["mean"], values.get("random_forest", {})
@@ -138,9 +138,9 @@ def _known(values: Mapping[str, Any]) -> dict[str, float]:
 def borrowed_objective(
     scores: Mapping[str, float], best: Mapping[str, Any], weights: ObjectiveSettings
 ) -> float | None:
-    """The objective of a predictor without Stage 1, with the Stage 1 MAE of the trial it stands beside.
+    """The objective of a predictor without Stage 1, using the Stage 1 MAE of the trial it is compared with.
 
-    ``None`` where it lacks a part that the trial's objective has; `best` holds the trial's components.
+    ``None`` if it lacks a term of the trial's objective; `best` holds the trial's components.
     """
     components = {**scores, "stage1_mae": best["stage1_mae"]}
     if not components.keys() >= set(_weighed_parts(best, weights)):
@@ -152,16 +152,16 @@ def borrowed_objective(
 
 
 def _weighed_parts(best: Mapping[str, Any], weights: ObjectiveSettings) -> list[str]:
-    """The parts of a trial's objective; `best` holds its components."""
+    """The weighted terms of a trial's objective; `best` holds its components."""
     return [part for part, weight in weights.model_dump().items() if weight > 0 and best.get(part) is not None]
 
 
 def _compare(
     best: Mapping[str, Any], other: Mapping[str, float], weights: ObjectiveSettings
 ) -> tuple[list[str], str, float, float | None]:
-    """The weighted parts that a trial and another predictor have, what their objectives by them are called, and both.
+    """The weighted terms common to a trial and another predictor, the name of their objective, and both values.
 
-    The other's is ``None`` where they share no part.
+    The other's value is ``None`` where they have no term in common.
     """
     parts = [part for part in _weighed_parts(best, weights) if part != "stage1_mae"]
     shared = [part for part in parts if part in other]
@@ -175,9 +175,9 @@ def _compare(
 def beaten_by_forest(
     best: Mapping[str, Any], forest: Mapping[str, float], weights: ObjectiveSettings, name: str = "best"
 ) -> list[str]:
-    """A sentence where a random forest has the lower objective, with the parts that have a weight.
+    """A sentence if a random forest has the lower objective, with its weighted terms.
 
-    `best` holds the trial's components, `name` says what to call it.
+    `best` holds the trial's components; `name` is what to call it.
     """
     shared, objective, own, other = _compare(best, forest, weights)
     if other is None or own <= other:
@@ -193,10 +193,10 @@ def beaten_by_forest(
 def beaten_by_trivial(
     best: Mapping[str, Any], reference: Mapping[str, float], weights: ObjectiveSettings, name: str = "best"
 ) -> list[str]:
-    """Where the best trial is not better than the trivial predictor, a sentence each: the objective, then its parts.
+    """One sentence each where the best trial is no better than the trivial predictor: the objective, then its terms.
 
-    `best` holds the trial's components, `name` says what to call it. A score that the trivial predictor has in full,
-    as the recall of calling everything positive, cannot be bettered and says nothing.
+    `best` holds the trial's components; `name` is what to call it. Scores in which the trivial predictor is perfect,
+    such as the recall of calling everything positive, cannot be improved and are skipped.
     """
     sentences = []
     _, objective, own, without = _compare(best, reference, weights)

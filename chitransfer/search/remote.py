@@ -1,6 +1,6 @@
-"""The part of a study that lives in a Dask worker: it brings code and data there and runs rungs.
+"""The part of a study that lives in a Dask worker: it delivers code and data there and runs rungs.
 
-`dask_workers` sends this module to workers by value, so it may import nothing of chitransfer before that has arrived.
+`dask_workers` sends this module to workers by value, so it must not import chitransfer before that has arrived.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import distributed
 from distributed import WorkerPlugin, get_worker
 
 PACKAGE = "chitransfer"
-# Attribute of the imported package: digest of its source.
+# Attribute of the imported package that holds the digest of its source.
 RELEASE = "__release__"
 
-# Parameters of glibc's `mallopt` and their values in bytes: free memory a process keeps, and the size from which on a
-# block is mapped by itself.
+# Parameters of glibc's `mallopt` and their values in bytes: how much free memory a process keeps, and the size from
+# which a block is mapped separately.
 MALLOPT = {"M_TRIM_THRESHOLD": (-1, 512 * 2**20), "M_MMAP_THRESHOLD": (-3, 32 * 2**20)}
 
 
 class StudyPlugin(WorkerPlugin):
-    """A study in a worker process: its code, its data, and the `TrialRunner` made of them at the first rung.
+    """A study in a worker process: its code, its data, and the `TrialRunner` built from them at the first rung.
 
     Dask keeps the plugin on the scheduler and sets it up in every worker that joins, restarted ones included.
 
@@ -41,13 +41,13 @@ class StudyPlugin(WorkerPlugin):
     name
         Unique to the study; a worker may serve several.
     package
-        Digest and zipped source of chitransfer, used where the worker has none or another.
+        Digest and zipped source of chitransfer, used where the worker has none or a different one.
     payload
         `pack_payload` of (config, dataset).
     devices
-        Device of each worker by the number its name ends in; empty: the configuration's.
+        Device of each worker, indexed by the number at the end of its name; empty: the configuration's.
     n_threads
-        Threads a rung computes with; 0: as many as PyTorch takes.
+        Threads per rung; 0: PyTorch's default.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class StudyPlugin(WorkerPlugin):
         keep_freed_memory()
 
     def teardown(self, worker: Any) -> None:
-        """Called by Dask when the study leaves: the running rung ends at its next epoch."""
+        """Called by Dask when the study is removed: the running rung ends at its next epoch."""
         self._stop.set()
 
     def run(self, key: str, task: bytes) -> bytes:
-        """Run one rung and tell the scheduler when it really started.
+        """Run one rung and tell the scheduler when it actually started.
 
-        The result is pickled here: when Dask sends it, the process may import another study's chitransfer.
+        The result is pickled here: by the time Dask sends it, the process may import another study's chitransfer.
         """
         with self._one_at_a_time:
             self._worker.log_event(self.name, {"key": key, "worker": self._worker.address})
@@ -96,20 +96,20 @@ class StudyPlugin(WorkerPlugin):
 
 
 def lock_of_process() -> Any:
-    """The lock under which rungs compute in this process, one at a time, whichever study and release they are of.
+    """The lock that lets one rung at a time compute in this process, for all studies and releases.
 
-    A joined cluster may give a worker several threads and several studies, and training draws from PyTorch's one
-    generator of the process: two rungs at once would not give what their seeds say. The lock lies in Dask's own module,
-    because every study brings a `remote` of its own.
+    A joined cluster may give a worker several threads and several studies, and training draws from PyTorch's single
+    generator per process: two simultaneous rungs would not reproduce their seeds. The lock is stored in Dask's own
+    module, because every study has its own copy of `remote`.
     """
     return vars(distributed).setdefault("chitransfer_computes", threading.Lock())
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees for its next tensors, where the C library is glibc.
+    """With glibc, let this process keep freed memory for its next tensors.
 
-    Dask starts workers with ``MALLOC_TRIM_THRESHOLD_=65536``, so that every freed tensor goes back to the system and
-    the next one is mapped and zeroed page by page: an epoch of Stage 1 takes twice as long.
+    Dask starts workers with ``MALLOC_TRIM_THRESHOLD_=65536``, so every freed tensor is returned to the system, and the
+    next one is mapped and zeroed page by page: an epoch of Stage 1 takes twice as long.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         for parameter, value in MALLOPT.values():
@@ -117,9 +117,9 @@ def keep_freed_memory() -> None:
 
 
 def run_rung(name: str, key: str, task: bytes) -> Any:
-    """The Dask task: find the study in this worker and run a rung of it; ``None`` when the study is not here.
+    """The Dask task: find the study in this worker and run one of its rungs; ``None`` if the study is not here.
 
-    The result comes pickled.
+    The result is pickled.
     """
     plugin: Any = get_worker().plugins.get(name)
     if plugin is None:
@@ -127,24 +127,24 @@ def run_rung(name: str, key: str, task: bytes) -> Any:
     try:
         return plugin.run(key, task)
     except Exception as error:  # noqa: BLE001 - raised again
-        # Dask's client drops what it is told of a task whose traceback is too deep to pickle, and the driver would wait
-        # for that rung for ever: the traceback travels as text.
+        # Dask's client drops errors whose traceback is too deep to pickle, and the driver would wait for that rung for
+        # ever; so the traceback is sent as text.
         error.add_note("in a worker:\n" + "".join(traceback.format_tb(error.__traceback__, limit=-10)))
         raise error.with_traceback(None) from None
 
 
 def pack_payload(config: Any, dataset: Any) -> bytes:
-    """Configuration and data as compressed bytes; count fingerprints are mostly zeros, so little travels."""
+    """Configuration and data as compressed bytes; count fingerprints are mostly zeros and compress well."""
     return zlib.compress(pickle.dumps((config, dataset), protocol=5), level=1)
 
 
 def unpack_payload(payload: bytes) -> Any:
-    """The inverse of `pack_payload`; what it reads comes from the driver of the same user, over Dask's connection."""
+    """The inverse of `pack_payload`; its input comes from the same user's driver over Dask's connection."""
     return pickle.loads(zlib.decompress(payload))
 
 
 def source_files(folder: Path) -> dict[str, bytes]:
-    """The package's modules by their path inside it, sorted."""
+    """The package's modules by relative path, sorted."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.py"))}
 
 
@@ -167,12 +167,12 @@ def pack_package(folder: Path) -> tuple[str, bytes]:
 
 
 def import_release(digest: str, archive: bytes, folder: Path) -> None:
-    """Let this process import exactly this chitransfer: the installed one when it is the same, else the zip.
+    """Let this process import exactly this chitransfer: the installed one if it is the same, else the zip.
 
-    Another one that is loaded, of an earlier study, is put aside and comes back when it is asked for again. The caller
-    holds `lock_of_process`.
+    A different one already loaded for an earlier study is set aside and restored when asked for again. The caller holds
+    `lock_of_process`.
     """
-    # In Dask's own module, as the lock is.
+    # Stored in Dask's own module, like the lock.
     aside = vars(distributed).setdefault("chitransfer_releases", {})
     loaded = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == PACKAGE}
     if PACKAGE in loaded:
@@ -195,13 +195,13 @@ def import_release(digest: str, archive: bytes, folder: Path) -> None:
         sys.path.insert(0, str(path))
         importlib.invalidate_caches()
         importlib.import_module(PACKAGE)
-        # Its modules are found through the package; what is installed must be found again for another study.
+        # Its modules are found through the package; another study must find the installed ones again.
         sys.path.remove(str(path))
     vars(sys.modules[PACKAGE])[RELEASE] = digest
 
 
 def _digest_installed() -> str:
-    """`digest_source` of the chitransfer that is or would be imported; empty where there is none in a folder."""
+    """`digest_source` of the chitransfer that is or would be imported; empty if there is none in a folder."""
     spec = importlib.util.find_spec(PACKAGE)
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
     return digest_source(source_files(folder)) if folder is not None and folder.is_dir() else ""

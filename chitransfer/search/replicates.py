@@ -1,6 +1,6 @@
-"""Noise-aware search: how noisy a trial is, which trials earn another run, and who is best after shrinkage.
+"""Noise-aware search: how noisy trials are, which of them deserve another run, and which is best after shrinkage.
 
-`search.driver` races trials with it, `search.results` ranks trials by it, `evidence.overtuning` names their noise.
+`search.driver` races trials with it, `search.results` ranks trials by it, `evidence.overtuning` reports their noise.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from chitransfer.search.records import OBJECTIVE, SavedRung, load_rung
 from chitransfer.search.space import HALVED_BATCH_SIZE
 
 REPLICATE_VALUES = "replicate_values"
-# How many further runs of a trial failed.
+# Attribute with the number of failed further runs of a trial.
 FAILED_RUNS = "failed_runs"
-# A trial with less than this chance of beating the incumbent is not worth another run.
+# A trial with a smaller chance of beating the incumbent does not deserve another run.
 WORTHWHILE_CHANCE = 0.3
 
 
@@ -33,12 +33,12 @@ class NoiseComponents:
     Attributes
     ----------
     between
-        Between configurations, the noise taken off.
+        Between configurations, with the noise removed.
     within
-        Between runs of one configuration (other pretraining seeds, the same folds); ``None`` until one configuration
-        has run twice.
+        Between runs of one configuration (other pretraining seeds, same folds); ``None`` until a configuration has run
+        twice.
     n_configurations, n_runs
-        What they were estimated from.
+        The numbers they were estimated from.
     """
 
     between: float
@@ -58,7 +58,7 @@ class NoiseComponents:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is believed of each configuration's true objective, (n_configurations,) each."""
+    """Posterior of each configuration's true objective, (n_configurations,) each."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -70,7 +70,7 @@ def estimate_components(values: Sequence[Sequence[float]]) -> NoiseComponents:
     Parameters
     ----------
     values
-        Objective of every run of every configuration, at least one run each.
+        Objectives of all runs of each configuration, at least one run each.
     """
     groups = [np.asarray(group, dtype=float) for group in values if len(group)]
     sizes = np.array([len(group) for group in groups])
@@ -88,9 +88,9 @@ def estimate_components(values: Sequence[Sequence[float]]) -> NoiseComponents:
 
 
 def posterior_of(values: Sequence[Sequence[float]], components: NoiseComponents) -> Posterior:
-    """Normal posterior of each configuration's objective: its mean shrunk towards the mean of all (empirical Bayes).
+    """Normal posterior of each configuration's objective: its mean shrunk towards the common mean (empirical Bayes).
 
-    Without a known noise nothing is shrunk. Configurations that do not differ (`between` 0) all get the common mean.
+    If the noise is unknown, nothing is shrunk. Configurations that do not differ (`between` 0) all get the common mean.
     """
     sizes = np.array([len(group) for group in values], dtype=float)
     means = np.array([float(np.mean(group)) for group in values])
@@ -98,7 +98,7 @@ def posterior_of(values: Sequence[Sequence[float]], components: NoiseComponents)
         return Posterior(means, np.zeros_like(means))
     noise, spread = components.within**2 / sizes, components.between**2
     share = spread / (spread + noise) if spread > 0 else np.zeros_like(means)
-    # The common mean weighs a configuration by how well it is known.
+    # In the common mean, a configuration's weight depends on how precisely it is known.
     weight = 1.0 / (spread + noise) if spread + noise.min() > 0 else np.ones_like(means)
     centre = float(np.average(means, weights=weight))
     return Posterior(centre + share * (means - centre), np.sqrt(share * noise))
@@ -107,8 +107,8 @@ def posterior_of(values: Sequence[Sequence[float]], components: NoiseComponents)
 def deserves_another_run(own: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
     """Whether a configuration may still beat the best of the others (the incumbent).
 
-    The noise is pooled over all; as long as it is unknown, as before the first configuration has run twice or where its
-    second run failed, a configuration runs again so that it becomes known.
+    The noise is pooled over all configurations. While it is unknown, either before the first configuration has run
+    twice or if its second run failed, a configuration runs again so that it becomes known.
     """
     if not others:
         return True
@@ -125,12 +125,12 @@ def deserves_another_run(own: Sequence[float], others: Sequence[Sequence[float]]
 
 
 def replicate_folder(trial_folder: Path, replicate: int) -> Path:
-    """Where a further run of a trial is kept; run 0 is the trial's own folder."""
+    """The folder of a further run of a trial; run 0 uses the trial's own folder."""
     return trial_folder if replicate == 0 else trial_folder / f"replicate_{replicate:04d}"
 
 
 def load_replicates(trial_folder: Path) -> list[SavedRung]:
-    """The finished runs of a trial beyond the first, in order and without a gap."""
+    """The finished runs of a trial beyond the first, in order and without gaps."""
     found: list[SavedRung] = []
     for replicate in range(1, FIRST_FRESH):
         saved = load_rung(replicate_folder(trial_folder, replicate))
@@ -141,27 +141,27 @@ def load_replicates(trial_folder: Path) -> list[SavedRung]:
 
 
 def run_values(study: optuna.Study) -> dict[int, list[float]]:
-    """Objective of every run of every complete trial, by trial number; a plain search has one run each."""
+    """Objectives of all runs of every complete trial, by trial number; in a plain search one run each."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return {trial.number: values_of_runs(trial) for trial in complete}
 
 
 def values_of_runs(trial: FrozenTrial) -> list[float]:
-    """Objective of every run of a complete trial."""
+    """Objectives of all runs of a complete trial."""
     own = trial.user_attrs.get(REPLICATE_VALUES)
     return list(own) if own else [trial.user_attrs.get(OBJECTIVE, trial.values[0])]
 
 
 def count_runs(trial: FrozenTrial) -> int:
-    """How many runs of the budget a trial that ended took, those that failed included."""
+    """How many runs of the budget an ended trial used, failed runs included."""
     return len(trial.user_attrs.get(REPLICATE_VALUES, [0])) + int(trial.user_attrs.get(FAILED_RUNS, 0))
 
 
 def posterior_means(values: Mapping[int, Sequence[float]]) -> dict[int, float]:
-    """Posterior mean of every trial's objective by trial number, the best first.
+    """Posterior mean of every trial's objective by trial number, best first.
 
-    Equal ones, as where configurations do not differ, are in order of the mean of the trial's own runs, then of number.
-    A plain search has nothing to shrink: its order is that of the objective.
+    Ties, as where configurations do not differ, are ordered by the mean of the trial's own runs, then by number. In a
+    plain search there is nothing to shrink, and the order is that of the objective.
     """
     runs = list(values.values())
     means = posterior_of(runs, estimate_components(runs)).mean
@@ -170,7 +170,7 @@ def posterior_means(values: Mapping[int, Sequence[float]]) -> dict[int, float]:
 
 
 def pool_runs(runs: Sequence[SavedRung]) -> tuple[float, dict[str, Any]]:
-    """The value and attributes of a trial from all its runs: numbers averaged, seconds added up.
+    """The value and attributes of a trial from all its runs: numbers averaged, seconds summed.
 
     The spread of a component (``…_std``) is over all repeats of all runs.
     """
@@ -181,11 +181,11 @@ def pool_runs(runs: Sequence[SavedRung]) -> tuple[float, dict[str, Any]]:
         numbers: list[Any] = [run.attributes.get(name) for run in runs]
         if name.endswith("_std"):
             means: list[Any] = [run.attributes.get(name.removesuffix("_std")) for run in runs]
-            # A run of one repeat has no spread of its own.
+            # A run with one repeat has no spread of its own.
             own = [number or 0.0 for number in numbers]
             attributes[name] = None if None in means else float(np.sqrt(np.mean(np.square(own)) + np.var(means)))
         elif name == HALVED_BATCH_SIZE or not isinstance(first, int | float) or None in numbers:
-            # The batch is that of the first run, whose Stage 1 is kept.
+            # Keep the batch size of the first run, whose Stage 1 is kept.
             continue
         elif name.startswith("seconds_"):
             attributes[name] = float(np.sum(numbers))

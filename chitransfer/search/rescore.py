@@ -1,4 +1,4 @@
-"""Scoring kept Stage 1 encoders again under other folds, Stage 2 settings or objective weights, without pretraining.
+"""Rescoring kept Stage 1 encoders with other folds, Stage 2 settings or objective weights, without pretraining.
 
 Called by `chitransfer rescore`; `search.second_pass` scores single encoders with `score_encoders`.
 """
@@ -37,7 +37,7 @@ from chitransfer.search.summary import PERMUTED, describe_objective, describe_si
 from chitransfer.search.unread import keeps_encoder_frozen
 from chitransfer.sections import FULL_TRAINING_KEYS, ObjectiveSettings, SpaceParameter
 
-# Found out again on every machine; no part of what was measured.
+# Determined anew on every machine; they do not affect what is measured.
 PLACE_KEYS = ("paths.results_dir", "paths.cache_dir", "training.device", "training.num_threads", "search.n_trials")
 logger = logging.getLogger(__name__)
 
@@ -52,21 +52,21 @@ class Rescored:
         Where ``all_trials.csv``, ``top_20_trials.csv``, ``best_params.json``, ``reference.json``, ``config.yaml``,
         ``environment.json`` and, where rows were left out, ``rejected_rows.csv`` were written.
     trials
-        One line a trial, best first: ``number``, ``value``, ``value_before``, ``rank_before``, ``is_default``,
-        parameters, components. Where a trial ran several times (`search.replicates`) ``value_before`` and
+        One line per trial, best first: ``number``, ``value``, ``value_before``, ``rank_before``, ``is_default``,
+        parameters, components. Where a trial ran several times (`search.replicates`), ``value_before`` and
         ``rank_before`` are those of its first run, whose encoders are scored.
     skipped
         Why trials were left out, by number.
     reference
-        What they are compared with, under the new conditions.
+        The reference predictors under the new conditions.
     weights
-        The objective's.
+        The objective's weights.
     is_permuted
-        The measured values were dealt out to other polymers, so nothing can be better than the trivial predictor.
+        The measured values were shuffled among polymers, so nothing can be better than the trivial predictor.
     is_of_first_runs
         Trials may have run several times.
     warnings
-        What to know of the tables and the objective.
+        Warnings about the tables and the objective.
     """
 
     folder: Path
@@ -79,7 +79,7 @@ class Rescored:
     warnings: Sequence[str] = ()
 
     def describe(self) -> list[str]:
-        """Best trial, default configuration and what they are compared with side by side, and what to be warned of."""
+        """Best trial, default configuration and references side by side, and the warnings."""
         best, *others = ({str(key): value for key, value in row.items()} for row in self.trials.to_dict("records"))
         columns = [(f"best (trial {best['number']})", best)]
         columns += [(f"default (trial {row['number']})", row) for row in (best, *others) if row["is_default"]]
@@ -91,13 +91,13 @@ class Rescored:
         return [*table, *beaten, *self.warnings]
 
     def describe_skipped(self) -> list[str]:
-        """Which trials were left out and why; of many the first."""
+        """Which trials were left out and why; if many, only the first."""
         lines = [f"trial {number} left out: {reason}" for number, reason in self.skipped.items()]
         return first_lines(lines, "trial")
 
     @property
     def rank_correlation(self) -> float:
-        """Spearman's correlation of ``value_before`` and ``value``; NaN below three trials."""
+        """Spearman's correlation of ``value_before`` and ``value``; NaN for fewer than three trials."""
         if len(self.trials) < 3:
             return float("nan")
         before, after = self.trials["value_before"].rank(), self.trials["value"].rank()
@@ -107,14 +107,14 @@ class Rescored:
 def find_without_effect(
     overrides: Iterable[str], space: Mapping[str, SpaceParameter], unread: Collection[str], sections: tuple[str, ...]
 ) -> list[str]:
-    """Overrides that trials scored again would not heed, sorted.
+    """Overrides that rescored trials would not use, sorted.
 
-    They are those of searched parameters, which are each trial's own, of full training, and those named.
+    These are overrides of searched parameters, which each trial sets itself, of full training, and of the named keys.
 
     Parameters
     ----------
     unread, sections
-        Dotted keys, and beginnings of dotted keys.
+        Dotted keys, and prefixes of dotted keys.
     """
     own = {parameter.key for parameter in space.values()} | FULL_TRAINING_KEYS
     return sorted(key for key in overrides if key in own or key in unread or key.startswith(sections))
@@ -128,16 +128,17 @@ def score_encoders(
     folds: np.ndarray | None = None,
     first: int = 0,
 ) -> NetworkScores:
-    """Score a trial's encoders by quick Stage 2.
+    """Score a trial's encoders with quick Stage 2.
 
     Parameters
     ----------
     runner
-        Holds tables, features and folds.
+        Provides tables, features and folds.
     config
         The trial's configuration.
     number, first
-        Of the trial, and of its first pretraining; fix Stage 2's random choices, by default as in the search.
+        Number of the trial and of its first pretraining; they fix Stage 2's random choices, by default as in the
+        search.
     folds
         From `make_folds`; default: the runner's.
 
@@ -159,14 +160,14 @@ def rescore_study(
     *,
     progress: NamedProgress | None = None,
 ) -> Rescored:
-    """Score every complete trial of a study again; the study itself is not changed.
+    """Rescore every complete trial of a study; the study itself is not changed.
 
     A trial that cannot be scored under these conditions is left out, with its reason.
 
     Parameters
     ----------
     overrides
-        Dotted configuration keys to change: of ``cv``, ``objective``, ``solubility``, the Stage 2 part of ``training``,
+        Dotted configuration keys to change: in ``cv``, ``objective``, ``solubility``, the Stage 2 part of ``training``,
         or the measured tables.
     progress
         Called with ("rescore", done, total).
@@ -174,15 +175,15 @@ def rescore_study(
     Raises
     ------
     ConfigError
-        Some of the overrides would have no effect, or the objective with them would be the same for all; the message
+        Some of the overrides would have no effect, or would make the objective the same for all trials; the message
         names them.
     StudyError
-        The study is a second pass or has no complete trial, its polymers had other names, or what is changed would
-        change Stage 1 of all; the message names it.
+        The study is a second pass or has no complete trial, its polymers had other names, or a change would alter
+        Stage 1 of all; the message names it.
     TrainingError
-        Stage 2 diverges, or finds too little memory, for every trial.
+        Stage 2 diverges, or runs out of memory, for every trial.
     CheckpointError
-        No complete trial kept a readable Stage 1 result.
+        No complete trial has a readable Stage 1 result.
     """
     if folder.first_pass is not None:
         raise StudyError(
@@ -215,7 +216,7 @@ def rescore_study(
 
 
 def _refuse_without_effect(overrides: Mapping[str, object], config: Config) -> None:
-    # The control is part of the labels, so a change of it is told as one of Stage 1.
+    # The control is part of the labels, so a change of it is reported as one of Stage 1.
     unread = {"paths.results_dir"} | ({"training.lr_encoder"} if keeps_encoder_frozen(config) else set())
     useless = find_without_effect(
         overrides.keys() - {"search.control"}, config.search.space, unread, ("search.", "second_pass.", "cluster.")
@@ -235,9 +236,9 @@ def _score_trials(
     trials: Sequence[FrozenTrial],
     progress: NamedProgress | None,
 ) -> tuple[pd.DataFrame, dict[int, ChitransferError]]:
-    """The table of `Rescored`, and why trials are not in it, by number; raises when it would be empty."""
+    """The table of `Rescored`, and why trials are missing from it, by number; raises if it would be empty."""
     config, dataset = runner.config, runner.dataset
-    # Of the run whose encoders are kept.
+    # Values of the run whose encoders are kept.
     before = {t.number: values_of_runs(t)[0] for t in trials}
     order = sorted(before, key=lambda number: (before[number], number))
     rows: list[dict[str, Any]] = []
@@ -251,7 +252,7 @@ def _score_trials(
             scores = score_encoders(runner, own, trial.number, encoders)
         except (CheckpointError, ConfigError, StudyError, TrainingError) as error:
             errors[trial.number] = error
-            # Whoever asked for the scores says so (`Rescored.skipped`).
+            # The caller reports it (`Rescored.skipped`).
             logger.info("trial %d is left out: %s", trial.number, error)
             continue
         rows.append(

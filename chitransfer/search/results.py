@@ -1,4 +1,4 @@
-"""Results as the guide has them: best_params.json, all_trials.csv, top_20_trials.csv; and where a study stands.
+"""Results as in the guide: best_params.json, all_trials.csv, top_20_trials.csv; and the state of a study.
 
 Called by `search.run`, `search.summary`, `evidence` and `report`.
 """
@@ -41,7 +41,7 @@ OTHER_ATTRIBUTES = (
     "stage1_epochs",
     "failure_reason",
 )
-# Columns of all_trials.csv, and of the one that `chitransfer rescore` writes, that are no parameters.
+# Columns of all_trials.csv, also as written by `chitransfer rescore`, that are not parameters.
 OWN_COLUMNS = frozenset(
     {"number", "state", "value", "is_default", "value_before", "rank_before", *COMPONENTS}
     | {f"{name}_std" for name in COMPONENTS}
@@ -66,16 +66,16 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a study stands, worked out from its trials alone.
+    """The state of a study, computed from its trials alone.
 
     Attributes
     ----------
     counts
         Trials by state; states without a trial are left out.
     n_ended, n_runs
-        Trials in a final state, and the runs they took; more only where `search.replicates` let trials run again.
+        Trials in a final state, and the runs they took; the latter is larger only with `search.replicates`.
     ranked
-        Complete trials, the best first: by posterior mean, which in a plain search is the objective.
+        Complete trials, best first: by posterior mean, which in a plain search is the objective.
     posterior
         Posterior mean of each complete trial by number, in the same order.
     """
@@ -95,7 +95,7 @@ class Standing:
 
 
 def read_standing(study: optuna.Study) -> Standing:
-    """Counts by state, the best trials first, the default configuration's trial, and the pace."""
+    """Counts by state, ranked trials, the default configuration's trial, and the pace."""
     trials = [with_one_value(trial) for trial in study.get_trials(deepcopy=False)]
     complete = {trial.number: trial for trial in trials if trial.state == TrialState.COMPLETE}
     posterior = posterior_means({number: values_of_runs(trial) for number, trial in complete.items()})
@@ -113,9 +113,9 @@ def read_standing(study: optuna.Study) -> Standing:
 
 
 def read_recommended(folder: StudyFolder, standing: Standing) -> FrozenTrial:
-    """The trial that best_params.json names, the best where it names none; all that speaks of one trial means this one.
+    """The trial named in best_params.json, else the best one; all output that concerns a single trial uses this one.
 
-    So what a user reviewed is what gets applied, whatever `search.select` it was chosen by.
+    So the trial a user reviewed is the one that gets applied, whatever `search.select` chose it by.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def has_lowest_objective(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> b
 
 
 def explain_recommended(standing: Standing, recommended: FrozenTrial, select: str) -> list[str]:
-    """A line where the recommended trial is not the one with the lowest objective: why."""
+    """A line explaining why the recommended trial is not the one with the lowest objective, if so."""
     if has_lowest_objective(recommended, standing.ranked):
         return []
     lowest = min(standing.ranked, key=lambda trial: (trial.values[0], trial.number))
@@ -159,7 +159,7 @@ def count_reevaluated(top: int, n_complete: int) -> int:
 
 
 def expect_runs(search: SearchSettings) -> int:
-    """About how many runs the re-evaluation after a search will be; the default may be among the best already."""
+    """Approximate number of re-evaluation runs after a search; the default may already be among the best."""
     n_trials = count_reevaluated(search.reevaluate_top, search.n_trials)
     return (n_trials + search.enqueue_default) * search.reevaluate_seeds if n_trials else 0
 
@@ -167,7 +167,7 @@ def expect_runs(search: SearchSettings) -> int:
 def choose_trials(standing: Standing, top: int) -> list[int]:
     """The best trials, at most `top` and at most a quarter of the complete ones, and the default configuration's.
 
-    Where trials ran several times, the best are those of the lowest posterior mean.
+    Where trials ran several times, the best are those with the lowest posterior mean.
     """
     numbers = [trial.number for trial in standing.ranked[: count_reevaluated(top, len(standing.ranked))]]
     if numbers and standing.default is not None and standing.default.number not in numbers:
@@ -176,16 +176,16 @@ def choose_trials(standing: Standing, top: int) -> list[int]:
 
 
 def fresh_runs(standing: Standing, search: SearchSettings) -> list[tuple[int, int]]:
-    """The runs on fresh seeds and folds that follow a search, as (trial, replicate) in their order.
+    """The runs with fresh seeds and folds that follow a search, as (trial, replicate), in order.
 
-    Every trial once before any of them a second time, so that a stop leaves trials that can be compared.
+    Every trial runs once before any runs a second time, so that trials can be compared after a stop.
     """
     numbers = choose_trials(standing, search.reevaluate_top)
     return [(number, FIRST_FRESH + seed) for seed in range(search.reevaluate_seeds) for number in numbers]
 
 
 def missing_runs(runs: Sequence[tuple[int, int]], folder: StudyFolder) -> list[tuple[int, int]]:
-    """Those of `fresh_runs` that are not on disk: still to be done, or failed."""
+    """Those of `fresh_runs` that are not on disk: not run yet, or failed."""
     return [
         (number, replicate)
         for number, replicate in runs
@@ -194,14 +194,14 @@ def missing_runs(runs: Sequence[tuple[int, int]], folder: StudyFolder) -> list[t
 
 
 def describe_counts(counts: Mapping[str, int], running: str) -> str:
-    """``5 complete, 1 pruned``; `running` says what a trial in that state is, as one interrupted with its search."""
+    """``5 complete, 1 pruned``; `running` is the word for a trial in that state, e.g. ``interrupted``."""
     return ", ".join(
         f"{n} {running if name == TrialState.RUNNING.name else name.lower()}" for name, n in counts.items()
     )
 
 
 def with_one_value(trial: FrozenTrial) -> FrozenTrial:
-    """The trial with the transfer objective as its value, also where the study has several objectives."""
+    """The trial with the transfer objective as its value, even if the study has several objectives."""
     if trial.values is None or OBJECTIVE not in trial.user_attrs:
         return trial
     one = copy.copy(trial)
@@ -215,7 +215,7 @@ def pareto_numbers(study: optuna.Study) -> list[int]:
 
 
 def _pace(ended: list[FrozenTrial]) -> float | None:
-    # Between ends, since with several workers trials overlap; no more than was computed, since there may be a break.
+    # Time between ends, since trials overlap with several workers; capped by computing time, as there may be pauses.
     last = sorted(ended, key=lambda trial: trial.datetime_complete or datetime.min)[-11:]
     if len(last) == 1:
         return computed_seconds(last[0])
@@ -228,12 +228,12 @@ def _pace(ended: list[FrozenTrial]) -> float | None:
 
 
 def name_columns(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as columns of a table of trials; one called as another column is has ``params_`` before its name."""
+    """Parameters as columns of a table of trials; a name that is already taken gets the prefix ``params_``."""
     return {f"params_{name}" if name in OWN_COLUMNS else name: value for name, value in params.items()}
 
 
 def trials_frame(study: optuna.Study) -> pd.DataFrame:
-    """One line a trial in order of number: state, objective, components, spread, parameters, seconds, failure."""
+    """One line per trial, by number: state, objective, components, spread, parameters, seconds, failure."""
     parameters = list(study.user_attrs.get(CONTRACT, {}).get("space", {}))
     rows = []
     pareto, posterior = pareto_numbers(study), read_standing(study).posterior
@@ -263,7 +263,7 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
 
 
 def computed_seconds(trial: FrozenTrial) -> float | None:
-    """What a trial's rungs and runs took; of a trial of an earlier release, the time from its start to its end."""
+    """Computing time of a trial's rungs and runs; for a trial of an earlier release, the time from start to end."""
     seconds: float | None = trial.user_attrs.get(SECONDS_TOTAL)
     if seconds is None and trial.duration is not None:
         return trial.duration.total_seconds()
@@ -273,11 +273,11 @@ def computed_seconds(trial: FrozenTrial) -> float | None:
 def write_results(folder: StudyFolder, study: optuna.Study) -> None:
     """Write best_params.json (when a trial is complete), all_trials.csv and top_20_trials.csv.
 
-    A study with several objectives gets pareto_front.csv too. `write_best_params` may name another trial afterwards.
+    A study with several objectives also gets pareto_front.csv. `write_best_params` may name another trial afterwards.
     """
     standing, frame = read_standing(study), trials_frame(study)
     write_csv(folder.path / "all_trials.csv", frame)
-    # Line n is trial n.
+    # Row n is trial n.
     write_csv(folder.path / "top_20_trials.csv", frame.iloc[[trial.number for trial in standing.ranked[:20]]])
     if len(study.directions) > 1:
         write_csv(folder.path / "pareto_front.csv", frame[frame["number"].isin(pareto_numbers(study))])
@@ -288,7 +288,7 @@ def write_results(folder: StudyFolder, study: optuna.Study) -> None:
 def write_best_params(
     folder: StudyFolder, standing: Standing, chosen: FrozenTrial, further: Mapping[str, object]
 ) -> None:
-    """Write best_params.json for the chosen trial: the guide's keys, then ours, then `further`."""
+    """Write best_params.json for the chosen trial: the guide's keys, then our own, then `further`."""
     write_json(
         folder.path / "best_params.json",
         {

@@ -1,6 +1,6 @@
-"""A whole search as one call: read the data, open or create the study, drive it, write results, say what came out.
+"""A whole search as one call: read the data, open or create the study, drive it, write and report the results.
 
-Called by `chitransfer search`; `search.second_pass` and `evidence.nested` take parts of it.
+Called by `chitransfer search`; `search.second_pass` and `evidence.nested` use parts of it.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ from chitransfer.training.settings import make_study_folds
 
 EXIT_CODES: dict[StopReason, int] = {"finished": 0, "timeout": 0, "interrupt": 130, "terminate": 143}
 SIGNALS: tuple[StopReason, ...] = ("interrupt", "terminate")
-# How long a database server may be away, or a SQLite file in use, before the search stops; how often it is tried.
+# How long a database server may be away, or a SQLite file in use, before the search stops; how often to retry.
 STORAGE_WAIT_SECONDS = 600.0
 STORAGE_POLL_SECONDS = 1.0
-# How often a search makes sure of its lock on the server.
+# How often a search checks its lock on the server.
 LOCK_CHECK_SECONDS = 10.0
 Draw = Callable[[optuna.Study, Reference, StudyFolder], Sequence[str] | None]
 logger = logging.getLogger("chitransfer")
@@ -89,14 +89,14 @@ def run_search(
     Parameters
     ----------
     config
-        Everything, flags included.
+        The whole configuration, flags included.
     resume
-        The study to go on with; ``None`` starts a new one under ``results_dir/hparam_search/``.
+        The study to resume; ``None`` starts a new one under ``results_dir/hparam_search/``.
     allow_extended_space
         Let a resumed study take a wider search space.
     draw
-        Draws the figures of a study with at least one complete trial, writes what else there is to say about it, and
-        returns it in lines; called last.
+        Draws the figures of a study with at least one complete trial, writes any further remarks, and returns them as
+        lines; called last.
 
     Returns
     -------
@@ -106,13 +106,13 @@ def run_search(
     Raises
     ------
     ChitransferError
-        Configuration, data or study cannot be used; nothing already computed is lost.
+        The configuration, data or study cannot be used; nothing already computed is lost.
     """
     check_workers(config)
     refuse_constant_objective(config)
     refuse_nothing_to_learn(config)
     refuse_objectives_without_table(config)
-    # A study that has it already goes on.
+    # A study that already has this setting may continue.
     if resume is None:
         refuse_choice_without_runs(config)
         refuse_rate_of_frozen_encoder(config)
@@ -151,14 +151,14 @@ def _search(
     about_reference = describe_reference(config, Names.of(folder))
     unread = describe_unread_in_stage1(config, dataset)
     say_and_log(console, [*describe_data(dataset, config), *unread, *describe_budget(config), *about_reference])
-    # Too few polymers for the folds must not leave a study that no other number of folds could go on with.
+    # Before the study is created: with too few polymers for the folds, it could not be resumed with another number.
     folds, contract = make_study_folds(config, dataset), make_contract(config, dataset)
     opening = partial(open_study, folder, config, contract, allow_extended_space=allow_extended_space)
     study = opening(is_new=False) if is_resumed else None
     if study is None:
         refuse_taken_name(folder)
     with ExitStack() as opened:
-        # What they refuse, they refuse before there is a new study, which could not go on under other settings.
+        # Refusals must come before a new study exists, which could not be resumed with other settings.
         workers = opened.enter_context(closing(make_workers(config, dataset, make_study_key(folder, contract))))
         study = study or opening(is_new=True)
         opened.pop_all()
@@ -180,7 +180,7 @@ def _search(
         if reason == "finished" and display.n_ended == 0:
             say_and_log(console, [describe_nothing_to_do(study, config)])
         lines: Sequence[str] = []
-        # By fresh runs or one standard error another trial than the best may be recommended, which is found out then.
+        # Selection by fresh runs or one standard error may recommend another trial, which is known only later.
         if config.search.select == "best":
             say_and_log(console, describe_outcome(study, folder, config, reference, reason))
         with say_how_to_go_on(console, folder):
@@ -197,7 +197,7 @@ def _search(
             raise StudyError(
                 f"{describe_storage_error(folder.place, error)}. Resume with: {folder.resume_command}"
             ) from None
-        # Who stops a search need not wait for its database to say how it stands.
+        # A user who stops a search need not wait for its database to report its state.
         lines = [
             f"search stopped. {describe_storage_error(folder.place, error)}",
             f"resume with: {folder.resume_command}",
@@ -207,7 +207,7 @@ def _search(
 
 
 def say_and_log(console: Console, lines: Sequence[str]) -> None:
-    """Print lines as they are, and write them into the log."""
+    """Print lines unchanged and write them to the log."""
     for line in lines:
         console.print(line)
         logger.info("%s", line)
@@ -215,7 +215,7 @@ def say_and_log(console: Console, lines: Sequence[str]) -> None:
 
 @contextmanager
 def say_how_to_go_on(console: Console, folder: StudyFolder) -> Iterator[None]:
-    """Around what takes a while and hears no signal of its own: an interruption of it names the command to resume."""
+    """Wraps slow work that handles no signals itself: an interruption prints the command to resume."""
     try:
         yield
     except INTERRUPTS:
@@ -231,18 +231,18 @@ def open_study(
     is_new: bool,
     allow_extended_space: bool = False,
 ) -> optuna.Study:
-    """Create a study or open it to go on with it, and write its configuration.
+    """Create a study, or open it to resume it, and write its configuration.
 
     Raises
     ------
     StudyError
-        As `create_study` and `resume_study`; the configuration of a study that cannot go on, or whose name was to be
-        taken again, stays as it was.
+        As in `create_study` and `resume_study`; if the study cannot be resumed or its name is taken, its configuration
+        stays unchanged.
     """
     pruner = make_pruner(config.search, config.training.num_epochs_pretrain)
     if is_new:
         refuse_taken_name(folder)
-        # First the configuration: a study that exists can then always be resumed.
+        # The configuration first, so that a study that exists can always be resumed.
         write_atomically(folder.config, dump_config(config))
         return create_study(folder, contract, pruner)
     study = resume_study(folder, contract, pruner, allow_extended_space=allow_extended_space)
@@ -253,7 +253,7 @@ def open_study(
 def drive_until_stopped(
     config: Config, dataset: Dataset, study: optuna.Study, folder: StudyFolder, workers: Workers, display: SearchDisplay
 ) -> StopReason:
-    """Drive the study and run its top trials again, until that is done, the time is over or a signal comes."""
+    """Drive the study and re-evaluate its top trials, until all is done, time is up or a signal comes."""
     with listen_for_stop() as stop, display:
         stop_requested = stop_in_time(stop.reason, config.search.timeout_hours)
         reason = _drive(config, dataset, study, folder, workers, display, stop_requested)
@@ -261,19 +261,19 @@ def drive_until_stopped(
             holding = _holding_lock(folder, stop_requested)
             reason = reevaluate_top(config, dataset, study, folder, workers, holding, display)
     if reason in SIGNALS:
-        # What is still to do, the figures among it, may take longer than a batch system gives before it kills.
+        # The remaining work, figures included, may take longer than a batch system waits before it kills.
         display.search_stopped(folder.resume_command)
     return reason
 
 
 def _holding_lock(folder: StudyFolder, stop_requested: StopRequested) -> StopRequested:
-    """`stop_requested`, which whenever it is asked makes sure first that the study's lock is held.
+    """`stop_requested` that first makes sure, at every call, that the study's lock is held.
 
-    It raises StudyError when another driver has taken the lock meanwhile.
+    Raises StudyError if another driver has taken the lock.
     """
 
     def ask() -> StopReason | None:
-        # A server away between two accesses has lost the lock unnoticed; away still, it locks for none.
+        # If the server was away between two accesses, the lock is lost unnoticed; while it is away, nobody can take it.
         with suppress(*STORAGE_ERRORS):
             hold_again(folder.storage, folder.name, LOCK_CHECK_SECONDS)
         return stop_requested()
@@ -290,7 +290,7 @@ def _drive(
     display: SearchDisplay,
     stop_requested: StopRequested,
 ) -> StopReason:
-    """Drive the study; after its database was away or in use for a while, go on as a resumed search would."""
+    """Drive the study; if its database was away or in use for a while, continue like a resumed search."""
     while True:
         try:
             holding = _holding_lock(folder, stop_requested)
@@ -298,7 +298,7 @@ def _drive(
         except STORAGE_ERRORS as error:
             what = describe_storage_error(folder.place, error)
             may_come_back = folder.storage is not None or is_in_use(error)
-        # Outside the except block: whatever is raised now must not drag the database's own message along.
+        # Outside the except block: an error raised here must not carry along the database's own message.
         folder.check_there()
         if may_come_back:
             display.storage_away(what)
@@ -312,7 +312,7 @@ def _drive(
 def _wait_for_storage(study: optuna.Study, folder: StudyFolder, stop_requested: StopRequested) -> bool:
     deadline = time.monotonic() + STORAGE_WAIT_SECONDS
     while time.monotonic() < deadline and stop_requested() is None:
-        # What SQLite waits for it waits for in one piece, deaf to signals.
+        # SQLite waits in one piece and cannot be interrupted by signals meanwhile.
         if folder.storage is not None or is_free(folder.database):
             with suppress(*STORAGE_ERRORS):
                 study.get_trials(deepcopy=False)
@@ -323,7 +323,7 @@ def _wait_for_storage(study: optuna.Study, folder: StudyFolder, stop_requested: 
 
 
 def write_what_there_is(folder: StudyFolder, study: optuna.Study) -> None:
-    """Write the tables of results; a disk or database that just failed must not hide why the search ended."""
+    """Write the result tables; a failed disk or database must not hide why the search ended."""
     ends_by_error = sys.exc_info()[1] is not None
     try:
         folder.check_there()
@@ -335,13 +335,13 @@ def write_what_there_is(folder: StudyFolder, study: optuna.Study) -> None:
 
 
 class _Stop:
-    """Remembers the first signal; the driver asks for it."""
+    """Remembers the first signal; the driver polls it."""
 
     def __init__(self) -> None:
         self._reason: StopReason | None = None
 
     def reason(self) -> StopReason | None:
-        """Why to stop, ``None`` to go on."""
+        """Why to stop; ``None`` to continue."""
         return self._reason
 
     def hear(self, number: int, frame: FrameType | None) -> None:
@@ -354,7 +354,7 @@ class _Stop:
 
 @contextmanager
 def listen_for_stop() -> Iterator[_Stop]:
-    """Hear Ctrl-C, SIGTERM and SIGHUP instead of dying of them, for as long as the context lasts."""
+    """Catch Ctrl-C, SIGTERM and SIGHUP, instead of being killed by them, while the context lasts."""
     stop = _Stop()
     numbers = (signal.SIGINT, signal.SIGTERM, *hangup_signals())
     previous = {number: signal.signal(number, stop.hear) for number in numbers}
@@ -362,13 +362,13 @@ def listen_for_stop() -> Iterator[_Stop]:
         yield stop
     finally:
         for number, handler in previous.items():
-            if signal.getsignal(number) is not signal.SIG_IGN:  # A SIGHUP that was heard may come again, however late.
+            if signal.getsignal(number) is not signal.SIG_IGN:  # A SIGHUP already caught may come again, however late.
                 signal.signal(number, handler)
 
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Write the program's log to a file, for as long as the context lasts; what ends it by an error is said there."""
+    """Write the program's log to a file while the context lasts; an error that ends it is logged there."""
     with explain_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")

@@ -1,6 +1,6 @@
-"""One rung of one trial: train Stage 1 a little further, score it by quick Stage 2, hand back scores and state.
+"""One rung of one trial: train Stage 1 a little further, score it with quick Stage 2, return scores and state.
 
-`TrialRunner` lives in a worker; `search.driver` sends it `RungTask`s and gets `RungResult`s.
+`TrialRunner` lives in a worker; `search.driver` sends it `RungTask`s and receives `RungResult`s.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from chitransfer.training.settings import (
 from chitransfer.training.stage1 import Stage1Data, Stage1Run
 from chitransfer.training.tasks import Stage2Data, resolve_positive_label
 
-# What decides whether batches suit batch normalisation.
+# Keys that decide whether batches are large enough for batch normalisation.
 BATCH_KEYS = {"model.use_batchnorm", "training.batch_size_dft", "training.min_batches_per_epoch"}
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class NetworkScores:
-    """What quick Stage 2 makes of a trial's networks: objective, components, their spread, and each seed's own.
+    """Quick Stage 2 results for a trial's networks: objective, components, their spread, and each seed's own.
 
     The spread is NaN where there is a single value.
     """
@@ -56,7 +56,7 @@ class NetworkScores:
 
 
 def refuse_lone_pairs(config: Config, data: Stage1Data) -> None:
-    """Refuse batches of one pair each under batch normalisation, where no trial has a say in it: all would fail.
+    """Refuse batches of one pair under batch normalisation if no trial can change that: all would fail.
 
     Raises
     ------
@@ -73,14 +73,14 @@ class TrialRunner:
     Parameters
     ----------
     config
-        The study's configuration; a trial lays its overrides over it.
+        The study's configuration, to which a trial applies its overrides.
     stop_requested
-        Asked after every epoch of both stages; when it answers True the rung is given up (`Cancelled`).
+        Called after every epoch of both stages; if it returns True, the rung is given up (`Cancelled`).
 
     Raises
     ------
     TrainingError
-        Every trial would have batches of one pair, which batch normalisation cannot work with.
+        Every trial would have batches of one pair, which batch normalisation cannot handle.
     """
 
     def __init__(
@@ -108,17 +108,17 @@ class TrialRunner:
             T_ref=config.T_ref_K,
         )
         self._stop_requested = stop_requested
-        # What the last rungs left, by their states: whoever goes on here need not read it back.
+        # Runs of the last rungs by their states, so that continuing here needs no unpacking.
         self.n_kept = 1
         self._kept: list[tuple[bytes, list[Stage1Run]]] = []
 
     def run(self, task: RungTask) -> RungResult:
-        """Carry a trial to `task.epoch`; one that cannot go on comes back with its reason instead of raising.
+        """Advance a trial to `task.epoch`; a trial that cannot continue is returned with its reason instead of raising.
 
         Raises
         ------
         Cancelled
-            A stop was requested meanwhile.
+            A stop was requested during the rung.
         """
         started = time.perf_counter()
         reset_peak_memory(self.device)
@@ -138,7 +138,7 @@ class TrialRunner:
             if not self.config.search.halve_batch_when_out_of_memory or half < 1:
                 raise
         if half is not None:
-            # Outside the except block, so that the failed attempt's tensors are no longer held by its traceback.
+            # Outside the except block, so that the traceback no longer holds the failed attempt's tensors.
             logger.warning("trial %d: out of memory; once more with training.batch_size_dft=%d", task.number, half)
             self.free_memory()
             task = replace(task, overrides={**task.overrides, "training.batch_size_dft": half})
@@ -151,7 +151,7 @@ class TrialRunner:
         return runs
 
     def free_memory(self) -> None:
-        """Drop what is kept from rung to rung, which goes on from its bytes then, and give unused memory back."""
+        """Drop runs kept between rungs, which are then restored from bytes, and release unused memory."""
         self._kept = []
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -161,12 +161,12 @@ class TrialRunner:
             raise Cancelled
 
     def start(self, task: RungTask) -> list[Stage1Run]:
-        """Stage 1 of a trial as its last rung left it, a run for every pretraining seed.
+        """Stage 1 of a trial as its last rung left it, one run per pretraining seed.
 
         Raises
         ------
         CheckpointError
-            The state of the last rung is damaged or of another trial.
+            The state of the last rung is damaged or belongs to another trial.
         """
         config = override_config(self.config, task.overrides)
         for position, (state, runs) in enumerate(self._kept):
@@ -188,7 +188,7 @@ class TrialRunner:
         return runs
 
     def score(self, task: RungTask, runs: Sequence[Stage1Run], stage1_seconds: float) -> RungResult:
-        """Quick Stage 2 on what `start` gave and training made of it.
+        """Quick Stage 2 on the trained runs from `start`.
 
         Raises
         ------
@@ -197,7 +197,7 @@ class TrialRunner:
         TrainingError
             Stage 2 or the objective is not finite.
         Cancelled
-            A stop was requested meanwhile.
+            A stop was requested during scoring.
         """
         config = override_config(self.config, task.overrides)
         started = time.perf_counter()
@@ -236,16 +236,16 @@ class TrialRunner:
         folds: np.ndarray,
         first: int = 0,
     ) -> NetworkScores:
-        """Quick Stage 2 and the objective of networks that Stage 1 left behind.
+        """Quick Stage 2 and the objective for networks from Stage 1.
 
         Parameters
         ----------
         config
             The trial's configuration.
         number, first
-            Of the trial, and of its first pretraining here; they fix Stage 2's random choices.
+            Number of the trial and of its first pretraining here; they fix Stage 2's random choices.
         networks, encoders
-            One a pretraining seed.
+            One per pretraining seed.
         folds
             From `make_folds`, (n_repeats, n_polymers).
 
@@ -256,7 +256,7 @@ class TrialRunner:
         TrainingError
             Stage 2 or the objective is not finite.
         Cancelled
-            A stop was requested meanwhile.
+            A stop was requested during scoring.
         """
         replicates = []
         for pretraining, (network, encoder) in enumerate(zip(networks, encoders, strict=True), start=first):
@@ -277,7 +277,7 @@ class TrialRunner:
                 logger.debug("trial %d: out of memory in Stage 2", number, exc_info=error)
                 shortage = first_line(error)
             if shortage:
-                # Outside the except block, so that whoever keeps this error does not keep Stage 2's tensors.
+                # Outside the except block, so that keeping this error does not keep Stage 2's tensors.
                 raise Stage2MemoryError(f"out of memory in Stage 2 ({shortage}); lower training.batch_size_exp")
             replicates.append(ReplicateResult(encoder.seed, encoder.best_epoch, scores, out_of_fold, []))
         of_all = {
@@ -297,17 +297,17 @@ class TrialRunner:
 
 
 def fails_trial(error: BaseException) -> bool:
-    """Whether an error is a reason for its trial alone to fail: a numerical blow-up, or memory."""
+    """Whether an error should fail only its own trial: numerical divergence, or lack of memory."""
     return isinstance(error, TrainingError | ArithmeticError) or is_out_of_memory(error)
 
 
 def describe_failure(task: RungTask, error: BaseException, seconds: float) -> RungResult:
-    """The result of a rung that broke off after so many seconds, `fails_trial` of the error being true."""
+    """The result of a rung that failed after so many seconds, with an error for which `fails_trial` is true."""
     logger.debug("trial %d failed", task.number, exc_info=error)
-    # Our own say in one line what to do, however long.
+    # Our own errors say in one line what to do, however long.
     reason = str(error) if isinstance(error, TrainingError) else first_line(error)
     if is_out_of_memory(error):
-        # Only CUDA's memory makes `TrialRunner` try a smaller batch.
+        # `TrialRunner` retries with a smaller batch only if CUDA memory runs out.
         is_cuda = isinstance(error, torch.OutOfMemoryError)
         or_halve = ", or set search.halve_batch_when_out_of_memory" if is_cuda else ""
         reason = f"out of memory ({reason}); lower training.batch_size_dft{or_halve}"
@@ -315,13 +315,13 @@ def describe_failure(task: RungTask, error: BaseException, seconds: float) -> Ru
 
 
 def _pretrainings(config: Config, task: RungTask) -> range:
-    """Numbers of a task's pretraining seeds; further runs of a trial go on counting."""
+    """Numbers of a task's pretraining seeds; further runs of a trial continue the count."""
     n_seeds = config.search.n_pretrain_seeds
     return range(task.replicate * n_seeds, (task.replicate + 1) * n_seeds)
 
 
 class Stage2MemoryError(TrainingError):
-    """Memory ran out in Stage 2, where a smaller batch of Stage 1 would not help."""
+    """Memory ran out in Stage 2, where a smaller Stage 1 batch would not help."""
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: the user asked for it

@@ -1,4 +1,4 @@
-"""The guide's second pass: Stage 2 hyperparameters tuned on the kept Stage 1 encoder of one trial.
+"""The guide's second pass: tuning Stage 2 hyperparameters on the kept Stage 1 encoder of one trial.
 
 Called by `chitransfer search --second-pass`; a study of its own, in the first one's folder, driven like any other.
 """
@@ -64,12 +64,12 @@ from chitransfer.training.crossval import make_folds
 from chitransfer.training.metrics import mean_half_width
 from chitransfer.training.settings import make_study_folds
 
-# Fold shuffles that neither pass has seen, for an honest last word.
+# Fold shuffles that neither pass has used, for an unbiased final comparison.
 N_FRESH_SHUFFLES = 5
 logger = logging.getLogger(__name__)
-# Objectives on them.
+# File with the objectives on these shuffles.
 FRESH_FOLDS = "fresh_folds.json"
-# What is the same in every second pass.
+# Settings that are the same in every second pass.
 FIXED: dict[str, object] = {
     "search.pruner": "none",
     "search.rungs": [],
@@ -83,25 +83,25 @@ FIXED: dict[str, object] = {
     "search.storage": None,
     "search.halve_batch_when_out_of_memory": False,
 }
-# Its budget, by the name that the flag of a search has.
+# Its budget, by the key that the flag of a search sets.
 BUDGET = {"search.n_trials": "second_pass.n_trials"}
-# What it does not read.
+# Keys it does not read.
 UNUSED = {
     "search.study_name", "search.space", "search.pack", "search.reevaluate_seeds", "search.max_worker_deaths",
     "search.n_pretrain_seeds", "paths.results_dir",
 }  # fmt: skip
 UNUSED_SECTIONS = ("search.space.", "cluster.")
-# Those of these keys that are flags of `chitransfer search`.
+# Those of these keys that have flags in `chitransfer search`.
 FLAGS = {"pruner", "workers", "devices", "scheduler", "storage", "study_name", "results_dir"}
 
 
 class EncoderRunner(TrialRunner):
-    """Runs trials that differ in Stage 2 alone: every one starts from the same Stage 1 encoders.
+    """Runs trials that differ only in Stage 2: all start from the same Stage 1 encoders.
 
     Parameters
     ----------
     encoders, number
-        The first pass's trial.
+        Those of the first pass's trial.
     """
 
     def __init__(
@@ -129,15 +129,15 @@ class EncoderRunner(TrialRunner):
 
 @dataclass(frozen=True)
 class FreshScores:
-    """Objectives of both passes' settings on fold shuffles and Stage 2 seeds that chose neither, (n_shuffles,) each."""
+    """Objectives of both passes' settings on shuffles and Stage 2 seeds not used to choose them, (n_shuffles,) each."""
 
     first: np.ndarray
     second: np.ndarray
 
     def describe(self) -> str:
-        """One line: what the second pass gained where folds and seeds could not have been lucky.
+        """One line: the second pass's gain on folds and seeds that selection could not exploit.
 
-        Where the 95 % interval of the mean gain (Student's t) holds 0 there is no difference. The polymers are those
+        If the 95 % interval of the mean gain (Student's t) contains 0, there is no difference. The polymers are those
         that both passes were chosen on.
         """
         gain = self.first - self.second
@@ -153,7 +153,7 @@ class FreshScores:
 
 
 def describe_fresh_folds(folder: StudyFolder) -> list[str]:
-    """What the end of a second pass found on fresh fold shuffles, in a line; nothing where it left nothing to read."""
+    """The second pass's result on fresh fold shuffles in one line; empty if there is no readable file."""
     path = folder.path / FRESH_FOLDS
     if not path.is_file():
         return []
@@ -167,7 +167,7 @@ def describe_fresh_folds(folder: StudyFolder) -> list[str]:
 
 
 def second_pass_config(config: Config, of_trial: Mapping[str, object]) -> Config:
-    """The configuration of a second pass: the trial's own, with its space and budget and no rungs."""
+    """The configuration of a second pass: the trial's own, with its own space and budget and without rungs."""
     return override_config(
         config,
         {
@@ -180,12 +180,12 @@ def second_pass_config(config: Config, of_trial: Mapping[str, object]) -> Config
 
 
 def refuse_without_effect(overrides: Mapping[str, object], space: Mapping[str, SpaceParameter]) -> None:
-    """Refuse overrides that a second pass of a study with this search space would not heed.
+    """Refuse overrides that a second pass of a study with this search space would not use.
 
     Raises
     ------
     ConfigError
-        There are some; the message names them as flags where there is one.
+        There are some; the message names them, as flags where there is one.
     """
     useless = find_without_effect(overrides, space, UNUSED | FIXED.keys(), UNUSED_SECTIONS)
     if useless:
@@ -199,7 +199,7 @@ def refuse_without_effect(overrides: Mapping[str, object], space: Mapping[str, S
 
 
 def refuse_tuned(overrides: Mapping[str, object], space: Mapping[str, SpaceParameter]) -> None:
-    """Refuse overrides of what a second pass tunes: they would reach its first trial alone, which stands for the first
+    """Refuse overrides of what a second pass tunes: they would only affect its first trial, which stands for the first
     pass.
 
     Raises
@@ -224,24 +224,24 @@ def run_second_pass(
     overrides: Mapping[str, object] | None = None,
     draw: Draw,
 ) -> int:
-    """Tune Stage 2 on one trial's encoders; started again, it goes on with what is there, under its own configuration.
+    """Tune Stage 2 on one trial's encoders; when run again, it resumes what is there with its own configuration.
 
     Parameters
     ----------
     folder
-        Of the finished first pass; it is not changed but for the folder ``second_pass_NNNN`` in it.
+        Folder of the finished first pass, unchanged except for the new folder ``second_pass_NNNN`` in it.
     trial
         Number of the trial; default: the one best_params.json recommends.
     overrides
-        Dotted configuration keys, laid over the study's or, going on, the second pass's own; ``search.n_trials`` is
-        its budget.
+        Dotted configuration keys, applied to the study's configuration or, when resuming, the second pass's own;
+        ``search.n_trials`` is its budget.
     draw
         As in `run_search`.
 
     Returns
     -------
     int
-        The exit code, as of a search.
+        The exit code, as for a search.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def run_second_pass(
     ConfigError
         Some of the overrides would have no effect.
     CheckpointError
-        The trial kept no Stage 1 result.
+        The trial has no stored Stage 1 result.
     """
     prepared = _prepare(folder, console, trial, overrides or {})
     console.print(f"second pass on trial {prepared.number} of {folder.name}: {prepared.folder.path}")
@@ -261,16 +261,16 @@ def run_second_pass(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A second pass that can start or go on.
+    """A second pass that can be started or resumed.
 
     Attributes
     ----------
     folder
-        Its own.
+        Its own folder.
     number, encoders
-        The first pass's trial.
+        Those of the first pass's trial.
     remarks
-        Which tables are not those of the first pass.
+        Which tables differ from those of the first pass.
     """
 
     folder: StudyFolder
@@ -313,7 +313,7 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
 
 
 def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
-    """Drive the study, and say what came of it."""
+    """Drive the study and report the outcome."""
     own, config, dataset = prepared.folder, prepared.config, prepared.dataset
     unread = describe_unread_parameters(config, "second_pass")
     about = [*describe_left_out(dataset.tables), *unread, *describe_reference(config, Names.of(own))]
@@ -327,7 +327,7 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
         reference = score_reference(own.reference, config, dataset, folds, say, first_passes)
     runner = functools.partial(EncoderRunner, encoders=prepared.encoders, number=prepared.number)
     workers = InProcessWorkers(config, dataset, make_runner=runner)
-    # It speaks of the best trial so far, which may not stay the best.
+    # The stored comparison concerns the best trial so far, which may change.
     (own.path / FRESH_FOLDS).unlink(missing_ok=True)
     try:
         with closing(workers):
@@ -350,7 +350,7 @@ def _tune(prepared: _Prepared, console: Console, draw: Draw) -> int:
 
 
 def _keep_fresh_scores(prepared: _Prepared, runner: TrialRunner, params: Mapping[str, Any], console: Console) -> None:
-    """Write how both passes fare on fresh folds; where that cannot be scored, warn and leave it out."""
+    """Write the scores of both passes on fresh folds; if they cannot be computed, only warn."""
     own = prepared.folder
     say_and_log(
         console, [f"scoring both passes' settings on {N_FRESH_SHUFFLES} fold shuffles and seeds that neither has seen"]
@@ -371,7 +371,7 @@ def compare_on_fresh_folds(
     encoders: Sequence[SavedEncoder],
     params: Mapping[str, Any],
 ) -> FreshScores:
-    """Score the first pass's Stage 2 settings and the second's on shuffles that chose neither."""
+    """Score the first pass's Stage 2 settings and the second's on shuffles not used to choose them."""
     best = override_config(config, to_overrides(params, config.search.space))
     first, second = [], []
     for shuffle in range(N_FRESH_SHUFFLES):

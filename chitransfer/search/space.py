@@ -1,6 +1,6 @@
 """The search space: from configuration to Optuna suggestions, and from suggestions back to configuration keys.
 
-Called by `search.driver`, and by what reads a trial's parameters back.
+Called by `search.driver` and by code that reads a trial's parameters back.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from chitransfer.seeds import derive_seed
 if TYPE_CHECKING:
     from chitransfer.data.assemble import Dataset
 
-# asha and hyperband let one trial of so many go on, after so many times the epochs.
+# asha and hyperband let one trial in this many continue, for this many times the epochs.
 REDUCTION_FACTOR = 3
-# Attribute of a trial for whose own `training.batch_size_dft` memory ran out: the size it went on with.
+# Attribute of a trial that ran out of memory with its own `training.batch_size_dft`: the size it continued with.
 HALVED_BATCH_SIZE = "halved_batch_size_dft"
 
 
@@ -47,7 +47,7 @@ def to_distribution(parameter: SpaceParameter) -> CategoricalDistribution | IntD
         return CategoricalDistribution(parameter.choices)
     low, high = parameter.ends()
     with warnings.catch_warnings():
-        # The last step ends below `high` where steps do not divide the range, which is no news to who set them.
+        # If steps do not divide the range, the last one ends below `high`, as whoever set them will know.
         warnings.filterwarnings("ignore", message="The distribution is specified by")
         if parameter.type == "int":
             return IntDistribution(low, high, step=int(parameter.step or 1))
@@ -57,12 +57,12 @@ def to_distribution(parameter: SpaceParameter) -> CategoricalDistribution | IntD
 def to_overrides(
     params: Mapping[str, Any], space: Mapping[str, SpaceParameter], attributes: Mapping[str, Any] | None = None
 ) -> dict[str, object]:
-    """Dotted configuration keys and their values, for `override_config`.
+    """Values for `override_config` by dotted configuration key.
 
     Parameters
     ----------
     attributes
-        Of the trial, where it has run: if memory ran out they hold the smaller batch that it took instead.
+        Of the trial, if it has run: after running out of memory they hold the smaller batch size it used instead.
     """
     overrides: dict[str, object] = {space[name].key: value for name, value in params.items()}
     halved = (attributes or {}).get(HALVED_BATCH_SIZE)
@@ -91,8 +91,8 @@ def default_params(config: Config) -> tuple[dict[str, Any], list[str]]:
 def make_sampler(settings: SearchSettings, study_seed: int, number: int, position: int = 0) -> BaseSampler:
     """A sampler for one suggestion of one trial.
 
-    Samplers are made anew for every trial from (study seed, trial number), and for every parameter drawn on its own, so
-    that a resumed search suggests what an uninterrupted one would have suggested.
+    Samplers are created anew for every trial from (study seed, trial number), and for every parameter drawn separately,
+    so that a resumed search suggests the same values as an uninterrupted one.
     """
     seed = derive_seed(study_seed, "sampler", number, position)
     with warnings.catch_warnings():
@@ -100,7 +100,7 @@ def make_sampler(settings: SearchSettings, study_seed: int, number: int, positio
         if settings.sampler == "random":
             return RandomSampler(seed=seed)
         if settings.sampler == "cmaes":
-            # Categorical parameters are beyond CMA-ES; TPE draws them.
+            # CMA-ES cannot handle categorical parameters; TPE draws them.
             return CmaEsSampler(
                 seed=seed,
                 n_startup_trials=settings.n_startup_trials,
@@ -114,7 +114,7 @@ def make_sampler(settings: SearchSettings, study_seed: int, number: int, positio
         if settings.sampler == "nsga2":
             return NSGAIISampler(population_size=2 * settings.n_startup_trials, seed=seed)
         if settings.sampler == "qmc":
-            # The scrambled sequence itself must be one and the same for the whole study.
+            # The scrambled sequence itself must be the same for the whole study.
             return _NumberedQMCSampler(
                 number,
                 settings.space,
@@ -127,10 +127,10 @@ def make_sampler(settings: SearchSettings, study_seed: int, number: int, positio
 
 
 class _NumberedQMCSampler(QMCSampler):
-    """Takes the point of the sequence that has the trial's number, in the search space as it is now.
+    """Takes the point of the sequence with the trial's number, in the current search space.
 
-    Optuna counts the points it has handed out, so a trial that is drawn again on resume would take the next one. And it
-    draws from the space of the study's first trial, whatever ``--allow-extended-space`` made of it.
+    Optuna counts the points handed out, so a trial drawn again on resume would get the next one. It also draws from the
+    space of the study's first trial, regardless of ``--allow-extended-space``.
     """
 
     def __init__(self, number: int, space: Mapping[str, SpaceParameter], **options: Any) -> None:
@@ -142,7 +142,7 @@ class _NumberedQMCSampler(QMCSampler):
         known = super().infer_relative_search_space(study, trial)
         if not known:
             return known
-        # Each parameter keeps its place, and so its coordinate of the sequence; those that joined come last.
+        # Each parameter keeps its position, hence its coordinate of the sequence; new ones come last.
         names = [*(name for name in known if name in self._space), *(name for name in self._space if name not in known)]
         return {name: to_distribution(self._space[name]) for name in names}
 
@@ -151,9 +151,9 @@ class _NumberedQMCSampler(QMCSampler):
 
 
 class _RememberingGPSampler(GPSampler):
-    """Gives a trial that is drawn again on resume what it was given before.
+    """Gives a trial that is drawn again on resume the same parameters as before.
 
-    Optuna's takes such a trial, which is running, for another one's and keeps away from its parameters.
+    Optuna's sampler mistakes such a running trial for a different one and avoids its parameters.
     """
 
     def sample_relative(
@@ -163,16 +163,16 @@ class _RememberingGPSampler(GPSampler):
         try:
             drawn: dict[str, Any] = json.loads("".join(pieces))
         except json.JSONDecodeError:
-            # Not drawn yet, or not all of it was written.
+            # Not drawn yet, or only partly written.
             with warnings.catch_warnings():
-                # Of more than four objectives, which the user chose; a draw takes seconds.
+                # Warns about more than four objectives, which is the user's choice; a draw takes seconds.
                 warnings.filterwarnings("ignore", message="Box decomposition")
                 return super().sample_relative(study, trial, search_space)
         return {name: value for name, value in drawn.items() if name in search_space}
 
 
 def _piece(attribute: str) -> int:
-    """Which piece of the parameters that Optuna's GP sampler drew an attribute of a trial holds; −1: none."""
+    """Which piece of the GP sampler's drawn parameters a trial attribute holds; −1: none."""
     name, _, number = attribute.rpartition(":")
     return int(number) if name == "gp:relative_params" else -1
 
@@ -184,9 +184,9 @@ def _make_tpe(settings: SearchSettings, seed: int) -> TPESampler:
 def settle_pruner(config: Config, dataset: Dataset) -> Config:
     """A configuration whose `search.pruner` is no longer ``auto``.
 
-    It becomes ``median`` where there is one objective and Stage 1 holds out enough polymers to be judged by
-    (`training.min_validation_polymers`), else ``none``: scores of early epochs were found to tell something about final
-    ones on a large Stage 1 table and nothing on a small one (docs/performance.md).
+    It becomes ``median`` if there is one objective and Stage 1 holds out enough polymers for validation
+    (`training.min_validation_polymers`), else ``none``: scores of early epochs were found to predict final ones with a
+    large Stage 1 table but not with a small one (docs/performance.md).
     """
     if config.search.pruner != "auto":
         return config
@@ -195,7 +195,7 @@ def settle_pruner(config: Config, dataset: Dataset) -> Config:
 
 
 def make_pruner(settings: SearchSettings, n_epochs: int) -> BasePruner:
-    """The pruner that decides at rungs; its resource is the Stage 1 epoch. ``auto`` is to be settled before."""
+    """The pruner that decides at rungs; its resource is the Stage 1 epoch. ``auto`` must be settled before."""
     if settings.pruner == "median":
         return MedianPruner(n_startup_trials=5, n_warmup_steps=0)
     if settings.pruner == "asha":
@@ -212,18 +212,18 @@ def make_pruner(settings: SearchSettings, n_epochs: int) -> BasePruner:
 class _NumberedHyperbandPruner(HyperbandPruner):
     """Chooses a trial's bracket by its number alone.
 
-    Optuna's goes by the study's name, too, so that two searches with the same seed would not prune alike.
+    Optuna's also depends on the study's name, so two searches with the same seed would not prune alike.
     """
 
     def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        # All that it reads of a study is the name.
+        # It reads only the name of a study.
         return super()._get_bracket_id(SimpleNamespace(study_name=""), trial)  # type: ignore[arg-type]
 
 
 def rung_epochs(settings: SearchSettings, n_epochs: int) -> list[int]:
-    """Stage 1 epochs at which a trial is scored; the last is always the full number.
+    """Stage 1 epochs at which a trial is scored; the last is always the full number E.
 
-    Without `search.rungs`, pruners get E/9, E/3 and E epochs and an unpruned search only E.
+    Without `search.rungs`, pruners use E/9, E/3 and E epochs and an unpruned search only E.
     """
     chosen = [epoch for epoch in settings.rungs if epoch < n_epochs]
     if not settings.rungs and settings.pruner not in ("auto", "none"):
@@ -234,7 +234,7 @@ def rung_epochs(settings: SearchSettings, n_epochs: int) -> list[int]:
 def trial_rungs(config: Config, overrides: Mapping[str, object]) -> list[int]:
     """Stage 1 epochs at which a trial with these overrides is scored; the last is its own full number.
 
-    Where `training.num_epochs_pretrain` is searched, the others stay those of the study, so that trials compare.
+    If `training.num_epochs_pretrain` is searched, the earlier ones stay those of the study, so that trials compare.
     """
     n_epochs = override_config(config, overrides).training.num_epochs_pretrain
     early = config.search.rungs or rung_epochs(config.search, config.training.num_epochs_pretrain)[:-1]
@@ -242,12 +242,12 @@ def trial_rungs(config: Config, overrides: Mapping[str, object]) -> list[int]:
 
 
 def deciding_rungs(settings: SearchSettings, early: Sequence[int]) -> list[int]:
-    """Of the rungs before the last, where the pruner decides: asha and hyperband wait for thrice the epochs.
+    """Rungs before the last at which the pruner decides: asha and hyperband wait for three times the epochs.
 
     Parameters
     ----------
     early
-        Stage 1 epochs, ascending, one at least.
+        Stage 1 epochs, ascending, at least one.
     """
     if settings.pruner not in ("asha", "hyperband"):
         return list(early)
@@ -261,7 +261,7 @@ def deciding_rungs(settings: SearchSettings, early: Sequence[int]) -> list[int]:
 
 
 def most_epochs(config: Config) -> int:
-    """The Stage 1 epochs of the trial that may have the most of them."""
+    """The largest number of Stage 1 epochs that any trial may have."""
     for parameter in config.search.space.values():
         if parameter.key == "training.num_epochs_pretrain":
             return max(parameter.ends())
@@ -269,7 +269,7 @@ def most_epochs(config: Config) -> int:
 
 
 def suggest_params(study: optuna.Study, trial: optuna.Trial, settings: SearchSettings, seed: int) -> dict[str, Any]:
-    """Draw (or, for a resumed trial, read back) the parameters of a trial, in the order of the space.
+    """Draw the parameters of a trial or, for a resumed trial, read them back, in the order of the space.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Optuna's database: SQLite in the study's folder or PostgreSQL by address; its errors in words, without passwords.
+"""Optuna's database: SQLite in the study's folder, or PostgreSQL by address; readable errors without passwords.
 
 Called by `search.study` and `search.run`.
 """
@@ -26,14 +26,14 @@ from sqlalchemy.pool import NullPool
 from chitransfer.errors import NO_SPACE, ConfigError, StudyError, name_place, say_install
 from chitransfer.secrecy import mask_passwords
 
-# What a storage raises when the database is away, full or damaged, as against a mistake of ours.
+# Raised by a storage if the database is away, full or damaged, as opposed to a bug of ours.
 STORAGE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 CONNECT_SECONDS = 10
 END_OWN_BACKEND = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :pid AND application_name = :name"
-# How long SQLite waits for others that write.
+# How long SQLite waits for other writers.
 SQLITE_SECONDS = 60.0
 DAMAGED = "the file is damaged; restore it from a copy (trials/*/scores.json still hold each trial's results)"
-# A study with several objectives keeps the transfer objective in an attribute (`records.OBJECTIVE`), as JSON text.
+# A study with several objectives stores the transfer objective in an attribute (`records.OBJECTIVE`), as JSON text.
 LEADERBOARD = """
 CREATE VIEW leaderboard AS
 SELECT trials.number AS number,
@@ -54,19 +54,19 @@ WRITE_ATTRIBUTE = sqlalchemy.text(
 
 
 def open_storage(address: str, *, is_ours: bool = False) -> RDBStorage:
-    """Optuna's storage at an address; SQLite waits up to a minute for others that write.
+    """Optuna's storage at an address; SQLite waits up to a minute for other writers.
 
     Parameters
     ----------
     is_ours
-        This process has made its tables, or will; then their version, which takes a while to read, is not checked.
+        This process has created its tables, or will; then the slow check of their version is skipped.
 
     Raises
     ------
     ConfigError
         The driver for PostgreSQL is not installed.
     StudyError
-        The address cannot be understood.
+        The address is invalid.
     """
     engine_address, settings = _connecting(address)
     try:
@@ -82,13 +82,13 @@ def open_storage(address: str, *, is_ours: bool = False) -> RDBStorage:
 
 
 def sqlite_address(path: Path, mode: Literal["rw", "rwc"] = "rw") -> str:
-    """SQLAlchemy's address of a file, whatever characters its folders have; in mode ``rwc`` it is made if need be."""
+    """SQLAlchemy's address of a file, whatever characters its path has; mode ``rwc`` creates it if needed."""
     query = {"mode": mode, "uri": "true"}
     return sqlalchemy.URL.create("sqlite", database=path.absolute().as_uri(), query=query).render_as_string()
 
 
 def is_free(path: Path) -> bool:
-    """Whether nobody else reads or writes a SQLite file at this moment."""
+    """Whether no one else is reading or writing a SQLite file right now."""
     address = f"{path.absolute().as_uri()}?mode=rw"
     try:
         with closing(sqlite3.connect(address, timeout=0.0, isolation_level=None, uri=True)) as connection:
@@ -99,22 +99,22 @@ def is_free(path: Path) -> bool:
 
 
 def _connecting(address: str) -> tuple[str, dict[str, Any]]:
-    """What SQLAlchemy makes an engine of: the address with its driver, and how it connects."""
+    """Arguments for SQLAlchemy's engine: the address with its driver, and how to connect."""
     if address.startswith("sqlite:"):
-        # Kept connections are left open at the end, of which Python 3.13 warns; new ones cost a trial 20 ms.
+        # Pooled connections stay open at exit, which Python 3.13 warns about; new ones cost a trial 20 ms.
         return address, {"connect_args": {"timeout": SQLITE_SECONDS}, "poolclass": NullPool}
     return _psycopg(address), {
-        # A connection the server dropped meanwhile is replaced before it is used.
+        # A connection that the server dropped is replaced before use.
         "pool_pre_ping": True,
         "connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "chitransfer"},
     }
 
 
 class AttributeTable:
-    """Optuna's table of trials' attributes, written many rows at once.
+    """Optuna's table of trial attributes, written many rows at once.
 
-    Optuna commits every attribute by itself, of which a rung brings some thirty: that is slow where the database is on
-    a shared file system or a server.
+    Optuna commits every attribute separately, some thirty per rung, which is slow if the database is on a shared file
+    system or a server.
     """
 
     def __init__(self, address: str) -> None:
@@ -122,7 +122,7 @@ class AttributeTable:
         self._engine = sqlalchemy.create_engine(engine_address, **settings)
 
     def write(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-        """Set attributes of a running trial, all of them or none; those of a trial that ended stay as they are."""
+        """Set attributes of a running trial, all of them or none; those of an ended trial are not changed."""
         rows = [{"trial": trial._trial_id, "key": k, "value": json.dumps(v)} for k, v in attributes.items()]
         with self._engine.begin() as connection:
             connection.execute(WRITE_ATTRIBUTE, rows)
@@ -142,7 +142,7 @@ def create_leaderboard(storage: RDBStorage) -> None:
 
 @contextmanager
 def explain_storage_errors(place: str) -> Iterator[None]:
-    """Turn a database's failure into a StudyError that says what to do; the original is not chained: it may quote
+    """Turn a database failure into a StudyError that says what to do; the original is not chained, because it may quote
     the address with its password."""
     try:
         yield
@@ -151,7 +151,7 @@ def explain_storage_errors(place: str) -> Iterator[None]:
 
 
 def describe_storage_error(place: str, error: BaseException) -> str:
-    """What went wrong with the database at `place`, in one sentence, and the remedy."""
+    """What went wrong with the database at `place`, in one sentence, and how to fix it."""
     reason = _find_reason(error)
     if "disk is full" in reason or "No space" in reason:
         remedy = "the disk is full; make room"
@@ -169,12 +169,12 @@ def describe_storage_error(place: str, error: BaseException) -> str:
 
 
 def is_in_use(error: BaseException) -> bool:
-    """Whether a SQLite file cannot be used for no other reason than that another program has it open."""
+    """Whether a SQLite file cannot be used merely because another program has it open."""
     return "locked" in _find_reason(error)
 
 
 def _find_reason(error: BaseException) -> str:
-    """The first line of what the database itself said, without passwords."""
+    """The first line of the database's own message, without passwords."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -184,7 +184,7 @@ def _find_reason(error: BaseException) -> str:
 
 @contextmanager
 def explain_write_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into a StudyError that says what to do."""
+    """Turn a full disk or an unwritable folder into a StudyError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -198,7 +198,7 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
 
 
 class _ServerLock:
-    """A lock of the database server on a study; it is free when the connection is gone."""
+    """The database server's lock on a study; it is released when the connection ends."""
 
     def __init__(self, address: str, study_name: str, place: str) -> None:
         self._place = place
@@ -211,16 +211,16 @@ class _ServerLock:
             connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": self._me, "keepalives_idle": 60},
         )
         self._connection: sqlalchemy.Connection | None = None
-        # The server's process that serves the connection.
+        # Process id of the server process that serves the connection.
         self._backend: int | None = None
         self._checked = 0.0
 
     def take(self) -> None:
-        """Take the lock over a new connection; what it raises is as of `hold_again`."""
+        """Take the lock over a new connection; raises as `hold_again` does."""
         self.close()
         self._connection = connection = self._engine.connect()
         if self._backend is not None:
-            # Where it was the network that failed, the server may hold the lock for the lost connection still.
+            # After a network failure the server may still hold the lock for the lost connection.
             connection.execute(sqlalchemy.text(END_OWN_BACKEND), {"pid": self._backend, "name": self._me})
         query = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
         for _ in range(1 if self._backend is None else 20):
@@ -232,7 +232,7 @@ class _ServerLock:
         raise StudyError(f"{self._place}: another search is writing to this study ({who}); stop it first")
 
     def hold_again(self, every: float) -> None:
-        """As the function of that name."""
+        """As the function of the same name."""
         if time.monotonic() - self._checked < every:
             return
         self._checked = time.monotonic()
@@ -252,15 +252,15 @@ class _ServerLock:
             self._connection = None
 
 
-# By address and study, those that this process holds.
+# The locks that this process holds, by address and study.
 _held: dict[tuple[str, str], _ServerLock] = {}
 
 
 @contextmanager
 def lock_on_server(address: str | None, study_name: str) -> Iterator[None]:
-    """Hold a lock of the database server; nothing to do for SQLite.
+    """Hold a lock on the database server; does nothing for SQLite.
 
-    Where its connection dies the lock is lost, and `hold_again` takes it again.
+    If its connection dies, the lock is lost, and `hold_again` takes it again.
 
     Raises
     ------
@@ -272,7 +272,7 @@ def lock_on_server(address: str | None, study_name: str) -> Iterator[None]:
         return
     which, place = (address, study_name), f"{mask_passwords(address)}, study {study_name}"
     with explain_storage_errors(place):
-        # Opening the storage first tells a missing driver or a wrong address in our own words.
+        # Opening the storage first reports a missing driver or a wrong address in our own words.
         open_storage(address).engine.dispose()
         lock = _ServerLock(address, study_name, place)
     try:
@@ -287,17 +287,17 @@ def lock_on_server(address: str | None, study_name: str) -> Iterator[None]:
 
 
 def hold_again(address: str | None, study_name: str, every: float = 0.0) -> None:
-    """Make sure that a lock taken by `lock_on_server` is held still, and take it again where its connection died.
+    """Make sure that a lock from `lock_on_server` is still held, and take it again if its connection died.
 
     Parameters
     ----------
     every
-        Do nothing within so many seconds of the last time.
+        Do nothing if less than this many seconds have passed since the last check.
 
     Raises
     ------
     StudyError
-        Another driver holds it meanwhile; the message names its host and process.
+        Another driver has taken it; the message names its host and process.
     sqlalchemy.exc.SQLAlchemyError
         The server is away.
     """
@@ -306,12 +306,12 @@ def hold_again(address: str | None, study_name: str, every: float = 0.0) -> None
 
 
 def find_lock_holder(address: str | None, study_name: str) -> str | None:
-    """Host and process that hold the database server's lock of a study; ``None``: nobody does, or it is in SQLite.
+    """Host and process that hold the database server's lock on a study; ``None`` if free, or if the study is in SQLite.
 
     Raises
     ------
     StudyError
-        The server cannot be asked.
+        The server cannot be reached.
     """
     if address is None:
         return None
@@ -332,7 +332,7 @@ def _read_lock_holder(connection: sqlalchemy.Connection, key: int) -> str | None
         sqlalchemy.text(
             "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
             "WHERE locktype = 'advisory' AND granted AND ((classid::bigint << 32) | objid::bigint) = :key "
-            # A server tells of the locks of all its databases.
+            # A server lists the locks of all its databases.
             "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) LIMIT 1"
         ),
         {"key": key},

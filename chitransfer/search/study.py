@@ -1,4 +1,4 @@
-"""The study in its database: creating, resuming with the contract checked, reading.
+"""The study in its database: creating it, resuming it after a check of the contract, reading it.
 
 Called by `search.run` and by readers such as `chitransfer status`; `search.lock` keeps a second driver out.
 """
@@ -56,17 +56,17 @@ def read_study(folder: StudyFolder) -> optuna.Study:
     """
     name = folder.name
     if folder.storage is None:
-        # Not read-only: what a killed driver was writing must be rolled back first, and SQLite does so on opening.
+        # Not read-only: a killed driver's unfinished writes must be rolled back first, which SQLite does on opening.
         address = f"{folder.database.absolute().as_uri()}?mode=rw"
         try:
             with closing(sqlite3.connect(address, timeout=SQLITE_SECONDS, uri=True)) as connection:
                 names = [name for (name,) in connection.execute("SELECT study_name FROM studies")]
                 (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            # Locked, or not to be opened: that says nothing about what is in it.
+            # Locked or unreadable, which says nothing about the contents.
             if isinstance(error, sqlite3.OperationalError) and "no such" not in str(error):
                 raise StudyError(describe_storage_error(folder.place, error)) from error
-            # SQLite's own message may quote damaged bytes, and then cannot be decoded.
+            # SQLite's own message may quote damaged bytes, which then cannot be decoded.
             raise StudyError(
                 f"{folder.database}: not an Optuna study database ({error}). If it was one, {DAMAGED}"
             ) from error
@@ -81,7 +81,7 @@ def read_study(folder: StudyFolder) -> optuna.Study:
         except KeyError as error:
             raise StudyError(f"{folder.place}: there is no study named {name!r}") from error
         try:
-            # Whatever is damaged shows here, where it can be said; Optuna reads no finished trial twice.
+            # Damage shows up here, where it can be reported; Optuna reads no finished trial twice.
             study.get_trials(deepcopy=False)
             study.user_attrs  # noqa: B018 - reading it is the check
         except (ValueError, LookupError, TypeError, AssertionError) as error:
@@ -90,7 +90,7 @@ def read_study(folder: StudyFolder) -> optuna.Study:
 
 
 def refuse_taken_name(folder: StudyFolder) -> None:
-    """Refuse the name of a study that left trials in the folder, or is on its database server; nothing is written.
+    """Refuse the name of a study that left trials in the folder or exists on its database server; writes nothing.
 
     Raises
     ------
@@ -122,12 +122,12 @@ def _taken_name(folder: StudyFolder) -> StudyError:
 
 
 def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optuna.pruners.BasePruner) -> optuna.Study:
-    """Create the study, its contract and the leaderboard view; an interruption leaves no half-made study behind.
+    """Create the study, its contract and the leaderboard view; an interruption leaves no partial study behind.
 
     Raises
     ------
     StudyError
-        The database cannot be reached, or has a study of that name.
+        The database cannot be reached, or already has a study of that name.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     if folder.storage is not None:
@@ -146,11 +146,11 @@ def create_study(folder: StudyFolder, contract: Mapping[str, Any], pruner: optun
             storage = open_storage(sqlite_address(new, "rwc"), is_ours=True)
             _create_in(storage, folder.name, contract)
             storage.engine.dispose()
-            # SQLite lets nobody else write; a group's study is everybody's to go on with.
+            # SQLite lets no one else write; in a group, everyone should be able to resume the study.
             share_as_usual(new)
             new.replace(folder.database)
         finally:
-            # Ctrl-C may have come meanwhile.
+            # Ctrl-C may have come in between.
             for left_over in folder.path.glob(f"{new.name}*"):
                 left_over.unlink()
         study = optuna.load_study(study_name=folder.name, storage=open_storage(folder.address, is_ours=True))
@@ -166,7 +166,7 @@ def _create_in(storage: RDBStorage, name: str, contract: Mapping[str, Any]) -> o
 
 
 def _directions(contract: Mapping[str, Any]) -> list[StudyDirection]:
-    """One objective is the transfer objective; several are metrics by name, errors minimised and scores maximised."""
+    """A single objective is the transfer objective; several are metrics: errors minimised, scores maximised."""
     names = contract["search"].get("objectives") or []
     directions = [StudyDirection.MINIMIZE if name in ERRORS else StudyDirection.MAXIMIZE for name in names]
     return directions or [StudyDirection.MINIMIZE]
@@ -179,19 +179,19 @@ def resume_study(
     *,
     allow_extended_space: bool = False,
 ) -> optuna.Study:
-    """Open a study to go on with it.
+    """Open a study to resume it.
 
     Parameters
     ----------
     allow_extended_space
-        Take a search space that holds the study's own: wider ranges, further parameters. The study then has the new
-        one for good.
+        Accept a search space that contains the study's own: wider ranges, further parameters. It permanently replaces
+        the study's.
 
     Raises
     ------
     StudyError
-        Its contract (space, objective, data, folds, training settings) or its direction is not the present one; the
-        message shows every difference.
+        Its contract (space, objective, data, folds, training settings) or direction differs from the current one; the
+        message lists every difference.
     """
     study = read_study(folder)
     study.pruner = pruner
@@ -222,14 +222,14 @@ def resume_study(
 
 
 def refuse_other_names(study: optuna.Study, place: str, config: Config, dataset: Dataset) -> None:
-    """Refuse a study whose polymers had other names: by these folds and Stage 1's validation polymers are drawn.
+    """Refuse a study whose polymers had other names: they determine the folds and Stage 1's validation polymers.
 
-    Where the tables are others, or the study's release kept no checksum of the names, they cannot be compared.
+    They cannot be compared if the tables differ or the study's release stored no checksum of the names.
 
     Raises
     ------
     StudyError
-        The tables are the study's, the names are not.
+        The tables are the study's, but the names are not.
     """
     known = study.user_attrs.get(CONTRACT, {}).get("data", {})
     told = find_differences({"data": known}, {"data": make_contract(config, dataset)["data"]})
@@ -238,14 +238,14 @@ def refuse_other_names(study: optuna.Study, place: str, config: Config, dataset:
 
 
 def read_searched_dataset(config: Config, progress: NamedProgress | None = None) -> Dataset:
-    """The dataset whose trials are scored: under ``search.control: permute`` with its measured values dealt out.
+    """The dataset that trials are scored on; with ``search.control: permute`` its measured values are shuffled.
 
     Raises
     ------
     DataError
-        As `training.settings.read_dataset`.
+        As in `training.settings.read_dataset`.
     """
-    # Here, since they import RDKit and PyTorch: who only reads a study does without.
+    # Imported here because they load RDKit and PyTorch, which reading a study does not need.
     from chitransfer.data.subsets import permute_labels
     from chitransfer.training.settings import read_dataset
 

@@ -1,6 +1,6 @@
-"""The folder of a study: names of all that is kept there, and finding the one a user means.
+"""The folder of a study: the names of everything in it, and finding the one a user means.
 
-Called by `search.study`, by what writes into the folder and by what reads it.
+Called by `search.study` and by all code that reads or writes the folder.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from chitransfer.search.storage import sqlite_address
 from chitransfer.secrecy import mask_passwords
 
 SECOND_PASS = "second_pass_"
-# In the folder of a comparison.
+# File in the folder of a comparison.
 CONDITIONS = "conditions.json"
-# Set by scripts/run_hparam_search.sh to the words that started it: its virtual environment need not be active.
+# Set by scripts/run_hparam_search.sh to its own command line; its virtual environment need not be active.
 LAUNCHER = "CHITRANSFER_LAUNCHER"
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Names of everything a study keeps, under ``results/hparam_search/<study name>/``.
+    """Paths of everything a study keeps, under ``results/hparam_search/<study name>/``.
 
     Attributes
     ----------
@@ -40,22 +40,22 @@ class StudyFolder:
 
     @property
     def address(self) -> str:
-        """What Optuna opens: the server's address, or the database in the folder."""
+        """The address Optuna opens: the server's, or the database in the folder."""
         return self.storage or sqlite_address(self.database)
 
     @property
     def place(self) -> str:
-        """What messages call the study: its database, or its name on a server, never with a password."""
+        """Name of the study in messages: its database, or its name on a server, never with a password."""
         return str(self.database) if self.storage is None else f"{mask_passwords(self.storage)}, study {self.name}"
 
     @property
     def resume_path(self) -> Path:
-        """What ``--resume`` takes."""
+        """The argument of ``--resume``."""
         return self.database if self.storage is None else self.path
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with the study, by the launcher where it started this process; or which one does."""
+        """The command to resume the study, using the launcher if it started this process; or a hint at that command."""
         if self.comparison is not None:
             return f"the `chitransfer compare` command that began {self.comparison}"
         command = os.environ.get(LAUNCHER, "chitransfer search")
@@ -87,7 +87,7 @@ class StudyFolder:
         return self.path / "reference.json"
 
     def trial(self, number: int) -> Path:
-        """Everything one trial left behind."""
+        """The folder of one trial."""
         return self.path / "trials" / f"{number:04d}"
 
     def second_pass(self, number: int) -> StudyFolder:
@@ -96,24 +96,24 @@ class StudyFolder:
 
     @property
     def first_pass(self) -> tuple[Path, int] | None:
-        """Of a second pass, the folder of its study and the trial whose Stage 1 it took; ``None`` for other studies."""
+        """For a second pass, its study's folder and the trial whose Stage 1 it uses; ``None`` for other studies."""
         number = self.name.removeprefix(SECOND_PASS)
         is_inside = StudyFolder(self.path.parent).config.is_file()
         return (self.path.parent, int(number)) if is_inside and number != self.name and number.isdigit() else None
 
     @property
     def comparison(self) -> Path | None:
-        """Of a search inside a comparison, which alone can go on with it, the comparison's folder; else ``None``."""
+        """For a search inside a comparison, which alone can resume it, the comparison's folder; else ``None``."""
         folder = self.path.parent.parent.parent
         return folder if (folder / CONDITIONS).is_file() else None
 
     def check_there(self) -> None:
-        """Make sure that the folder is where it was when the search began.
+        """Check that the folder still exists where it was when the search began.
 
         Raises
         ------
         StudyError
-            It is gone; whatever were written now would make a second one.
+            It is gone; writing now would create a second one.
         """
         if not self.path.is_dir():
             command = os.environ.get(LAUNCHER, "chitransfer search")
@@ -124,18 +124,18 @@ class StudyFolder:
 
     @property
     def log(self) -> Path:
-        """Where this run's log goes; one file a start."""
+        """Path of this run's log; one file per start."""
         stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
         return self.path.parent / "logs" / f"search_{self.name}_{stamp}.log"
 
 
 def refuse_odd_bytes(path: Path) -> None:
-    """Refuse a folder for studies whose name is no UTF-8, before anything is made in it.
+    """Refuse a folder for studies whose name is not UTF-8, before anything is created in it.
 
     Raises
     ------
     StudyError
-        It is none, so neither the database nor the configuration nor the log could name it.
+        It is not, so neither database nor configuration nor log could refer to it.
     """
     try:
         str(path).encode()
@@ -147,24 +147,24 @@ def refuse_odd_bytes(path: Path) -> None:
 
 
 def new_study_name() -> str:
-    """``transfer_aware_YYYYMMDD_HHMMSS`` in local time, as the guide has it."""
+    """``transfer_aware_YYYYMMDD_HHMMSS`` in local time, as in the guide."""
     return f"transfer_aware_{datetime.now():%Y%m%d_%H%M%S}"
 
 
 def locate_study(path: Path) -> StudyFolder:
     """The study a user means by its ``study.db`` or its folder.
 
-    Where all that is beside a link to a ``study.db`` is elsewhere, the study's folder is where the link leads.
+    If only a link to ``study.db`` is there and everything else lies elsewhere, the study's folder is the link's target.
 
     Raises
     ------
     StudyError
-        There is no ``study.db`` there, and no configuration that names a database server.
+        There is no ``study.db``, and no configuration that names a database server.
     """
     refuse_odd_bytes(path.resolve())
     folder = path if path.is_dir() else path.parent
     database = folder / "study.db"
-    # A study may keep its own database elsewhere through a link: its configuration is then beside the link.
+    # A study may keep only its database elsewhere through a link: its configuration then lies beside the link.
     if database.is_symlink() and not StudyFolder(folder).config.is_file():
         target = database.resolve()
         if target.name == "study.db" and StudyFolder(target.parent).config.is_file():
@@ -182,12 +182,12 @@ def locate_study(path: Path) -> StudyFolder:
 
 
 def keep_storage(folder: StudyFolder, storage: str | None) -> StudyFolder:
-    """The folder of a study to resume with the address given now, which may hold the password the kept one lacks.
+    """The folder of a study to resume, with the given address, which may include the password the stored one lacks.
 
     Raises
     ------
     StudyError
-        The study lives elsewhere than the address says.
+        The study is stored elsewhere than the address says.
     """
     if (folder.storage is None) != (storage is None):
         raise StudyError(
@@ -198,14 +198,14 @@ def keep_storage(folder: StudyFolder, storage: str | None) -> StudyFolder:
 
 
 def load_study_config(folder: StudyFolder, overrides: Mapping[str, object]) -> Config:
-    """The configuration a study was started with, with overrides (a larger budget, another device) laid over it.
+    """The configuration a study was started with, with overrides (a larger budget, another device) applied.
 
     Raises
     ------
     StudyError
         The folder has no ``config.yaml``.
     ConfigError
-        A value of it or an override is not allowed.
+        A value in it or an override is not allowed.
     """
     if not folder.config.is_file():
         raise StudyError(
@@ -216,17 +216,17 @@ def load_study_config(folder: StudyFolder, overrides: Mapping[str, object]) -> C
 
 
 def load_resumed_config(folder: StudyFolder, path: Path | None, overrides: Mapping[str, object]) -> Config:
-    """The configuration to go on with: the study's own, or a file's that leaves the study its name and place.
+    """The configuration to resume with: the study's own, or a file's with the study's name and place.
 
     Raises
     ------
     StudyError, ConfigError
-        As `load_study_config` and `load_config`.
+        As in `load_study_config` and `load_config`.
     """
     if path is None:
         return load_study_config(folder, overrides)
     place: dict[str, object] = {"search.study_name": folder.name}
-    # The file may be there to replace a configuration that is lost or can no longer be read.
+    # The file may replace a configuration that is lost or unreadable.
     with suppress(ConfigError):
         own = load_config(folder.config)
         place = {"search.study_name": own.search.study_name, "paths.results_dir": own.paths.results_dir}

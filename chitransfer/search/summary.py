@@ -1,6 +1,6 @@
-"""A search in words: what goes in, what came out, what to beware of, and what to do next.
+"""A search in words: its input, its outcome, warnings, and what to do next.
 
-Called by `search.run`, `search.second_pass`, `search.rescore` and `chitransfer status`; `report` takes the names.
+Called by `search.run`, `search.second_pass`, `search.rescore` and `chitransfer status`; `report` uses the names.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ if TYPE_CHECKING:
 PERMUTED = (
     "control: measured values are shuffled among polymers (search.control: permute); expect no score above chance"
 )
-# Samplers that heed no pruned trial; tpe heeds them, random and qmc heed none.
+# Samplers that ignore pruned trials; tpe uses them, random and qmc use no trials at all.
 LEARN_FROM_COMPLETE = ("gp", "cmaes", "nsga2")
-# Samplers that draw at random what was not in the space of all complete trials as it is now; cmaes leaves it to tpe.
+# Samplers that draw parameters at random unless all complete trials had them as they are now; cmaes leaves that to tpe.
 LEARN_FROM_ONE_SPACE = ("gp", "nsga2")
 SHOWN = ("exp_mae", "exp_r2", "sol_f1", "sol_recall", "sol_auc", "stage1_mae")
 
 
 @dataclass(frozen=True)
 class Names:
-    """What a search and its trial 0 are called.
+    """Names for a search and its trial 0.
 
     Attributes
     ----------
     search
         The search itself.
     default, column
-        The configuration it began with, in a sentence and at the head of a column.
+        The configuration it began with, in a sentence and as a column heading.
     """
 
     search: str = "search"
@@ -77,14 +77,14 @@ class Names:
 
     @classmethod
     def of(cls, folder: StudyFolder) -> Names:
-        """The names for the study of a folder."""
+        """The names for the study in a folder."""
         if folder.first_pass is None:
             return cls()
         return cls("second pass", "first pass's Stage 2 settings", "first pass")
 
 
 def describe_first_pass(folder: StudyFolder) -> list[str]:
-    """Of a second pass, a line that says on what it stands; all that speaks of a default configuration needs it."""
+    """For a second pass, a line naming its first pass; needed wherever a default configuration is mentioned."""
     if folder.first_pass is None:
         return []
     study, number = folder.first_pass
@@ -95,8 +95,8 @@ def describe_first_pass(folder: StudyFolder) -> list[str]:
 
 
 def describe_data(dataset: Dataset, config: Config) -> list[str]:
-    """One line a table, then what a user should know before waiting."""
-    # Here, since they import RDKit and PyTorch: `chitransfer status` does without.
+    """One line per table, then what a user should know before waiting."""
+    # Imported here because they load RDKit and PyTorch, which `chitransfer status` does not need.
     from chitransfer.data.table_remarks import describe_blank_cells, describe_builtin_beside_own
     from chitransfer.training.tasks import resolve_positive_label
 
@@ -148,7 +148,7 @@ def _describe_limits(what: str, rows: Rows, stage1: Rows, config: Config) -> lis
 
 
 def describe_budget(config: Config) -> list[str]:
-    """What the budget counts where trials run again, where trials are pruned, and what does not go with a pruner."""
+    """What the budget counts if trials run again, where trials are pruned, and what conflicts with the pruner."""
     lines = []
     if config.search.replicates > 1:
         lines.append(
@@ -182,7 +182,7 @@ def describe_budget(config: Config) -> list[str]:
 
 
 def describe_extension(study: optuna.Study, config: Config) -> list[str]:
-    """A line where the sampler does not learn about parameters that ``--allow-extended-space`` changed or added."""
+    """A line if the sampler does not learn about parameters that ``--allow-extended-space`` changed or added."""
     if config.search.sampler not in LEARN_FROM_ONE_SPACE:
         return []
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -200,7 +200,7 @@ def describe_extension(study: optuna.Study, config: Config) -> list[str]:
 
 
 def describe_objective(config: Config) -> list[str]:
-    """A warning where the objective weighs scores of a task that Stage 2 does not learn, or of none that it does."""
+    """A warning if the objective weights scores of a task that Stage 2 does not learn, or none that it learns."""
     training, paths = config.training, config.paths
     searched = {parameter.key for parameter in config.search.space.values()}
     lines = []
@@ -224,7 +224,7 @@ def describe_objective(config: Config) -> list[str]:
 
 
 def describe_reference(config: Config, names: Names) -> list[str]:
-    """What the trials are judged by is not what one would think: labels dealt out, no default, a task not learned."""
+    """Lines on an unusual basis for judging trials: permuted labels, no default, a task that is not learned."""
     lines = [PERMUTED] if config.search.control == "permute" else []
     lines += describe_objective(config)
     _, outside = default_params(config)
@@ -250,7 +250,7 @@ def _describe_rows(title: str, rows: Rows, dataset: Dataset) -> str:
 def describe_outcome(
     study: optuna.Study, folder: StudyFolder, config: Config, reference: Reference, reason: StopReason
 ) -> list[str]:
-    """What the search found beside the default and the trivial predictor, warnings, and the next command."""
+    """The outcome beside the default and the trivial predictor, warnings, and the next command."""
     standing = read_standing(study)
     names = Names.of(folder)
     lines = [_describe_end(standing, config, reason, names)]
@@ -259,7 +259,7 @@ def describe_outcome(
         lines += [*_describe_recommended(recommended, standing, config, reference, names), *_describe_front(study)]
         name = _name_recommended(recommended, standing)
         warnings = reference.beats(recommended.user_attrs, config.objective, name)
-        # Nothing can be learned from permuted labels: there it is as it should be.
+        # Nothing can be learned from permuted labels, so there it is as expected.
         lines += [f"WARNING: {sentence}" for sentence in warnings if config.search.control != "permute"]
     else:
         lines.append("no trial is complete yet")
@@ -270,7 +270,7 @@ def describe_outcome(
 
 
 def describe_nothing_to_do(study: optuna.Study, config: Config) -> str:
-    """Why a resumed search has done nothing, and how to have it go on."""
+    """Why a resumed search has done nothing, and how to make it continue."""
     standing = read_standing(study)
     ended = say_count(standing.n_ended, "trial")
     if config.search.replicates > 1:
@@ -320,13 +320,13 @@ def _describe_front(study: optuna.Study) -> list[str]:
 
 
 def describe_side_by_side(columns: Sequence[Column]) -> list[str]:
-    """A table of objective and components, a column for each (title, components, objective)."""
+    """A table of objective and components, with one column per (title, components, objective)."""
     width = max(len(title) for title in TITLES.values()) + 2
     column = max(20, 2 + max(len(title) for title, _, _ in columns))
     lines = [" " * width + "".join(f"{title:>{column}}" for title, _, _ in columns)]
     rows = [("objective (lower is better)", [value for _, _, value in columns])]
     rows += [(TITLES[name], [components.get(name) for _, components, _ in columns]) for name in SHOWN]
-    # NaN is what cannot be computed, as R² where one value was measured alone.
+    # NaN is a score that is undefined, such as R² where only one value was measured.
     rows = [(title, [value if value is not None and isfinite(value) else None for value in row]) for title, row in rows]
     for title, values in rows:
         if any(value is not None for value in values):
@@ -336,12 +336,12 @@ def describe_side_by_side(columns: Sequence[Column]) -> list[str]:
 
 
 def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSettings | None) -> list[str]:
-    """Counts by state, pace and time left, the best five and the recommended trial of a running or finished study.
+    """Counts by state, pace, time left, the five best and the recommended trial of a running or finished study.
 
     Parameters
     ----------
     search
-        The study's settings; ``None``: not known, so neither is the budget.
+        The study's settings; ``None``: unknown, and so is the budget.
     """
     driver, standing, names = find_driver(folder), read_standing(study), Names.of(folder)
     states = describe_counts(standing.counts, "interrupted" if driver is None else "running") or "none yet"
@@ -381,7 +381,7 @@ def describe_status(study: optuna.Study, folder: StudyFolder, search: SearchSett
 def _describe_fresh_runs(
     standing: Standing, folder: StudyFolder, search: SearchSettings | None, *, is_running: bool
 ) -> list[str]:
-    """A line while runs on fresh seeds and folds, which follow the last trial, are not all done."""
+    """A line while the runs with fresh seeds and folds after the last trial are incomplete."""
     if search is None or standing.n_runs < search.n_trials or standing.counts.get("RUNNING"):
         return []
     runs = fresh_runs(standing, search)
@@ -389,7 +389,7 @@ def _describe_fresh_runs(
     if not n_missing:
         return []
     line = f"{len(runs) - n_missing} of {say_count(len(runs), 'run')} on fresh seeds and folds done"
-    # A comparison goes on without those that failed.
+    # A comparison continues without failed runs.
     can_go_on = not is_running and folder.comparison is None
     return [f"{line}; for the others resume with: {folder.resume_command}" if can_go_on else line]
 

@@ -1,4 +1,4 @@
-"""Settings and searched parameters that no trial reads: told, or refused where nothing is left to be searched.
+"""Settings and searched parameters that no trial reads: reported, or refused if nothing is left to search.
 
 Called by `chitransfer search`, `search.run`, `search.second_pass` and `search.space`.
 """
@@ -19,7 +19,7 @@ from chitransfer.training.unread import describe_without_effect_while_frozen
 if TYPE_CHECKING:
     from chitransfer.data.assemble import Dataset
 
-# By the key of `paths` that names a table of Stage 2, what is read for that table alone.
+# For each key of `paths` that names a Stage 2 table, the keys read only with that table.
 KEYS_OF_TABLES = {
     "exp_chi_csv": ("training.lambda_exp",),
     "solubility_csv": (
@@ -29,7 +29,7 @@ KEYS_OF_TABLES = {
         "model.solubility_head_dropout",
     ),
 }
-# What Stage 1 reads only where it is judged by its validation MAE (`stage1.Stage1Run.is_by_chance`).
+# Read by Stage 1 only if it is judged by its validation MAE (`stage1.Stage1Run.is_by_chance`).
 OF_THE_VALIDATION_MAE = (
     "training.min_epochs_pretrain",
     "training.early_stopping_patience",
@@ -39,18 +39,18 @@ OF_THE_VALIDATION_MAE = (
 
 
 def keeps_encoder_frozen(config: Config) -> bool:
-    """Whether the encoder of no trial is fine-tuned, so that none reads `training.lr_encoder`."""
+    """Whether no trial fine-tunes the encoder, so that none reads `training.lr_encoder`."""
     searched = {parameter.key for parameter in config.search.space.values()}
     return config.training.freeze_encoder_stage2 and "training.freeze_encoder_stage2" not in searched
 
 
 def refuse_rate_of_frozen_encoder(config: Config, section: str = "search") -> None:
-    """Refuse to search the encoder's learning rate in Stage 2 where no trial reads it.
+    """Refuse to search the encoder's learning rate in Stage 2 if no trial reads it.
 
     Parameters
     ----------
     section
-        Whose search space the user knows it by.
+        Configuration section of the search space, for the message.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def refuse_rate_of_frozen_encoder(config: Config, section: str = "search") -> No
 
 
 def describe_unread(config: Config, overrides: Iterable[str]) -> list[str]:
-    """A line on overrides that full training alone reads, and one on what no frozen encoder has a use for."""
+    """A line on overrides read only by full training, and one on those unused while the encoder is frozen."""
     given = sorted(overrides)
     lines = []
     if of_full_training := [key for key in given if key in FULL_TRAINING_KEYS]:
@@ -81,12 +81,12 @@ def describe_unread(config: Config, overrides: Iterable[str]) -> list[str]:
 
 
 def describe_unread_parameters(config: Config, section: str = "search") -> list[str]:
-    """A line on searched parameters of a Stage 2 table that is not given: all their values score alike.
+    """A line on searched parameters of a Stage 2 table that is missing: all their values score the same.
 
     Parameters
     ----------
     section
-        Whose search space the user knows them by.
+        Configuration section of the search space, for the message.
     """
     lines = []
     for name, parameter in config.search.space.items():
@@ -100,12 +100,12 @@ def describe_unread_parameters(config: Config, section: str = "search") -> list[
 
 
 def is_judged_by_held_out(config: Config, dataset: Dataset) -> bool:
-    """Whether Stage 1 holds out polymers enough to be judged by (`training.min_validation_polymers`)."""
+    """Whether Stage 1 holds out enough polymers for validation (`training.min_validation_polymers`)."""
     return _count_held_out(config, dataset) >= config.training.min_validation_polymers
 
 
 def describe_unread_in_stage1(config: Config, dataset: Dataset) -> list[str]:
-    """A line on each searched parameter that Stage 1 reads only where it holds out polymers enough, and it does not."""
+    """A line on each searched parameter that Stage 1 ignores because it holds out too few polymers."""
     searched = {name: parameter.key for name, parameter in config.search.space.items()}
     if is_judged_by_held_out(config, dataset) or "training.min_validation_polymers" in searched.values():
         return []

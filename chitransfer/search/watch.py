@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def describe_components(attributes: dict[str, object]) -> str:
-    """``exp MAE 0.291, F1 0.83, recall 0.95, Stage 1 MAE 0.12`` of what a trial has."""
+    """``exp MAE 0.291, F1 0.83, recall 0.95, Stage 1 MAE 0.12``, as far as the trial has them."""
     names = {"exp_mae": "exp MAE", "sol_f1": "F1", "sol_recall": "recall", "stage1_mae": "Stage 1 MAE"}
     values = [f"{title} {attributes[name]:.3f}" for name, title in names.items() if attributes.get(name) is not None]
     return ", ".join(values)
@@ -41,14 +41,13 @@ class SearchDisplay:
     Parameters
     ----------
     search
-        Its budget is counted as the driver does: in trials, or in their runs where `search.replicates` lets some run
-        again.
+        Its budget is counted as in the driver: in trials, or in their runs if `search.replicates` lets some run again.
     standing
-        Where an earlier part of the search left the study.
+        State of the study after earlier parts of the search.
     n_runs_after
-        About how many runs of trials follow the last trial; the time left counts them.
+        Approximate number of runs after the last trial; the time left includes them.
     default
-        What the default configuration is called.
+        What to call the default configuration.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class SearchDisplay:
 
     @property
     def n_ended(self) -> int:
-        """Trials and runs again that have ended since the display was made."""
+        """Trials and repeated runs that have ended since the display was made."""
         return self._n_done - self._n_before + self._n_runs_done
 
     def trial_started(self, number: int) -> None:
@@ -98,7 +97,7 @@ class SearchDisplay:
         logger.debug("trial %d started", number)
 
     def trial_ended(self, trial: FrozenTrial, n_runs: int) -> None:
-        """Count a trial's runs, keep the best, and say both."""
+        """Count a trial's runs, keep the best, and report both."""
         self._n_done += n_runs
         if trial.state == TrialState.COMPLETE:
             value = trial.values[0]
@@ -120,7 +119,7 @@ class SearchDisplay:
         self._progress.update(self._bar, completed=self._n_done, description=f"{left} left")
 
     def runs_announced(self, trials: str, n_runs: int, seconds: float) -> None:
-        """Say that trials run again, and show a bar of their own."""
+        """Report that trials run again, with a bar of their own."""
         about = format_seconds(seconds)
         line = f"running {trials} again on fresh seeds and folds: {say_count(n_runs, 'run')}, about {about}"
         logger.info("%s", line)
@@ -129,7 +128,7 @@ class SearchDisplay:
         self._bar = self._progress.add_task(f"about {about} left", what="runs again", total=n_runs)
 
     def run_ended(self, number: int, outcome: str) -> None:
-        """Count a run and say what came of it."""
+        """Count a run and report its outcome."""
         self._n_runs_done += 1
         pace = (time.monotonic() - self._runs_started) / self._n_runs_done
         left = format_seconds(pace * (self._n_runs - self._n_runs_done))
@@ -137,19 +136,19 @@ class SearchDisplay:
         self._progress.update(self._bar, completed=self._n_runs_done, description=f"{left} left")
 
     def runs_stopped(self, n_left: int) -> None:
-        """Say what a resumed search still has to do."""
+        """Report what a resumed search still has to do."""
         line = f"{n_left} of {self._n_runs} runs on fresh seeds and folds are left; the resumed search does them"
         logger.info("%s", line)
         self._console.print(line)
 
     def search_stopped(self, command: str) -> None:
-        """Say that a signal was heard and how to go on, before what is done is written out."""
+        """Report that a signal was caught and how to resume, before results are written."""
         line = f"stopping; what is done is written out now. Resume with: {command}"
         logger.info("%s", line)
         self._console.print(line)
 
     def storage_away(self, what: str) -> None:
-        """Say that the study's database cannot be used at present."""
+        """Report that the study's database is currently unusable."""
         line = f"{what}; waiting for it"
         logger.warning("%s", line)
         self._console.print(f"WARNING: {line}")
@@ -169,14 +168,14 @@ class SearchDisplay:
 
 
 class TrialCounter:
-    """What watches a search inside other work: says every tenth trial how many have ended and how long one takes."""
+    """Watches a search inside other work: reports every tenth trial how many have ended and how long one takes."""
 
     def __init__(self, say: Say, what: str, n_trials: int) -> None:
         self._say, self._what, self._n_trials, self._n_ended = say, what, n_trials, 0
         self._started = time.monotonic()
 
     def trial_started(self, number: int) -> None:
-        """Nothing to say."""
+        """Nothing to report."""
 
     def trial_ended(self, trial: FrozenTrial, n_runs: int) -> None:
         """Count it."""

@@ -1,6 +1,6 @@
-"""Where rungs run. The driver knows only `Workers`: submit a task, wait for some, give one up, stop.
+"""Where rungs run. The driver only knows `Workers`: submit a task, wait for some, give one up, stop.
 
-`InProcessWorkers` is one thread beside the driver, so that signals are heard while a rung computes; `make_workers`
+`InProcessWorkers` is one thread beside the driver, so that signals are handled while a rung computes; `make_workers`
 chooses between it, `pack_workers` and `dask_workers`.
 """
 
@@ -25,18 +25,18 @@ from chitransfer.search.objective import RungResult, RungTask
 from chitransfer.search.runner import TrialRunner, refuse_lone_pairs
 from chitransfer.training.settings import build_stage1_data, resolve_device
 
-# Trials a pack on a GPU when the configuration leaves it open: Stage 1 of ten takes little longer than that of one, and
-# the sampler still learns from the packs before.
+# Default number of trials per pack on a GPU: Stage 1 of ten takes little longer than that of one, and the sampler still
+# learns from earlier packs.
 PACK_ON_A_GPU = 10
-# A rung given up gets this long to notice before the driver goes on without it.
+# How long a rung that was given up may take to notice before the driver continues without it.
 PATIENCE_SECONDS = 10.0
-# Threads of rungs given up that were still computing then.
+# Threads of such rungs that were still computing then.
 _left_behind: set[threading.Thread] = set()
 logger = logging.getLogger(__name__)
 
 
 class Workers(Protocol):
-    """A place that runs rungs; results come back as futures whose errors are the worker's own."""
+    """A place that runs rungs; results are returned as futures whose errors are the worker's own."""
 
     @property
     def capacity(self) -> int:
@@ -49,22 +49,22 @@ class Workers(Protocol):
         """The futures that are done, after at most `timeout` seconds."""
 
     def running_seconds(self, future: Future[RungResult]) -> float | None:
-        """How long a rung has been computing, of rungs computed as one its share; ``None`` while it waits."""
+        """How long a rung has been computing (its share, if computed with others); ``None`` while it waits."""
 
     def abandon(self, future: Future[RungResult]) -> None:
-        """Give up a rung that takes too long; its worker is usable again afterwards."""
+        """Give up a rung that takes too long; its worker can be used again afterwards."""
 
     def close(self) -> None:
-        """Give up what is running and free everything; may be called twice."""
+        """Give up running rungs and free everything; may be called twice."""
 
 
 def check_workers(config: Config) -> None:
-    """Refuse what `make_workers` could not do, before anything is written.
+    """Refuse settings that `make_workers` could not fulfil, before anything is written.
 
     Raises
     ------
     ConfigError
-        The keys contradict each other, a device is missing, or the user's own configuration of Dask cannot be read.
+        The keys contradict each other, a device is missing, or the user's own Dask configuration cannot be read.
     """
     search = config.search
     if search.pack != "auto" and search.pack > 1 and not _is_one_process(config):
@@ -86,7 +86,7 @@ def check_workers(config: Config) -> None:
 
 def _check_dask() -> None:
     try:
-        # Dask reads the files of the user's home and of DASK_CONFIG as it is imported.
+        # Dask reads the files in the user's home and in DASK_CONFIG on import.
         import dask  # noqa: F401
     except ValueError as error:
         raise ConfigError(f"Dask's own configuration, ~/.config/dask or DASK_CONFIG: {error}") from error
@@ -97,19 +97,19 @@ def _is_one_process(config: Config) -> bool:
 
 
 def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
-    """The workers a configuration asks for: in this process, on this machine, or on a cluster.
+    """The workers that a configuration asks for: in this process, on this machine, or on a cluster.
 
     Parameters
     ----------
     study_key
-        Unique to the study, the same when it is resumed; letters and digits.
+        Unique to the study, and the same when it is resumed; letters and digits.
 
     Raises
     ------
     ConfigError
-        As `check_workers`, or a package is missing.
+        As in `check_workers`, or a package is missing.
     TrainingError
-        As `refuse_lone_pairs`.
+        As in `refuse_lone_pairs`.
     StudyError
         The scheduler does not answer.
     """
@@ -124,9 +124,9 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
 
         return PackWorkers(config, dataset, size, device=str(device))
     if config.model.use_batchnorm:
-        # Other processes would say so only once there is a study.
+        # Other processes would only report it once the study exists.
         refuse_lone_pairs(config, build_stage1_data(config, dataset, torch.device("cpu")))
-    # Dask takes a second to import and most searches do without.
+    # Dask takes a second to import, and most searches do not need it.
     from chitransfer.search.clusters import BatchWorkers, JoinedWorkers, LocalWorkers
     from chitransfer.search.dask_workers import Cluster, DaskWorkers
 
@@ -148,7 +148,7 @@ def make_workers(config: Config, dataset: Dataset, study_key: str) -> Workers:
 
 
 def describe_workers(workers: Workers, config: Config) -> list[str]:
-    """How many rungs run at a time and where to watch them; nothing for the one in this process."""
+    """Number of rungs at a time and where to watch them; empty for the single one in this process."""
     dashboard = getattr(workers, "dashboard", None)
     if dashboard is None:
         return []
@@ -157,15 +157,15 @@ def describe_workers(workers: Workers, config: Config) -> list[str]:
 
 
 def wait_for_left_behind(minutes: float | None) -> None:
-    """Wait until the rungs given up in this process have ended, which they do after the epoch under way.
+    """Wait until the rungs given up in this process have ended, which they do after the current epoch.
 
-    Training draws from PyTorch's one generator of the process, so two at once would not give what their seeds say.
+    Training draws from PyTorch's single generator per process, so two at once would not reproduce their seeds.
 
     Parameters
     ----------
     minutes
-        `search.trial_timeout_minutes`: one that takes as long again hangs, and is waited for no more. ``None``: no
-        trial is taken to hang.
+        `search.trial_timeout_minutes`; after as long again a rung is considered to hang and is no longer waited for.
+        ``None``: no limit.
     """
     for thread in _left_behind - {threading.current_thread()}:
         thread.join(None if minutes is None else minutes * 60)
@@ -176,7 +176,7 @@ def wait_for_left_behind(minutes: float | None) -> None:
 
 @dataclass(eq=False)
 class Job:
-    """A rung on its way: whoever asked for it holds the future, and may give it up."""
+    """A rung in progress: whoever asked for it holds the future, and may give it up."""
 
     task: RungTask
     outcome: Future[RungResult] = field(default_factory=Future)
@@ -190,7 +190,7 @@ class InProcessWorkers:
     Parameters
     ----------
     make_runner
-        Called as `TrialRunner` is.
+        Called like `TrialRunner`.
     """
 
     capacity: int = 1
@@ -216,7 +216,7 @@ class InProcessWorkers:
         self._start_thread()
 
     def submit(self, task: RungTask) -> Future[RungResult]:
-        """Start a rung, or queue it behind the one running."""
+        """Start a rung, or queue it behind the running one."""
         job = Job(task)
         self._jobs[job.outcome] = job
         self._queue.put([job])
@@ -235,7 +235,7 @@ class InProcessWorkers:
         return None if job is None or job.started is None else time.monotonic() - job.started
 
     def abandon(self, future: Future[RungResult]) -> None:
-        """Ask the rung to end after the epoch under way; where that takes long, the next rung waits for it."""
+        """Ask the rung to end after the current epoch; where that takes long, the next rung waits for it."""
         job = self._jobs.pop(future)
         job.give_up.set()
         wait([future], timeout=PATIENCE_SECONDS)
@@ -246,7 +246,7 @@ class InProcessWorkers:
             self._start_thread()
 
     def close(self) -> None:
-        """Stop the running rung after the epoch under way and wait for that, but not for long."""
+        """Stop the running rung after the current epoch and wait for that, but not for long."""
         for job in self._jobs.values():
             job.give_up.set()
         self._queue.put(None)
@@ -257,7 +257,7 @@ class InProcessWorkers:
 
     def _start_thread(self) -> None:
         self._queue: queue.SimpleQueue[Sequence[Job] | None] = queue.SimpleQueue()
-        # A daemon, so that a rung that hangs cannot keep the whole program from ending.
+        # A daemon, so that a hanging rung cannot keep the program from ending.
         self._thread = threading.Thread(target=self._work, args=(self._queue,), name=COMPUTING, daemon=True)
         self._thread.start()
 
@@ -277,7 +277,7 @@ class InProcessWorkers:
                 job.outcome.set_exception(error)
 
     def _is_given_up(self) -> bool:
-        # Whoever else computes with the runner, in a thread of its own, has no job.
+        # Other code that uses the runner, in a thread of its own, has no job.
         job: Job | None = getattr(self._current, "job", None)
         return job is not None and job.give_up.is_set()
 

@@ -1,6 +1,6 @@
-"""A fine-tuned model against a random forest on the polymers both left out: by how much, and is that more than luck?
+"""A fine-tuned model against a random forest on the polymers both left out: the difference and its 95 % interval.
 
-Called by `training.model_report`. The rows and folds are the same for both, so polymers are drawn for both at once.
+Called by `training.model_report`. Both predict the same rows under the same folds, so polymers are resampled jointly.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from scipy.stats import t as student
 from chitransfer.training.resampling import Estimate, RankedRows, draw_polymers
 
 N_DRAWS = 1000
-# Of the draws, so that metrics.json can be worked out again from the tables beside it.
+# Seed of the resampling: fixed, so that metrics.json can be recomputed from the tables beside it.
 SEED = 0
-# Of fewer, not even all on one side is beyond luck: a sign test's p is 2^(1 - n), at most 0.05 from 6 on. An AUC needs
-# so many of each class: where one polymer is the only one of its class, every draw that has an AUC holds it.
+# With fewer polymers even a unanimous result is not significant: a sign test's p is 2^(1 - n), at most 0.05 from 6 on.
+# An AUC needs as many of each class: with a single polymer in a class, every draw that has an AUC contains it.
 FEWEST_POLYMERS = 6
 FOREST = "  random forest (same features, folds of the first repeat): "
 INSTEAD = (
@@ -29,12 +29,12 @@ INSTEAD = (
 def compare_chi(
     chi: np.ndarray, by_repeat: Sequence[np.ndarray], forest: np.ndarray, polymer: np.ndarray
 ) -> Estimate | None:
-    """The model's MAE of χ less the forest's, with its 95 % interval; ``None`` for fewer than 6 polymers.
+    """The model's MAE of χ minus the forest's, with its 95 % interval; ``None`` for fewer than 6 polymers.
 
     Parameters
     ----------
     chi, forest, polymer
-        Measured χ, the forest's and the polymer of each row left out, (n_rows,) each.
+        Measured χ, the forest's χ, and the polymer of each left-out row, (n_rows,) each.
     by_repeat
         The model's χ in each repeat, (n_rows,) each; their MAEs are averaged.
     """
@@ -49,14 +49,14 @@ def compare_chi(
 def compare_solubility(
     positive: np.ndarray, ranking: np.ndarray, forest: np.ndarray, polymer: np.ndarray
 ) -> Estimate | None:
-    """The model's ROC-AUC less the forest's, with its 95 % interval; ``None`` for fewer than 6 polymers of a class.
+    """The model's ROC-AUC minus the forest's, with its 95 % interval; ``None`` for fewer than 6 polymers of a class.
 
     Parameters
     ----------
     positive
-        Whether each row left out is of the positive class, (n_rows,) bool.
+        Whether each left-out row is of the positive class, (n_rows,) bool.
     ranking, forest, polymer
-        What the model and the forest rank the rows by, and their polymers, (n_rows,) each.
+        The values by which the model and the forest rank the rows, and the rows' polymers, (n_rows,) each.
     """
     place, drawn = _draw(polymer)
     if drawn is None or min(len(np.unique(place[own])) for own in (positive, ~positive)) < FEWEST_POLYMERS:
@@ -65,7 +65,7 @@ def compare_solubility(
     n_positive = weights @ np.bincount(place, weights=positive.astype(float))
     n_negative = weights @ np.bincount(place, weights=(~positive).astype(float))
     of_model, of_forest = (RankedRows.of(place, positive, by).count_wins(weights) for by in (ranking, forest))
-    with np.errstate(invalid="ignore"):  # Draws of one class alone have no AUC.
+    with np.errstate(invalid="ignore"):  # Draws with a single class have no AUC.
         value, *draws = (of_model - of_forest) / (n_positive * n_negative)
     return Estimate.of(np.array(draws), value=float(value), factor=_widening(drawn.shape[1]))
 
@@ -79,18 +79,18 @@ def describe_difference(difference: Estimate | None, title: str) -> list[str]:
 
 
 def judge_forest(what: str, ahead: float, difference: Estimate | None, few: str) -> list[str]:
-    """A warning where the forest does significantly better, a note where it may be luck.
+    """A warning where the forest is significantly better, a note where the difference may be chance.
 
     Parameters
     ----------
     what
-        What it does better, as ``χ: the random forest has the lower MAE``.
+        What the forest does better, as ``χ: the random forest has the lower MAE``.
     ahead
-        By how much the forest does better; nothing is said where that is not above 0.
+        By how much the forest is better; if not above 0, there are no lines.
     difference
-        As compared, with its interval; ``None`` where there are too few polymers for one.
+        Result of the comparison, with its interval; ``None`` where there are too few polymers.
     few
-        What there may be too few of to tell, as ``30 polymers``.
+        What there may be too few of for a verdict, as ``30 polymers``.
     """
     if not ahead > 0:
         return []
@@ -100,7 +100,7 @@ def judge_forest(what: str, ahead: float, difference: Estimate | None, few: str)
 
 
 def _widening(n_polymers: int) -> float:
-    """What an interval from draws of few polymers is too narrow by: they scatter by √((n − 1)/n), and not as t does."""
+    """Factor to widen an interval of few polymers: draws scatter less, by √((n − 1)/n), and do not follow t."""
     return float(student.ppf(0.975, n_polymers - 1) / norm.ppf(0.975) * np.sqrt(n_polymers / (n_polymers - 1)))
 
 

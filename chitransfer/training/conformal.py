@@ -1,6 +1,6 @@
-"""Calibration on polymers left out: conformal χ intervals, Platt-scaled probabilities, and how well both do.
+"""Calibration on left-out polymers: conformal χ intervals, Platt-scaled probabilities, and how well both do.
 
-Called by `training.finetune`. Rows of one polymer resemble each other, so polymers are what is weighed and resampled.
+Called by `training.finetune`. Rows of one polymer resemble each other, so the unit weighted and resampled is a polymer.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from chitransfer.model.calibration import COVERAGE, ChiInterval, ProbabilityCali
 from chitransfer.training.metrics import best_f1_threshold
 
 N_RESAMPLES = 200
-# Of the typical residual: members that differ by less have learned from the same rows, or nothing at all.
+# Relative to the typical residual: members that differ by less learned from the same rows, or learned nothing.
 LEAST_SPREAD = 0.01
-# Weak enough to leave hundreds of rows alone, strong enough to keep a table that separates perfectly finite.
+# Too weak to affect hundreds of rows, strong enough to keep the fit finite where the classes separate perfectly.
 PLATT_STRENGTH = 10.0
-# A slope below zero would turn the networks' ranking over, which a calibration must not do.
+# A negative slope would reverse the networks' ranking, which a calibration must not do.
 FLATTEST, STEEPEST = 1e-3, 10.0
 
 
 def polymer_weights(polymer: np.ndarray) -> np.ndarray:
-    """Weights (n_rows,) by which all polymers count alike: 1 / (n_polymers · the polymer's number of rows)."""
+    """Weights (n_rows,) that count all polymers equally: 1 / (n_polymers · number of rows of the polymer)."""
     _, inverse, counts = np.unique(polymer, return_inverse=True, return_counts=True)
     weights: np.ndarray = 1.0 / (len(counts) * counts[inverse])
     return weights
@@ -45,23 +45,23 @@ def fit_chi_interval(
 ) -> ChiInterval:
     """Conformal half-widths from out-of-fold residuals.
 
-    The score is |residual| / (spread + offset) with offset the median spread, so that half of the width follows the
-    members' disagreement in a typical case. Every polymer has a mass of 1/(n + 1), spread evenly over its rows, and
-    infinity has that of the new one; so the quantile of `polymer_weights` is taken at coverage · (1 + 1/n). For n
-    exchangeable polymers this promises `coverage` of a row drawn at random from a new polymer (Lee, Barber & Willett,
-    arXiv:2306.06342, 2023; Dunn, Wasserman & Ramdas, J. Am. Stat. Assoc. 118, 2023, 2491), hence of the average
-    polymer's rows, not of all rows together; and that as far as the members that left a polymer out err as the model
-    does on a new one. Where so few polymers promise less (`promised_coverage`), that is recorded.
+    The score is |residual| / (spread + offset) with offset the median spread, so that in a typical case half of the
+    width follows the members' disagreement. Every polymer has a mass of 1/(n + 1), split evenly over its rows, and the
+    new polymer's mass lies at infinity; so the quantile under `polymer_weights` is taken at coverage · (1 + 1/n). For n
+    exchangeable polymers this guarantees `coverage` for a random row of a new polymer (Lee, Barber & Willett,
+    arXiv:2306.06342, 2023; Dunn, Wasserman & Ramdas, J. Am. Stat. Assoc. 118, 2023, 2491), that is, averaged over
+    polymers, not over all rows; and only insofar as members that left a polymer out err as the model does on a new one.
+    Where there are so few polymers that the guarantee is lower (`promised_coverage`), that is recorded.
 
     Parameters
     ----------
     residual
         Measured minus predicted χ, (n_rows,).
     spread
-        Standard deviation over the members behind each prediction, (n_rows,). Where the median is zero (one member
-        each) or below `LEAST_SPREAD` of the median |residual| every interval is equally wide: as where every fold is
-        one polymer, whose left-out members are the same in all repeats while the model's are not, a multiple of such a
-        spread would be no width for a new polymer.
+        Standard deviation over the members behind each prediction, (n_rows,). Where its median is zero (one member
+        each) or below `LEAST_SPREAD` of the median |residual|, all intervals have equal width. For example, if every
+        fold is one polymer, its left-out members are the same in all repeats but the model's are not, so a multiple of
+        that spread would be no valid width for a new polymer.
     polymer
         Which polymer a row is of, (n_rows,).
     """
@@ -76,7 +76,7 @@ def fit_chi_interval(
 
 
 def promised_coverage(n_polymers: int, coverage: float = COVERAGE) -> float:
-    """What an interval from n polymers can promise: n / (n + 1) at most, which is less than 0.9 for n < 9."""
+    """The coverage that intervals from n polymers can guarantee: at most n / (n + 1), less than 0.9 for n < 9."""
     return min(coverage, n_polymers / (n_polymers + 1.0))
 
 
@@ -85,8 +85,8 @@ def cross_fit_half_widths(
 ) -> np.ndarray:
     """Half-widths (n_rows,) of each fold's rows from an interval fitted on the other folds' residuals.
 
-    So none is tested on a residual that it was fitted on. What remains of a fold in its own interval is that the
-    members behind the other folds' residuals learned from its rows.
+    No interval is thus tested on a residual it was fitted on. One dependence remains: the members behind the other
+    folds' residuals were trained on this fold's rows.
     """
     half_width = np.full(len(residual), np.nan)
     for scored in _folds_with_others(fold):
@@ -97,7 +97,7 @@ def cross_fit_half_widths(
 
 
 def cross_fit_coverage(polymer: np.ndarray, fold: np.ndarray, coverage: float = COVERAGE) -> float:
-    """The least that the intervals of `cross_fit_half_widths` promise; 0 where no fold has others."""
+    """The lowest coverage guaranteed by the intervals of `cross_fit_half_widths`; 0 if no fold has others."""
     others = [len(np.unique(polymer[~scored])) for scored in _folds_with_others(fold)]
     return promised_coverage(min(others, default=0), coverage)
 
@@ -123,7 +123,7 @@ def fit_probability(
     for _ in range(N_RESAMPLES):
         drawn = generator.integers(len(rows_of), size=len(rows_of))
         rows = np.concatenate([rows_of[one] for one in drawn])
-        # A resample of one class alone says nothing about a sigmoid; the fit on everything stands in.
+        # A resample with a single class cannot determine a sigmoid; the fit on all rows replaces it.
         both = bool(positive[rows].any() and not positive[rows].all())
         a, b = _fit_platt(logit[rows], positive[rows]) if both else (slope, intercept)
         slopes.append(a)
@@ -134,10 +134,10 @@ def fit_probability(
 def cross_fit_calibration(logit: np.ndarray, positive: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probability and threshold of each row, (n_rows,) each, by sigmoid and best F1 of the other folds.
 
-    Neither is fitted to the fold's own labels, but the members behind the other folds' logits learned from them: what
-    remains of a fold in its own sigmoid is that. Each fold has a sigmoid of its own, so probabilities rank rows within
-    a fold, and logits over all of them. Where the other folds have rows of one class alone, the networks' own
-    probability stands; where they have no rows, the threshold is 0.5, too.
+    Neither is fitted to the fold's own labels, but the members behind the other folds' logits were trained on them;
+    that dependence remains. Each fold has its own sigmoid, so probabilities rank rows only within a fold, logits across
+    all. Where the other folds hold a single class, the networks' own probability is used; where they hold no rows, the
+    threshold is also 0.5.
     """
     probability: np.ndarray = expit(logit)
     threshold = np.full(len(logit), 0.5)
@@ -152,7 +152,7 @@ def cross_fit_calibration(logit: np.ndarray, positive: np.ndarray, fold: np.ndar
 def coverage_metrics(
     chi: np.ndarray, predicted: np.ndarray, half_width: np.ndarray, polymer: np.ndarray
 ) -> dict[str, float]:
-    """Share of (n_rows,) rows inside their interval, the mean of the same over polymers, and the widths in χ."""
+    """Share of (n_rows,) rows inside their interval, the mean of that share over polymers, and the widths in χ."""
     inside = np.abs(chi - predicted) <= half_width
     by_polymer = [float(inside[polymer == one].mean()) for one in np.unique(polymer)]
     return {
@@ -171,14 +171,14 @@ def _folds_with_others(fold: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _fit_platt(logit: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept of the best sigmoid whose slope is allowed; its mean is the share of positives."""
+    """Slope (within its bounds) and intercept of the best sigmoid; its mean is the share of positives."""
     fitted = LogisticRegression(C=PLATT_STRENGTH).fit(logit[:, None], positive)
     slope = float(fitted.coef_[0, 0])
     if FLATTEST <= slope <= STEEPEST:
         return slope, float(fitted.intercept_[0])
-    # The likelihood is concave, so the best allowed slope is the bound, with the intercept that is best beside it.
+    # The likelihood is concave, so the best allowed slope is the bound, with the intercept optimal for it.
     slope = FLATTEST if slope < FLATTEST else STEEPEST
     share, scaled = float(positive.mean()), slope * logit
-    # With an intercept of the first end no probability is above the share, with one of the other none below it.
+    # At the first end no probability exceeds the share, at the second none is below it: they bracket the root.
     ends = log_odds(share) - scaled.max() - 1e-9, log_odds(share) - scaled.min() + 1e-9
     return slope, float(brentq(lambda intercept: expit(scaled + intercept).mean() - share, *ends))

@@ -1,6 +1,6 @@
-"""Quick Stage 2: k-fold cross-validation over whole polymers, repeated, all members trained together; scores a trial.
+"""Quick Stage 2: repeated k-fold cross-validation over whole polymers, all members trained together; scores a trial.
 
-Called by `search.runner`; folds and scores by the rest of `search`, full training and `evidence.nested`, too.
+Called by `search.runner`; the rest of `search`, full training and `evidence.nested` also use its folds and scores.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Scores:
     Attributes
     ----------
     mean, std
-        Per metric over repeats (std with n, so one repeat has 0).
+        By metric, over the repeats (std divides by n, so it is 0 for one repeat).
     per_repeat
-        Per metric, one value a repeat.
+        By metric, one value per repeat.
     per_fold
-        ``exp_mae`` and ``sol_f1``, ``sol_recall`` of every fold of every repeat; ``None`` where a fold has no row to
-        tell them, which for the latter is a positive one.
+        ``exp_mae`` and ``sol_f1``, ``sol_recall`` of every fold of every repeat; ``None`` where the fold has no rows
+        for the metric (for ``sol_f1`` and ``sol_recall``: no positive row).
     """
 
     mean: dict[str, float]
@@ -74,7 +74,7 @@ def make_folds(
 ) -> np.ndarray:
     """Fold of every polymer for each repeat's shuffle, (n_repeats, n_polymers) int64; −1 for polymers not split.
 
-    `among` (indices) limits the folds to some polymers; by default all with a Stage 2 row are split.
+    `among` (indices) limits the folds to some polymers; by default all polymers with a Stage 2 row are split.
     """
     seeds = np.random.SeedSequence(random_state).generate_state(n_repeats)
     return np.stack([dataset.fold_of_polymers(n_folds, int(seed), among) for seed in seeds])
@@ -94,9 +94,9 @@ def cross_validate(
     Parameters
     ----------
     folds
-        From `make_folds`, (n_repeats, n_polymers); rows of polymers at −1 are used by no member.
+        From `make_folds`, (n_repeats, n_polymers); no member uses rows of polymers at −1.
     after_epoch
-        As in `fit_members`; what it raises ends the training.
+        As in `fit_members`; an exception it raises ends the training.
     """
     n_repeats, n_folds = folds.shape[0], int(folds.max()) + 1
     fold_of_chi, fold_of_solubility = (fold_of_rows(folds, rows) for rows in (dataset.chi, dataset.solubility))
@@ -130,7 +130,7 @@ def choose_thresholds(positive: np.ndarray, probability: np.ndarray, training: n
 
 
 def score_predictions(dataset: Dataset, positive_label: int, out_of_fold: OutOfFold) -> Scores:
-    """Score out-of-fold predictions, whoever made them."""
+    """Score out-of-fold predictions from any predictor."""
     per_repeat: dict[str, list[float]] = {}
     per_fold: dict[str, list[list[float | None]]] = {}
     called = out_of_fold.called_positive()
@@ -165,7 +165,7 @@ def score_predictions(dataset: Dataset, positive_label: int, out_of_fold: OutOfF
 
 
 def fold_of_rows(folds: np.ndarray, rows: Rows | None) -> np.ndarray:
-    """Fold of every row of a table by that of its polymer, (n_repeats, n_rows); an absent table has no rows.
+    """Fold of every row of a table, from its polymer's fold, (n_repeats, n_rows); an absent table has no rows.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Steps on the CPU: sparse first layer, cheap dropout, gradients by hand into one flat buffer.
+"""Training steps on the CPU: sparse first layer, cheap dropout, hand-written gradients in one flat buffer.
 
-Called by `training.stage1` and `training.unfrozen`; the network trained is the ordinary one, whose parameters become
-views of the buffer.
+Called by `training.stage1` and `training.unfrozen`; they train the ordinary network, whose parameters become views of
+the buffer.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch.nn import functional
 from chitransfer.model.network import TransferNetwork
 from chitransfer.training.sparse import SparseBatch, SparseInputs
 
-# A pool of dropout masks is this many times the largest mask.
+# Size of a pool of dropout masks, in multiples of the largest mask.
 MASK_POOL = 8
 
-# Of `torch.cpu.get_capabilities`.
+# As named by `torch.cpu.get_capabilities`.
 BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16")
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A linear layer and what follows it; only hidden layers have SiLU, batch norm and dropout behind them."""
+    """A linear layer and what follows it; only hidden layers are followed by SiLU, batch norm and dropout."""
 
     linear: nn.Linear
     is_hidden: bool
@@ -36,18 +36,18 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Trace:
-    """What the way back needs of a layer.
+    """What the backward pass needs of a layer.
 
     Attributes
     ----------
     entered, weight
-        What was multiplied: input and weights, bfloat16 copies where the products are in bfloat16.
+        The factors of the product: input and weights, as bfloat16 copies where the product is in bfloat16.
     sums
         Output of the linear layer, before batch norm.
     slope
-        Derivative of what SiLU and dropout made of their input; ``None`` behind a layer that is not hidden.
+        Derivative of SiLU and dropout by their input; ``None`` after a layer that is not hidden.
     statistics
-        Mean and inverse standard deviation of the batch, with batch norm in training mode (else empty).
+        Mean and inverse standard deviation of the batch where batch norm is in training mode, else empty.
     """
 
     entered: Tensor
@@ -58,10 +58,10 @@ class _Trace:
 
 
 class SparseLayers:
-    """Linear layers with what lies between them, forward and backward, for sparse inputs on the CPU.
+    """Linear layers and what lies between them, forward and backward, for sparse inputs on the CPU.
 
-    Gradients are written, not added, to the ``grad`` of the layers' parameters. Dropout is always at work and draws
-    from PyTorch's global generator; batch norm does what its module's mode says.
+    Gradients overwrite the ``grad`` of the layers' parameters; they are not accumulated. Dropout is always active and
+    draws from PyTorch's global generator; batch norm follows its module's mode.
 
     Parameters
     ----------
@@ -70,10 +70,10 @@ class SparseLayers:
     dense_columns
         Positions of the inputs kept dense, (n_dense,) int64.
     batch_size
-        The most pairs a batch may hold.
+        The largest number of pairs in a batch.
     n_bf16
-        So many of the layers multiply in bfloat16, the first of them counted, which itself stays float32; so do sums
-        and weights.
+        Number of layers, counted from the first, that multiply in bfloat16; the first itself stays float32, and so do
+        sums and weights.
     """
 
     def __init__(self, parts: Sequence[nn.Sequential], dense_columns: Tensor, batch_size: int, n_bf16: int = 0) -> None:
@@ -101,7 +101,7 @@ class SparseLayers:
             if number == 0:
                 sums = first_layer(batch, layer.linear, self._dense_columns)
             elif number < self._n_bf16:
-                # Cast once, for this product and the two of the way back.
+                # Cast once, for this product and the two of the backward pass.
                 entered, weight = hidden.bfloat16(), weight.bfloat16()
                 sums = functional.linear(entered, weight, layer.linear.bias.bfloat16()).float()
             else:
@@ -120,7 +120,7 @@ class SparseLayers:
 
     @torch.no_grad()
     def backward(self, gradient: Tensor, batch: SparseBatch) -> None:
-        """Gradients of the parameters from those of the outputs of the last `forward`, which was of the same batch."""
+        """Gradients of the parameters from those of the outputs of the last `forward`, which had the same batch."""
         for number in range(len(self._layers) - 1, -1, -1):
             layer, trace = self._layers[number], self._traces[number]
             weight, bias = layer.linear.weight, layer.linear.bias
@@ -133,8 +133,8 @@ class SparseLayers:
             else:
                 torch.sum(gradient, dim=0, out=gradient_of(bias))
             if number == 0:
-                # Not copied into the vector of gradients: it is larger than the rest together and read only twice. The
-                # last one's memory, which may still be in the cache, is given back for it.
+                # Not copied into the gradient vector: it is larger than all others together and read only twice. The
+                # previous one is freed first, so that its memory, possibly still in cache, is reused.
                 weight.grad = None
                 weight.grad = first_layer_gradient(batch, gradient, self._dense_columns)
                 return
@@ -157,8 +157,8 @@ class SparseStep:
     dense_columns, batch_size
         As in `SparseLayers`.
     is_bf16
-        Multiply in bfloat16 in the encoder. The χ head, whose outputs bfloat16 would round to three digits, stays
-        float32.
+        Multiply in bfloat16 in the encoder. The χ head stays float32, since bfloat16 would round its outputs to three
+        digits.
     """
 
     def __init__(
@@ -190,10 +190,10 @@ class SparseStep:
 
 
 def multiplies_in_bf16(precision: str, device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16; ``auto`` does where the processor has instructions for it.
+    """Whether a device multiplies in bfloat16; with ``auto``, if the processor has instructions for it.
 
-    Those are AMX or AVX512_BF16; without them bfloat16 takes up to ten times as long as float32 on a CPU. On CUDA
-    ``auto`` is `rounded_products`.
+    These are AMX or AVX512_BF16; without them bfloat16 takes up to ten times as long as float32 on a CPU. For ``auto``
+    on CUDA see `rounded_products`.
     """
     if precision != "auto":
         return precision == "bf16"
@@ -203,7 +203,7 @@ def multiplies_in_bf16(precision: str, device: torch.device) -> bool:
 
 @contextmanager
 def rounded_products(precision: str, device: torch.device) -> Iterator[None]:
-    """Let a GPU round what it multiplies to TF32 (10 bits after the point) if `precision` is ``auto``."""
+    """Let a GPU round factors to TF32 (10 fraction bits) if `precision` is ``auto``."""
     if device.type != "cuda" or precision != "auto":
         yield
         return
@@ -217,7 +217,7 @@ def rounded_products(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def without_subnormals() -> Iterator[None]:
-    """Round numbers below 1e-38 to zero: AdamW's moments of units that went silent decay to there, and slow it down."""
+    """Flush numbers below 1e-38 to zero: AdamW's moments of inactive units decay to subnormals, which are slow."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -244,12 +244,12 @@ def first_layer_gradient(batch: SparseBatch, gradient: Tensor, dense_columns: Te
     Parameters
     ----------
     gradient
-        That of the layer's outputs, (n_pairs, width).
+        Gradient of the layer's outputs, (n_pairs, width).
 
     Raises
     ------
     ValueError
-        The batch is one for scoring, without its transpose.
+        The batch is for scoring only and has no transpose.
     """
     if batch.columns is None:
         raise ValueError("a batch for scoring has no transpose; take it from SparseInputs.batches")
@@ -273,15 +273,14 @@ def predict_sparse(network: TransferNetwork, inputs: SparseInputs, *, is_bf16: b
 
 
 class KeepMasks:
-    """Dropout masks cut from a pool of fresh random numbers, one pool a rate; `refresh` it every epoch.
+    """Dropout masks cut from a pool of random numbers, one pool per rate; call `refresh` every epoch.
 
-    Within a mask the numbers are independent; two masks of an epoch share numbers only by chance and at other places.
+    Numbers within a mask are independent; two masks of an epoch share numbers only by chance and at other positions.
     PyTorch's own masks take twenty times as long on a CPU, longer than the layer they belong to.
 
     Parameters
     ----------
-    sizes
-        For every dropout rate above zero the largest mask that will be drawn.
+    The largest mask that will be drawn, for every dropout rate above zero.
     """
 
     def __init__(self, sizes: Mapping[float, int]) -> None:
@@ -292,7 +291,7 @@ class KeepMasks:
         for rate, pool in self._pools.items():
             words = torch.empty((pool.numel() + 3) // 4, dtype=torch.int64)
             words.random_(torch.iinfo(torch.int64).min, None)
-            # The largest number kept, not the first one dropped: where nothing is dropped, that is no int16.
+            # The largest value kept, not the first one dropped, which at rate 0 would not fit an int16.
             largest = max(round((1.0 - rate) * 2**16) - 1 - 2**15, -(2**15))
             torch.le(words.view(torch.int16)[: pool.numel()], largest, out=pool)
             pool.mul_(1.0 / (1.0 - rate))
@@ -321,21 +320,21 @@ def _read_layers(modules: nn.Sequential) -> list[_Layer]:
 
 
 def silu(x: Tensor) -> tuple[Tensor, Tensor]:
-    """SiLU and its derivative: σ(x) is the dear part of both, so it is worked out once."""
+    """SiLU and its derivative; both need σ(x), the expensive part, which is computed once."""
     gate = torch.sigmoid(x)
     value = x * gate
     return value, torch.addcmul(gate, gate, x - value)
 
 
 def gradient_of(parameter: Tensor) -> Tensor:
-    """Where a parameter's gradient is written; ValueError where there is no such place."""
+    """The buffer that a parameter's gradient is written to; ValueError where there is none."""
     if parameter.grad is None:
         raise ValueError("a parameter has no place for its gradient; FlatParameters and HeadStep make them")
     return parameter.grad
 
 
 def _batch_norm(sums: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Batch norm as `nn.BatchNorm1d` does it, and, in training mode, the batch's mean and inverse deviation."""
+    """Batch norm as in `nn.BatchNorm1d` and, in training mode, the batch's mean and inverse standard deviation."""
     momentum = 0.1 if norm.momentum is None else norm.momentum
     normed, mean, inverse_deviation = torch.native_batch_norm(
         sums, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.training, momentum, norm.eps

@@ -48,15 +48,15 @@ class Ensemble:
 
     Attributes
     ----------
-    groups
+    Members, one group per pretrained network.
         Members by pretrained network.
     folds
         Fold of every polymer, (n_repeats, n_polymers); −1 for polymers no member learned from.
     chi, logits
-        χ at each row's temperature, and logits of the positive class; ``None`` without such a table, and logits also
-        where solubility was not learned (its loss has weight 0).
+        χ at each row's temperature, and logits of the positive class; ``None`` without such a table. Logits are also
+        ``None`` where solubility was not learned (its loss has weight 0).
     A
-        A (K) of χ(T) = A/T + B for the χ rows.
+        A (K) in χ(T) = A/T + B for the χ rows.
     """
 
     groups: list[FittedMembers]
@@ -67,12 +67,12 @@ class Ensemble:
 
 
 def locate_pretrained(patterns: Sequence[str]) -> tuple[Path, int]:
-    """The newest file that paths or glob patterns mean, and how many files they mean.
+    """The newest file that the paths or glob patterns match, and the number of matching files.
 
     Raises
     ------
     CheckpointError
-        A pattern matches nothing, or is none.
+        A pattern matches nothing or is invalid.
     """
     found = {path for pattern in patterns for path in _matching_files(pattern)}
     return max(found, key=lambda one: (one.stat().st_mtime_ns, str(one))), len(found)
@@ -98,12 +98,12 @@ def _matching_files(pattern: str) -> list[Path]:
 
 
 def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress: NamedProgress) -> RunFolder:
-    """Fine-tune, calibrate, and write the model with everything measured about it.
+    """Fine-tune, calibrate, and write the model with everything measured on it.
 
     Parameters
     ----------
     pretrained
-        Checkpoints of Stage 1, as paths or glob patterns, of which the newest is taken.
+        Paths or glob patterns of Stage 1 checkpoints; the newest match is taken.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
         forest = None
         if config.cv.random_forest:
             say(GROWING)
-            # As of a search: the first shuffle of the folds.
+            # As in a search: the first shuffle of the folds.
             forest = leave_out(dataset, folds[0], positive_label, derive_seed(config.seed, "random forest"))
         ensemble = fit_ensemble(stage1.networks, data, dataset, folds, settings, seed, progress)
         model = calibrate(
@@ -152,7 +152,7 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
             describe_provenance(config, dataset, pretrained=stage1.provenance),
         )
         model.save(folder.best_model)
-    # Whatever ended it, memory that ran out included: what holds no model is of no use.
+    # Whatever the cause, running out of memory included: a folder without a model is useless.
     except BaseException as error:
         folder.discard()
         if isinstance(error, INTERRUPTS):
@@ -171,14 +171,14 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
 
 
 def _read_tables(config: Config, path: Path, stage1: Pretrained, say: Say, progress: NamedProgress) -> Dataset:
-    """The tables, solubility left out where its loss has weight 0 beside χ; says what a user should know of them.
+    """The tables, without solubility where its loss has weight 0 beside χ; tells the user what matters about them.
 
     Raises
     ------
     DataError
         A table cannot be used.
     CheckpointError
-        `stage1`, which is from `path`, has other features.
+        `stage1`, which was read from `path`, has other features.
     """
     dataset = read_dataset(config, progress)
     for describe in (describe_builtin_beside_own, describe_left_out, describe_blank_cells):
@@ -199,7 +199,7 @@ def _read_tables(config: Config, path: Path, stage1: Pretrained, say: Say, progr
 
 
 def _refuse_too_few(n_learned: int, n_measured: int, n_folds: int) -> None:
-    """Refuse polymers that are enough for the folds only with those kept for the test."""
+    """Refuse folds for which there are enough polymers only if the test polymers are counted."""
     if n_learned < n_folds <= n_measured:
         raise DataError(
             f"of {n_measured} measured polymers {n_measured - n_learned} are kept for the test, and "
@@ -209,14 +209,14 @@ def _refuse_too_few(n_learned: int, n_measured: int, n_folds: int) -> None:
 
 
 def learnable_polymers(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
-    """Indices of the measured polymers that are not kept for the test, (n_learned,) int64.
+    """Indices of the measured polymers that are not held out as test polymers, (n_learned,) int64.
 
     Raises
     ------
     DataError
-        All are kept for the test.
+        All are test polymers.
     CheckpointError
-        RDKit reads a test polymer no longer.
+        RDKit no longer reads a test polymer.
     """
     measured = dataset.measured_polymers()
     learned = measured[~_are_kept(dataset, test_polymers)[measured]]
@@ -226,16 +226,16 @@ def learnable_polymers(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.n
 
 
 def _are_kept(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
-    """Whether a polymer, or one that differs from it only in stereo, is kept for the test, (n_polymers,) bool.
+    """Whether a polymer, or one that differs from it only in stereo, is held out for the test, (n_polymers,) bool.
 
     Raises
     ------
     CheckpointError
-        RDKit reads a test polymer no longer.
+        RDKit no longer reads a test polymer.
     """
     known = set(test_polymers).intersection(dataset.polymers)
     kept = {without_stereo(name) for name in known}
-    # What the tables have not may be named as another RDKit names it.
+    # Names missing from the tables may be another RDKit version's spelling.
     foreign = sorted(set(test_polymers) - known)
     for name, found in zip(foreign, identify_polymers(foreign), strict=True):
         if found.key is None:
@@ -248,12 +248,12 @@ def _are_kept(dataset: Dataset, test_polymers: tuple[str, ...]) -> np.ndarray:
 
 
 def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device: torch.device) -> Stage2Data:
-    """The Stage 2 rows on a device, on the scales of Stage 1's checkpoint, and the Stage 1 rows it may go on with.
+    """The Stage 2 rows on a device, scaled as in Stage 1's checkpoint, and the Stage 1 rows for rehearsal.
 
     Raises
     ------
     DataError
-        Every computed χ is of a test polymer.
+        Every computed χ belongs to a test polymer.
     """
     scales = stage1.scales
     features = FeatureTable.build(dataset, scales.polymer, scales.solvent, device)
@@ -305,7 +305,7 @@ def fit_ensemble(
     chi = A = logits = None
     if dataset.chi is not None:
         chi, A = (TaskPredictions(values, fold_of_chi, dataset.chi.polymer) for values in predict_chi(groups, data))
-    # A head that was not trained says nothing.
+    # A head that was not trained predicts nothing.
     if dataset.solubility is not None and settings.lambda_sol > 0:
         logits = TaskPredictions(predict_logits(groups, data), fold_of_solubility, dataset.solubility.polymer)
     return Ensemble(groups, folds, chi, A, logits)
@@ -319,7 +319,7 @@ def calibrate(
     seed: int,
     provenance: dict[str, Any],
 ) -> TrainedModel:
-    """The ensemble with intervals, calibrated probability, threshold and applicability, all from polymers left out."""
+    """The ensemble with intervals, calibrated probability, threshold and applicability, all from left-out polymers."""
     interval = probability = None
     threshold = 0.5
     if ensemble.chi is not None and dataset.chi is not None and ensemble.chi.learned.any():
@@ -344,13 +344,13 @@ def calibrate(
 def calibrate_solubility(
     logits: TaskPredictions, positive: np.ndarray, seed: int
 ) -> tuple[ProbabilityCalibration | None, float]:
-    """Probability and the threshold of the best F1, from what members say of polymers they did not learn from.
+    """Probability calibration and the best-F1 threshold, from members' predictions for polymers they left out.
 
     Parameters
     ----------
     positive
-        (n_rows,) bool. Where the rows learned from are of one class, or always in one fold (members that left it out
-        have seen no label), there is no calibration, and the threshold is 0.5.
+        (n_rows,) bool. Where the rows learned from are of one class, or always in one fold (the members that left it
+        out saw no label), there is no calibration, and the threshold is 0.5.
     """
     own = logits.learned
     positive = positive[own]

@@ -1,4 +1,4 @@
-"""All trained weights as one vector, their gradients, and AdamW on them.
+"""All trained weights as one vector, their gradients as another, and AdamW on them.
 
 Made by `training.stage1` and `training.unfrozen`; `training.fast` and autograd leave gradients in it.
 """
@@ -15,15 +15,15 @@ from chitransfer.model.network import TransferNetwork
 
 
 class FlatParameters:
-    """Trained parameters and their gradients, each as one vector that the parameters of the network are views of.
+    """Trained parameters and their gradients, each as one vector; the network's parameters are views of it.
 
-    The first layer's gradient may lie elsewhere: in whatever its parameter's ``grad`` was set to.
+    The first layer's gradient may lie elsewhere, in whatever its parameter's ``grad`` was set to.
 
     Parameters
     ----------
     parameters
-        The parameters in the order of the vector; the first of them is the first layer's weight, which is stored
-        transposed, a row for every feature.
+        The parameters in the order of the vector. The first is the first layer's weight, which is stored transposed:
+        one row per feature.
 
     Attributes
     ----------
@@ -54,13 +54,13 @@ class FlatParameters:
         return cls(trained_parameters(network))
 
     def part(self, weights: slice) -> Tensor:
-        """Some of the values as a leaf of their own, with their gradients: for a learning rate of their own."""
+        """A slice of the values as a leaf with its own gradients, so that it can have its own learning rate."""
         part = self.values.detach()[weights]
         part.grad = self.gradients[weights]
         return part
 
     def pieces(self) -> list[Tensor]:
-        """The gradients where they lie, in the order of `values`: one vector, or the first layer's and the others'.
+        """The gradients where they lie, in the order of `values`: one vector, or the first layer's and the rest.
 
         Returns
         -------
@@ -82,7 +82,7 @@ class FlatParameters:
     def clip(self, largest_norm: float) -> None:
         """Scale the gradients down to a norm of at most `largest_norm`, without waiting for the device."""
         if self.gradients.device.type == "cpu":
-            # Asking costs nothing here, and most steps need no scaling. A dot product takes half a norm's time.
+            # Reading the norm is free on a CPU, and most steps need no scaling. A dot product takes half a norm's time.
             pieces = self.pieces()
             norm = sum(float(torch.dot(piece, piece)) for piece in pieces) ** 0.5
             if norm > largest_norm:
@@ -94,17 +94,17 @@ class FlatParameters:
 
 
 class FlatAdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW` on the vector of `FlatParameters`; on a CPU without the bookkeeping of its every step.
+    """`torch.optim.AdamW` on the vector of `FlatParameters`; on a CPU without its per-step bookkeeping.
 
-    That takes a third as long as the kernel itself on a vector of a million.
+    For a vector of a million weights that bookkeeping takes a third as long as the kernel itself.
 
     Parameters
     ----------
     flat
-        What is trained.
+        The weights to train.
     groups
-        As `torch.optim.AdamW` takes them: ``flat.values``, or groups of one `FlatParameters.part` each that make up
-        the whole vector in its order.
+        As `torch.optim.AdamW` takes them: ``flat.values``, or groups of one `FlatParameters.part` each that together
+        make up the whole vector in order.
     """
 
     def __init__(self, flat: FlatParameters, groups: Any, *, weight_decay: float, lr: float = 1e-3) -> None:
@@ -113,7 +113,7 @@ class FlatAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step of AdamW by the gradients as they are."""
+        """One step of AdamW with the current gradients."""
         if closure is not None or self._flat.gradients.device.type != "cpu":
             return super().step(closure)
         pieces, start = self._flat.pieces(), 0
@@ -145,7 +145,7 @@ class FlatAdamW(torch.optim.AdamW):
 
 
 def _cut(pieces: Sequence[Tensor], start: int, stop: int) -> Iterator[tuple[slice, Tensor]]:
-    """What lies between two places of a vector that is given in pieces: where in that stretch, and the values."""
+    """A stretch of a vector that is given in pieces: (position within the stretch, values) of every part."""
     position = 0
     for piece in pieces:
         low, high = max(start, position), min(stop, position + len(piece))
@@ -155,8 +155,8 @@ def _cut(pieces: Sequence[Tensor], start: int, stop: int) -> Iterator[tuple[slic
 
 
 def trained_parameters(network: TransferNetwork) -> list[nn.Parameter]:
-    """What Stage 1 trains, in the order of `FlatParameters`: the encoder, then the χ head.
+    """The parameters Stage 1 trains, in the order of `FlatParameters`: the encoder, then the χ head.
 
-    The solubility head has no Stage 1 labels; it stays outside, so that weight decay cannot wear it down.
+    The solubility head has no labels in Stage 1; it is excluded so that weight decay does not shrink it.
     """
     return [*network.encoder.parameters(), *network.heads.chi.parameters()]

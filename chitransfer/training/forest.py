@@ -1,4 +1,4 @@
-"""A random forest on the features the networks have, scored as they are: what they must beat to be worth having.
+"""A random forest on the networks' features, scored as they are: the baseline they must beat.
 
 Called by `search.reference` and `training.finetune`; `evidence.baselines` has further predictors.
 """
@@ -24,7 +24,7 @@ N_POLYMER_FOLDS = 5
 
 @dataclass(frozen=True)
 class TaskData:
-    """One measured table as scikit-learn wants it.
+    """One measured table in the form scikit-learn takes.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class TaskData:
     descriptors
         Of the polymer, (n_rows, n_descriptors).
     polymer
-        Which polymer a row is of, (n_rows,): what a choice within the training rows is made by.
+        The polymer of each row, (n_rows,); choices within the training rows are made over whole polymers.
     target
         χ, or 1 for the positive class, (n_rows,).
     training
@@ -52,23 +52,23 @@ class TaskData:
 
     @property
     def has_one_class(self) -> bool:
-        """Whether all rows to learn from are of one class, as where the only polymer of the other is tested."""
+        """Whether all training rows are of one class, as when the only polymer of the other class is tested."""
         return len(np.unique(self.target[self.training])) < 2
 
     def varying_features(self) -> np.ndarray:
-        """The features that differ between training rows, (n_rows, n_varying); no other can split a tree."""
+        """The features that differ between training rows, (n_rows, n_varying); a tree cannot split on any other."""
         varying: np.ndarray = self.features[:, np.ptp(self.features[self.training], axis=0) > 0]
-        # A tree needs one at least.
+        # A tree needs at least one feature.
         return varying if varying.shape[1] else self.features[:, :1]
 
     def polymer_folds(self) -> GroupKFold | None:
-        """Folds of whole training polymers to choose by; none where there is one polymer to learn from."""
+        """Folds of whole training polymers for choices within the training rows; ``None`` for a single polymer."""
         n_folds = min(N_POLYMER_FOLDS, len(np.unique(self.polymer[self.training])))
         return GroupKFold(n_folds) if n_folds > 1 else None
 
     @classmethod
     def build(cls, dataset: Dataset, rows: Rows, target: np.ndarray, training: np.ndarray) -> TaskData:
-        """Lay out the rows of one table."""
+        """Collect the rows of one table."""
         n_bits = dataset.recipe.fingerprint_bits
         polymer = dataset.polymer_features[rows.structure].toarray()
         solvent = dataset.solvent_features[rows.solvent].toarray()
@@ -93,17 +93,17 @@ class Prediction:
 
 
 def predict_mean(data: TaskData, seed: int = 0) -> Prediction:
-    """The training rows' mean; as a classifier it calls all positive, and without a positive row to learn from none."""
+    """The training rows' mean; as a classifier it calls every row positive, or none if no training row is."""
     mean = float(data.target[data.training].mean())
     return Prediction(np.full(len(data.target), mean), min(mean, 0.5) or 0.5)
 
 
 def classify(probability: Callable[[TaskData], np.ndarray], data: TaskData) -> Prediction:
-    """A classifier's probabilities and the threshold with the best F1 on training polymers left out in turn.
+    """A classifier's probabilities and the best-F1 threshold on training polymers left out in turn.
 
-    `probability` learns from the training rows of what it is given, all of them or all but a fold's, and returns
-    P(positive) of every row, (n_rows,). Rows of one polymer are alike: a threshold chosen on rows whose polymer was
-    learned from is one for known polymers.
+    `probability` learns from the training rows of its argument, either all or all but a fold's, and returns P(positive)
+    of every row, (n_rows,). Rows of one polymer are alike: a threshold chosen on polymers that were learned from would
+    suit only known polymers.
     """
     if data.has_one_class:
         return predict_mean(data)
@@ -122,11 +122,11 @@ def classify(probability: Callable[[TaskData], np.ndarray], data: TaskData) -> P
 
 
 def forest_chi(data: TaskData, seed: int, n_jobs: int = 1) -> Prediction:
-    """Random forest on all features that vary, a third of them a split."""
+    """Random forest on all features that vary, a third of them tried per split."""
     features = data.varying_features()
     model = RandomForestRegressor(N_TREES, max_features=0.3, random_state=seed, n_jobs=n_jobs)
     model.fit(features[data.training], data.target[data.training])
-    # Threads add up the trees in any order, and the last digit differs.
+    # Threads add up the trees in varying order, which changes the last digit.
     return Prediction(model.set_params(n_jobs=1).predict(features))
 
 
@@ -144,15 +144,15 @@ def forest_solubility(data: TaskData, seed: int, n_jobs: int = 1) -> Prediction:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What forests that learned from the other folds alone say of a table's rows.
+    """Predictions for a table's rows by forests trained on the other folds only.
 
     Attributes
     ----------
     value
-        χ, or the probability of the positive class, (n_rows,). Rows that no fold has (−1) have the value of a forest
-        that learned from all the others.
+        χ, or the probability of the positive class, (n_rows,). Rows in no fold (−1) are predicted by a forest trained
+        on all other rows.
     threshold
-        From which probability on a row is called positive, (n_rows,): chosen on training rows, as `classify` does.
+        Rows at or above this probability are called positive, (n_rows,); chosen on training rows, as in `classify`.
     """
 
     value: np.ndarray
@@ -166,21 +166,21 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ForestPredictions:
-    """Both measured tables' rows; ``None`` where there is no table, or some fold has no others to learn from."""
+    """Predictions for both tables; ``None`` without a table, or where a fold has no others to learn from."""
 
     chi: LeftOut | None
     solubility: LeftOut | None
 
 
 def leave_out(dataset: Dataset, fold: np.ndarray, positive_label: int, seed: int) -> ForestPredictions:
-    """What forests that left a row's fold out say of it.
+    """Predict every row with a forest that left its fold out.
 
     Parameters
     ----------
     fold
-        Of every polymer, (n_polymers,); −1: kept for the test.
+        Fold of every polymer, (n_polymers,); −1 for test polymers.
     positive_label
-        The class whose probability is wanted.
+        The class whose probability is predicted.
     """
     chi = solubility = None
     if dataset.chi is not None:
@@ -213,9 +213,9 @@ def _leave_out(
 
 
 def score_random_forest(dataset: Dataset, fold: np.ndarray, positive_label: int, seed: int) -> dict[str, float]:
-    """Scores of forests on one fold shuffle (n_polymers,), named as a trial's are; what cannot be scored is not there.
+    """Scores of forests on one fold shuffle (n_polymers,), named as a trial's are; undefined scores are omitted.
 
-    A fold's rows are seen by neither its forest nor that forest's threshold.
+    Neither a fold's forest nor that forest's threshold depends on the fold's rows.
     """
     found = leave_out(dataset, fold, positive_label, seed)
     chi, solubility = found.chi, found.solubility

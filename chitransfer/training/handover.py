@@ -1,4 +1,4 @@
-"""From Stage 1 to full Stage 2: what the checkpoint fixes, and what the configuration may still choose.
+"""From Stage 1 to full Stage 2: what the checkpoint fixes and what the configuration may still choose.
 
 Called by `training.finetune`.
 """
@@ -14,7 +14,7 @@ from chitransfer.model.checkpoint import Pretrained
 from chitransfer.model.network import NetworkShape, TransferNetwork
 from chitransfer.training.settings import network_shape
 
-# Configuration keys of `model` by the name of the shape's attribute.
+# Keys of `model` in the configuration, by attribute of the network shape.
 FIXED_BY_STAGE1 = {
     "hidden_dims": "encoder_hidden_dims",
     "latent_dim": "encoder_latent_dim",
@@ -25,16 +25,16 @@ FREE_IN_STAGE2 = ("encoder_dropout", "chi_head_dropout", "solubility_head_dropou
 
 
 def hand_over(stage1: Pretrained, config: Config) -> tuple[Pretrained, Config, list[str]]:
-    """Make the checkpoint and the configuration of Stage 2 agree.
+    """Reconcile the checkpoint with the configuration of Stage 2.
 
-    Dropouts and the solubility head, which Stage 1 does not train, are the configuration's. All other sizes, T_ref, the
-    number of networks and the share of test polymers are the checkpoint's.
+    Dropouts and the solubility head, which Stage 1 does not train, follow the configuration. All other sizes, T_ref,
+    the number of networks and the share of test polymers follow the checkpoint.
 
     Returns
     -------
     tuple
-        The checkpoint with networks of the dropouts and the solubility head asked for, the configuration as it
-        is used, and a sentence for every difference there was.
+        The checkpoint with its networks in the requested shape, the configuration as used, and one sentence for every
+        difference found.
     """
     shape = stage1.networks[0].shape
     wanted = network_shape(config, shape.n_features)
@@ -47,7 +47,7 @@ def hand_over(stage1: Pretrained, config: Config) -> tuple[Pretrained, Config, l
     used["T_ref_K"] = stage1.scales.T_ref
     if stage1.scales.T_ref != config.T_ref_K:
         notes.append(_describe("T_ref_K", stage1.scales.T_ref, config.T_ref_K))
-    # A checkpoint of an earlier release does not say its share.
+    # A checkpoint of an earlier release does not record its share.
     test_fraction = stage1.provenance.get("test_fraction", config.training.test_fraction)
     for name, own in (("n_networks", len(stage1.networks)), ("test_fraction", test_fraction)):
         used[f"training.{name}"] = own
@@ -64,7 +64,7 @@ def hand_over(stage1: Pretrained, config: Config) -> tuple[Pretrained, Config, l
 
 
 def describe_other_table(stage1: Pretrained, computed: Table) -> list[str]:
-    """A line where computed χ is read from another file than Stage 1 learned from; none where that is not known."""
+    """A warning if the computed χ comes from another file than Stage 1 learned from; none where that is unknown."""
     learned = stage1.provenance.get("tables", {}).get(computed.kind)
     if learned is None or learned["sha256"] == computed.digest:
         return []
@@ -85,7 +85,7 @@ def _spell(value: object) -> str:
 
 
 def _with_shape(network: TransferNetwork, shape: NetworkShape) -> TransferNetwork:
-    """What Stage 1 trained, in a network of that shape."""
+    """The weights that Stage 1 trained, in a network of the given shape."""
     if network.shape == shape:
         return network
     changed = TransferNetwork(shape)

@@ -1,6 +1,6 @@
-"""Heads on frozen encoders on the CPU: a step of all members at once, with gradients by hand and cheap dropout.
+"""Heads on frozen encoders on the CPU: one step for all members at once, hand-written gradients, cheap dropout.
 
-Called by `training.stage2`. Autograd under `vmap`, which a GPU does the same with, takes twice as long here.
+Called by `training.stage2`. Autograd under `vmap`, which the GPU uses for the same purpose, takes twice as long here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chitransfer.training.tasks import Stage2Settings
 
 @dataclass(frozen=True)
 class HeadRows:
-    """Rows of one table in a step; a member's may be fewer than the widest member's, and are padded.
+    """Rows of one table in a step; members with fewer rows than the longest one are padded.
 
     Attributes
     ----------
@@ -35,12 +35,12 @@ class HeadRows:
 
     @property
     def weight(self) -> Tensor:
-        """What a row weighs in its member's mean, (n_members, n_rows): nothing where it is padding."""
+        """Weight of each row in its member's mean, (n_members, n_rows); zero for padding."""
         return self.real / self.real.sum(1, keepdim=True).clamp(min=1)
 
 
 class _Head:
-    """One head of every member: linear, SiLU, dropout, linear. Gradients are written, not added, to ``grad``."""
+    """One head of every member: linear, SiLU, dropout, linear. Gradients overwrite ``grad``."""
 
     def __init__(self, parameters: Mapping[str, Tensor], dropout: float, masks: KeepMasks) -> None:
         self._first, self._first_bias, self._last, self._last_bias = parameters.values()
@@ -48,7 +48,7 @@ class _Head:
         self._dropout, self._masks = dropout, masks
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs (n_members, n_rows, width) to outputs (n_members, n_rows, n_outputs); keeps what `backward` needs."""
+        """Outputs (n_members, n_rows, n_outputs) for inputs (n_members, n_rows, width); keeps what `backward` needs."""
         hidden, slope = silu(torch.baddbmm(self._first_bias.unsqueeze(1), inputs, self._first.mT))
         if self._dropout > 0:
             kept = self._masks.draw(hidden.shape, self._dropout)
@@ -80,16 +80,16 @@ class HeadStep:
     Parameters
     ----------
     stacked
-        Parameters of `Heads`, each (n_members, …), in their order.
+        Parameters of `Heads`, each (n_members, …), in its order.
     n_chi, n_solubility
-        The most rows of either table in a step. A solubility head without rows is not trained.
+        The largest number of rows of each table in a step. A solubility head without rows is not trained.
 
     Attributes
     ----------
     parameters
-        Views of `values` by name, each with a view of its gradients as ``grad``; only of what is trained.
+        Views of `values` by name, each with a view of its gradients as ``grad``; trained parameters only.
     values
-        All of them as one vector, a leaf whose ``grad`` the optimiser takes.
+        All of them as one vector, the leaf whose ``grad`` the optimiser uses.
     """
 
     def __init__(
@@ -135,14 +135,14 @@ class HeadStep:
 
     @torch.no_grad()
     def loss_and_gradients(self, latents: Tensor, chi: HeadRows | None, solubility: HeadRows | None) -> Tensor:
-        """Sum of the members' losses; leaves its gradients in the ``grad`` of `parameters`.
+        """Sum of the members' losses; leaves the gradients in the ``grad`` of `parameters`.
 
         Parameters
         ----------
         latents
-            Of the rows of χ, then those of solubility, (n_members, n_rows, latent_dim).
+            Of the χ rows, then of the solubility rows, (n_members, n_rows, latent_dim).
         chi, solubility
-            The rows in that order; ``None`` for a table without any.
+            The rows in the same order; ``None`` for a table without any.
         """
         settings = self._settings
         coefficients = self._heads["chi"].forward(latents)
@@ -160,7 +160,7 @@ class HeadStep:
             logits = head.forward(torch.cat([latents[:, n_chi:], coefficients[:, n_chi:, :1]], dim=2)).squeeze(2)
             values = solubility_loss(logits, label, solubility.real, settings.class_weight_pos)
             loss += settings.lambda_sol * values.sum()
-            # −p y log σ(z) − (1 − y) log(1 − σ(z)) by z, where positive labels y weigh p times.
+            # Derivative of −p y log σ(z) − (1 − y) log(1 − σ(z)) with respect to z; positive labels y have weight p.
             positive = settings.class_weight_pos * label
             of_logits = torch.sigmoid(logits).mul_(positive + 1.0 - label).sub_(positive)
             of_logits.mul_(solubility.weight).mul_(settings.lambda_sol)

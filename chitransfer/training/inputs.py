@@ -1,4 +1,4 @@
-"""A dataset as one device reads it: scaled features once, rows grouped by polymer–solvent pair.
+"""A dataset in the form a device reads: features scaled once, rows grouped by polymer–solvent pair.
 
 Built by `training.stage1`; read by `training.stage2`.
 """
@@ -19,7 +19,7 @@ from chitransfer.data.assemble import Dataset, Rows
 from chitransfer.model.network import inverse_temperature
 from chitransfer.model.scalers import ChiScaler, FeatureScaler
 
-# A pair with more temperatures than this, and than so many times the mean, takes several places of a `PairTable`.
+# A pair with more temperatures than this, and than this multiple of the mean, fills several entries of a `PairTable`.
 MANY_TEMPERATURES = 16
 TIMES_THE_MEAN = 4
 
@@ -40,14 +40,14 @@ class Pairs(Protocol):
 class FeatureRows:
     """Scaled features of structures or of solvents, as a device reads them.
 
-    A CPU makes rows dense when asked for them: all together would take thirty times the memory. A GPU holds them all.
+    A CPU makes rows dense on request, since all of them would take thirty times the memory. A GPU holds them all.
 
     Attributes
     ----------
     stored
         (n, n_features) float32, on the host.
     device
-        Where `gather` gives its rows.
+        The device on which `gather` returns its rows.
     """
 
     stored: sparse.csr_array
@@ -55,7 +55,7 @@ class FeatureRows:
 
     @property
     def width(self) -> int:
-        """Features a row."""
+        """Features per row."""
         return int(self.stored.shape[1])
 
     def __len__(self) -> int:
@@ -73,11 +73,11 @@ class FeatureRows:
         return torch.from_numpy(rows).reshape(*index.shape, self.width)
 
     def keep(self, columns: Tensor) -> FeatureRows:
-        """The same with some of the features only, given by index, rising."""
+        """The same rows with some of the features only, given by increasing index."""
         return replace(self, stored=self.stored[:, columns.cpu().numpy()])
 
     def present(self, index: Tensor) -> Tensor:
-        """Features that are not zero in some of the rows given by index, (n_features,) bool."""
+        """Features that are non-zero in at least one of the rows given by index, (n_features,) bool."""
         found = torch.zeros(self.width, dtype=torch.bool)
         rows = self.stored[index.cpu().numpy()]
         found[torch.from_numpy(rows.indices[rows.data != 0].astype(np.int64))] = True
@@ -91,9 +91,9 @@ class FeatureTable:
     Attributes
     ----------
     polymer, solvent
-        A row for every structure and for every solvent.
+        One row per structure and one per solvent.
     polymer_scaler, solvent_scaler
-        What scaled them; kept in the checkpoint.
+        The scalers used; they are stored in the checkpoint.
     """
 
     polymer: FeatureRows
@@ -115,7 +115,7 @@ class FeatureTable:
 
     @property
     def device(self) -> torch.device:
-        """Where `gather` gives its rows."""
+        """The device on which `gather` returns its rows."""
         return self.polymer.device
 
     @property
@@ -129,7 +129,7 @@ class FeatureTable:
         return torch.cat([polymer, self.solvent.gather(solvent)], dim=-1) if self.solvent.width else polymer
 
     def keep(self, columns: Tensor) -> FeatureTable:
-        """The same with some of the features only, given by index into the network's input, rising."""
+        """The same table with some of the features only, given by increasing index into the network's input."""
         width = self.polymer.width
         return replace(
             self,
@@ -139,19 +139,19 @@ class FeatureTable:
 
 
 def used_columns(features: FeatureTable, tables: Sequence[Pairs]) -> Tensor:
-    """Features that are not zero in some pair of the tables, by index into the network's input, (n_columns,) int64."""
+    """Features that are non-zero in some pair of the tables, by index into the network's input, (n_columns,) int64."""
     structure = torch.cat([table.structure for table in tables]).unique()
     solvent = torch.cat([table.solvent for table in tables]).unique()
     return torch.nonzero(torch.cat([features.polymer.present(structure), features.solvent.present(solvent)]))[:, 0]
 
 
 def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, device: torch.device) -> FeatureTable:
-    """Fit the scalers on the training rows of one table, apply them to every structure.
+    """Fit the scalers on the training rows of one table and apply them to every structure and solvent.
 
     Parameters
     ----------
     training_rows
-        True for rows of `rows` the scalers may see, (n_rows,) bool.
+        True for the rows of `rows` that the scalers are fitted on, (n_rows,) bool.
     """
     n_fingerprint = dataset.recipe.fingerprint_bits
     structures = np.unique(rows.structure[training_rows])
@@ -169,8 +169,8 @@ def scale_features(dataset: Dataset, training_rows: np.ndarray, rows: Rows, devi
 class PairTable:
     """χ rows grouped by polymer–solvent pair; a pair's temperatures lie side by side, padded.
 
-    The encoder sees no temperature, so it runs once per pair however many temperatures the pair has; but one pair with
-    hundreds must not pad all the others, and is there several times, with some of its rows each.
+    The encoder does not depend on temperature, so it runs once per pair, however many temperatures the pair has. A pair
+    with hundreds of them would pad all others, so it is entered several times, with part of its rows each.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ class PairTable:
     tau, target
         τ = 5 (T_ref/T − 1) and standardised χ, (n_pairs, n_temperatures) float32.
     mask
-        1 where there is a row, (n_pairs, n_temperatures) float32.
+        1 where there is a row, 0 for padding, (n_pairs, n_temperatures) float32.
     """
 
     structure: Tensor

@@ -1,7 +1,7 @@
 """The epoch loop: Stage 1, quick Stage 2 and full fine-tuning are settings of it, not copies.
 
-Called by `training.stage1` and `training.member`. Only programs of several Stage 1 runs at once (`training.packed`)
-have their own; tests hold their results equal.
+Called by `training.stage1` and `training.member`. Only `training.packed`, which trains several Stage 1 runs at once,
+has its own loop; tests check that both give the same results.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def train_epochs(
     batches
         The batches of an epoch.
     take_step
-        Changes the weights by a batch and returns its loss; see `step_of`.
+        Updates the weights with a batch and returns its loss; see `step_of`.
     end_epoch
         Called with (epoch, mean loss); returns True to stop.
     what
@@ -51,7 +51,7 @@ def train_epochs(
         The mean loss of an epoch is NaN or infinite.
     """
     for epoch in range(first_epoch, last_epoch + 1):
-        # Summed on the device: asking for the value each step would wait for the device each step.
+        # Summed on the device: reading the value at every step would make each step wait for the device.
         total: Tensor | None = None
         n_batches = 0
         for batch in batches(epoch):
@@ -73,7 +73,7 @@ def step_of(
     Parameters
     ----------
     compute_loss
-        Scalar loss of a batch. One without a graph says that its gradients are in place already.
+        Scalar loss of a batch. A loss without a graph means that its gradients are already in place.
     clip_gradients
         Called between backward and the optimiser's step.
     """

@@ -1,6 +1,6 @@
-"""Losses over padded batches: each task is averaged over its own labels, an absent task counts nothing.
+"""Losses over padded batches: each task is averaged over its own labels, and an absent task contributes zero.
 
-Called by all that takes steps: `training.stage1`, `stage2`, `heads`, `packed`, `unfrozen` and `rehearsal`.
+Called by all code that takes steps: `training.stage1`, `stage2`, `heads`, `packed`, `unfrozen` and `rehearsal`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | tuple[int, ...]) -> Ten
 
 
 def chi_loss(predicted: Tensor, target: Tensor, mask: Tensor, dim: int | tuple[int, ...] = -1) -> Tensor:
-    """Mean squared error of standardised χ over the rows in `mask`; equal shapes, reduced over `dim`."""
+    """Mean squared error of standardised χ over the rows in `mask`; all of equal shape, reduced over `dim`."""
     return masked_mean((predicted - target) ** 2, mask, dim)
 
 

@@ -1,4 +1,4 @@
-"""What every way of fine-tuning shares: how a Stage 2 member starts, and its epochs with falling learning rates.
+"""Shared by every way of fine-tuning: how a Stage 2 member starts, and its epochs with decaying learning rates.
 
 Called by `training.stage2` (members side by side) and `training.unfrozen` (one by one).
 """
@@ -21,28 +21,28 @@ Batch = TypeVar("Batch")
 
 
 class MemberTraining(Protocol[Batch]):
-    """One member or several in training: what `train_members` calls."""
+    """One member or several in training, as `train_members` uses them."""
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Of all trained weights, a group for each learning rate."""
+        """Over all trained weights, with one parameter group per learning rate."""
 
     def batches(self, epoch: int, /) -> Iterable[Batch]:
         """The steps of an epoch, counted from 1."""
 
     def take_step(self, batch: Batch, /) -> Tensor:
-        """Change the weights by a batch; returns its loss."""
+        """Update the weights with a batch; returns its loss."""
 
 
 def with_new_solubility_head(network: TransferNetwork) -> TransferNetwork:
-    """A copy whose solubility head has new weights: Stage 1 had no labels for it."""
+    """A copy with new weights in the solubility head, for which Stage 1 had no labels."""
     member = copy.deepcopy(network)
     member.heads.solubility = Heads(network.shape).solubility.to(next(network.parameters()).device)
     return member
 
 
 def let_dropout_work(network: nn.Module) -> None:
-    """Put what dropout acts on in training mode; batch statistics stay those of Stage 1."""
+    """Put the dropout layers in training mode; batch norm keeps the statistics of Stage 1."""
     for part in network.modules():
         part.train(isinstance(part, nn.Dropout))
 
@@ -50,7 +50,7 @@ def let_dropout_work(network: nn.Module) -> None:
 def train_members(
     training: MemberTraining[Batch], settings: Stage2Settings, after_epoch: Callable[[int], None]
 ) -> None:
-    """Train for all epochs; learning rates fall along half a cosine if the settings say so.
+    """Train for all epochs; learning rates decay along half a cosine if the settings say so.
 
     `after_epoch` and errors as in `training.stage2.fit_members`.
     """

@@ -1,6 +1,6 @@
 """Metrics of χ and solubility predictions, from scikit-learn, and the choice of a decision threshold.
 
-Called wherever predictions are scored: by `training.crossval`, full training, and `evidence`.
+Called wherever predictions are scored: by `training.crossval`, full training and `evidence`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 
 
 def chi_metrics(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """MAE, RMSE, R² and Spearman's ρ of χ, both (n_rows,) in χ's own units; what needs two different values is NaN."""
+    """MAE, RMSE, R² and Spearman's ρ of χ, both (n_rows,) in χ's own units; NaN where distinct values are needed."""
     varies = len(measured) > 1 and float(np.ptp(measured)) > 0
     ranks = varies and float(np.ptp(predicted)) > 0
     return {
@@ -24,7 +24,7 @@ def chi_metrics(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]
 
 
 def call_metrics(positive: np.ndarray, called: np.ndarray, absent: float = 0.0) -> dict[str, float]:
-    """F1, recall and precision of what is called positive, both (n_rows,) bool; 0 where they are not defined.
+    """F1, recall and precision of the positive calls, both (n_rows,) bool; 0 where they are not defined.
 
     Without a positive row F1 and recall are `absent`.
     """
@@ -54,14 +54,14 @@ def solubility_metrics(
     called
         True where the row was called positive, (n_rows,) bool.
     ranking
-        What AUCs rank rows by, (n_rows,), where probabilities are not on one scale; by default the probability.
+        Values by which the AUCs rank rows, (n_rows,), where probabilities are not on one scale; default: probability.
     absent
         F1 and recall without a positive row: 0 for a search, which needs an objective; NaN where nothing was measured.
 
     Returns
     -------
     dict
-        By metric's name; AUCs are NaN when only one class is present.
+        By metric name; AUCs are NaN when only one class is present.
     """
     both = bool(positive.any() and not positive.all())
     ranking = probability if ranking is None else ranking
@@ -78,8 +78,8 @@ def solubility_metrics(
 def best_f1_threshold(positive: np.ndarray, probability: np.ndarray) -> float:
     """The threshold with the best F1 on (n_rows,) rows; `probability >= threshold` calls a row positive.
 
-    Thresholds lie halfway between neighbouring probabilities; of equally good ones the nearest to 0.5 is taken. Without
-    a positive row the threshold is 0.5.
+    Thresholds lie halfway between neighbouring probabilities; among equally good ones the nearest to 0.5 is taken.
+    Without a positive row the threshold is 0.5.
     """
     n_positive = int(positive.sum())
     if n_positive == 0:
@@ -91,7 +91,7 @@ def best_f1_threshold(positive: np.ndarray, probability: np.ndarray) -> float:
     f1 = 2.0 * true_positives / (called + n_positive)
     is_cut = np.append(ranked[1:] < ranked[:-1], True)
     halfway = (ranked[1:] + ranked[:-1]) / 2.0
-    # Between neighbouring floats "halfway" may round down to the lower one, which must stay below the threshold.
+    # Between adjacent floats "halfway" may round down to the lower one, which must stay below the threshold.
     cuts = np.append(np.where(halfway > ranked[1:], halfway, ranked[:-1]), ranked[-1] / 2.0)
     best = f1[is_cut].max()
     candidates = cuts[is_cut & (f1 >= best - 1e-12)]
@@ -99,7 +99,7 @@ def best_f1_threshold(positive: np.ndarray, probability: np.ndarray) -> float:
 
 
 def mean_half_width(values: np.ndarray) -> float:
-    """Half the width of the 95 % interval (Student's t) of the mean of independent values (n,); infinite below two."""
+    """Half the width of the 95 % interval (Student's t) of the mean of independent values (n,); infinite for n < 2."""
     if len(values) < 2:
         return float("inf")
     return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))

@@ -1,6 +1,6 @@
-"""The numbers of a fine-tuned model on disk: predictions per row, and metrics that can be worked out again from them.
+"""The numbers of a fine-tuned model on disk: predictions per row, and metrics that can be recomputed from them.
 
-Called by `training.finetune`; the tables it writes are what `report.model_figures` draws.
+Called by `training.finetune`; `report.model_figures` draws from the tables it writes.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ def write_model_report(
     logits: TaskPredictions | None,
     forest: ForestPredictions | None = None,
 ) -> list[str]:
-    """Write predictions_chi.csv, predictions_solubility.csv and metrics.json; what they say, in a few lines.
+    """Write predictions_chi.csv, predictions_solubility.csv and metrics.json; returns a summary in a few lines.
 
-    With a `forest`, how the same rows fare by it is said as well.
+    With a `forest`, the summary also says how well it predicts the same rows.
     """
-    # Of a model that gives no probability neither was learned.
+    # A model without a probability has not learned solubility at all.
     learned = model.probability is not None
     metrics: dict[str, Any] = {
         "threshold": model.threshold if learned else None,
@@ -99,12 +99,12 @@ def write_model_report(
 
 
 def chi_frame(rows: Rows, model: TrainedModel, chi: TaskPredictions, slopes: TaskPredictions) -> pd.DataFrame:
-    """A line a χ row.
+    """One line per χ row.
 
     ``chi_cv_N`` and ``chi_cv`` come from members that never saw the polymer (repeat N; all repeats), ``chi_train`` from
-    those that learned from it, ``chi_model`` from all of them. ``half_width_cv`` is calibrated on the other folds.
-    ``chi_trivial`` is the mean χ of the training folds, over all repeats; empty where a repeat has none.
-    ``A_K`` and ``B`` belong to ``chi_cv`` (test rows: ``chi_model``): chi_cv = A_K / temp + B.
+    those that learned from it, ``chi_model`` from all. ``half_width_cv`` is calibrated on the other folds.
+    ``chi_trivial`` is the mean χ of the training folds, over all repeats; empty where a repeat has none. ``A_K`` and
+    ``B`` belong to ``chi_cv`` (test rows: ``chi_model``): chi_cv = A_K / temp + B.
     """
     own, left_out, spread = chi.learned, chi.left_out(), chi.left_out_spread()
     half_width = np.full(len(rows), np.nan)
@@ -134,7 +134,7 @@ def chi_frame(rows: Rows, model: TrainedModel, chi: TaskPredictions, slopes: Tas
 
 
 def chi_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any]:
-    """Metrics of a `chi_frame`; `polymer` (n_rows,) tells its polymers apart."""
+    """Metrics of a `chi_frame`; `polymer` (n_rows,) identifies the polymer of each row."""
     chi, own = frame["chi"].to_numpy(), (frame["split"] == CROSS_VALIDATION).to_numpy()
     repeats = [name for name in frame.columns if name.startswith("chi_cv_")]
     by_repeat = [chi_scores(chi[own], frame[name].to_numpy()[own]) for name in repeats]
@@ -185,13 +185,13 @@ def _by_fold(fold: np.ndarray, chi: np.ndarray, predicted: np.ndarray) -> list[d
 
 
 def solubility_frame(rows: Rows, model: TrainedModel, logits: TaskPredictions) -> pd.DataFrame:
-    """A line a solubility row; probabilities are of the positive class.
+    """One line per solubility row; probabilities are of the positive class.
 
-    ``p_cv_N`` comes from members of repeat N that never saw the polymer, uncalibrated; ``logit_cv`` from all repeats;
-    ``p_cv`` is that calibrated on the other folds, ``called_positive`` its comparison with a threshold chosen on them
-    with the same sigmoid. Every fold has its sigmoid, so rows are ranked by ``logit_cv``, not ``p_cv``. ``p_train`` and
-    ``p_model`` are calibrated as in the model; ``p_low``, ``p_high`` is the interval of the members that left the row
-    out.
+    ``p_cv_N`` comes from members of repeat N that never saw the polymer, uncalibrated; ``logit_cv`` from all repeats.
+    ``p_cv`` is ``logit_cv`` calibrated on the other folds; ``called_positive`` compares it with a threshold chosen on
+    those folds with the same sigmoid. Every fold has its own sigmoid, so rows are ranked by ``logit_cv``, not ``p_cv``.
+    ``p_train`` and ``p_model`` are calibrated as in the model; ``p_low``, ``p_high`` is the interval of the members
+    that left the row out.
     """
     own, positive = logits.learned, rows.value == model.positive_label
     calibration = model.probability
@@ -238,7 +238,7 @@ def _interval(calibration: ProbabilityCalibration | None, logits: TaskPrediction
 
 
 def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any]:
-    """Metrics of a `solubility_frame`; `polymer` (n_rows,) tells its polymers apart."""
+    """Metrics of a `solubility_frame`; `polymer` (n_rows,) identifies the polymer of each row."""
     positive, own = frame["positive"].to_numpy() == 1, (frame["split"] == CROSS_VALIDATION).to_numpy()
     called = frame["called_positive"].to_numpy() == 1
     report: dict[str, Any] = {
@@ -253,7 +253,7 @@ def solubility_report(frame: pd.DataFrame, polymer: np.ndarray) -> dict[str, Any
         ],
         "test": _solubility_scores(positive[~own], frame["p_model"].to_numpy()[~own], called[~own]),
     }
-    # Of one call for all rows "positive" never has the worse F1.
+    # Of the two constant predictions, "positive" never has the lower F1.
     report["trivial_predictor"] = {
         name: {
             score.removeprefix("sol_"): value
@@ -289,7 +289,7 @@ def _solubility_scores(
 
 
 def _shown(scores: dict[str, float], titles: dict[str, str]) -> str:
-    """The scores that have a title and a value."""
+    """The scores that have both a title and a value."""
     return ", ".join(
         f"{title} {scores[name]:.3f}" for name, title in titles.items() if np.isfinite(scores.get(name, np.nan))
     )
@@ -300,7 +300,7 @@ def _estimate(written: dict[str, float] | None) -> Estimate | None:
 
 
 def describe_chi(report: dict[str, Any]) -> list[str]:
-    """A `chi_report` in words; what cannot be computed, as R² where every χ is the same, is left out."""
+    """A `chi_report` in words; undefined metrics, such as R² where all χ are equal, are omitted."""
     lines = []
     if report["validation"]["n_rows"]:
         mean, pooled = report["validation_mean_of_repeats"], report["validation"]

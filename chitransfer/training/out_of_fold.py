@@ -1,6 +1,6 @@
-"""What an ensemble predicts for measured rows, by who learned from them: left-out, training and test predictions.
+"""Ensemble predictions for measured rows, by who learned from them: left-out, training and test predictions.
 
-Called by `training.finetune`; the split of members into those that saw a polymer and those that did not is made here.
+Called by `training.finetune`; this module separates members that saw a polymer from those that did not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TaskPredictions:
     fold
         Fold of every row, (n_repeats, n_rows); −1 for rows no member learned from.
     polymer
-        Which polymer a row is of, (n_rows,).
+        The polymer of each row, (n_rows,).
     """
 
     values: np.ndarray
@@ -53,7 +53,7 @@ class TaskPredictions:
         return self._mean(self._apart)
 
     def left_out_by_repeat(self) -> np.ndarray:
-        """The same for each repeat on its own, (n_repeats, n_rows)."""
+        """The same for each repeat separately, (n_repeats, n_rows)."""
         n_repeats = self.fold.shape[0]
         n_folds = self.values.shape[1] // n_repeats
         by_repeat = self.values.mean(axis=0).reshape(n_repeats, n_folds, -1)
@@ -61,17 +61,17 @@ class TaskPredictions:
         return np.where(apart, by_repeat, 0.0).sum(axis=1) / apart.sum(axis=1)
 
     def left_out_spread(self) -> np.ndarray:
-        """Standard deviation over the members that never saw the row's polymer, (n_rows,); 0 when there is but one."""
+        """Standard deviation over the members that never saw the row's polymer, (n_rows,); 0 if there is only one."""
         n = self._apart.sum(axis=0) * self.values.shape[0]
         deviation = np.where(self._apart, self.values - self.left_out(), 0.0)
         return np.sqrt((deviation**2).sum(axis=(0, 1)) / np.maximum(n - 1, 1))
 
     def left_out_members(self, row: int) -> np.ndarray:
-        """The values of one row by each member that never saw its polymer, (n_networks · n_apart,)."""
+        """One row's values from each member that never saw its polymer, (n_networks · n_apart,)."""
         return self.values[:, self._apart[:, row], row].ravel()
 
     def trained(self) -> np.ndarray:
-        """Mean over the members that learned from the row, (n_rows,); NaN for rows nobody learned from."""
+        """Mean over the members that learned from the row, (n_rows,); NaN for rows no member learned from."""
         return self._mean(~self._apart)
 
     def _mean(self, chosen: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Stage 1 of many trials as one program: batched products over a member axis, narrow networks padded with zeros.
 
-Called by `search.pack_workers`. A member is a `Stage1Run`, which after every epoch stands as if it had trained alone.
+Called by `search.pack_workers`. A member is a `Stage1Run`, whose state after every epoch is as if it trained alone.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from chitransfer.training.recorded import RecordedStep
 from chitransfer.training.stacked import MaskPool, StackedNorm, adamw_columns
 from chitransfer.training.stage1 import Stage1Run
 
-# A program goes on with members that have ended, their results unused, while more than this share of them goes on:
-# to make it anew for the others, and on a GPU to record its steps again, costs more.
+# A program keeps computing finished members, whose results are unused, while more than this share is still training:
+# rebuilding it for the others, and on a GPU recording its steps again, costs more.
 KEPT_SHARE = 0.7
 
 
 class PackedStage1:
-    """Several Stage 1 runs, carried to an epoch each, an epoch of all of them at a time.
+    """Several Stage 1 runs, trained together one epoch at a time.
 
     Every member keeps its own batch order, learning rate, weight decay, dropout rates, clipping, schedule and early
-    stopping. Its result does not depend on its companions, and without dropout it is that of training alone, up to
-    rounding. With dropout the masks are others than when it trains alone: see `MaskPool`.
+    stopping. Its result does not depend on the other members and, without dropout, equals that of training alone up to
+    rounding. With dropout the masks differ from those of training alone: see `MaskPool`.
 
-    Networks of equal depth, batch size, precision and use of batch normalisation are one program, padded to the widest
-    of them; others are a program of their own.
+    Networks of equal depth, batch size, precision and use of batch normalisation form one program, padded to the widest
+    of them; different ones form programs of their own.
 
     Parameters
     ----------
     runs
-        Over the same `Stage1Data`; they are trained in place.
+        Share the same `Stage1Data`; they are trained in place.
     last_epochs
-        Stage 1 epochs each of them is to have done in all.
+        Total number of Stage 1 epochs each run should reach.
 
     Attributes
     ----------
     failures
-        By position in `runs`, why a member's training broke off; the others go on.
+        By position in `runs`, the error that ended a member's training; the others continue.
     """
 
     def __init__(self, runs: Sequence[Stage1Run], last_epochs: Sequence[int]) -> None:
@@ -67,11 +67,11 @@ class PackedStage1:
         return frozenset(self._going_on)
 
     def leave_out(self, position: int) -> None:
-        """Train a member no further; its run keeps what it has learned."""
+        """Stop training a member; its run keeps what it has learned."""
         self._going_on.discard(position)
 
     def train_epoch(self) -> None:
-        """One more epoch of every member that goes on."""
+        """Train every remaining member for one more epoch."""
         kinds: dict[tuple[object, ...], list[int]] = {}
         for position in sorted(self._going_on):
             kinds.setdefault(_kind(self._runs[position]), []).append(position)
@@ -109,12 +109,12 @@ def train_together(
     last_epochs: Sequence[int],
     gave_up: Callable[[int], bool] = lambda position: False,
 ) -> dict[int, TrainingError]:
-    """Train a pack to its end.
+    """Train a pack until all its members have finished.
 
     Parameters
     ----------
     gave_up
-        Asked after every epoch for every member that goes on, by position in `runs`; True leaves it out.
+        Called after every epoch for every remaining member, with its position in `runs`; True drops the member.
 
     Returns
     -------
@@ -131,14 +131,14 @@ def train_together(
 
 
 def carry(runs: Sequence[Stage1Run], last_epoch: int, after_epoch: Callable[[], None] = lambda: None) -> None:
-    """Train the runs of one trial, together on a GPU and one after another on a CPU.
+    """Train the runs of one trial: together on a GPU, one after another on a CPU.
 
     Parameters
     ----------
     last_epoch
-        Stage 1 epochs each of them is to have done in all.
+        Total number of Stage 1 epochs each run should reach.
     after_epoch
-        Called after every epoch, on a GPU of all of them; what it raises ends training.
+        Called after every epoch, which on a GPU is one of all runs; an exception it raises ends training.
 
     Raises
     ------
@@ -160,12 +160,12 @@ def carry(runs: Sequence[Stage1Run], last_epoch: int, after_epoch: Callable[[], 
 
 
 def trains_together(device: torch.device) -> bool:
-    """Whether a device trains even a single run faster as a program of recorded steps."""
+    """Whether the device trains even a single run faster as a program of recorded steps."""
     return device.type == "cuda"
 
 
 def _kind(run: Stage1Run) -> tuple[object, ...]:
-    """What members must share to be one program."""
+    """The properties that all members of one program must share."""
     shape = run.trained.shape
     return len(shape.hidden_dims), shape.use_batchnorm, run.batch_size, run.settings.precision
 
@@ -178,8 +178,8 @@ def _kind(run: Stage1Run) -> tuple[object, ...]:
 class _Program:
     """Members of one kind, side by side along the first axis of every tensor.
 
-    A narrow network is padded with weights of zero. A padded unit then gives SiLU(0) = 0, so nothing flows from it,
-    and no gradient reaches it or its weights: they stay zero without any mask.
+    A narrow network is padded with zero weights. A padded unit outputs SiLU(0) = 0, so it contributes nothing, and no
+    gradient reaches it or its weights: they stay zero without any mask.
     """
 
     def __init__(self, runs: Sequence[Stage1Run]) -> None:
@@ -237,13 +237,13 @@ class _Program:
         )
 
     def start_epoch(self, members: Sequence[int]) -> None:
-        """Begin an epoch of some of the members; on a GPU programs then work beside each other."""
+        """Start an epoch for some of the members; on a GPU, programs then run concurrently."""
         self._members = list(members)
         with self._recorded.in_its_stream(), rounded_products(self._precision, self._values.device):
             self._total = self._launch()
 
     def finish_epoch(self) -> dict[int, float]:
-        """The members' mean losses in the epoch begun, which is then written back to their runs."""
+        """Mean losses of the members in the epoch just started, after writing the epoch back to their runs."""
         with self._recorded.in_its_stream():
             for member in self._members:
                 self._write_back(member)
@@ -304,7 +304,7 @@ class _Program:
         coefficients = self._forward(inputs, mask_starts)
         predicted = chi_at(coefficients.unsqueeze(-2), train.tau[pairs])  # (member, batch, temperature)
         losses = chi_loss(predicted, train.target[pairs], train.mask[pairs], dim=(-2, -1))
-        # A sum over members: each one's gradient is that of its own loss.
+        # Summed over members, so that each member's gradient is that of its own loss.
         gradients = torch.autograd.grad(losses.sum(), self._parameters)
         torch.cat([gradient.reshape(len(self._runs), -1) for gradient in gradients], dim=1, out=self._gradients)
         for of_bias in self._idle:
@@ -316,7 +316,7 @@ class _Program:
         encoder, head = self._modules[: self._n_encoder_modules], self._modules[self._n_encoder_modules :]
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._is_bf16, cache_enabled=False):
             latents = self._apply(encoder, self._encoder_masks, inputs, parameters, starts)
-        # bfloat16 would round what the head gives to three digits.
+        # bfloat16 would round the head's outputs to three digits.
         return self._apply(head, self._head_masks, latents.float(), parameters, starts)
 
     def _apply(
@@ -330,7 +330,7 @@ class _Program:
         for module in modules:
             if isinstance(module, nn.Linear):
                 weight, bias = next(parameters), next(parameters)
-                # `FlatParameters` stores the first layer with a row for every feature, the others as PyTorch does.
+                # `FlatParameters` stores the first layer with one row per feature, the others as PyTorch does.
                 by_input = weight if module is self._modules[0] else weight.transpose(1, 2)
                 hidden = torch.baddbmm(bias.unsqueeze(1), hidden, by_input)  # (member, batch, width)
             elif isinstance(module, nn.BatchNorm1d):
@@ -348,7 +348,7 @@ class _Program:
 
     @torch.no_grad()
     def _update(self, columns: Tensor) -> None:
-        """AdamW, as `torch.optim.AdamW` does it, with numbers of its own for every member."""
+        """AdamW as in `torch.optim.AdamW`, with each member's own hyperparameters."""
         first, second = self._betas
         keep, minus_rate, epsilon = columns
         self._mean.lerp_(self._gradients, 1.0 - first)
@@ -379,7 +379,7 @@ class _Program:
 
 
 def _flat_shapes(network: TransferNetwork) -> list[tuple[int, ...]]:
-    """Shapes of the trained parameters as they lie in `FlatParameters`: the first layer's weight is transposed."""
+    """Shapes of the trained parameters as stored in `FlatParameters`: the first layer's weight is transposed."""
     first, *others = (tuple(parameter.shape) for parameter in trained_parameters(network))
     return [first[::-1], *others]
 
@@ -390,7 +390,7 @@ def _norms(runs: Sequence[Stage1Run], position: int) -> list[nn.BatchNorm1d]:
 
 
 def _places(own: Sequence[tuple[int, ...]], padded: Sequence[tuple[int, ...]]) -> Tensor:
-    """Where the entries of a narrow flat vector lie in the padded one, (n_own,) int64."""
+    """Positions of the entries of a narrow flat vector in the padded one, (n_own,) int64."""
     places, start = [], 0
     for narrow, wide in zip(own, padded, strict=True):
         stop = start + math.prod(wide)

@@ -1,6 +1,6 @@
-"""Stage 1 in full: networks learn computed χ and are kept, with metrics on polymers they never saw; resumable.
+"""Stage 1 in full: networks learn computed χ and are saved, with metrics on polymers they never saw; resumable.
 
-Called by `chitransfer pretrain`; its checkpoint is what `training.finetune` starts from.
+Called by `chitransfer pretrain`; `training.finetune` starts from its checkpoint.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from chitransfer.training.settings import (
 from chitransfer.training.stage1 import Stage1Data, Stage1Run, predict_coefficients
 
 SECONDS_BETWEEN_STATES = 30.0
-# What an interrupted run may go on with otherwise, and which of the other keys are flags.
+# The keys that may change when an interrupted run is resumed, and which of the other keys have flags.
 HEEDED = {"training.device", "training.num_threads"}
 FLAGS = {"seed": "--seed", "paths.results_dir": "--results-dir"}
 
 
 @dataclass(frozen=True)
 class _Done:
-    """A network whose training is over: what `_train_networks` leaves and the state file keeps."""
+    """A network whose training is finished, as `_train_networks` returns it and the state file stores it."""
 
     best: dict[str, torch.Tensor]
     final: dict[str, torch.Tensor]
@@ -59,9 +59,8 @@ class _Done:
 def choose_test_polymers(dataset: Dataset, fraction: float, seed: int) -> np.ndarray:
     """Polymers that neither stage learns from, as indices, sorted (n_test,) int64.
 
-    Of the measured polymers a fold of that size is taken, balanced in χ rows and labels, because a few polymers may
-    carry most rows: one at least, and never the only one. Of the others it is a random share. A fraction of 0 gives
-    none.
+    Measured polymers: one fold of about that size, balanced in χ rows and labels because a few polymers may carry most
+    rows; at least one polymer, but never the only one. Other polymers: a random share. A fraction of 0 gives none.
     """
     measured = dataset.measured_polymers()
     others = np.setdiff1d(np.arange(len(dataset.polymers)), measured)
@@ -69,10 +68,10 @@ def choose_test_polymers(dataset: Dataset, fraction: float, seed: int) -> np.nda
         return np.zeros(0, dtype=np.int64)
     seed = derive_seed(seed, "test polymers")
     n_others = round((1.0 - fraction) / fraction)
-    # Rounded, as a fold of 1/3 that is a hair smaller than the others would be another one.
+    # Rounded, because for a fraction of 1/3 a fold a hair smaller than the others would be a different one.
     first_size = round(n_others * fraction / (1.0 - fraction), 6)
     if n_others >= len(measured):
-        # Folds of a single polymer are of one size.
+        # Folds of a single polymer all have the same size.
         n_others, first_size = len(measured) - 1, 1.0
     chosen = np.random.default_rng(seed).permutation(others)[: round(fraction * len(others))]
     if n_others >= 1:
@@ -82,14 +81,14 @@ def choose_test_polymers(dataset: Dataset, fraction: float, seed: int) -> np.nda
 
 
 def load_run_config(folder: Path, overrides: Mapping[str, object]) -> Config:
-    """The configuration an interrupted run began with, on another device or other threads where those are given.
+    """The configuration an interrupted run started with, with the device and threads from the overrides, if given.
 
     Raises
     ------
     CheckpointError
-        It is no folder of a run.
+        The folder does not belong to a run.
     ConfigError
-        Some of the overrides would have no effect; the message names them as flags where there is one.
+        Some overrides would have no effect; the message names them as flags where there is one.
     """
     if not (folder / "config.yaml").is_file():
         raise CheckpointError(f"{folder}: no config.yaml in it, so this is no folder of `chitransfer pretrain`")
@@ -108,9 +107,9 @@ def run_pretraining(config: Config, say: Say, progress: NamedProgress, resume: P
     Parameters
     ----------
     config
-        Everything; when resuming what `load_run_config` reads.
+        The configuration; when resuming, the one that `load_run_config` reads.
     resume
-        A folder of an interrupted run.
+        The folder of an interrupted run.
 
     Raises
     ------
@@ -153,7 +152,7 @@ def run_pretraining(config: Config, say: Say, progress: NamedProgress, resume: P
         elif is_out_of_memory(error):
             _say_how_to_go_on(folder, say)
         raise
-    # The computed table need not have any of them.
+    # The table of computed χ need not contain any of them.
     if tested["n_polymers"]:
         say(f"computed χ of {say_count(tested['n_polymers'], 'test polymer')}: MAE {tested['mae']:.4f}")
     say(f"Stage 1 is done: {folder.best_model}")
@@ -210,7 +209,7 @@ def _train_networks(
 
 
 def _why_last(run: Stage1Run) -> str:
-    """Why the last epoch is kept whatever validation says of it, in brackets; nothing where the best one is."""
+    """Why the last epoch is kept regardless of validation, in brackets; empty where the best one is kept."""
     settings, n_polymers = run.settings, run.data.n_validation_polymers
     if not run.is_by_chance(run.epoch):
         return ""
@@ -294,7 +293,7 @@ def _rebuild(network: TransferNetwork, weights: dict[str, torch.Tensor]) -> Tran
 def _predict_rows(
     networks: list[TransferNetwork], data: Stage1Data, dataset: Dataset, splits: np.ndarray
 ) -> pd.DataFrame:
-    """Predictions of every Stage 1 row: χ as the mean over networks, and its A (K) and B."""
+    """Predictions for every Stage 1 row: χ as the mean over networks, and its A (K) and B."""
     rows, device = dataset.stage1, data.features.device
     pairs, row_of_pair = np.unique(np.column_stack([rows.structure, rows.solvent]), axis=0, return_inverse=True)
     structure, solvent = (torch.tensor(pairs[:, k], device=device) for k in (0, 1))

@@ -1,4 +1,4 @@
-"""Steps recorded as CUDA graphs: on a GPU a small step is over sooner than its kernels can be launched one by one.
+"""Steps recorded as CUDA graphs: on a GPU, launching the kernels of a small step one by one takes longer than they run.
 
 Used by `training.packed` and `training.stage2`. On a CPU a step is simply called.
 """
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Calls before a step is recorded: what it sets up on first use (workspaces, the optimiser's state) must be there.
+# Calls before a step is recorded, so that what it sets up on first use (workspaces, optimiser state) exists.
 N_FREE_CALLS = 3
 
 
 class RecordedStep:
-    """A step of training, recorded for every set of input shapes and from then on replayed."""
+    """A training step that is recorded once for every set of input shapes and replayed from then on."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -27,14 +27,14 @@ class RecordedStep:
         self._recordings: dict[tuple[torch.Size, ...], _Recording] = {}
 
     def take(self, step: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """Take a step; the returned tensor holds until the next one.
+        """Take a step; the returned tensor is valid until the next one.
 
         Parameters
         ----------
         step
-            The same in every call; not kept, because whoever has a method of it recorded could then not be freed at
-            once. It takes tensors on the device, changes weights in place and returns a tensor, asks for no value on
-            the device, and does the same for all inputs of the same shapes. What it draws at random comes from the
+            The same function in every call. No reference to it is kept, so that the owner of a recorded method can be
+            freed at once. It takes tensors on the device, changes weights in place and returns a tensor, reads no value
+            back from the device, and does the same for all inputs of the same shapes. Its random numbers come from the
             device's global generator.
         """
         if self._stream is None:
@@ -53,7 +53,7 @@ class RecordedStep:
 
     @contextmanager
     def in_its_stream(self) -> Iterator[None]:
-        """Queue work beside that of other steps; who goes on elsewhere must first wait, as by asking for a value."""
+        """Queue work on the steps' own stream; before using results elsewhere, synchronise, as by reading a value."""
         if self._stream is None:
             yield
             return
@@ -71,11 +71,11 @@ class _Recording:
     @classmethod
     def of(cls, step: Callable[..., Tensor], inputs: Sequence[Tensor], stream: torch.cuda.Stream) -> _Recording:
         graph, own = torch.cuda.CUDAGraph(), [value.clone() for value in inputs]
-        # To free another recording while one is made breaks it, and the garbage collector may do so at any time.
+        # Freeing another recording during a capture breaks it, and the garbage collector may do that at any time.
         collects = gc.isenabled()
         gc.disable()
         try:
-            # Other threads (the driver's, say) may use the device meanwhile.
+            # Other threads (such as the driver's) may use the device meanwhile.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 result = step(*own)
         finally:

@@ -1,4 +1,4 @@
-"""Keeping Stage 1 in mind: while the encoder is fine-tuned on measured χ, a second χ head goes on with computed χ.
+"""Rehearsal of Stage 1: while the encoder is fine-tuned on measured χ, a second χ head keeps learning computed χ.
 
 Called by `training.stage2` and `training.unfrozen` when the encoder is not frozen and ``lambda_dft`` is above zero.
 """
@@ -18,22 +18,22 @@ from chitransfer.training.losses import chi_loss
 class Rehearsal:
     """Random batches of computed χ, and the head that learns from them.
 
-    A member that learned from forty polymers forgets what Stage 1 knew of the others; the computed χ of a polymer
-    without measurements keeps its latent vector where it was.
+    A member fine-tuned on forty polymers forgets what Stage 1 knew of the others; the computed χ of a polymer without
+    measurements keeps its latent vector in place.
 
     Parameters
     ----------
     network
-        Whose χ head the second head starts from.
+        The second head starts as a copy of its χ head.
     computed
         Stage 1's rows.
     batch_size
-        Pairs a step.
+        Pairs per step.
 
     Attributes
     ----------
     head
-        A copy of the χ head, with dropout at work.
+        A copy of the χ head, with dropout active.
     """
 
     def __init__(self, network: TransferNetwork, computed: PairTable, batch_size: int, seed: int) -> None:

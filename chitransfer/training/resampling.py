@@ -1,7 +1,7 @@
-"""Draws of polymers with replacement: what they score, and the intervals they give.
+"""Polymers drawn with replacement: scores of the draws, and the intervals they give.
 
-Called by `training.against_forest` for a model, by `evidence` for searches. Rows of one polymer resemble each other, so
-polymers are what is drawn.
+Called by `training.against_forest` for a model and by `evidence` for searches. Rows of one polymer resemble each other,
+so polymers are the unit that is drawn.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Draws times rows that are ranked at once, 64 MB.
+# Largest product of draws and rows ranked at once, 64 MB.
 MOST_RANKED = 8_000_000
 
 
@@ -22,7 +22,7 @@ def draw_polymers(n_polymers: int, n_draws: int, random_state: int) -> np.ndarra
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval, from draws of polymers."""
+    """A number with its 95 % interval from draws of polymers."""
 
     value: float
     low: float
@@ -30,15 +30,15 @@ class Estimate:
 
     @classmethod
     def of(cls, draws: np.ndarray, value: float | None = None, factor: float = 1.0) -> Estimate:
-        """From the 2.5 % and 97.5 % points of draws, (n_draws,); draws that are not defined are left out.
+        """From the 2.5 % and 97.5 % points of draws, (n_draws,); undefined draws are ignored.
 
         Parameters
         ----------
         value
-            The number itself, by default the mean of the draws.
+            The number itself; default: the mean of the draws.
         factor
-            What the interval's ends move away from `value` by: less than 1 where a draw is a smaller sample than the
-            data are, more for few polymers.
+            Scales the distance of the interval's ends from `value`: below 1 where a draw is a smaller sample than the
+            data, above 1 for few polymers.
         """
         defined = draws[np.isfinite(draws)]
         if not len(defined):
@@ -48,7 +48,7 @@ class Estimate:
         return cls(centre, float(low), float(high))
 
     def widened(self, half_width: float) -> Estimate:
-        """With the half width of an independent source of error added to both sides, in quadrature."""
+        """The same with an independent error's half-width added to both sides in quadrature."""
         low, high = (float(np.hypot(self.value - end, half_width)) for end in (self.low, self.high))
         return Estimate(self.value, self.value - low, self.value + high)
 
@@ -63,7 +63,7 @@ class RankedRows:
     Attributes
     ----------
     polymer
-        Place of the row's polymer, (n_rows,) int64.
+        Index of the row's polymer, (n_rows,) int64.
     positive
         Whether the row is of the positive class, (n_rows,) bool.
     starts
@@ -76,13 +76,13 @@ class RankedRows:
 
     @classmethod
     def of(cls, polymer: np.ndarray, positive: np.ndarray, probability: np.ndarray) -> RankedRows:
-        """Rows in any order, (n_rows,) each; `probability` is whatever ranks them."""
+        """From rows in any order, (n_rows,) each, ranked by `probability`, which may be any score."""
         order = np.argsort(probability, kind="stable")
         p = probability[order]
         return cls(polymer[order], positive[order], starts=np.flatnonzero(np.append(True, p[1:] > p[:-1])))
 
     def count_wins(self, weights: np.ndarray) -> np.ndarray:
-        """Weighted (positive row, negative row) pairs that are ranked rightly, ties half, (n_draws,).
+        """Weighted number of (positive row, negative row) pairs ranked correctly, ties counting half, (n_draws,).
 
         Every row counts as often as its polymer is drawn, `weights` (n_draws, n_polymers); Mann and Whitney's U.
         """

@@ -1,4 +1,4 @@
-"""What both stages of full training leave on disk and where: folder names, provenance, metrics, rejected rows.
+"""What both stages of full training write to disk, and where: folder names, provenance, metrics, rejected rows.
 
 Called by `training.pretrain` and `training.finetune`.
 """
@@ -26,7 +26,7 @@ from chitransfer.training.metrics import chi_metrics
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names of everything one full training keeps, under ``results/<stage>_<time>/``."""
+    """Paths of everything that one full training keeps, under ``results/<stage>_<time>/``."""
 
     path: Path
 
@@ -49,7 +49,7 @@ class RunFolder:
 
     @property
     def best_model(self) -> Path:
-        """The checkpoint to go on with."""
+        """The checkpoint to use."""
         return self.path / "checkpoints" / "best_model.pt"
 
     @property
@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """What an interrupted Stage 1 goes on from."""
+        """The state from which an interrupted Stage 1 resumes."""
         return self.path / "checkpoints" / "state.pt"
 
     @property
@@ -101,11 +101,11 @@ class RunFolder:
             lock.release()
 
     def discard(self) -> None:
-        """Take the folder away: what ended the run left nothing in it to use or to go on with."""
+        """Delete the folder: the run ended before it wrote anything that could be used or resumed."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def write_start(self, config: Config, dataset: Dataset) -> None:
-        """Write the resolved configuration, the environment and the rows that were left out."""
+        """Write the resolved configuration, the environment and the rejected rows."""
         write_atomically(self.config, dump_config(config))
         write_provenance(self.path, dataset)
 
@@ -124,14 +124,14 @@ def describe_provenance(config: Config, dataset: Dataset, **more: Any) -> dict[s
 
 
 def describe_rows(rows: Rows) -> dict[str, Any]:
-    """Columns that tell a row of a table: line, SMILES, solvent and, for χ, temperature and value."""
+    """Columns that identify a row of a table: line, SMILES, solvent and, for χ, temperature and value."""
     table = rows.table.rows
     names = [name for name in ("line", "SMILES", "solvent", "temp", "chi", "soluble") if name in table]
     return {name: table[name].to_numpy() for name in names}
 
 
 def chi_scores(measured: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """MAE, RMSE, R², Spearman's ρ and number of (n_rows,) values of χ; only the number when there are none."""
+    """MAE, RMSE, R², Spearman's ρ and number of χ values, both (n_rows,); only the number when there are none."""
     if len(measured) == 0:
         return {"n_rows": 0}
     named = {name.removeprefix("exp_"): value for name, value in chi_metrics(measured, predicted).items()}

@@ -1,6 +1,6 @@
 """From the configuration to the plain parameters of the training code.
 
-Nothing below this file sees a `Config`; beside it `pretrain`, `finetune`, `run_folder` and `handover` do.
+No code below this module sees a `Config`; at its level `pretrain`, `finetune`, `run_folder` and `handover` do.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def read_dataset(config: Config, progress: NamedProgress | None = None) -> Datas
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device a configuration asks for; ``auto`` takes CUDA when it is there.
+    """The device that a configuration asks for; ``auto`` takes CUDA if available.
 
     Raises
     ------
     ConfigError
-        A CUDA device is asked for that this machine does not have.
+        The configuration asks for a CUDA device that this machine does not have.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,14 +63,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def make_study_folds(config: Config, dataset: Dataset, among: np.ndarray | None = None) -> np.ndarray:
-    """The folds that all trials of a study share, and full training's, as `make_folds` gives them."""
+    """The folds shared by all trials of a study and by full training, as returned by `make_folds`."""
     return make_folds(dataset, config.cv.n_cv_folds, config.cv.n_cv_repeats, derive_seed(config.seed, "folds"), among)
 
 
 def build_stage1_data(
     config: Config, dataset: Dataset, device: torch.device, excluded_polymers: np.ndarray | None = None
 ) -> Stage1Data:
-    """Stage 1's rows with the validation polymers that all runs of a configuration share; as `Stage1Data.build`."""
+    """Stage 1's rows with the validation polymers that all runs of a configuration share; see `Stage1Data.build`."""
     return Stage1Data.build(
         dataset,
         validation_fraction=config.training.validation_fraction,
@@ -119,7 +119,7 @@ def stage1_settings(config: Config) -> Stage1Settings:
 def stage2_settings(config: Config, n_epochs: int, *, is_full: bool = False) -> Stage2Settings:
     """The Stage 2 part of `config.training`, for a quick or a full run of `n_epochs`.
 
-    Falling learning rates and the rehearsal of computed χ belong to full runs: quick ones must stay comparable.
+    Decaying learning rates and the rehearsal of computed χ belong to full runs; quick runs must stay comparable.
     """
     training = config.training
     return Stage2Settings(
@@ -139,7 +139,7 @@ def stage2_settings(config: Config, n_epochs: int, *, is_full: bool = False) -> 
 
 
 def check_configured_tables(config: Config, progress: NamedProgress) -> CheckReport:
-    """Look at the tables of a configuration before training; bad rows and contradictions are reported at once.
+    """Check the tables of a configuration before training; bad rows and contradictions are reported together.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def check_configured_tables(config: Config, progress: NamedProgress) -> CheckRep
             cache_folder=cache_folder,
             n_jobs=n_jobs,
         )
-    # Labels that all contradict each other leave a table without rows.
+    # If all labels contradict each other, the table has no rows left.
     labels = solubility.rows["soluble"].to_numpy() if solubility is not None and len(solubility) else None
     return check_tables(
         stage1,

@@ -1,6 +1,6 @@
-"""Network inputs of pairs with their zeros left out, and an epoch's batches of them, forward and transposed.
+"""Network inputs of pairs without their zeros, and an epoch's batches of them, forward and transposed.
 
-Built by `training.stage1` and `training.unfrozen` on the CPU; multiplied by `training.fast`.
+Built by `training.stage1` and `training.unfrozen` on the CPU; `training.fast` multiplies them.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch.nn import functional
 
 from chitransfer.training.inputs import FeatureTable, Pairs
 
-# Where a product by a dense column costs as much as one by its stored values; measured, see docs/performance.md.
+# Share of non-zeros at which a dense column's product costs as much as a sparse one's; see docs/performance.md.
 DENSE_SHARE = 0.2
 
 
 @dataclass(frozen=True)
 class SparseRows:
-    """Rows of a matrix without their zeros, as an embedding bag takes them.
+    """Rows of a matrix without their zeros, in the format of an embedding bag.
 
     Attributes
     ----------
     columns, values
-        Where the stored values are, (n_values,) int32, row by row, and what they are, (n_values,) float32.
+        Column indices, (n_values,) int32, row by row, and values, (n_values,) float32, of the stored entries.
     starts
-        Where each row begins among the values, (n_rows,) int32.
+        Position of each row's first value, (n_rows,) int32.
     """
 
     columns: Tensor
@@ -38,7 +38,7 @@ class SparseRows:
 
     @classmethod
     def of(cls, columns: np.ndarray, values: np.ndarray, starts: np.ndarray) -> SparseRows:
-        """The same from arrays, of which those of the right type are not copied."""
+        """The same from arrays; those that already have the right type are not copied."""
         return cls(
             torch.from_numpy(columns.astype(np.int32, copy=False)),
             torch.from_numpy(values),
@@ -46,23 +46,23 @@ class SparseRows:
         )
 
     def times(self, table: Tensor) -> Tensor:
-        """The product by a dense matrix (n_columns, width) float32 with contiguous rows: (n_rows, width).
+        """The product with a dense matrix (n_columns, width) float32 with contiguous rows: (n_rows, width).
 
-        Half the time of PyTorch's product by a CSR matrix.
+        Takes half the time of PyTorch's product with a CSR matrix.
         """
         return functional.embedding_bag(self.columns, table, self.starts, mode="sum", per_sample_weights=self.values)
 
 
 @dataclass(frozen=True)
 class SparseBatch:
-    """Inputs of some pairs; a column is either in `rows` and `columns` or in `dense`.
+    """Inputs of some pairs; every column is either in `rows` and `columns` or in `dense`.
 
     Attributes
     ----------
     rows
-        A row for every pair, a column for every feature: what multiplies the first layer's weights.
+        One row per pair and one column per feature: the factor of the first layer's weights.
     columns
-        The same transposed: what carries gradients back to them; ``None`` for scoring.
+        The transpose of `rows`, for the gradient of those weights; ``None`` for scoring.
     dense
         Columns that are mostly non-zero, (n_pairs, n_dense) float32.
     """
@@ -81,9 +81,9 @@ class SparseInputs:
     Parameters
     ----------
     features, pairs, columns
-        The pair's inputs are ``features.gather(pairs.structure, pairs.solvent)[:, columns]``.
+        The inputs are ``features.gather(pairs.structure, pairs.solvent)[:, columns]``.
     dense_columns
-        Positions of the columns to keep dense; default: those non-zero in more than a fifth of the pairs.
+        Positions of the columns kept dense; default: those non-zero in more than a fifth of the pairs.
     """
 
     def __init__(
@@ -126,20 +126,20 @@ class SparseInputs:
         return self.runs(order, np.minimum(np.arange(0, len(order) + batch_size, batch_size), len(order)))
 
     def runs(self, order: Tensor, bounds: np.ndarray) -> Iterator[SparseBatch]:
-        """The pairs in the given order, cut into batches; all transposes are worked out in one pass.
+        """The pairs in the given order, cut into batches; all transposes are computed in one pass.
 
         Parameters
         ----------
         order
             Positions of pairs, (n,) int64.
         bounds
-            Where a batch begins and the one before ends, rising from 0 to n, (n_batches + 1,) int64.
+            Batch boundaries, increasing from 0 to n, (n_batches + 1,) int64.
         """
         n_features = self._rows.shape[1]
         rows = self._rows[order.numpy()]
         dense = self.dense[order]
         n, n_batches = len(order), len(bounds) - 1
-        # A batch's transpose is a run of rows of the transpose of one matrix that has its own columns for every batch.
+        # A batch's transpose is a run of rows in the transpose of one matrix that has separate columns for every batch.
         batch_of_value = np.repeat(np.arange(n_batches, dtype=np.int32), np.diff(rows.indptr[bounds]))
         wide = sparse.csr_matrix(
             (rows.data, rows.indices.astype(np.int32) + batch_of_value * np.int32(n_features), rows.indptr),

@@ -1,4 +1,4 @@
-"""What the members of a pack need side by side, the first axis of every tensor: AdamW's numbers, norms, dropout masks.
+"""Per-member state of a pack along the first axis of every tensor: AdamW's factors, batch norms, dropout masks.
 
 Called by `training.packed`.
 """
@@ -15,25 +15,25 @@ from torch.nn import functional
 
 from chitransfer.training.fast import MASK_POOL
 
-# Rows of a dropout mask begin this far apart in their pool, whatever the widths of the pack. A prime above the widest
-# layer of the guide; the rows of a wider layer overlap, which only makes units share numbers with units far away.
+# Spacing of the rows of a dropout mask in their pool, whatever the widths in the pack. A prime above the widest layer
+# of the guide; rows of a wider layer overlap, which only makes units share numbers with distant units.
 MASK_STRIDE = 1031
 GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 def adamw_columns(groups: Sequence[dict[str, Any]], steps: Tensor) -> Tensor:
-    """What steps of AdamW multiply by, from the parameter group of every member's optimiser.
+    """The factors of AdamW steps, from the parameter group of every member's optimiser.
 
     Parameters
     ----------
     steps
-        t of every step and member, (n_steps, member) float64.
+        t for every step and member, (n_steps, member) float64.
 
     Returns
     -------
     Tensor
-        (n_steps, 3, member, 1) float32 on the CPU: 1 − learning rate · weight decay, which the weights are multiplied
-        by; then, with both bias corrections of step t, −learning rate · √(1 − β₂ᵗ)/(1 − β₁ᵗ) and ε · √(1 − β₂ᵗ).
+        (n_steps, 3, member, 1) float32 on the CPU: the weights' factor 1 − learning rate · weight decay; then, with
+        both bias corrections of step t, −learning rate · √(1 − β₂ᵗ)/(1 − β₁ᵗ) and ε · √(1 − β₂ᵗ).
     """
     lr, decay, epsilon = (
         torch.tensor([group[name] for group in groups], dtype=torch.float64) for name in ("lr", "weight_decay", "eps")
@@ -45,7 +45,7 @@ def adamw_columns(groups: Sequence[dict[str, Any]], steps: Tensor) -> Tensor:
 
 
 class StackedNorm:
-    """Batch normalisation of every member at one place of the network; its statistics lie side by side, padded."""
+    """Batch normalisation of every member at one place of the network; statistics lie side by side, padded."""
 
     def __init__(self, norms: Sequence[nn.BatchNorm1d]) -> None:
         self._norms = list(norms)
@@ -57,7 +57,7 @@ class StackedNorm:
                 stacked.copy_(own)
 
     def normalise(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Training mode: by the statistics of the batch, for hidden (member, batch, width)."""
+        """Training mode: normalise hidden (member, batch, width) by the statistics of the batch."""
         n_members, n_pairs, width = hidden.shape
         momentum = self._norms[0].momentum
         normed = functional.batch_norm(
@@ -73,7 +73,7 @@ class StackedNorm:
         return normed.view(n_pairs, n_members, width).transpose(0, 1)
 
     def write_back(self, member: int, n_steps: int) -> None:
-        """Give a member's own layer its running statistics after `n_steps` more batches."""
+        """Update the running statistics of a member's own layer after `n_steps` more batches."""
         for stacked, own in self._pairs(member):
             own.copy_(stacked)
         tracked = self._norms[member].num_batches_tracked
@@ -90,13 +90,13 @@ class StackedNorm:
 class MaskPool:
     """Dropout masks of the layers that share a rate, cut from a pool of random numbers drawn anew every epoch.
 
-    A member draws its part of the pool from its own generator, and where a mask is cut depends on nothing but how many
-    were cut before. So the masks are the same whatever other members there are and however wide.
+    A member draws its part of the pool from its own generator, and the position of a mask depends only on how many were
+    cut before it. The masks are thus the same whatever the other members are and however wide.
 
     Parameters
     ----------
     widths
-        Of every member's widest layer that drops out.
+        Width of every member's widest layer with dropout.
     """
 
     def __init__(self, rates: Sequence[float], widths: Sequence[int], batch_size: int, device: torch.device) -> None:
@@ -116,12 +116,12 @@ class MaskPool:
             part.bernoulli_(1.0 - rate, generator=generator).div_(1.0 - rate)
 
     def starts(self, n_masks: int) -> Tensor:
-        """Where an epoch's masks begin, one after another, (n_masks,) int64 on the CPU."""
+        """Start positions of an epoch's masks, in order, (n_masks,) int64 on the CPU."""
         number = torch.arange(1, n_masks + 1, dtype=torch.float64)
         return (number * GOLDEN_RATIO % 1.0 * self._n_starts).long()
 
     def apply(self, hidden: Tensor, start: Tensor) -> Tensor:
-        """Hidden values (member, batch, width) after dropout by the mask that begins at `start`, a scalar."""
+        """Hidden values (member, batch, width) after dropout with the mask that starts at the scalar `start`."""
         if not any(self.rates):
             return hidden
         _, n_pairs, width = hidden.shape

@@ -1,6 +1,6 @@
-"""Stage 1: encoder and χ head learn computed χ, with early stopping on polymers held out; resumable at any epoch.
+"""Stage 1: encoder and χ head learn computed χ, with early stopping on held-out polymers; resumable at any epoch.
 
-`Stage1Run` is driven rung by rung by `search.runner` and in one go by `training.pretrain`.
+`search.runner` drives `Stage1Run` rung by rung, `training.pretrain` in one go.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Stage1Settings:
     min_validation_polymers: int = 1
 
     def batch_size_for(self, n_pairs: int) -> int:
-        """Pairs a batch: `batch_size`, or fewer where a small table would give too few batches an epoch."""
+        """Pairs per batch: `batch_size`, or fewer where a small table would give too few batches per epoch."""
         return min(self.batch_size, max(1, math.ceil(n_pairs / self.min_batches_per_epoch)))
 
     def refuse_lone_pairs(self, n_pairs: int) -> None:
@@ -58,7 +58,7 @@ class Stage1Settings:
         Raises
         ------
         TrainingError
-            Batches of these settings are such; the message says what makes them so.
+            The settings give such batches; the message says which of them is the cause.
         """
         if self.batch_size_for(n_pairs) > 1:
             return
@@ -73,7 +73,7 @@ class Stage1Settings:
 
 @dataclass(frozen=True)
 class Stage1Data:
-    """Stage 1 rows on a device, split into training and validation polymers; the scalers saw training rows only."""
+    """Stage 1 rows on a device, split into training and validation polymers; scalers are fitted on training rows."""
 
     features: FeatureTable
     chi_scaler: ChiScaler
@@ -99,7 +99,7 @@ class Stage1Data:
         Parameters
         ----------
         excluded_polymers
-            Indices of polymers Stage 1 must not see at all (the *new chemistry* protocol); default none.
+            Indices of polymers Stage 1 must not see at all (the *new chemistry* protocol); default: none.
         """
         rows = dataset.stage1
         usable = np.ones(len(rows), dtype=bool)
@@ -127,7 +127,7 @@ class Stage1Data:
 
     @cached_property
     def seen(self) -> FeatureTable:
-        """`features` with `columns` only: a copy, which the CPU does without."""
+        """`features` restricted to `columns`; a copy, which the CPU does not need."""
         return self.features.keep(self.columns)
 
     @cached_property
@@ -143,7 +143,7 @@ class Stage1Data:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Training pairs of one step: their positions, or on the CPU their inputs; τ, target and mask beside them."""
+    """Training pairs of one step: their positions, or on the CPU their inputs; with τ, target and mask."""
 
     pairs: Tensor
     inputs: SparseBatch | None
@@ -153,9 +153,9 @@ class _Batch:
 
 
 class Stage1Run:
-    """One pretraining, stoppable and resumable at the end of any epoch.
+    """One pretraining run, stoppable and resumable at the end of any epoch.
 
-    Features that no training pair has are left out; in the networks it gives, their weights are zero, because nothing
+    Features that no training pair has are left out; in the networks it returns, their weights are zero, because nothing
     was learned about them.
 
     Parameters
@@ -203,22 +203,22 @@ class Stage1Run:
 
     @property
     def finished(self) -> bool:
-        """True when all epochs are done or validation stopped improving."""
+        """True when all epochs are done or validation has stopped improving."""
         return self.epoch >= self.settings.n_epochs or self._is_stale()
 
     def is_by_chance(self, epoch: int) -> bool:
-        """Whether held-out polymers can look best by chance: after an epoch or two, or when they are a handful.
+        """Whether validation may look best by chance: in the first epochs, or with only a few held-out polymers.
 
-        Then the learning rate stays, training goes on, and the latest weights are kept.
+        Then the learning rate is kept, training continues, and the latest weights are kept.
         """
         few = self.data.n_validation_polymers < self.settings.min_validation_polymers
         return few or epoch <= self.settings.min_epochs
 
     def train_to(self, epoch: int) -> None:
-        """Train until `epoch` epochs are done in all, or early stopping.
+        """Train until a total of `epoch` epochs is reached, or early stopping.
 
-        On a GPU it launches step by step, by autograd on dense inputs: for tests and benchmarks, which hold
-        `training.packed` against it. All other training there is packed.
+        On a GPU this launches every step, with autograd on dense inputs; only tests and benchmarks, which compare
+        `training.packed` with it, use that. All other GPU training is packed.
 
         Raises
         ------
@@ -250,7 +250,7 @@ class Stage1Run:
         return spread_columns(network, self.data.columns).eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything `load_state_dict` needs to go on as if never stopped: tensors and plain values only."""
+        """Everything `load_state_dict` needs to resume as if never stopped: tensors and plain values only."""
         return {
             "weights": self._copy_weights(),
             "best_weights": self._best_weights,
@@ -269,12 +269,12 @@ class Stage1Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state saved by `state_dict` of a run with the same data, shape, settings and seed.
+        """Resume from the `state_dict` of a run with the same data, shape, settings and seed.
 
         Raises
         ------
         KeyError, RuntimeError, TypeError, ValueError
-            The state is not of such a run.
+            The state is not from such a run.
         """
         self.trained.load_state_dict(state["weights"])
         self._best_weights = dict(state["best_weights"])
@@ -296,12 +296,12 @@ class Stage1Run:
         """Positions of the training pairs in the order of another epoch, (n_pairs,) int64 on the CPU."""
         order = torch.randperm(len(self.data.train), generator=self._shuffle)
         if self.trained.shape.use_batchnorm and len(order) % self.batch_size == 1:
-            # A pair alone in the last batch has no variance to normalise by; every epoch leaves out another one.
+            # A single pair in the last batch has no variance to normalise by; every epoch omits a different one.
             order = order[:-1]
         return order
 
     def draw_seed(self) -> int:
-        """Seed of another epoch's dropout where the masks are not drawn here, from the run's own random numbers."""
+        """Seed of another epoch's dropout, from the run's own random numbers, where the masks are not drawn here."""
         generator = torch.Generator()
         generator.set_state(self._random_state)
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -329,7 +329,7 @@ class Stage1Run:
         coefficients = self.trained.heads.chi(latents.float())
         predicted = chi_at(coefficients.unsqueeze(-2), batch.tau)  # (pair, temperature)
         loss = chi_loss(predicted, batch.target, batch.mask, dim=(-2, -1))
-        # The gradients are views of one vector and must stay so: cleared here, not dropped by the loop.
+        # The gradients must stay views of one vector, so they are zeroed here instead of dropped by the loop.
         self.flat.gradients.zero_()
         loss.backward()
         for bias in self.trained.encoder.idle_biases:
@@ -341,7 +341,7 @@ class Stage1Run:
         self.flat.clip(self.settings.grad_clip_norm)
 
     def end_epoch(self, epoch: int, mean_loss: float) -> bool:
-        """Validate, keep the weights if they are the best, let the schedule see it; True when Stage 1 is to stop.
+        """Validate, keep the weights if they are the best, step the schedule; True if Stage 1 should stop.
 
         Raises
         ------

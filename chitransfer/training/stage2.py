@@ -31,7 +31,7 @@ ENCODER = "encoder."
 
 
 class _MemberTraining:
-    """The state of `fit_members`: what the epoch loop calls back into."""
+    """The state of `fit_members`, which the epoch loop calls back into."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class _MemberTraining:
         self.frozen = settings.freeze_encoder
         self._shuffle = torch.Generator().manual_seed(seed)
         network = copy.deepcopy(network).eval()
-        # No gradient reaches the first-layer weights of a feature that no row has: they are left out, not copied.
+        # A feature that no row has gives its first-layer weights no gradient: these weights are left out, not copied.
         columns = None if self.frozen else used_columns(data.features, data.learned_from(settings))
         self.features = data.features if columns is None else data.features.keep(columns)
         trained = network if columns is None else keep_columns(network, columns)
@@ -80,7 +80,7 @@ class _MemberTraining:
             self.members.parameters |= self._by_hand.parameters
             self.trained = list(self._by_hand.parameters.values())
             named = {"heads": self._by_hand.values}
-        # On a GPU steps are recorded, and a recording takes only what lies on the device.
+        # On a GPU steps are recorded, and a recording only takes tensors on the device.
         is_cuda = device.type == "cuda"
         groups = {True: settings.lr_encoder, False: settings.lr}
         self.optimizer = torch.optim.AdamW(
@@ -99,12 +99,12 @@ class _MemberTraining:
     def _inputs(self, task: TaskRows) -> Tensor | None:
         if not self.frozen or len(task) == 0:
             return None
-        # Dense inputs of all rows of a large table at once would take gigabytes.
+        # Dense inputs for all rows of a large table at once would take gigabytes.
         parts = zip(task.structure.split(ROWS_AT_A_TIME), task.solvent.split(ROWS_AT_A_TIME), strict=True)
         return torch.cat([self.members.network.encoder(self.data.features.gather(s, v)) for s, v in parts])
 
     def batches(self, epoch: int) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-        """Per step and task: row indices (member, width) and which of them are real."""
+        """For each step and task: row indices (member, width) and which of them are real."""
         if self._by_hand is not None:
             self._by_hand.begin_epoch()
         n_steps = self._n_steps
@@ -120,9 +120,9 @@ class _MemberTraining:
         return index, torch.arange(width, device=rows.device) < counts
 
     def take_step(self, batch: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-        """Change the weights by a batch; returns the sum of the members' losses."""
+        """Update the weights with a batch; returns the sum of the members' losses."""
         if self.rehearsal is not None:
-            # It draws its pairs on the CPU, which cannot be recorded.
+            # Rehearsal draws its pairs on the CPU, which cannot be recorded.
             return step_of(self._loss, self.optimizer, self._clip)(batch)
         return self._recorded.take(self._step, *(part for rows in batch.values() for part in rows))
 
@@ -191,7 +191,7 @@ class _MemberTraining:
         return result
 
     def _clip(self) -> None:
-        """Clip each member's gradient by its own norm, as training it alone would."""
+        """Clip each member's gradient by its own norm, as in training it alone."""
         gradients = [p.grad for p in self.trained if p.grad is not None]
         squares = torch.stack([g.reshape(self.n_members, -1).square().sum(1) for g in gradients]).sum(0)
         factor = (self.settings.grad_clip_norm / (squares.sqrt() + 1e-6)).clamp(max=1.0)  # (member,)
@@ -207,7 +207,7 @@ def _stack_members(network: TransferNetwork, n_members: int, frozen: bool) -> di
 
 
 def trains_one_by_one(settings: Stage2Settings, device: torch.device) -> bool:
-    """Whether members are faster trained one after another than side by side."""
+    """Whether members train faster one after another than side by side."""
     return device.type == "cpu" and not settings.freeze_encoder
 
 
@@ -222,9 +222,9 @@ def fit_members(
 ) -> FittedMembers:
     """Fine-tune one member per row of the training masks: all at once, or whole networks on the CPU one by one.
 
-    Every member starts from `network` (not changed) with a new solubility head. With a frozen encoder latents are
-    computed once, in eval mode, and only the heads train. A table whose loss has no weight is left out: it lengthens no
-    epoch.
+    Every member starts from `network` (left unchanged) with a new solubility head. With a frozen encoder, latents are
+    computed once, in eval mode, and only the heads train. A table whose loss has weight 0 is left out and does not
+    lengthen the epochs.
 
     Parameters
     ----------

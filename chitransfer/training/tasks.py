@@ -1,6 +1,6 @@
-"""Stage 2's rows on a device and its settings: what every way of fine-tuning takes.
+"""Stage 2's settings, and its rows on a device: the inputs of every way of fine-tuning.
 
-Built by `search.runner`, `training.finetune` and `evidence`; trained on by `training.stage2`.
+Built by `search.runner`, `training.finetune` and `evidence`; `training.stage2` trains on them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TaskRows:
         return int(self.target.shape[0])
 
     def without_rows(self) -> TaskRows:
-        """As of an absent table."""
+        """The same without rows, as for an absent table."""
         return TaskRows(self.structure[:0], self.solvent[:0], self.tau[:0], self.target[:0])
 
 
@@ -64,8 +64,8 @@ class TaskRows:
 class Stage2Data:
     """Both Stage 2 tables on a device, on the scales of a Stage 1 run; an absent table has no rows.
 
-    χ targets are standardised with Stage 1's scaler, so its χ head can go on where it stopped. The solubility target is
-    1 for the positive class. `computed` holds Stage 1's rows where a full run goes on with them.
+    χ targets are standardised with Stage 1's scaler, so that its χ head can continue where it stopped. The solubility
+    target is 1 for the positive class. `computed` holds Stage 1's rows where a full run rehearses them.
     """
 
     features: FeatureTable
@@ -94,7 +94,7 @@ class Stage2Data:
         )
 
     def of_weight(self, settings: Stage2Settings) -> Stage2Data:
-        """The same with no rows in a table whose loss has no weight: they are no part of an epoch."""
+        """The same without the rows of tables whose loss has weight 0: they take no part in an epoch."""
         return replace(
             self,
             chi=self.chi if settings.lambda_exp > 0 else self.chi.without_rows(),
@@ -102,11 +102,11 @@ class Stage2Data:
         )
 
     def rehearsed(self, settings: Stage2Settings) -> PairTable | None:
-        """Stage 1's rows if the settings let a network go on with them."""
+        """Stage 1's rows if the settings include rehearsal."""
         return self.computed if settings.lambda_dft > 0 and not settings.freeze_encoder else None
 
     def learned_from(self, settings: Stage2Settings) -> list[Pairs]:
-        """The tables that the settings let a network learn from, measured ones first."""
+        """The tables that a network learns from under these settings, measured ones first."""
         computed = self.rehearsed(settings)
         return [self.chi, self.solubility, *([] if computed is None else [computed])]
 
@@ -123,7 +123,7 @@ def _task_rows(rows: Rows | None, target: np.ndarray, T_ref: float, features: Fe
 
 
 def resolve_positive_label(rows: Rows | None, positive: str) -> int:
-    """The label (1 soluble, 0 insoluble) that F1 and recall speak of on a table's rows."""
+    """The label (1 soluble, 0 insoluble) to which F1 and recall refer, for a table's rows."""
     return choose_positive_label(None if rows is None else rows.value, positive)
 
 

@@ -1,6 +1,6 @@
-"""The predictor that learned nothing: the training folds' mean χ, and every row called positive.
+"""The trivial predictor: the training folds' mean χ, and every row called positive.
 
-Called by `search.reference`, on the folds of all trials, so that a search can say what its networks add, and by
+Called by `search.reference` on the folds of all trials, so that a search can say what its networks add, and by
 `training.model_report`.
 """
 
@@ -20,10 +20,10 @@ Score = TypeVar("Score")
 def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label: int) -> Scores:
     """Score mean χ and "all positive" on folds (n_repeats, n_polymers).
 
-    The mean and the share of positives come from each fold's training rows; every row is called positive, as the other
-    call has an F1 of 0. It ranks nothing: pooled over folds the means would, by being the lower the higher the fold's
-    own values are, so ROC-AUC is 0.5, PR-AUC the share of positives, and there is no Spearman's ρ. Where a shuffle has
-    all rows of a table in one fold no mean is known of them, and there is no score by it.
+    The mean and the share of positives come from each fold's training rows; every row is called positive, since calling
+    none gives an F1 of 0. The predictor ranks nothing: pooled over folds the means would rank, since they are lower the
+    higher the fold's own values are. So ROC-AUC is 0.5, PR-AUC the share of positives, and there is no Spearman's ρ. If
+    a shuffle puts all rows of a table in one fold, their mean is unknown and the table is not scored.
     """
     n_folds = int(folds.max()) + 1
     fold_of_chi, fold_of_solubility = (fold_of_rows(folds, rows) for rows in (dataset.chi, dataset.solubility))
@@ -32,7 +32,7 @@ def score_trivial_predictor(dataset: Dataset, folds: np.ndarray, positive_label:
     if dataset.solubility is not None:
         share = training_means((dataset.solubility.value == positive_label).astype(float), fold_of_solubility)
     everything = np.zeros((folds.shape[0], n_folds))  # As thresholds: every row is called positive.
-    # Of what is not known no score is kept.
+    # Scores that depend on unknown values are removed below.
     out_of_fold = OutOfFold(
         fold_of_chi, fold_of_solubility, np.nan_to_num(chi), np.nan_to_num(share), threshold=everything
     )
@@ -58,16 +58,16 @@ def _without(unknown: tuple[str, ...], scores: dict[str, Score], chance: dict[st
 
 
 def training_means(value: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """The mean over the rows of each row's other folds, (n_repeats, n_rows); NaN where no other fold has a row.
+    """The mean over the rows in each row's other folds, (n_repeats, n_rows); NaN where no other fold has a row.
 
-    Rows that no fold learns from have the mean of all that one does.
+    Rows in no fold get the mean of all rows in folds.
 
     Parameters
     ----------
     value
         (n_rows,).
     fold
-        Of every row, (n_repeats, n_rows); −1 for rows that no fold learns from, of which one at least has another.
+        Fold of every row, (n_repeats, n_rows); −1 for rows in no fold; at least one row is in a fold.
     """
     means = np.full(fold.shape, value[fold[0] >= 0].mean())
     for repeat, own in enumerate(fold):

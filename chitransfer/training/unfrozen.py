@@ -1,7 +1,7 @@
-"""Fine-tuning of whole networks on the CPU, one member after another: sparse first layer, gradients by hand.
+"""Fine-tuning of whole networks on the CPU, one member after another: sparse first layer, hand-written gradients.
 
-Called by `training.stage2` when the encoder is not frozen. A member's weights and their moments then stay in the
-processor's cache, which those of all members together do not; on a GPU training them together is what pays.
+Called by `training.stage2` when the encoder is not frozen. One member's weights and moments then stay in the
+processor's cache, those of all members together would not; on a GPU training them together is faster.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Inputs:
     @classmethod
     def of(cls, network: TransferNetwork, data: Stage2Data, settings: Stage2Settings) -> _Inputs:
         tables = data.learned_from(settings)
-        # No gradient reaches the first-layer weights of a feature that no row has: they are left out, not copied.
+        # A feature that no row has gives its first-layer weights no gradient: these weights are left out, not copied.
         columns = used_columns(data.features, tables)
         pairs = _AllPairs(
             torch.cat([table.structure for table in tables]), torch.cat([table.solvent for table in tables])
@@ -66,7 +66,7 @@ class _Inputs:
 
 
 class _MemberRun:
-    """One member in training: what the epoch loop calls back into."""
+    """One member in training, which the epoch loop calls back into."""
 
     def __init__(
         self, shared: _Inputs, data: Stage2Data, chi: Tensor, solubility: Tensor, settings: Stage2Settings, seed: int
@@ -99,7 +99,7 @@ class _MemberRun:
         self._layers = SparseLayers([self.network.encoder], shared.rows.dense_columns, largest)
 
     def batches(self, epoch: int) -> Iterator[_Step]:
-        """An epoch's steps; every row once, each table dealt out evenly."""
+        """An epoch's steps: every row once, each table spread evenly over them."""
         self._layers.begin_epoch()
         n_steps, n_chi = self._n_steps, len(self._data.chi)
         n_measured = n_chi + len(self._data.solubility)
@@ -116,7 +116,7 @@ class _MemberRun:
             yield _Step(a, b, c, inputs)
 
     def _loss(self, step: _Step) -> Tensor:
-        """The loss of a step; leaves its gradients where the optimiser finds them."""
+        """The loss of a step; leaves the gradients where the optimiser expects them."""
         data, settings, heads = self._data, self._settings, self.network.heads
         latents = self._layers.forward(step.inputs).requires_grad_(True)
         of_chi, of_solubility, of_computed = latents.split([len(step.chi), len(step.solubility), len(step.computed)])
@@ -134,9 +134,9 @@ class _MemberRun:
         if self._rehearsal is not None:
             coefficients = self._rehearsal.head(of_computed)
             loss = loss + settings.lambda_dft * self._rehearsal.loss(coefficients, step.computed)
-        # The encoder's gradients are written, those of the heads are added to.
+        # The encoder's gradients are overwritten, those of the heads accumulated.
         self._flat.gradients[self._n_encoder_weights :].zero_()
-        if loss.requires_grad:  # Else no row has a say, in this step nor in any other of this member.
+        if loss.requires_grad:  # Else no row counts, in this step or any other of this member.
             loss.backward()
         if latents.grad is not None:
             self._layers.backward(latents.grad, step.inputs)
@@ -160,8 +160,8 @@ def fit_one_by_one(
     Parameters
     ----------
     train_chi, train_solubility
-        True for the rows a member may learn from, (n_members, n_chi_rows) and (n_members, n_solubility_rows) bool; as
-        `data`, without rows where a loss has no weight.
+        True for the rows a member may learn from, (n_members, n_chi_rows) and (n_members, n_solubility_rows) bool; like
+        `data`, without rows whose loss has weight 0.
     seed
         Fixes batch order; new weights and dropout come from PyTorch's global generator.
     after_epoch

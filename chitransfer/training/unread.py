@@ -1,6 +1,6 @@
-"""Settings that fine-tuning does not read: told where a command asks for them.
+"""Settings that fine-tuning does not read, reported where a command sets them.
 
-Called by `chitransfer finetune` before it reads a table; `search.unread` is the same of a search.
+Called by `chitransfer finetune` before it reads a table; `search.unread` does the same for a search.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 from chitransfer.config import Config
 
-# What a search alone reads, though one might think otherwise: the length of quick Stage 2, and its scores' weights.
+# Read only by a search, though one might expect otherwise: the length of quick Stage 2 and the weights of its scores.
 OF_A_SEARCH = ("training.stage2_epochs", "objective")
-# What Stage 1 alone reads.
+# Read only by Stage 1.
 OF_STAGE1 = tuple(
     f"training.{key}"
     for key in (
@@ -29,12 +29,12 @@ OF_STAGE1 = tuple(
         "lr_schedule_factor",
     )
 )
-# What Stage 2 reads only where it fine-tunes the encoder.
+# Read by Stage 2 only when it fine-tunes the encoder.
 OF_THE_ENCODER = ("training.lr_encoder", "training.lambda_dft")
 
 
 def describe_without_effect(config: Config, overrides: Iterable[str]) -> list[str]:
-    """A line each on overrides that only a search heeds, only Stage 1, and only an encoder that is not frozen."""
+    """One line each for overrides read only by a search, only by Stage 1, or only without a frozen encoder."""
     given = sorted(overrides)
     lines = []
     searched = [key for key in given if key in OF_A_SEARCH or key.startswith("objective.")]
@@ -52,7 +52,7 @@ def describe_without_effect(config: Config, overrides: Iterable[str]) -> list[st
 
 
 def describe_without_effect_while_frozen(keys: Iterable[str]) -> str:
-    """A line on keys that nothing reads while the encoder is frozen."""
+    """A line about keys that are not read while the encoder is frozen."""
     return (
         f"warning: without effect while the encoder is frozen: {', '.join(keys)}; "
         "--set training.freeze_encoder_stage2=false fine-tunes it"
