@@ -1,4 +1,4 @@
-"""The public list of known errors in the public tables, and how each is corrected.
+"""The list of known errors in the public tables, and how each is corrected.
 
 Called by `data.public_tables`; the list is ``builtin/corrections.csv``, and its entries accompany every fetched table.
 """

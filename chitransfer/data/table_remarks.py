@@ -19,7 +19,7 @@ SHOWN_BLANKS = 5
 
 
 def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
-    """A line for every built-in Stage 2 table used alongside the user's own, who may not be aware of it."""
+    """A line for every built-in Stage 2 table used alongside the user's own tables, perhaps unknowingly."""
     if all(table.source.startswith(BUILTIN_PREFIX) for table in tables):
         return []
     stage2 = [table for table in tables if table.kind in PATH_KEYS]
