@@ -121,7 +121,7 @@ def open_csv(open_bytes: Callable[[], AbstractContextManager[BinaryIO]], name: s
     Parameters
     ----------
     open_bytes
-        Opens the table's bytes; called again to find the line of a fault.
+        Opens the table's bytes; called again to find the line of an encoding error.
     name
         Name of the table in messages.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from chitransfer.errors import DataError
 
-# One to learn from, one to hold out.
+# One polymer to train on and one to hold out.
 LEAST_STAGE1_POLYMERS = 2
 
 

@@ -91,7 +91,7 @@ _LOCANTS = re.compile(r"(?:N|\d+(?:,\d+)*)-")
 _MULTIPLIERS = {"di": 2, "bis": 2, "tri": 3, "tetra": 4}
 # Subunits with a single atom, which carries substituents that the name gives without a locant ("diphenylsilylene").
 _UNLOCATED = {"silylene", "phosphazene", "imino"}
-# A hyphen between letters is a line break in the printed name ("hexafluoroiso-propylidene").
+# A hyphen between two words is a line break in the printed name ("hexafluoroiso-propylidene").
 _LINE_BREAK = re.compile(r"(?<=[a-z]{2})-(?=[a-z]{2})")
 _DIYL = re.compile(r"pyridine-(\d,\d)-diyl")
 
