@@ -1,1 +1,1 @@
-"""Polymer identity, features, and χ from group contributions; knows SMILES, nothing of tables or training."""
+"""Polymer identity, features and χ from group contributions; this package knows SMILES but not tables or training."""

@@ -1,7 +1,7 @@
-"""One way to write charges that atoms share: S=O and P=O, not S⁺–O⁻ and P⁺–O⁻; N=N⁺=N⁻, not N⁻–N⁺≡N.
+"""Normalise charges that can be drawn in several ways: S=O and P=O, not S⁺–O⁻ and P⁺–O⁻; N=N⁺=N⁻, not N⁻–N⁺≡N.
 
-Called wherever a SMILES is read (`chemistry.polymers`, `read_molecule`). RDKit settles nitro groups and oxides of
-nitrogen by itself, but takes the two writings of a sulfoxide, an azide or an imidazolium for two substances.
+Called wherever a SMILES is read (`chemistry.polymers`, `read_molecule`). RDKit normalises nitro groups and nitrogen
+oxides itself, but treats the two forms of a sulfoxide, an azide or an imidazolium as different substances.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ _SPLIT_CHARGES = Chem.MolFromSmarts("[S,P,Se,As;+1,+2]-[$([O-,S-;D1]),$([N-]),$(
 # Azides and diazo compounds; nitrile oxides.
 _DIAZO, _NITRILE_OXIDE = map(Chem.MolFromSmarts, ("[N-,C-]-[N+]#[ND1+0]", "[N-,C-]=[N+]=[OD1]"))
 
-# Drawn with a bond, as catalogues of chemicals do: C(=O)O[Na].
+# Some chemical catalogues draw counter-ions with a bond: C(=O)O[Na].
 _BONDED_COUNTER_ION = Chem.MolFromSmarts("[Li,Na,K,Rb,Cs;!D0]")
-# The charge of amidinium, guanidinium and imidazolium ions, in a Kekulé form, and the nitrogen it may move to.
+# The charged nitrogen of an amidinium, guanidinium or imidazolium ion in a Kekulé form, the carbon, and the nitrogen
+# that the charge can move to.
 _AMIDINIUM = Chem.MolFromSmarts("[NX3+;!$(N[-])]=[CX3]-[NX3+0]")
-# Writings of one block that are looked at before it is left as it is written.
+# Number of resonance forms of one block to examine before giving up and leaving the block as written.
 MOST_WRITINGS = 64
 
 
 def settle_charges(molecule: Chem.Mol) -> None:
-    """Write the charges of a molecule, sanitised or not, in the one way, in place.
+    """Normalise the charges of a molecule, sanitised or not, in place.
 
-    S⁺ and P⁺ (Se⁺, As⁺) beside O⁻, S⁻, N⁻ or C⁻ become double bonds, C⁻–N⁺≡N and N⁻–N⁺≡N become C=N⁺=N⁻ and N=N⁺=N⁻,
+    S⁺ and P⁺ (Se⁺, As⁺) next to O⁻, S⁻, N⁻ or C⁻ become double bonds; C⁻–N⁺≡N and N⁻–N⁺≡N become C=N⁺=N⁻ and N=N⁺=N⁻;
     C⁻=N⁺=O becomes C≡N⁺–O⁻.
     """
     for centre, partner in molecule.GetSubstructMatches(_SPLIT_CHARGES):
@@ -40,7 +41,7 @@ def settle_charges(molecule: Chem.Mol) -> None:
         (_NITRILE_OXIDE, Chem.BondType.TRIPLE, Chem.BondType.SINGLE),
     ):
         for begin, middle, end in molecule.GetSubstructMatches(pattern):
-            # A carbanion between two N⁺≡N has one charge to give.
+            # A carbanion between two N⁺≡N has only one charge to give away.
             if molecule.GetAtomWithIdx(begin).GetFormalCharge() == 0:
                 continue
             molecule.GetAtomWithIdx(begin).SetFormalCharge(0)
@@ -50,7 +51,7 @@ def settle_charges(molecule: Chem.Mol) -> None:
 
 
 def read_molecule(smiles: str) -> Chem.Mol | None:
-    """A whole molecule such as a solvent, sanitised; ``None`` where RDKit cannot read it.
+    """Read a whole molecule, such as a solvent, and sanitise it; ``None`` if RDKit cannot read it.
 
     >>> Chem.MolToSmiles(read_molecule("C[S+](C)[O-]"))
     'CS(C)=O'
@@ -70,9 +71,9 @@ def has_bonded_counter_ion(molecule: Chem.Mol) -> bool:
 
 @lru_cache(maxsize=50_000)
 def least_writing(smiles: str) -> str:
-    """The canonical SMILES of a part of a chain, the same on whichever nitrogen its amidinium ions carry the charge.
+    """Canonical SMILES of a part of a chain, independent of which nitrogen of an amidinium ion carries the charge.
 
-    Of the writings with most aromatic atoms it is the first in the alphabet.
+    Among the resonance forms with the most aromatic atoms, it is the alphabetically first.
 
     >>> least_writing("Cn1cc[n+](CC)c1") == least_writing("C[n+]1ccn(CC)c1")
     True
@@ -90,7 +91,7 @@ def least_writing(smiles: str) -> str:
 
 
 def _move_charges(molecule: Chem.Mol) -> Iterator[Chem.Mol]:
-    """The molecule with the charge of one amidinium ion on another of its nitrogens, each way there is."""
+    """Yield every form of the molecule in which the charge of one amidinium ion sits on another of its nitrogens."""
     plain = Chem.Mol(molecule)
     Chem.Kekulize(plain, clearAromaticFlags=True)
     for charged, carbon, neutral in plain.GetSubstructMatches(_AMIDINIUM):

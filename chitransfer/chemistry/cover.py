@@ -1,6 +1,6 @@
-"""Exact covers: choose pieces so that every atom is covered exactly once at the least cost.
+"""Exact covers: choose pieces that cover every atom exactly once at the lowest cost.
 
-Called by `chemistry.groups`; knows nothing of chemistry.
+Called by `chemistry.groups`; contains no chemistry itself.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
 
-# Partial covers held before giving up; grafts of 60 acetals or glycolides need fewer than ten, side chains with six
-# kinds of equally good choices at twenty places each need more.
+# Largest number of partial covers held before giving up. Grafts of 60 acetals or glycolides need fewer than ten; side
+# chains with six kinds of equally good choices at twenty places each exceed the limit.
 MOST_COVERS = 50_000
 Cost = tuple[int, int]
-# How often each piece is in a cover, in the order of the pieces' numbers.
+# How often each piece occurs in a cover, in order of piece number.
 Counts = tuple[int, ...]
 
 
 class CoverError(RuntimeError):
-    """The search for covers was given up, so that nothing is known about the best of them."""
+    """The search for covers was given up before the best cover was known."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A piece: what it is, the atoms it covers, and its cost (compared left to right, summed over pieces)."""
+    """A piece: its number, the atoms it covers, and its cost (summed over pieces, compared left to right)."""
 
     piece: int
     atoms: frozenset[int]
@@ -31,20 +31,20 @@ class Candidate:
 
 
 def cheapest_covers(universe: Sequence[int], candidates: Collection[Candidate]) -> list[list[int]]:
-    """All ways of least total cost to cover each element of `universe` exactly once, as sorted lists of pieces.
+    """All covers of lowest total cost that contain each element of `universe` exactly once, as sorted lists of pieces.
 
-    Elements are covered from the lowest to the highest, so a search is quick when those that share a piece are near
-    each other in number, as the atoms of a SMILES are.
+    Elements are covered from the lowest to the highest, so the search is fast when elements that share a piece have
+    similar numbers, as the atoms of a SMILES do.
 
     Returns
     -------
-    list of lists of `Candidate.piece`, in order; empty when there is no cover. Ways that differ only in where a piece
-    sits are one.
+    list of lists of `Candidate.piece`, in order; empty when there is no cover. Covers that differ only in where a piece
+    sits count as one.
 
     Raises
     ------
     CoverError
-        There are too many partial covers to follow all of them.
+        There are too many partial covers to follow them all.
     """
     pieces = sorted({candidate.piece for candidate in candidates})
     solutions: set[Counts] = {(0,) * len(pieces)}
@@ -77,10 +77,10 @@ def _independent_parts(universe: Iterable[int], candidates: Iterable[Candidate])
 
 
 def _best_covers(part: frozenset[int], candidates: Sequence[Candidate], pieces: Sequence[int]) -> set[Counts]:
-    """Counts of `pieces` in the cheapest covers of one part.
+    """Counts of `pieces` in the cheapest covers of one part, by dynamic programming over its elements.
 
-    All covers of the elements before a given one are worked out at once. What is left to do depends only on the later
-    elements that they cover already, so of those that agree in these the cheapest are kept.
+    The remaining work depends only on which later elements a partial cover already contains. Among partial covers that
+    contain the same ones, only the cheapest are kept.
     """
     elements = sorted(part)
     bits = {element: 1 << place for place, element in enumerate(elements)}
@@ -103,12 +103,12 @@ def _best_covers(part: frozenset[int], candidates: Sequence[Candidate], pieces: 
                     n_covers += _keep(longer, covered | mask, (cost[0] + price[0], cost[1] + price[1]), grown)
             _check_number(n_covers)
         covers = longer
-    # Every element is covered in each of them, so there is one or none.
+    # All remaining covers contain every element, so there is at most one entry.
     return next(iter(covers.values()))[1] if covers else set()
 
 
 def _keep(covers: dict[int, tuple[Cost, set[Counts]]], covered: int, cost: Cost, found: set[Counts]) -> int:
-    """Keep covers of the elements `covered` when none cheaper is known; how many were kept."""
+    """Keep covers of the elements `covered` unless a cheaper one is known; returns how many were kept."""
     known = covers.get(covered)
     if known is not None and cost > known[0]:
         return 0

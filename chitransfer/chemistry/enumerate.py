@@ -1,7 +1,7 @@
-"""Repeat units from monomers of given families: SMiPoly's polymerisation rules, and four of our own.
+"""Repeat units from monomers of given families, by SMiPoly's polymerisation rules and four of our own.
 
-Called by `data.build` with the project's list, `data/builtin/monomers.csv`, or another one. How a single monomer
-polymerises by itself `data.polymerisation` finds out.
+Called by `data.build` with the project's list, `data/builtin/monomers.csv`, or another one. `data.polymerisation`
+works out how a single monomer polymerises by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chitransfer.chemistry.polymers import polymer_identity
 from chitransfer.chemistry.repeat_units import PolymerError
 
 CARBON_MONOXIDE = "[C-]#[O+]"
-# Ways to map a rule onto its monomers that are looked at before the rule is taken not to apply.
+# Number of ways to map a rule onto its monomers to try before concluding that the rule does not apply.
 MOST_PRODUCTS = 50
 
 
@@ -30,13 +30,13 @@ class Rule:
     Attributes
     ----------
     polymer_class
-        What the product is called.
+        Class name of the product.
     families
-        Monomer families of each reactant (one or two reactants), names of `monomers.csv`.
+        Monomer families of each reactant (one or two reactants), by their names in `monomers.csv`.
     smipoly
-        SMiPoly's polymer class and the monomer class of each reactant, or ``None`` for a rule of our own.
+        SMiPoly's polymer class and the monomer class of each reactant, or ``None`` for one of our own rules.
     smarts
-        Reaction SMARTS of a rule of our own.
+        Reaction SMARTS, for our own rules.
     """
 
     polymer_class: str
@@ -49,7 +49,7 @@ HYDROXY = ("diol", "bisphenol")
 RULES: tuple[Rule, ...] = (
     Rule("vinyl", (("vinyl",),), ("polyolefin", ("vinyl", "none"))),
     Rule("vinyl", (("vinyl", "cyclic_olefin"),), ("polyolefin", ("cOle", "none"))),
-    # 1,4-addition; SMiPoly's own dienes are units of copolymers only
+    # 1,4-addition; SMiPoly has dienes only as units of copolymers
     Rule("diene", (("diene",),), smarts="[CX3:1]=[CX3:2]-[CX3:3]=[CX3:4]>>*-[C:1]-[C:2]=[C:3]-[C:4]-*"),
     Rule("polyester", (("hydroxy_acid",),), ("polyester", ("hydCOOH", "none"))),
     Rule("polyester", (("lactone",),), ("polyester", ("lactone", "none"))),
@@ -74,14 +74,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("polysiloxane", (("silanediol",),), smarts="([OX2H:1]-[Si:2].[OX2H:3]-[Si:4])>>([*:5]-[Si:2].[Si:4]-[O:3]-*)"),
 )
-# Those that a monomer list may name; carbon monoxide is always there.
+# Families that a monomer list may name; carbon monoxide is always available.
 FAMILIES = tuple(
     sorted({name for rule in RULES for reactant in rule.families for name in reactant} - {"carbon_monoxide"})
 )
-# A single silicon carries both hydroxyls of the usual silanediol, which needs a pattern of its own.
+# In the usual silanediol one silicon carries both hydroxyls, which needs a separate pattern.
 GEMINAL_SILANEDIOL = "[Si:2]([OX2H:1])[OX2H:3]>>*-[Si:2]-[O:3]-*"
-# C=C of styrenes, acrylates, acrylonitriles, vinyl ethers, esters and amides: a monomer with two crosslinks, and one is
-# used up in its polymer. Those of allyl groups and dienes, and those inside a chain or a ring, are not among them.
+# C=C of styrenes, acrylates, acrylonitriles, vinyl ethers, esters and amides. A monomer with two of them crosslinks;
+# with one, none is left in its polymer. Allyl groups, dienes and C=C inside a chain or a ring are not included.
 POLYMERISABLE = Chem.MolFromSmarts("[CH2]=[CX3]-[c,O,N,S,$(C=O),$(C#N)]")
 
 
@@ -103,10 +103,9 @@ class RepeatUnit:
 
 
 def list_reactions(families: dict[str, list[str]], seed: int) -> Iterator[Reaction]:
-    """All polymerisations of the monomers, in an order fixed by `seed`: one of each polymer class in turn.
+    """All polymerisations of the monomers, one of each polymer class in turn, in an order fixed by `seed`.
 
-    Small classes are exhausted first and the large ones fill the rest, so that any beginning of the list is as varied
-    as it can be.
+    Small classes run out first and the large ones fill the rest, so any prefix of the list is as varied as possible.
     """
     streams: dict[str, list[Reaction]] = {}
     for index, (rule, pools) in enumerate(zip(RULES, _make_pools(families), strict=True)):
@@ -124,7 +123,7 @@ def list_reactions(families: dict[str, list[str]], seed: int) -> Iterator[Reacti
 
 
 def find_unused(families: dict[str, list[str]]) -> list[str]:
-    """The monomers that take part in no polymerisation, each as ``family SMILES``, where known with the reason."""
+    """The monomers that take part in no polymerisation, each as ``family SMILES``, with the reason if known."""
     taken: set[tuple[str, str]] = set()
     reacting: set[tuple[str, str]] = set()
     for index, (rule, pools) in enumerate(zip(RULES, _make_pools(families), strict=True)):
@@ -153,11 +152,11 @@ def find_unused(families: dict[str, list[str]]) -> list[str]:
 
 
 def run_reaction(reaction: Reaction) -> RepeatUnit | None:
-    """The repeat unit of a polymerisation, ``None`` when the rule does not apply or gives no linear chain.
+    """The repeat unit of a polymerisation, or ``None`` when the rule does not apply or gives no linear chain.
 
-    Where the rule gives several regio-isomers (a diol that is not symmetric), the first in RDKit's order, which the
-    canonical SMILES of the monomers fix, stands for all of them. Of a vinyl monomer with another C=C (allyl
-    methacrylate) the one that polymerises by itself opens.
+    If the rule gives several regioisomers (an asymmetric diol), the first in RDKit's order represents them all; the
+    canonical SMILES of the monomers fix that order. In a vinyl monomer with a second C=C (allyl methacrylate), the
+    C=C that polymerises by itself reacts.
     """
     is_vinyl = RULES[reaction.rule].polymer_class == "vinyl"
     with rdBase.BlockLogs():
@@ -185,13 +184,13 @@ def _identity(product: Chem.Mol) -> str | None:
 
 
 def _make_pools(families: dict[str, list[str]]) -> list[list[list[str]]]:
-    """The monomers that each rule takes, by reactant."""
+    """The monomers that each rule accepts, by reactant."""
     allowed = _smipoly_classes(tuple(sorted({monomer for members in families.values() for monomer in members})))
     return [[_pool(rule, place, families, allowed) for place in range(len(rule.families))] for rule in RULES]
 
 
 def _fits(rule_index: int, place: int, monomer: str) -> bool:
-    """Whether a rule of our own finds its groups in a monomer; SMiPoly's have looked for them already."""
+    """Whether one of our own rules finds its groups in a monomer; for SMiPoly's rules this was checked earlier."""
     if RULES[rule_index].smipoly is not None:
         return True
     molecule = Chem.MolFromSmiles(monomer)
@@ -203,7 +202,7 @@ def _crosslinks(monomer: str) -> bool:
 
 
 def _count_polymerisable(smiles: str) -> int:
-    """How many C=C of a monomer or of a repeat unit are `POLYMERISABLE`."""
+    """Number of `POLYMERISABLE` C=C in a monomer or repeat unit."""
     return len({match[0] for match in Chem.MolFromSmiles(smiles).GetSubstructMatches(POLYMERISABLE)})
 
 
@@ -219,7 +218,7 @@ def _pool(rule: Rule, place: int, families: dict[str, list[str]], allowed: dict[
 
 @lru_cache(maxsize=1)
 def _smipoly_classes(monomers: tuple[str, ...]) -> dict[str, set[str]]:
-    """Which monomers SMiPoly admits to each of its monomer classes."""
+    """Which monomers SMiPoly assigns to each of its monomer classes."""
     import pandas as pd
     from smipoly.smip.monc import moncls
 

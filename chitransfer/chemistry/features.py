@@ -1,6 +1,6 @@
-"""Features of many polymers or solvents: in parallel, once per structure, remembered on disk.
+"""Features of many polymers or solvents, computed in parallel, once per structure, and cached on disk.
 
-`FeatureCache` is called by `data.assemble` and `data.check`, the `featurise_` functions by `predict` as well.
+`data.assemble` and `data.check` call `FeatureCache`; `predict` also calls the `featurise_` functions.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ logger = logging.getLogger(__name__)
 
 
 def default_cache_folder() -> Path:
-    """Where features are kept: ``$CHITRANSFER_CACHE``, else the user's cache folder, else one for temporary files."""
+    """The cache folder: ``$CHITRANSFER_CACHE``, else the user's cache folder, else one for temporary files."""
     import pooch
 
     try:
         return Path(os.environ.get("CHITRANSFER_CACHE") or pooch.os_cache("chitransfer")).expanduser()
     except RuntimeError as error:
-        # As in a container: no HOME, and nobody of that number among the users.
+        # Happens in containers: HOME is unset and the user ID has no passwd entry.
         folder = Path(tempfile.gettempdir()) / "chitransfer"
         logger.warning("no cache folder (%s); %s is used (set CHITRANSFER_CACHE to another)", error, folder)
         return folder
@@ -73,10 +73,10 @@ def featurise_polymers(
     Parameters
     ----------
     smiles
-        Repeat units, (n,). The periodic representation takes each to its polymer identity first, so every cut of a
-        chain gives the same numbers to the last bit.
+        Repeat units, (n,). The periodic representation first converts each to its polymer identity, so every cut of a
+        chain gives bit-identical numbers.
     n_jobs
-        Processes, used for more than `CHUNK` structures; −1 takes every core.
+        Number of processes, used for more than `CHUNK` structures; −1 uses every core.
     progress
         Called with (done, total).
 
@@ -88,7 +88,7 @@ def featurise_polymers(
     Raises
     ------
     DataError
-        A SMILES is no repeat unit, or a descriptor of it is not finite; the message names it.
+        A SMILES is not a repeat unit, or one of its descriptors is not finite; the message names the SMILES.
     """
     parts = split_in_chunks(smiles, CHUNK)
     features = np.zeros((len(smiles), recipe.n_structure_features), dtype=np.float32)
@@ -102,7 +102,7 @@ def featurise_polymers(
 
 
 def featurise_solvents(smiles: Sequence[str], recipe: FeatureRecipe) -> np.ndarray:
-    """Feature vectors of whole molecules: Morgan counts and plain descriptors, whatever the polymers' representation.
+    """Feature vectors of whole molecules: Morgan counts and plain descriptors, for either polymer representation.
 
     Parameters
     ----------
@@ -117,21 +117,22 @@ def featurise_solvents(smiles: Sequence[str], recipe: FeatureRecipe) -> np.ndarr
     Raises
     ------
     DataError
-        RDKit cannot read a SMILES, or a descriptor of it is not finite; the message names it.
+        RDKit cannot read a SMILES, or one of its descriptors is not finite; the message names the SMILES.
     """
     return _featurise(smiles, recipe, solvent_vector)
 
 
 class FeatureCache:
-    """Features remembered on disk, in files named by the hash of their structures, recipe and RDKit version.
+    """Features cached on disk, in files named by a hash of their structures, recipe and RDKit version.
 
-    Work is kept chunk by chunk, so an interrupted run goes on where it stopped; a changed recipe has other names; a
-    damaged or foreign file is noticed by its checksum and made again. Files hold plain arrays and execute nothing.
+    Chunks are saved as they are finished, so an interrupted run continues where it stopped. A changed recipe gives
+    different file names. A checksum detects damaged or foreign files, which are then recomputed. Files hold plain
+    arrays, so loading them executes no code.
 
     Parameters
     ----------
     folder
-        ``None`` remembers nothing.
+        Cache folder; ``None`` turns caching off.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -146,23 +147,23 @@ class FeatureCache:
         n_jobs: int = 1,
         progress: Progress | None = None,
     ) -> tuple[sparse.csr_array, np.ndarray]:
-        """Features of the distinct structures, and which of them each input is.
+        """Features of the distinct structures, and the index that maps each input to its structure.
 
         Parameters
         ----------
         smiles
-            Repeat units, (n,). With the periodic representation, cuts of one chain are one structure.
+            Repeat units, (n,). With the periodic representation, different cuts of one chain are one structure.
         are_identities
-            `smiles` come from `polymer_identity` and are not worked out again.
+            Whether `smiles` already come from `polymer_identity`; if so, it is not called again.
         n_jobs
-            Processes, used for more than `CHUNK` new structures; −1 takes every core.
+            Number of processes, used for more than `CHUNK` new structures; −1 uses every core.
         progress
-            Called with (done, total) distinct structures.
+            Called with the numbers of distinct structures (done, total).
 
         Returns
         -------
         features
-            (n_distinct, n_structure_features) float32, without the zeros that nearly all of them are.
+            (n_distinct, n_structure_features) float32, sparse because nearly all values are zero.
         index
             (n,) int64 into `features`.
 
@@ -202,7 +203,7 @@ class FeatureCache:
         return [str(identified.key) for identified in found]
 
     def _load(self, smiles: list[str], recipe: FeatureRecipe) -> sparse.csr_array | None:
-        """Features in the chunk's file; ``None`` when there is none that can be trusted."""
+        """Features from the chunk's file; ``None`` if the file is missing or cannot be trusted."""
         if self._folder is None:
             return None
         key = _chunk_key(smiles, recipe)
@@ -223,7 +224,7 @@ class FeatureCache:
         try:
             write_atomically(path, _seal(packed, key))
         except OSError as error:
-            # The features are at hand; a full or read-only disk costs only the next run's time.
+            # The features are already in memory; a full or read-only disk only costs the next run some time.
             logger.warning("%s cannot be written (%s); features will be computed again next time", path, error)
 
 
@@ -237,12 +238,12 @@ def _chunk_path(folder: Path, key: str) -> Path:
 
 
 def _seal(packed: bytes, key: str) -> bytes:
-    """What a chunk's file holds: a mark, a checksum that covers the chunk's key, and the output of `_pack`."""
+    """Content of a chunk's file: a marker, a checksum that also covers the chunk's key, and the output of `_pack`."""
     return CACHE_MARK + hashlib.sha256(key.encode() + packed).digest() + packed
 
 
 def _unseal(content: bytes, key: str) -> bytes:
-    """The inverse of `_seal`; raises before anything foreign is read."""
+    """The inverse of `_seal`; raises before any foreign content is parsed."""
     start = len(CACHE_MARK) + hashlib.sha256().digest_size
     packed = content[start:]
     if content[:start] != CACHE_MARK + hashlib.sha256(key.encode() + packed).digest():
@@ -251,7 +252,7 @@ def _unseal(content: bytes, key: str) -> bytes:
 
 
 def _pack(features: np.ndarray, n_fingerprint: int) -> bytes:
-    """Features as bytes: two npy arrays, the non-zero counts and the descriptors."""
+    """Serialise features as two npy arrays: the non-zero counts and the descriptors."""
     row, column = np.nonzero(features[:, :n_fingerprint])
     counts = np.empty(len(row), dtype=[("row", "<u2"), ("column", "<u4"), ("count", "<f4")])
     counts["row"], counts["column"], counts["count"] = row, column, features[row, column]
@@ -262,7 +263,7 @@ def _pack(features: np.ndarray, n_fingerprint: int) -> bytes:
 
 
 def _unpack(packed: bytes, recipe: FeatureRecipe) -> sparse.csr_array:
-    """The features of `_pack`, (n, n_structure_features)."""
+    """The inverse of `_pack`: features, (n, n_structure_features)."""
     stream = io.BytesIO(packed)
     counts = np.load(stream, allow_pickle=False)
     descriptors = np.load(stream, allow_pickle=False)
@@ -273,19 +274,19 @@ def _unpack(packed: bytes, recipe: FeatureRecipe) -> sparse.csr_array:
 
 
 def end_idle_processes() -> None:
-    """End the processes that features were worked out in; each would keep 170 MB for minutes."""
+    """End idle worker processes; each would otherwise hold 170 MB for minutes."""
     get_reusable_executor().shutdown()
 
 
 def _featurise_parts(
     parts: list[list[str]], recipe: FeatureRecipe, make_vector: MakeVector, n_jobs: int
 ) -> Iterator[bytes]:
-    """Features of each part in order, as `_pack` packs them."""
+    """Features of each part, in order, serialised by `_pack`."""
     return call_each(_featurise_packed, [(part, recipe, make_vector) for part in parts], n_jobs)
 
 
 def _featurise_packed(smiles: Sequence[str], recipe: FeatureRecipe, make_vector: MakeVector) -> bytes:
-    # Packed where it is worked out: a fiftieth of the bytes goes from process to process.
+    # Packing in the worker reduces the data sent between processes fiftyfold.
     return _pack(_featurise(smiles, recipe, make_vector), recipe.fingerprint_bits)
 
 

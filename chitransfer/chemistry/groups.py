@@ -1,6 +1,6 @@
-"""UNIFAC groups of repeat units and solvents: which subgroups there are, and an exact cover of a structure by them.
+"""UNIFAC groups of repeat units and solvents: the table of subgroups, and the exact cover of a structure by them.
 
-Called by `chemistry.unifac` (which turns counts into χ) and `data.build`; the rules are explained in docs/physics.md.
+Called by `chemistry.unifac` (which turns counts into χ) and `data.build`; docs/physics.md explains the rules.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from chitransfer.chemistry.polymers import oligomer, polymer_identity
 from chitransfer.chemistry.repeat_units import PolymerError
 from chitransfer.chemistry.vetoes import veto_patterns
 
-# A subgroup's SMARTS never looks further than this many bonds beyond the atoms it covers.
+# A subgroup's SMARTS never reaches more than this many bonds beyond the atoms it covers.
 PATTERN_REACH = 4
-# Backbone atoms that the longest subgroup spans.
+# Number of backbone atoms that the longest subgroup spans.
 LONGEST_MATCH = 6
 ELEMENTS = frozenset({"C", "N", "O", "S", "F", "Cl", "Br", "I", "Si", "H"})
-# Stands among atomic numbers for "some atom is aromatic".
+# Used in sets of atomic numbers to mean "some atom is aromatic".
 AROMATIC = -1
 _DOUBLE_BOND_OUTWARD, _HETEROATOMS = Chem.MolFromSmarts("a=*"), Chem.MolFromSmarts("[#7,#8]-[!#6]")
 
 
 class FragmentationError(ValueError):
-    """A structure cannot be written in UNIFAC groups; the text is the reason a user reads."""
+    """A structure cannot be written in UNIFAC groups; the message is the reason shown to the user."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Subgroup:
     Attributes
     ----------
     name, main_group
-        Name and main-group number of the original UNIFAC list; interactions go by main group.
+        Name and main-group number in the original UNIFAC list; interactions are between main groups.
     R, Q
-        Van der Waals volume and surface, dimensionless (relative to Bondi's standard segment).
+        Van der Waals volume and surface area, dimensionless (relative to Bondi's standard segment).
     derived
         False for a published subgroup, True for one assembled here from published ones.
     """
@@ -71,9 +71,9 @@ class Groups:
         return {subgroups()[index].name: count for index, count in self.counts}
 
 
-# Subgroups that the published list lacks, each in a published main group. R and Q are sums of published values (that is
-# how Bondi's increments add up), e.g. the amide group of N-isopropylacrylamide is AMHCH2 with CH2 replaced by CH. The
-# last column is the SMARTS. NIST's revisions of UNIFAC list several of them with the same R and Q (tests compare).
+# Subgroups missing from the published list, each assigned to a published main group. R and Q are sums of published
+# values, since Bondi's increments are additive; for example, the amide group of N-isopropylacrylamide is AMHCH2 with
+# CH2 replaced by CH. NIST's revisions of UNIFAC list several of them with the same R and Q (tests compare).
 DERIVED_SUBGROUPS: tuple[tuple[str, str, str, str], ...] = (
     # name, subgroup whose main group it joins, R and Q, SMARTS
     ("CHCO", "CH2CO", "CH2CO - CH2 + CH", "[CX4H][CX3H0]=O"),
@@ -136,7 +136,7 @@ DERIVED_SUBGROUPS: tuple[tuple[str, str, str, str], ...] = (
     ("UREA", "AM(CH2)2", "AM(CH2)2 - 3 CH2 + CH2N", "[#7X3H0][CX3H0](=O)[#7X3H0]"),
 )
 
-# Names that ugropy and thermo spell differently; thermo calls both the aldehyde and the CH-O ether group CHO.
+# Names spelled differently in ugropy and thermo; thermo calls both the aldehyde and the CH-O ether group CHO.
 THERMO_NAMES = {"HCO": ("CHO", 10), "CHO": ("CHO", 13)}
 
 
@@ -162,15 +162,15 @@ def subgroups() -> tuple[Subgroup, ...]:
 
 @lru_cache(maxsize=65536)
 def repeat_unit_groups(smiles: str) -> Groups:
-    """Subgroups of one repeat unit inside an endless chain.
+    """Subgroups of one repeat unit inside an infinite chain.
 
-    The unit's atoms are covered exactly once by subgroup matches that are taken modulo the translation of the chain,
-    which is what an oligomer gains in groups when it grows by one unit, without the ends' arbitrariness.
+    Subgroup matches, taken modulo the translation of the chain, cover each of the unit's atoms exactly once. These are
+    the groups that an oligomer gains when it grows by one unit, without the arbitrariness of its ends.
 
     Raises
     ------
     FragmentationError
-        With the reason: no repeat unit, an ion, an element or an atom environment without a UNIFAC group, too many
+        With the reason: not a repeat unit, an ion, an element or atom environment without a UNIFAC group, or too many
         ways to choose the groups.
     """
     try:
@@ -186,7 +186,7 @@ def molecule_groups(smiles: str) -> Groups:
     molecule = read_molecule(smiles)
     if molecule is None:
         raise FragmentationError(f"{smiles!r} is not a readable SMILES")
-    # A labelled solvent has the groups of the plain one.
+    # An isotope-labelled solvent has the same groups as the unlabelled one.
     for atom in molecule.GetAtoms():
         atom.SetIsotope(0)
     molecule = _without_carbonyl_aromaticity(Chem.RemoveHs(molecule))
@@ -207,7 +207,7 @@ def count_matrix(groups: Sequence[Groups]) -> np.ndarray:
 
 @lru_cache(maxsize=65536)
 def groups_of_identity(identity: str) -> Groups:
-    """`repeat_unit_groups` of a SMILES that `polymer_identity` has returned."""
+    """`repeat_unit_groups` for a SMILES already returned by `polymer_identity`."""
     with rdBase.BlockLogs():
         unit = Chem.MolFromSmiles(identity)
     stars = [atom.GetIdx() for atom in unit.GetAtoms() if atom.GetAtomicNum() == 0]
@@ -218,7 +218,8 @@ def groups_of_identity(identity: str) -> Groups:
     candidates = []
     for index, match in _matches(chain):
         covered = tuple(position[atom] for atom in match)
-        # Both ends of the oligomer are foreign to the endless chain; every match has a translate away from them.
+        # The infinite chain has no ends, so matches near the oligomer's ends are skipped; each has a translate further
+        # inside.
         if all(shown[atom] for atom in match) and len(set(covered)) == len(covered):
             candidates.append((index, covered))
     names = {atom: index for index, atom in enumerate(position) if shown[index]}
@@ -228,7 +229,7 @@ def groups_of_identity(identity: str) -> Groups:
 def _oligomer_for_matching(
     identity: str, unit: Chem.Mol, head: int, tail: int
 ) -> tuple[Chem.Mol, list[int], list[bool]]:
-    """Chain of enough units, each atom's index in the unit, and whether it is out of sight of both ends."""
+    """An oligomer that is long enough, each atom's index in the unit, and whether it is out of reach of both ends."""
     size = unit.GetNumAtoms()
     length = len(Chem.GetShortestPath(unit, head, tail)) - 2
     copies = 1 + -(-(2 * PATTERN_REACH + LONGEST_MATCH) // length)
@@ -244,9 +245,9 @@ def _oligomer_for_matching(
 
 
 def _without_carbonyl_aromaticity(molecule: Chem.Mol) -> Chem.Mol:
-    """The molecule in which no aromatic ring has a double bond that points out of it.
+    """The molecule with aromaticity removed from every ring that has an exocyclic double bond.
 
-    RDKit calls pyridone, uracil, coumarin and the imide rings of a pyromellitic diimide aromatic, but what they hold is
+    RDKit treats pyridone, uracil, coumarin and the imide rings of a pyromellitic diimide as aromatic, but they contain
     an amide, an ester or an imide. A benzene ring fused to one stays aromatic.
     """
     outward = {atom for match in molecule.GetSubstructMatches(_DOUBLE_BOND_OUTWARD) for atom in match}
@@ -295,7 +296,7 @@ def _matches(molecule: Chem.Mol) -> list[tuple[int, tuple[int, ...]]]:
 def _best_groups(
     molecule: Chem.Mol, universe: list[int], names: dict[int, int], matches: list[tuple[int, tuple[int, ...]]]
 ) -> Groups:
-    """The cover with fewest derived subgroups, then fewest subgroups, then the largest polar surface, then by name."""
+    """The cover with the fewest derived subgroups, then fewest subgroups, then largest polar surface, then by name."""
     table = subgroups()
     candidates = {Candidate(index, frozenset(covered), (int(table[index].derived), 1)) for index, covered in matches}
     try:
@@ -321,7 +322,7 @@ def _refuse_foreign_atoms(molecule: Chem.Mol, atoms: Iterable[int]) -> None:
         symbol, charge = atom.GetSymbol(), atom.GetFormalCharge()
         if symbol not in ELEMENTS:
             raise FragmentationError(f"UNIFAC has no group with the element {symbol}")
-        # A nitro group is written with charges that cancel; an ion's do not.
+        # The charges of a nitro group cancel; those of an ion do not.
         if charge and all(neighbour.GetFormalCharge() != -charge for neighbour in atom.GetNeighbors()):
             raise FragmentationError(f"UNIFAC has no group for the ion {symbol}{charge:+d}")
 
@@ -329,11 +330,11 @@ def _refuse_foreign_atoms(molecule: Chem.Mol, atoms: Iterable[int]) -> None:
 def _why_uncovered(molecule: Chem.Mol, atoms: list[int]) -> str:
     if not atoms:
         return "no set of UNIFAC groups covers every atom exactly once"
-    # A bond between heteroatoms (N–N, O–O) is rather to blame than a carbonyl beside it.
+    # A bond between heteroatoms (N–N, O–O) is a more likely cause than an adjacent carbonyl.
     paired = {atom for match in molecule.GetSubstructMatches(_HETEROATOMS) for atom in match}
     bare = molecule.GetAtomWithIdx(next((atom for atom in atoms if atom in paired), atoms[0]))
     around = {bare.GetIdx(), *(neighbour.GetIdx() for neighbour in bare.GetNeighbors())}
-    # A double-bonded partner one step away (C=S beside the atom) is usually what is to blame.
+    # A double-bonded partner one step away (C=S next to the atom) is usually the cause.
     partners = {
         bond.GetOtherAtomIdx(index)
         for index in around
@@ -361,7 +362,7 @@ def _sum_of(formula: str, known: dict[str, Subgroup]) -> tuple[float, float]:
 
 @lru_cache(maxsize=1)
 def _patterns() -> tuple[tuple[int, Chem.Mol, frozenset[int]], ...]:
-    """Index of the subgroup, its SMARTS, and the elements (or `AROMATIC`) without which it cannot match."""
+    """For each subgroup: its index, its SMARTS, and the elements (or `AROMATIC`) it needs in order to match."""
     from ugropy import unifac as published
 
     smarts = dict(published.subgroups["smarts"]) | {name: text for name, _, _, text in DERIVED_SUBGROUPS}

@@ -1,6 +1,6 @@
-"""Identities of many polymers at once: each distinct SMILES worked out once, in parallel, remembered on disk.
+"""Identities of many polymers: each distinct SMILES is computed once, in parallel, and cached on disk.
 
-Called by `data.tables`, `chemistry.features`, `training.finetune` and `predict`; one polymer alone is
+Called by `data.tables`, `chemistry.features`, `training.finetune` and `predict`; for a single polymer use
 `polymers.polymer_identity`.
 """
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identified:
-    """The canonical key of a repeat unit, or ``None`` and the reason why it has none."""
+    """The canonical key of a repeat unit, or ``None`` with the reason why there is none."""
 
     key: str | None
     reason: str = ""
@@ -42,19 +42,19 @@ def identify_polymers(
     n_jobs: int = 1,
     progress: Progress | None = None,
 ) -> list[Identified]:
-    """Polymer identity of every SMILES, in order; unusable ones carry their reason instead of raising.
+    """Polymer identity of every SMILES, in order; an unusable SMILES gives a reason instead of raising.
 
     Parameters
     ----------
     smiles
-        Repeat units as written, (n,); repeats cost nothing.
+        Repeat units as written, (n,); duplicates cost nothing.
     cache_folder
-        Where results are remembered under the hash of the distinct SMILES and RDKit's version, whose canonical SMILES
-        they are; ``None`` remembers nothing.
+        Cache folder. The key is a hash of the distinct SMILES and the RDKit version, because canonical SMILES differ
+        between versions. ``None`` turns caching off.
     n_jobs
-        Processes for more than `CHUNK` distinct structures.
+        Number of processes, used for more than `CHUNK` distinct structures.
     progress
-        Called with (done, total) distinct structures.
+        Called with the numbers of distinct structures (done, total).
     """
     distinct = sorted(set(smiles))
     parts = [str(IDENTITY_VERSION), f"rdkit {rdkit.__version__}", *distinct]

@@ -1,4 +1,4 @@
-"""Polymer identity, one key for every way to cut the same chain; open chains and rings of a unit.
+"""Polymer identity (one key for every way to cut the same chain), and open chains and rings of a unit.
 
 Called by `chemistry.identities`, `chemistry.vectors`, `chemistry.groups` and wherever polymers are told apart.
 """
@@ -19,22 +19,22 @@ from chitransfer.chemistry.charges import least_writing
 from chitransfer.chemistry.repeat_units import LEFT, RIGHT, STEREO_MARKS, PolymerError, find_ends, labelled_unit
 
 MOST_CUTS = 40
-# All that linking sanitised units changes: their atoms keep the bonds they had, to other atoms.
+# Linking sanitised units changes nothing else: every atom keeps its bond types, only its neighbours change.
 _HYDROGENS_AND_RINGS = Chem.SanitizeFlags.SANITIZE_PROPERTIES | Chem.SanitizeFlags.SANITIZE_SYMMRINGS
 
 
 @lru_cache(maxsize=200_000)
 def polymer_identity(smiles: str) -> str:
-    """The canonical repeat unit of a polymer, equal for every cut of the same chain.
+    """The canonical repeat unit of a polymer, the same for every cut of the same chain.
 
-    The chain is cut at every single bond that separates its two ends, which gives a cyclic word of blocks; the key is
-    built from the least rotation of its primitive root, read in either direction. Double bonds are never cut, so E/Z
-    survives; blocks are compared with their stereo centres.
+    The chain is cut at every single bond that separates its two ends, which gives a cyclic word of blocks. The key is
+    built from the least rotation of the word's primitive root, over both reading directions. Double bonds are never
+    cut, so E/Z is preserved; blocks are compared including their stereo centres.
 
     Raises
     ------
     PolymerError
-        As `parse_repeat_unit`, or the backbone has no single bond to cut.
+        As for `parse_repeat_unit`, or the backbone has no single bond to cut.
 
     >>> {polymer_identity(cut) for cut in ("*CCO*", "*OCC*", "*COC*", "*CCOCCO*")}
     {'*CCO*'}
@@ -48,14 +48,14 @@ def polymer_identity(smiles: str) -> str:
 
 
 def oligomer(smiles: str, n_units: int, cap: Literal["H", "C", "*"] = "H") -> Chem.Mol:
-    """An open chain of `n_units` ≥ 1 units, without stereo, whose ends carry hydrogen, a methyl group or a plain ``*``.
+    """An open chain of `n_units` ≥ 1 units, without stereo, capped with hydrogen, methyl groups or plain ``*``.
 
-    Atoms come unit by unit in the order of `parse_repeat_unit`.
+    Atoms are ordered unit by unit, as in `parse_repeat_unit`.
 
     Raises
     ------
     PolymerError
-        As `polymer_identity`.
+        As for `polymer_identity`.
     """
     chain, ends = _chain(smiles, n_units)
     for end in sorted(ends, reverse=True):
@@ -74,15 +74,15 @@ def oligomer(smiles: str, n_units: int, cap: Literal["H", "C", "*"] = "H") -> Ch
 
 
 def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
-    """A ring of `n_units` units, without stereo: the endless chain seen from any of its atoms, if the ring is large.
+    """A ring of `n_units` units, without stereo; in a large ring each atom sees the same as in the infinite chain.
 
-    Rings must have at least three atoms along the chain. Aromatic atoms are those of the open chain, so that a large
-    conjugated ring is not taken for an aromatic one.
+    Rings must have at least three atoms along the chain. Aromaticity is taken from the open chain, so that a large
+    conjugated ring does not count as aromatic.
 
     Raises
     ------
     PolymerError
-        As `polymer_identity`.
+        As for `polymer_identity`.
     """
     chain, (left, right) = _chain(smiles, n_units)
     chain.AddBond(_neighbour(chain, right), _neighbour(chain, left), Chem.BondType.SINGLE)
@@ -95,13 +95,13 @@ def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
 
 
 def _chain(smiles: str, n_units: int) -> tuple[Chem.RWMol, tuple[int, int]]:
-    """`n_units` units in a row, cut at single bonds, and the indices of its left and right ``*``."""
+    """A chain of `n_units` units, cut at single bonds, and the indices of its left and right ``*``."""
     return _link([flat_unit(smiles)] * n_units)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A molecule with labelled ends, not to be changed, and the indices of its ends and of what they are bonded to."""
+    """A molecule (do not modify) with labelled ends, and the indices of its ends and of their neighbours."""
 
     molecule: Chem.Mol
     left: int
@@ -122,7 +122,7 @@ def flat_unit(smiles: str) -> Part:
     Raises
     ------
     PolymerError
-        As `polymer_identity`.
+        As for `polymer_identity`.
     """
     unit = Chem.Mol(labelled_unit(smiles))
     Chem.RemoveStereochemistry(unit)
@@ -131,7 +131,7 @@ def flat_unit(smiles: str) -> Part:
 
 
 def _link(parts: Sequence[Part]) -> tuple[Chem.RWMol, tuple[int, int]]:
-    """Parts joined right end to left end by single bonds, atoms in order, and where the outer ends are; no stereo."""
+    """Join parts right end to left end by single bonds, keeping atom order; no stereo. Also returns the outer ends."""
     chain = Chem.RWMol(parts[0].molecule)
     start, last, inner = 0, parts[0], []
     for part in parts[1:]:
@@ -153,19 +153,19 @@ def _neighbour(molecule: Chem.Mol, end: int) -> int:
 
 
 def _blocks(unit: Chem.Mol) -> list[str]:
-    """A unit's blocks from left to right as canonical SMILES, each with ends labelled [1*] (left) and [2*] (right)."""
+    """A unit's blocks, left to right, as canonical SMILES with ends labelled [1*] (left) and [2*] (right)."""
     path = _backbone(unit)
     cuts = _backbone_cuts(unit, path)
     if not cuts:
         return [least_writing(Chem.MolToSmiles(unit))]
     if len(cuts) > MOST_CUTS:
-        # RDKit takes time quadratic in the number of pieces.
+        # RDKit's time is quadratic in the number of pieces.
         return [block for part in _split(unit, path, cuts[::MOST_CUTS]) for block in _blocks(part)]
     pieces = _cut(unit, path, cuts)
     fragments = Chem.GetMolFrags(pieces)
     fragment_of = {index: number for number, fragment in enumerate(fragments) for index in fragment}
     place_of = {fragment_of[index]: place for place, index in enumerate(path)}
-    # One text for all pieces takes half the time of a molecule for each; RDKit keeps the atoms in the order written.
+    # Writing all pieces as one SMILES takes half the time of one molecule per piece; RDKit records the output order.
     texts = Chem.MolToSmiles(pieces).split(".")
     written = json.loads(pieces.GetProp("_smilesAtomOutputOrder").replace(",]", "]"))
     blocks, start = [], 0
@@ -177,7 +177,7 @@ def _blocks(unit: Chem.Mol) -> list[str]:
 
 
 def _single_bonded_unit(unit: Chem.Mol) -> Chem.Mol:
-    """The unit with labelled ends, cut at a single bond of the chain whatever bond it was written with."""
+    """The unit with labelled ends, moved to a single bond of the chain if it was cut at another kind of bond."""
     junction = unit.GetAtomWithIdx(find_ends(unit)[0]).GetBonds()[0]
     if junction.GetBondType() == Chem.BondType.SINGLE:
         return unit
@@ -185,30 +185,30 @@ def _single_bonded_unit(unit: Chem.Mol) -> Chem.Mol:
     cuts = _backbone_cuts(unit, path)
     if not cuts:
         raise PolymerError("the backbone has no single bond at which the chain could be cut")
-    # The part after the first inner bond comes first, joined by the unit's own junction.
+    # The part after the first inner cut comes first; the unit's original junction bond joins the two.
     left, right = _split(unit, path, cuts[:1])
     return _zip(right, left)
 
 
 def _backbone(unit: Chem.Mol) -> tuple[int, ...]:
-    """Atoms on the shortest way from the left end to the right one, both included."""
+    """Atoms on the shortest path from the left end to the right end, both included."""
     path: tuple[int, ...] = Chem.GetShortestPath(unit, *find_ends(unit))
     return path
 
 
 def _backbone_cuts(unit: Chem.Mol, path: tuple[int, ...]) -> list[int]:
-    """Single bonds between the two ends whose breaking separates them, from left to right."""
+    """Single bonds that separate the two ends when broken, from left to right."""
     cuts = []
     for begin, end in pairwise(path[1:-1]):
         bond = unit.GetBondBetweenAtoms(begin, end)
-        # A bond on the path separates the ends exactly when it is in no ring.
+        # A bond on the path separates the ends exactly when it is not in a ring.
         if bond.GetBondType() == Chem.BondType.SINGLE and not bond.IsInRing():
             cuts.append(bond.GetIdx())
     return cuts
 
 
 def _split(unit: Chem.Mol, path: tuple[int, ...], cuts: list[int]) -> list[Chem.Mol]:
-    """Cut at the given bonds; the parts from left to right, with ends labelled."""
+    """Cut at the given bonds and return the parts from left to right, with labelled ends."""
     pieces = _cut(unit, path, cuts)
     place = {index: position for position, index in enumerate(path)}
     mapping: list[tuple[int, ...]] = []
@@ -218,13 +218,14 @@ def _split(unit: Chem.Mol, path: tuple[int, ...], cuts: list[int]) -> list[Chem.
 
 
 def _cut(unit: Chem.Mol, path: tuple[int, ...], cuts: list[int]) -> Chem.Mol:
-    """The pieces in one molecule, their ends labelled; atoms keep their indices."""
+    """The pieces as one molecule with labelled ends; atoms keep their indices."""
     place = {index: position for position, index in enumerate(path)}
     labels = []
     for cut in cuts:
         bond = unit.GetBondWithIdx(cut)
         is_forward = place[bond.GetBeginAtomIdx()] < place[bond.GetEndAtomIdx()]
-        # FragmentOnBonds labels the dummy that replaces the begin atom first; begin is what the end's part has lost.
+        # FragmentOnBonds expects first the label of the dummy that replaces the begin atom, which sits on the part of
+        # the end atom.
         labels.append((LEFT, RIGHT) if is_forward else (RIGHT, LEFT))
     return Chem.FragmentOnBonds(unit, cuts, dummyLabels=labels)
 
@@ -251,7 +252,7 @@ def _least_rotation(word: list[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=50_000)
 def _turn(block: str) -> str:
-    """A block read from the other end."""
+    """The block read from its other end."""
     molecule = Chem.Mol(_read_block(block))
     left, right = find_ends(molecule)
     molecule.GetAtomWithIdx(left).SetIsotope(RIGHT)
@@ -267,7 +268,7 @@ def _join(blocks: Sequence[str]) -> str:
         Chem.SanitizeMol(chain, _HYDROGENS_AND_RINGS)
         return str(Chem.MolToSmiles(chain))
     joined = reduce(_zip, map(_read_block, blocks))
-    # Unlabelled in the text, not in the molecule, where a centre between two equal ends would lose its mark.
+    # Labels are removed from the text: in the molecule, a stereo centre between two equal ends would lose its mark.
     return str(Chem.MolToSmiles(joined).replace("[1*]", "*").replace("[2*]", "*"))
 
 

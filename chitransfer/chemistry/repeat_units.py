@@ -1,4 +1,4 @@
-"""Repeat units as they are written: read, checked, told why they are none.
+"""Read and check repeat units as written; `PolymerError` says why a text is not a repeat unit.
 
 Called by `chemistry.polymers`, `chemistry.vectors`, `chemistry.stereo` and wherever `PolymerError` is caught.
 """
@@ -15,9 +15,11 @@ from chitransfer.chemistry.charges import has_bonded_counter_ion, settle_charges
 LONGEST_SMILES = 2000
 LEFT, RIGHT = 1, 2
 STEREO_MARKS = frozenset("@/\\")
-# A refused bond has one of these in its text: its own mark, or the bracket of a metal, to which RDKit makes it dative.
+# A SMILES with a refused bond contains one of these: the bond's own symbol, or the bracket of a metal, because RDKit
+# makes bonds to metals dative.
 ODD_BOND_MARKS = frozenset("[$~:<>")
-# With a lone electron they lack hydrogens, as in some public tables; oxygen has one in nitroxides.
+# An unpaired electron on these means missing hydrogens, as in some public tables. Oxygen is not listed: in nitroxides
+# the radical is real.
 NEVER_OPEN = frozenset({"C", "N", "Si", "P", "S"})
 TETRAHEDRAL = (
     Chem.ChiralType.CHI_UNSPECIFIED,
@@ -29,12 +31,12 @@ _ODD_BOND, _HYDROGEN = map(Chem.MolFromSmarts, ("[$(*!-&!=&!#&!:*),$([!a]:*)]", 
 
 
 class PolymerError(ValueError):
-    """Why a text is no repeat unit, and what would make it one."""
+    """A text is not a repeat unit; the message says why and how to mend it."""
 
 
 @lru_cache(maxsize=4096)
 def labelled_unit(smiles: str) -> Chem.Mol:
-    """The unit with ends labelled [1*] and [2*] in the order they are written, and no other marks."""
+    """The unit with its ends labelled [1*] and [2*] in the order written, and no other labels."""
     molecule = _read(smiles)
     stars = [molecule.GetAtomWithIdx(i) for (i,) in molecule.GetSubstructMatches(_STAR, maxMatches=LONGEST_SMILES)]
     if len(stars) != 2:
@@ -58,7 +60,7 @@ def labelled_unit(smiles: str) -> Chem.Mol:
     if first.GetBondType() != second.GetBondType():
         raise PolymerError("the two * are bonded by bonds of different order; both ends of a unit must match")
     if has_brackets:
-        # A labelled chain is the same polymer (docs/decisions.md).
+        # An isotope-labelled chain is the same polymer (docs/decisions.md).
         for atom in molecule.GetAtoms():
             atom.SetAtomMapNum(0)
             if atom.GetAtomicNum():
@@ -87,7 +89,8 @@ def _read(smiles: str) -> Chem.Mol:
         raise PolymerError("SMILES are plain ASCII text; retype it without special characters")
     if " " in text:
         raise PolymerError("a space; give one SMILES alone, without a name or annotations after it")
-    # Ends are told apart before stereo is cleaned: a centre between two equal ends is one of the chain's all the same.
+    # Ends are labelled before stereo is cleaned up: a centre between two equal ends is still a stereo centre of the
+    # chain.
     options: Any = Chem.SmilesParserParams()
     options.sanitize = False
     options.removeHs = False
@@ -104,12 +107,12 @@ def _sanitise(molecule: Chem.Mol, smiles: str) -> Chem.Mol:
     with rdBase.BlockLogs():
         try:
             Chem.SanitizeMol(molecule)
-            if "[" in smiles and molecule.HasSubstructMatch(_HYDROGEN):  # Written out, it stands in brackets.
+            if "[" in smiles and molecule.HasSubstructMatch(_HYDROGEN):  # Explicit hydrogen atoms need brackets.
                 molecule = Chem.RemoveHs(molecule)
         except Chem.MolSanitizeException as error:
             raise PolymerError(f"RDKit cannot make sense of this SMILES: {error}") from error
         for atom in molecule.GetAtoms() if "@" in smiles else ():
-            # RDKit does not carry these through a cut: square planes, octahedra, and centres with a lone electron.
+            # RDKit loses these when a bond is cut: square-planar and octahedral centres, and centres with a radical.
             if atom.GetChiralTag() not in TETRAHEDRAL or atom.GetNumRadicalElectrons():
                 atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
         Chem.AssignStereochemistry(molecule, cleanIt=True, force=True)
@@ -117,12 +120,12 @@ def _sanitise(molecule: Chem.Mol, smiles: str) -> Chem.Mol:
 
 
 def parse_repeat_unit(smiles: str) -> Chem.Mol:
-    """A sanitised molecule with two plain ``*`` atoms; labels, map numbers and charges on them are dropped.
+    """Read a repeat unit as a sanitised molecule with two plain ``*``, dropping their labels, map numbers and charges.
 
     Raises
     ------
     PolymerError
-        The text is unreadable, or does not have exactly two once-bonded ``*`` in one molecule.
+        The text is unreadable, or is not one molecule with exactly two singly connected ``*``.
     """
     unit = Chem.Mol(labelled_unit(smiles))
     for end in find_ends(unit):

@@ -1,4 +1,4 @@
-"""Tanimoto similarity of fingerprints, by which polymers count as alike.
+"""Tanimoto similarity of fingerprints, used to decide whether polymers are alike.
 
 Called by `model.domain` and `data.check`.
 """
@@ -10,7 +10,7 @@ from scipy import sparse
 
 
 def tanimoto(left: np.ndarray | sparse.csr_array, right: np.ndarray | sparse.csr_array) -> np.ndarray:
-    """Similarities |a∧b| / |a∨b| of bit vectors, as RDKit's: two empty ones have 0.
+    """Similarities |a∧b| / |a∨b| of bit vectors; as in RDKit, two empty vectors have similarity 0.
 
     Parameters
     ----------

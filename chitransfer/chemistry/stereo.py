@@ -1,6 +1,6 @@
-"""Polymers that differ only in stereochemistry: features leave it out, so they are one polymer to every model here.
+"""Merge polymers that differ only in stereochemistry: features ignore it, so to the models they are the same polymer.
 
-Called by `data.assemble` and `data.check`, so that such polymers are never on both sides of a split, and by
+Called by `data.assemble` and `data.check`, so that such polymers never end up on both sides of a split, and by
 `training.finetune`, which must recognise the test polymers of a checkpoint.
 """
 
@@ -18,7 +18,7 @@ from chitransfer.interrupts import restore_interrupts
 
 @lru_cache(maxsize=50_000)
 def without_stereo(identity: str) -> str:
-    """The identity of the polymer without its stereo centres and E/Z bonds; of one that has none, itself.
+    """The polymer's identity without stereo centres and E/Z bonds; unchanged if it has none.
 
     >>> without_stereo(polymer_identity("*C/C=C\\\\C*")) == polymer_identity("*CC=CC*")
     True
@@ -31,7 +31,7 @@ def without_stereo(identity: str) -> str:
 
 
 def merge_stereo_variants(identities: Iterable[str]) -> dict[str, str]:
-    """What each polymer is called where variants count as one: those that differ only in stereo get one name.
+    """Map each identity to a name that polymers differing only in stereochemistry share.
 
     A polymer without such a variant among `identities` keeps its own identity.
     """

@@ -1,6 +1,6 @@
-"""χ(T) of polymers in solvents from UNIFAC group contributions, many at once.
+"""χ(T) of many polymers in many solvents from UNIFAC group contributions.
 
-Called by `data.build` and `data.compute`; formulas, choices with their figures and a worked example: docs/physics.md.
+Called by `data.build` and `data.compute`. docs/physics.md gives the formulas, the choices made and a worked example.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from chitransfer.chemistry.groups import Groups, count_matrix, molecule_groups, repeat_unit_groups, subgroups
 from chitransfer.errors import DataError
 
-# Volume fraction of polymer at which the solvent's activity is turned into χ; docs/physics.md says how it was chosen.
+# Polymer volume fraction at which the solvent's activity is converted to χ; docs/physics.md says how it was chosen.
 VOLUME_FRACTION = 0.8
 DEFAULT_TEMPERATURES = (273.15, 298.15, 323.15, 348.15, 373.15)
 COORDINATION_NUMBER = 10.0
-# Polymers handled at once: bounds the memory of the (polymer, subgroup) intermediates.
+# Polymers per block; bounds the memory of the (polymer, subgroup) intermediates.
 BLOCK = 4096
 WATER_MAIN_GROUP = 7
 ParameterSet = Literal["unifac", "unifac-filled", "unifac-2.0"]
@@ -29,8 +29,8 @@ def interactions(parameters: ParameterSet) -> np.ndarray:
     """Interaction parameters a[m, n] in kelvin between subgroups, (n_subgroups, n_subgroups), as tabulated by `thermo`.
 
     ``unifac``: original UNIFAC as published (Fredenslund et al. 1975 and its revisions), NaN for pairs never fitted.
-    ``unifac-2.0``: Hayer et al. (2025), all pairs refitted and completed. ``unifac-filled``: the first where it has a
-    value, the second elsewhere.
+    ``unifac-2.0``: Hayer et al. (2025), all pairs refitted and completed. ``unifac-filled``: ``unifac`` where it has a
+    value, ``unifac-2.0`` elsewhere.
     """
     if parameters == "unifac-filled":
         published = interactions("unifac")
@@ -56,7 +56,7 @@ def default_parameters(solvent: Groups) -> ParameterSet:
 
 
 def method_name(polymer: Groups, solvent: Groups, parameters: ParameterSet | None = None) -> str:
-    """Which model gives the pair's χ: the parameters really used, and ``+derived`` with derived subgroups."""
+    """Name of the model behind the pair's χ: the parameters actually used, plus ``+derived`` for derived subgroups."""
     chosen = parameters or default_parameters(solvent)
     if chosen == "unifac-filled":
         present = sorted({index for index, _ in (*polymer.counts, *solvent.counts)})
@@ -75,7 +75,7 @@ def chi_of_groups(
 ) -> np.ndarray:
     """Flory-Huggins χ for every polymer, solvent and temperature.
 
-    χ = [ln a₁ − ln φ₁ − φ₂]/φ₂² for an endless chain, with ln a₁ from UNIFAC (combinatorial and residual) at φ₂.
+    χ = [ln a₁ − ln φ₁ − φ₂]/φ₂² for an infinite chain, with ln a₁ from UNIFAC (combinatorial and residual) at φ₂.
 
     Parameters
     ----------
@@ -84,9 +84,9 @@ def chi_of_groups(
     temperatures
         In kelvin, (n_temperatures,).
     volume_fraction
-        φ₂ of the polymer, between 0 and 1 (both excluded), by UNIFAC volumes.
+        φ₂ of the polymer, between 0 and 1 (both excluded), from UNIFAC volumes.
     parameters
-        Which interaction table; ``None`` takes `default_parameters` of each solvent.
+        Which interaction table; ``None`` uses `default_parameters` for each solvent.
 
     Returns
     -------
@@ -127,9 +127,9 @@ def chi_of_smiles(
     volume_fraction: float = VOLUME_FRACTION,
     parameters: ParameterSet | None = None,
 ) -> np.ndarray:
-    """χ of one repeat unit in one solvent at each temperature (K): float64 (n_temperatures,), as `chi_of_groups`.
+    """χ of one repeat unit in one solvent at each temperature (K): float64 (n_temperatures,), as in `chi_of_groups`.
 
-    Raises `groups.FragmentationError` with the reason where UNIFAC has no groups for either.
+    Raises `groups.FragmentationError` with the reason if UNIFAC has no groups for one of them.
 
     Example
     -------
@@ -147,7 +147,7 @@ def chi_of_smiles(
 
 
 def fit_a_b(temperatures: np.ndarray, chi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares A (K) and B of χ = A/T + B along the last axis; NaN with fewer than two distinct temperatures.
+    """Fit A (K) and B of χ = A/T + B by least squares on the last axis; NaN for fewer than two distinct temperatures.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def fit_a_b(temperatures: np.ndarray, chi: np.ndarray) -> tuple[np.ndarray, np.n
 def _staverman_guggenheim(
     molecule: np.ndarray, chain: np.ndarray, R: np.ndarray, Q: np.ndarray, volume_fraction: float
 ) -> np.ndarray:
-    """What the combinatorial part of ln a₁ adds to ln φ₁ + (1 − 1/r)φ₂, (n_polymers,)."""
+    """The combinatorial part of ln a₁ beyond ln φ₁ + (1 − 1/r)φ₂, (n_polymers,)."""
     r1, q1 = molecule @ R, molecule @ Q
     r2, q2 = chain @ R, chain @ Q
     surface = (1 - volume_fraction) * q1 / r1
@@ -189,7 +189,7 @@ def _residual(
 ) -> np.ndarray:
     """ln γ₁ᴿ of the solvent at polymer volume fraction φ₂, (n_polymers,)."""
     present = molecule > 0
-    # A missing parameter spoils only the polymers whose groups need it.
+    # A missing parameter invalidates only the polymers whose groups need it.
     psi = np.exp(-np.nan_to_num(a) / T)
     amount = (1 - volume_fraction) * molecule / (molecule @ R) + volume_fraction * chain / (chain @ R)[:, None]
     in_mixture = _ln_group_activity(amount, Q, psi)[:, present]

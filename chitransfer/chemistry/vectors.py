@@ -1,6 +1,6 @@
-"""One polymer or solvent as one vector: Morgan counts and descriptors of a ring of units, and the recipe for them.
+"""The feature vector of one polymer or solvent, and its recipe: Morgan counts and descriptors of a ring of units.
 
-Called by `chemistry.features`, which does this for many structures at once.
+Called by `chemistry.features`, which handles many structures at once.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from chitransfer.errors import CheckpointError, ConfigError, DataError
 
 FEATURE_VERSION = 1
 Representation = Literal["periodic", "repeat_unit"]
-# Backbone atoms that settle whether a bond between them counts as rotatable.
+# Number of consecutive backbone atoms that determine whether a bond between them counts as rotatable.
 SPAN_OF_ROTATABLE_BOND = 6
-# RDKit adds one hydrogen's whole sphere (radius 0.33 Å) to the surface of every molecule that has hydrogens.
+# RDKit adds the full sphere of one hydrogen (radius 0.33 Å) to the surface of every molecule that has hydrogens.
 LONE_HYDROGEN_SURFACE = 4.0 * math.pi * 0.33**2
 _STAR = Chem.MolFromSmarts("[#0]")
 DESCRIPTORS = (
@@ -48,27 +48,27 @@ DESCRIPTORS = (
 
 @dataclass(frozen=True)
 class FeatureRecipe:
-    """What a feature vector is made of; two recipes that differ give vectors that must not be mixed.
+    """Definition of a feature vector; vectors from different recipes must not be mixed.
 
     Attributes
     ----------
     representation
-        ``periodic``: Morgan counts of a ring of units divided by the number of units, extensive descriptors per heavy
-        atom; the same however the chain is cut. ``repeat_unit``: Morgan bits and plain descriptors of the unit as
-        written with ``*`` replaced by carbon.
+        ``periodic``: Morgan counts of a ring of units divided by the number of units, and extensive descriptors per
+        heavy atom; independent of where the chain is cut. ``repeat_unit``: Morgan bits and plain descriptors of the
+        unit as written, with ``*`` replaced by carbon.
     fingerprint_bits, fingerprint_radius
-        Folded length and radius in bonds.
+        Folded length, and radius in bonds.
     descriptors
-        RDKit's descriptors after the fingerprint, in order, out of `DESCRIPTORS`.
+        RDKit descriptors that follow the fingerprint, in order, from `DESCRIPTORS`.
     with_solvent
-        The solvent's own counts and descriptors are appended to the polymer's.
+        Whether the solvent's counts and descriptors are appended to the polymer's.
     version
-        Of this code's features; it changes when the same recipe would give other numbers.
+        Version of the feature code; it changes when the same recipe would give different numbers.
 
     Raises
     ------
     ConfigError
-        A value is none of those possible.
+        A value is not allowed.
     """
 
     representation: Representation = "periodic"
@@ -94,12 +94,12 @@ class FeatureRecipe:
 
     @property
     def n_structure_features(self) -> int:
-        """Columns of one polymer, and of one solvent."""
+        """Number of columns for one polymer, and likewise for one solvent."""
         return self.fingerprint_bits + len(self.descriptors)
 
     @property
     def n_features(self) -> int:
-        """Columns of a polymer together with its solvent's, if those are used."""
+        """Number of columns for a polymer, plus those of its solvent if used."""
         return self.n_structure_features * (2 if self.with_solvent else 1)
 
     def names(self) -> list[str]:
@@ -108,7 +108,7 @@ class FeatureRecipe:
         return own + ([f"solvent_{name}" for name in own] if self.with_solvent else [])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """The recipe as plain values, for a checkpoint."""
         return asdict(self) | {"descriptors": list(self.descriptors)}
 
     @classmethod
@@ -118,7 +118,7 @@ class FeatureRecipe:
         Raises
         ------
         CheckpointError
-            The recipe was written for other features than this release computes.
+            The recipe describes features that this release does not compute.
         """
         names = {field.name for field in fields(cls)}
         if set(values) != names or values["version"] != FEATURE_VERSION:
@@ -140,13 +140,13 @@ class FeatureRecipe:
 def polymer_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
     """Features of one repeat unit, (n_structure_features,) float64.
 
-    Periodic, without stereochemistry: Morgan counts per unit of the endless chain; HeavyAtomCount of one unit (the
-    shortest there is); FractionCSP3 as it is; every other descriptor per heavy atom.
+    The periodic features ignore stereochemistry: Morgan counts per unit of the infinite chain; HeavyAtomCount of one
+    unit (the shortest possible); FractionCSP3 unchanged; every other descriptor per heavy atom.
 
     Raises
     ------
     PolymerError
-        `smiles` is no repeat unit.
+        `smiles` is not a repeat unit.
     """
     if recipe.representation == "repeat_unit":
         return _unit_vector(smiles, recipe)
@@ -154,16 +154,16 @@ def polymer_vector(smiles: str, recipe: FeatureRecipe) -> np.ndarray:
 
 
 def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
-    """Periodic features of a unit that is known to come from `polymer_identity`; as `polymer_vector`."""
-    # Alternating centres make a unit of two repeats, which per unit would count everything twice.
+    """Periodic features, as in `polymer_vector`, of a unit already returned by `polymer_identity`."""
+    # With alternating stereo centres the unit spans two repeats, which would double every count per unit.
     identity = without_stereo(identity)
     part = flat_unit(identity)
     unit = part.molecule
     n_backbone = len(Chem.GetShortestPath(unit, part.left, part.right)) - 2
     n_units = units_for_ring(n_backbone, recipe.fingerprint_radius)
     ring = ring_of_units(identity, n_units)
-    # Atoms are as between two `*`, where rings are rings of the polymer: in the ring of units every backbone atom would
-    # count as one of a ring.
+    # Atom invariants come from the unit between its two `*`: in the ring of units every backbone atom would count as a
+    # ring atom.
     invariants = rdMolDescriptors.GetConnectivityInvariants(unit)
     for end in sorted((part.left, part.right), reverse=True):
         del invariants[end]
@@ -176,8 +176,8 @@ def identity_vector(identity: str, recipe: FeatureRecipe) -> np.ndarray:
         values["LabuteASA"] -= LONE_HYDROGEN_SURFACE
     for name in values.keys() - {"HeavyAtomCount", "FractionCSP3"}:
         values[name] /= n_heavy
-    # The ring of units is no ring of the polymer: rings are counted in the unit. Its bonds rotate all the same, as read
-    # off the open chain's growth.
+    # The ring of units is not a ring of the polymer, so rings are counted in the unit. Rotatable bonds are the
+    # difference between open chains of n + 1 and n units, because RDKit does not count ring bonds as rotatable.
     values["RingCount"] = rdMolDescriptors.CalcNumRings(unit) / n_unit_heavy
     values["NumAromaticRings"] = rdMolDescriptors.CalcNumAromaticRings(unit) / n_unit_heavy
     n_shorter = -(-SPAN_OF_ROTATABLE_BOND // n_backbone)
@@ -218,10 +218,10 @@ def _vector(fingerprint: np.ndarray, values: dict[str, float], recipe: FeatureRe
 
 
 def units_for_ring(n_backbone: int, fingerprint_radius: int) -> int:
-    """Units in a ring, so many that it has at least 12 backbone atoms, of which a unit has `n_backbone`.
+    """Number of units, each with `n_backbone` backbone atoms, that a ring needs to have at least 12 backbone atoms.
 
-    The ring must be longer than a fingerprint environment and than whatever a descriptor's patterns look at, so that
-    neither meets itself around it; a larger ring gives the same features.
+    The ring must be longer than a fingerprint environment and than the reach of any descriptor's patterns, so that
+    neither wraps around and meets itself; a larger ring gives the same features.
     """
     return -(-max(12, 2 * fingerprint_radius + 2) // n_backbone)
 
@@ -231,7 +231,7 @@ def _plain_descriptors(molecule: Chem.Mol) -> dict[str, float]:
 
 
 def _all_but_rotatable_bonds(molecule: Chem.Mol) -> dict[str, float]:
-    """All of `DESCRIPTORS` but NumRotatableBonds."""
+    """All of `DESCRIPTORS` except NumRotatableBonds."""
     log_p, molar_refractivity = rdMolDescriptors.CalcCrippenDescriptors(molecule)
     return {
         "MolWt": Descriptors.MolWt(molecule),  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""The verbs of the command line, a file per part of the work; `cli` puts them together."""
+"""The commands of the command line, one file per area; `cli` puts them together."""

@@ -1,4 +1,4 @@
-"""`chitransfer data …`: compute, build, fetch and check tables: parse, call, print."""
+"""`chitransfer data …`: compute, build, fetch and check tables. Each command parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def compute(
     output: Annotated[Path, typer.Option(help="The same table with chi_unifac, A_unifac_K, B_unifac, method, reason.")],
     n_jobs: JobsOption = 0,
 ) -> None:
-    """Add χ(T) from UNIFAC group contributions to a table; rows without groups keep their place and the reason."""
+    """Add χ(T) from UNIFAC group contributions to a table; rows without a value are kept and give the reason."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.compute import compute_table
     from chitransfer.files import CSV_ENDINGS, check_writable, refuse_overwriting
@@ -63,7 +63,7 @@ def build(
     ] = None,
     n_jobs: JobsOption = 0,
 ) -> None:
-    """Make a Stage 1 table from nothing: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
+    """Build a Stage 1 table from scratch: polymers from monomers by SMiPoly's rules, χ(T) from UNIFAC; resumable."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.build import DEFAULT_TEMPERATURES, build_table
     from chitransfer.data.monomers import describe_unused
@@ -101,7 +101,7 @@ def build(
         tried = say_count(summary.n_reactions, "polymerisation")
         print(f"  without a linear product: {summary.n_without_product} of {tried}")
     _print_reasons(summary.without_groups)
-    # What the project's own list holds in vain is in docs/builtin_data.md.
+    # docs/builtin_data.md lists the unused monomers of the project's own list.
     if monomers is not None and summary.unused_monomers:
         print(f"WARNING: {describe_unused(summary.unused_monomers)} (all of them in {summary.provenance.name})")
     print(f"table: {summary.output}\nprovenance: {summary.provenance}")
@@ -115,7 +115,7 @@ def fetch(
     ),
     base_url: Annotated[str | None, typer.Option(help="A mirror: an http address or a folder.")] = None,
 ) -> None:
-    """Fetch a public table, convert it with known errors corrected, and store its licence beside it."""
+    """Fetch a public table, convert it, correct known errors, and store its licence with it."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.published import list_sources
     from chitransfer.data.sources import fetch_table
@@ -150,9 +150,9 @@ def check(
     figure: Annotated[Path | None, typer.Option(help="Also draw four panels into this .png, .svg or .pdf.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
-    """One page about the three tables before an hour is spent on them, ending with warnings in plain words.
+    """Check the three tables before training: one page of facts that ends with warnings in plain words.
 
-    The exit code is 2 where a search would not start.
+    The exit code is 2 if a search would not start.
     """
     from chitransfer.config import load_config, parse_set_options
     from chitransfer.console import make_console, show_progress

@@ -1,4 +1,4 @@
-"""`chitransfer compare`, `chitransfer report` and `chitransfer dashboard`: parse, call, print."""
+"""`chitransfer compare`, `report` and `dashboard`. Each command parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def compare(
     seed: SeedOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Show on polymers the search never saw whether the search, and Stage 1 itself, help."""
+    """Test, on polymers the search never saw, whether the search and Stage 1 itself help."""
     from chitransfer.config import load_config
     from chitransfer.console import make_console, show_progress
     from chitransfer.errors import ConfigError
@@ -76,7 +76,7 @@ def report(
         Path | None, typer.Option("--compare", help="Folder of a `chitransfer compare` to show in the report.")
     ] = None,
 ) -> None:
-    """Write a study's report.html, figures and corrected estimate again."""
+    """Rewrite a study's report.html, figures and corrected estimate."""
     from chitransfer.errors import StudyError
     from chitransfer.report.finish import finish_study
     from chitransfer.search.reference import read_reference
@@ -94,7 +94,7 @@ def dashboard(
     study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8080,
 ) -> None:
-    """Watch a study live in the browser with optuna-dashboard, on this machine alone; Ctrl-C ends it."""
+    """Watch a study live in the browser with optuna-dashboard, on this machine only; Ctrl-C ends it."""
     import socket
     from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""`chitransfer apply`, `pretrain`, `finetune`, `predict` and `screen`: parse, call, print."""
+"""`chitransfer apply`, `pretrain`, `finetune`, `predict` and `screen`. Each command parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pretrain(
     settings: SetOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Stage 1 in full: learn computed χ; leaves results/dft_pretrain_<time>/."""
+    """Full Stage 1 training: learn computed χ; writes results/dft_pretrain_<time>/."""
     from chitransfer.config import FULL_TRAINING, load_config
     from chitransfer.console import make_console, show_progress
     from chitransfer.errors import ConfigError
@@ -70,7 +70,7 @@ def finetune(
     settings: SetOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Stage 2 in full: learn measured χ(T) and solubility; leaves results/multitask_<time>/."""
+    """Full Stage 2 training: learn measured χ(T) and solubility; writes results/multitask_<time>/."""
     from chitransfer.config import FULL_TRAINING, load_config
     from chitransfer.console import make_console, show_progress
     from chitransfer.report.model_figures import draw_model
@@ -125,7 +125,7 @@ def apply(
 
 
 ModelOption = Annotated[Path, typer.Option(help="best_model.pt of `chitransfer finetune`.")]
-# Lists, because of an option that is not one the last value would count without a word.
+# A list, because for a plain option typer would silently take the last of several values.
 SolventOption = Annotated[
     list[str] | None, typer.Option(help="SMILES of the solvent; one. Default: the table's, else water, O.")
 ]
@@ -220,7 +220,7 @@ def screen(
     n_jobs: JobsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Rank candidate repeat units by P(soluble) or χ under conditions; each once in a solvent, at its best row."""
+    """Rank candidate repeat units by P(soluble) or χ under conditions; each once per solvent, at its best row."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.pair_table import TableReader
     from chitransfer.data.temperatures import name_temperature
@@ -268,7 +268,7 @@ def screen(
 
 
 def _tell_screening(found: Screening, *, is_full: bool, where: str) -> list[str]:
-    """What became of the candidates; with `is_full` as many of them are kept as were asked for."""
+    """Summary of what happened to the candidates; `is_full` means that as many were kept as requested."""
     repeated = "; a polymer that is among them more than once in the same solvent counts once, at its best row"
     lines = [
         f"{say_count(found.n_rows, 'candidate')}, {found.n_usable} with a prediction, {found.n_kept} within the "
@@ -281,7 +281,7 @@ def _tell_screening(found: Screening, *, is_full: bool, where: str) -> list[str]
 
 
 def _print_predictions(frame: pd.DataFrame, label_rule: str) -> None:
-    """A line a value that there is, and an empty one after every repeat unit."""
+    """Print one line per available value, and an empty line after every repeat unit."""
     for row in frame.to_dict("records"):
         for name, value in row.items():
             if value is not None and value == value and value != "":
@@ -293,7 +293,7 @@ def _print_predictions(frame: pd.DataFrame, label_rule: str) -> None:
 
 
 def _refuse_unpredicted(frame: pd.DataFrame) -> None:
-    """Raise DataError naming the repeat units of the command line that have no prediction, and why."""
+    """Raise a DataError that names the repeat units given on the command line without a prediction, and why."""
     from chitransfer.errors import DataError
     from chitransfer.files import is_number
 

@@ -22,9 +22,9 @@ EpochsOption = Annotated[int | None, typer.Option(help="Epochs of quick Stage 2.
 
 
 def collect_overrides(flags: dict[str, Any], settings: list[str] | None) -> dict[str, object]:
-    """Dotted configuration keys from the flags that were given, then from ``--set``, which wins.
+    """Dotted configuration keys from the given flags and from ``--set``, which takes precedence.
 
-    ``search={workers: 2}`` is ``search.workers=2``: what is checked key by key must not come in as a whole.
+    ``search={workers: 2}`` becomes ``search.workers=2``, because checks work on single keys, not on whole sections.
     """
     from chitransfer.config import Config, parse_set_options
 

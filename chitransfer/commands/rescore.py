@@ -1,4 +1,4 @@
-"""`chitransfer rescore`: parse, call, print."""
+"""`chitransfer rescore`: parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rescore(
     settings: SetOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Score a study's kept Stage 1 encoders under other folds, Stage 2 settings or objective weights."""
+    """Rescore a study's kept Stage 1 encoders with other folds, Stage 2 settings or objective weights."""
     from chitransfer.console import make_console, show_progress
     from chitransfer.search.rescore import rescore_study
     from chitransfer.search.study_folder import locate_study

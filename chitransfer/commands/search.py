@@ -1,4 +1,4 @@
-"""`chitransfer search` and `chitransfer status`: parse, call, print."""
+"""`chitransfer search` and `status`. Each command parses, calls and prints."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def search(
     settings: SetOption = None,
     quiet: QuietOption = False,
 ) -> int:
-    """Search Stage 1 hyperparameters by their Stage 2 result."""
+    """Search for the Stage 1 hyperparameters with the best Stage 2 result."""
     from chitransfer.config import load_config
     from chitransfer.console import make_console
     from chitransfer.errors import ConfigError
@@ -131,7 +131,7 @@ def search(
 
 
 def _refuse_another_place(folder: StudyFolder, overrides: Mapping[str, object]) -> None:
-    """Make sure that a resumed study is not given another name or results folder."""
+    """Refuse another name or results folder for a resumed study."""
     from chitransfer.errors import ConfigError
 
     if overrides.get("search.study_name", folder.name) != folder.name:
@@ -142,7 +142,7 @@ def _refuse_another_place(folder: StudyFolder, overrides: Mapping[str, object]) 
 
 
 def status(study: Annotated[Path, typer.Argument(help="A study's folder or its study.db.")]) -> None:
-    """Show how a running or finished study stands."""
+    """Show the status of a running or finished study."""
     from chitransfer.search.study import read_study
     from chitransfer.search.study_folder import load_study_config, locate_study
     from chitransfer.search.summary import describe_status

@@ -1,1 +1,1 @@
-"""Reading, fetching, checking and splitting the three tables."""
+"""Read, fetch, build, check and split the three tables."""

@@ -1,6 +1,6 @@
-"""From three tables to the arrays training reads: distinct structures once, rows as indices into them.
+"""Turn the three tables into arrays for training: each distinct structure once, rows as indices into the structures.
 
-`load_dataset` is called by the search, by full training and by the evidence commands.
+The search, full training and the evidence commands call `load_dataset`.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Rows:
     structure, solvent
         Row of `Dataset.polymer_features` and `Dataset.solvent_features`, (n_rows,) int64.
     polymer
-        The polymer as an index into `Dataset.polymers`, (n_rows,) int64; the unit of every split.
+        The polymer as an index into `Dataset.polymers`, (n_rows,) int64; every split is by polymer.
     temperature
-        Kelvin, (n_rows,) float64; 298.15 throughout for solubility.
+        Kelvin, (n_rows,) float64; always 298.15 for solubility.
     value
         χ (dimensionless) or the label 0/1, (n_rows,) float64.
     table
-        Where the rows came from, in the same order.
+        The table the rows came from, in the same order.
     """
 
     structure: np.ndarray
@@ -69,25 +69,25 @@ class Rows:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything a search or a training run reads, in memory once.
+    """All data that a search or a training run uses, held in memory once.
 
     Attributes
     ----------
     recipe
         How the features were made.
     polymers
-        Distinct polymer identities over all tables; polymers that differ only in stereo have the same features and are
-        one, under the name they have without it.
+        Distinct polymer identities over all tables. Polymers that differ only in stereo have the same features and
+        count as one, under their name without stereo.
     n_stereo_variants
-        So many identities were made one with another in this way.
+        How many identities were merged into another one in this way.
     solvents
         Distinct solvents over all tables (canonical SMILES).
     polymer_features
-        (n_structures, n_polymer_features) float32, sparse: a fiftieth of them is not zero.
+        (n_structures, n_polymer_features) float32, sparse: about one value in fifty is non-zero.
     solvent_features
         (n_solvents, n_solvent_features) float32, sparse; no columns when every row is in water.
     stage1, chi, solubility
-        The tables' rows; a Stage 2 table that was left out is ``None``.
+        The tables' rows; ``None`` for a Stage 2 table that was left out.
     """
 
     recipe: FeatureRecipe
@@ -102,17 +102,17 @@ class Dataset:
 
     @property
     def tables(self) -> list[Table]:
-        """The tables there are: Stage 1, measured χ, solubility."""
+        """The available tables, in the order Stage 1, measured χ, solubility."""
         return [rows.table for rows in (self.stage1, self.chi, self.solubility) if rows is not None]
 
     def digest(self) -> str:
-        """SHA-256 over the tables' contents, the polymers' names and the feature recipe: what training rests on."""
+        """SHA-256 over everything training depends on: the tables' contents, polymer names and feature recipe."""
         parts = [f"{table.kind}:{table.digest}:{len(table)}" for table in self.tables]
         parts += [f"stereo variants:{self.n_stereo_variants}"] if self.n_stereo_variants else []
         return hashlib.sha256("\n".join([*parts, self.names_digest(), self.recipe.digest()]).encode()).hexdigest()
 
     def names_digest(self) -> str:
-        """SHA-256 over the polymers' names, by which splits are drawn; another RDKit may name them otherwise."""
+        """SHA-256 over the polymer names, which determine the splits; another RDKit version may give other names."""
         return hashlib.sha256("\n".join(self.polymers).encode()).hexdigest()
 
     def measured_polymers(self) -> np.ndarray:
@@ -123,10 +123,10 @@ class Dataset:
     def fold_of_polymers(
         self, n_folds: int, random_state: int, among: np.ndarray | None = None, first_size: float = 1.0
     ) -> np.ndarray:
-        """Fold of every polymer under one shuffle, (n_polymers,) int64; −1 for polymers that are not split.
+        """Fold of every polymer for one shuffle, (n_polymers,) int64; −1 for polymers that are not split.
 
-        The folds are joint over the χ and solubility tables. `among` limits them to some polymers (default: all with a
-        Stage 2 row); `first_size` is that of fold 0 as a multiple of each other's.
+        The χ and solubility tables share the folds. `among` restricts them to some polymers (default: all with a
+        Stage 2 row); `first_size` is the size of fold 0 relative to each of the others.
         """
         chosen = self.measured_polymers() if among is None else among
         loads = np.zeros((len(self.polymers), 3))
@@ -155,7 +155,7 @@ def load_dataset(
     n_jobs: int = 1,
     progress: NamedProgress | None = None,
 ) -> Dataset:
-    """Read the tables, work out identities and features (cached), and index the rows.
+    """Read the tables, compute identities and features (cached), and index the rows.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def load_dataset(
     Raises
     ------
     DataError
-        A table cannot be used (every problem of every table is in the message), or both Stage 2 tables are missing.
+        A table cannot be used (the message lists every problem of every table), or both Stage 2 tables are missing.
     """
     if chi_source is None and solubility_source is None:
         raise DataError("Stage 2 needs measured data: set paths.exp_chi_csv or paths.solubility_csv")

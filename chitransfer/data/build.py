@@ -1,4 +1,4 @@
-"""Building a Stage 1 table from nothing: repeat units from monomers and their χ(T) from UNIFAC, resumable.
+"""Build a Stage 1 table from scratch, resumably: repeat units from monomers, and their χ(T) from UNIFAC.
 
 Called by `chitransfer data build`; the built-in table `computed_chi.csv.gz` is its output (docs/builtin_data.md).
 """
@@ -47,10 +47,10 @@ from chitransfer.files import (
 )
 from chitransfer.progress import Progress
 
-# Raised whenever the same reactions would give other repeat units or groups: old partial results are then left alone.
+# Increased whenever the same reactions would give other repeat units or groups; old partial results are then ignored.
 BUILD_VERSION = 6
 CHUNK = 100
-# Polymers whose χ is worked out and written at once.
+# Number of polymers whose χ is computed and written at a time.
 BLOCK = 2000
 COLUMNS = ("SMILES", "chi", "temp", "solvent", "method")
 SOFTWARE = ("rdkit", "smipoly", "ugropy", "thermo", "numpy")
@@ -59,22 +59,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What `build_table` made.
+    """Result of `build_table`.
 
     Attributes
     ----------
     output, provenance
-        The table and the JSON beside it.
+        The table and its provenance JSON in the same folder.
     n_polymers, n_requested, n_rows
-        Distinct polymers written and asked for, rows written.
+        Distinct polymers written, distinct polymers requested, rows written.
     n_reactions, n_without_product, n_duplicates
         Polymerisations tried, those without a linear product, products seen before.
     polymer_classes, methods
-        Polymers by class, polymer–solvent pairs by the model that gave their values.
+        Number of polymers per class, and of polymer–solvent pairs per model that gave their values.
     without_groups
-        Polymers left out, by the reason why they have no χ.
+        Number of polymers left out, by the reason why they have no χ.
     unused_monomers
-        Those that take part in no polymerisation (`find_unused`).
+        Monomers that take part in no polymerisation (`find_unused`).
     seconds
         Wall time.
     """
@@ -104,7 +104,7 @@ class _Unit:
 
 @dataclass
 class _Collection:
-    """Distinct units with groups, in order, and what became of the other reactions."""
+    """Distinct units with groups, in order, and counts of the reactions that gave none."""
 
     units: list[_Unit] = field(default_factory=list)
     n_reactions: int = 0
@@ -114,7 +114,7 @@ class _Collection:
     _seen: set[str] = field(default_factory=set)
 
     def add(self, found: _Unit | None) -> bool:
-        """Take in what a reaction gave; whether that is one more unit."""
+        """Record the outcome of a reaction; returns whether it added a unit."""
         self.n_reactions += 1
         if found is None:
             self.n_without_product += 1
@@ -142,33 +142,33 @@ def build_table(
 ) -> BuildSummary:
     """Write a Stage 1 table of `n` distinct polymers: ``SMILES, chi, temp, solvent, method``.
 
-    An interrupted build goes on where it stopped when it is started again with the same output: finished parts lie in
-    ``<output>.parts`` until the table is whole; what else lies there, such as parts of another seed, stays. The table
-    depends on `n`, `solvents`, `temperatures`, `seed` and the monomers alone, byte for byte, and not on `n_jobs`.
+    An interrupted build resumes when started again with the same output: finished parts stay in ``<output>.parts``
+    until the table is complete. Other files there, such as parts of another seed, are kept. The table depends, byte for
+    byte, only on `n`, `solvents`, `temperatures`, `seed` and the monomers, not on `n_jobs`.
 
     Parameters
     ----------
     n
-        Polymers, at least 1. The monomer list may offer fewer; the summary then says so.
+        Number of polymers, at least 1. If the monomer list gives fewer, the summary says so.
     output
-        ``.csv`` or ``.csv.gz``; replaced in one step when the table is whole.
+        ``.csv`` or ``.csv.gz``; replaced atomically when the table is complete.
     solvents
         SMILES; every polymer gets a row per solvent and temperature.
     temperatures
         Kelvin, 150 to 1000.
     seed
-        Which of the possible polymers, and their order.
+        Selects which of the possible polymers are used, and their order.
     n_jobs
-        Processes.
+        Number of processes.
     progress
         Called with (polymers ready, n).
     monomers
-        Another monomer list (columns ``family, SMILES``); ``None`` takes the project's own.
+        Another monomer list (columns ``family, SMILES``); ``None`` uses the project's own.
 
     Raises
     ------
     DataError
-        An argument out of range, a solvent without UNIFAC groups, an unreadable monomer list.
+        An argument is out of range, a solvent has no UNIFAC groups, or the monomer list is unreadable.
     """
     started = time.perf_counter()
     if n < 1:
@@ -208,11 +208,11 @@ def _collect_units(
     n_jobs: int,
     progress: Progress | None,
 ) -> _Collection:
-    """The first `n` units, or as many as the monomers give; raises DataError when they give none."""
+    """The first `n` units, or as many as the monomers give; raises DataError if there are none."""
     found = _Collection()
     units, inputs = found.units, _input_digest(families, seed)
     for unit in _units_in_order(list_reactions(families, seed), parts, inputs, n_jobs, lambda: n - len(units)):
-        # The last wave is worked out to its end, and kept as a whole.
+        # The last wave is always finished and saved as a whole.
         is_one_more = len(units) < n and found.add(unit)
         if is_one_more and progress is not None and (len(units) % CHUNK == 0 or len(units) == n):
             progress(len(units), n)
@@ -224,7 +224,7 @@ def _collect_units(
 
 
 def _explain_nothing(found: _Collection, families: dict[str, list[str]]) -> str:
-    """Why a monomer list gives no polymer at all."""
+    """The reason why a monomer list gives no polymer at all."""
     if found.without_groups:
         return "the monomer list gives no polymer with UNIFAC groups"
     if found.n_reactions:
@@ -235,10 +235,10 @@ def _explain_nothing(found: _Collection, families: dict[str, list[str]]) -> str:
 def _units_in_order(
     reactions: Iterator[Reaction], parts: Path, inputs: str, n_jobs: int, lacking: Callable[[], int]
 ) -> Iterator[_Unit | None]:
-    """Units of the reactions in order, worked out in parallel; chunks are kept in `parts` until the table is whole.
+    """Units of the reactions in order, computed in parallel; chunks are kept in `parts` until the table is complete.
 
-    Works in waves, each as large as the polymers still lacking when nearly every reaction gives a new one, and ends
-    when nothing is lacking or no reaction is left.
+    Works in waves. Each is sized for the polymers still missing, as if every reaction gave a new one. Stops when none
+    is missing or no reaction is left.
     """
     number = 0
     while lacking() > 0:
@@ -254,7 +254,7 @@ def _units_in_order(
 
 
 def _remove_parts(parts: Path, inputs: str) -> None:
-    """Remove the parts of one build, halves that a killed process left among them, and the folder once it is empty."""
+    """Remove the parts of one build, including half-written ones of a killed process, and the folder if then empty."""
     with suppress(OSError):
         for path in parts.glob(f"*{inputs}-*.z"):
             path.unlink()
@@ -262,7 +262,7 @@ def _remove_parts(parts: Path, inputs: str) -> None:
 
 
 def _expand_chunk(reactions: list[Reaction], path: Path) -> list[list | None]:
-    """Identity, class, group counts and reason of each reaction's product; read back when it was done before."""
+    """Identity, class, group counts and reason of each reaction's product; read from `path` if computed before."""
     known = _read_part(path, len(reactions))
     if known is not None:
         return known
@@ -306,7 +306,7 @@ def _write_rows(
     written_temperatures = [name_temperature(value) for value in temperatures]
 
     def write(path: Path) -> None:
-        # No time and no file name in the gzip header: the same table is the same bytes.
+        # The gzip header gets no time and no file name, so the same table gives the same bytes.
         with path.open("wb") as raw:
             stream = gzip.GzipFile("", "wb", 9, raw, mtime=0) if is_compressed(output) else raw
             stream.write((",".join(COLUMNS) + "\n").encode())

@@ -1,4 +1,4 @@
-"""What the three tables can and cannot support, found out before an hour is spent on them.
+"""Check what the three tables can and cannot support before spending an hour of training on them.
 
 Called by ``chitransfer data check``; `report.check_page` turns the report into a page and a figure.
 """
@@ -35,10 +35,11 @@ from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 from chitransfer.progress import NamedProgress, name_progress
 
 SAME_TEMPERATURE_K = 0.05
-# How near room temperature a measured χ must be to be held against a label, and from where on it contradicts one.
+# A measured χ is compared with a label only within this distance of room temperature; beyond these χ the two contradict
+# each other.
 NEAR_ROOM_TEMPERATURE_K = 20.0
 LARGEST_CHI_OF_SOLUBLE, SMALLEST_CHI_OF_INSOLUBLE = 1.0, 0.3
-# An atom of a SMILES with its mass number, such as [2H] or [13CH2]; numbers of chain ends, [1*], are none.
+# Isotope-labelled atoms in a SMILES, such as [2H] or [13CH2]; labels of chain ends, [1*], do not match.
 LABELLED = r"\[\d+[A-Za-z]"
 
 
@@ -55,21 +56,21 @@ def check_tables(
     n_jobs: int = 1,
     progress: NamedProgress | None = None,
 ) -> CheckReport:
-    """Look at the three tables the way training and scoring will use them.
+    """Check the three tables as training and scoring will use them.
 
     Parameters
     ----------
     stage1, chi, solubility
-        As `data.tables` read them, best with ``on_bad_rows="skip"`` and ``on_contradictory_labels="drop"`` so that
-        everything can be reported at once; either Stage 2 table may be missing.
+        As read by `data.tables`, preferably with ``on_bad_rows="skip"`` and ``on_contradictory_labels="drop"`` so that
+        everything is reported at once; either Stage 2 table may be missing.
     n_folds
-        Folds of cross-validation, for the warning about too few polymers.
+        Number of cross-validation folds, for the warning about too few polymers.
     positive_label
-        The label, 1 (soluble) or 0, that a search's F1 and recall speak of.
+        The label, 1 (soluble) or 0, to which a search's F1 and recall refer.
     on_bad_rows, on_contradictory_labels
-        How a search reads the tables: whether it stops at rows that were left out here.
+        How a search will read the tables, which decides whether it stops at rows that were left out here.
     cache_folder
-        For the fingerprints, which a search reuses; ``None`` keeps nothing.
+        Cache for the fingerprints, which a search reuses; ``None`` turns caching off.
     progress
         Called with (what, done, total).
 
@@ -90,7 +91,7 @@ def check_tables(
         for first, second in (("stage1", "chi"), ("stage1", "solubility"), ("chi", "solubility"))
         if first in merged and second in merged
     }
-    # Labels that all contradict each other leave a table without rows.
+    # If all labels contradict each other, the table has no rows left.
     measured = [table for table in (chi, solubility) if table is not None and len(table)]
     report = CheckReport(
         tables=facts,
@@ -158,7 +159,7 @@ def _range(values: pd.Series) -> tuple[float, float, float]:
 
 
 def _temperature_facts(rows: pd.DataFrame) -> TemperatureFacts:
-    """Spans of the pairs' temperatures, and the scatter of rows around their pair's least-squares line in 1/T."""
+    """Temperature spans of the pairs, and the scatter of rows around their pair's least-squares line in 1/T."""
     pairs = rows.groupby(["polymer", "solvent"], sort=False)
     span = pairs["temp"].max() - pairs["temp"].min()
     several = span[span > SAME_TEMPERATURE_K]
@@ -177,7 +178,7 @@ def _temperature_facts(rows: pd.DataFrame) -> TemperatureFacts:
 
 
 def _noise_facts(rows: pd.DataFrame) -> NoiseFacts:
-    """Pooled variance within sets of rows that measure the same thing; exact copies are one measurement."""
+    """Pooled variance within sets of rows that measure the same quantity; exact copies count as one measurement."""
     distinct = rows.assign(at=(rows["temp"] / SAME_TEMPERATURE_K).round()).drop_duplicates(
         ["polymer", "solvent", "at", "chi"]
     )
@@ -192,7 +193,7 @@ def _noise_facts(rows: pd.DataFrame) -> NoiseFacts:
 
 
 def _contradictions(chi: Table | None, solubility: Table | None) -> tuple[str, ...]:
-    """Pairs called both soluble and insoluble, and labels that a measured χ near room temperature speaks against."""
+    """Pairs labelled both soluble and insoluble, and labels that contradict a measured χ near room temperature."""
     found: list[str] = []
     if solubility is not None:
         against = solubility.rejected[solubility.rejected["reason"] == CONTRADICTS]
@@ -274,9 +275,10 @@ def nearest_similarity(queries: sparse.csr_array, known: sparse.csr_array, chunk
 
 
 def _agreement(stage1: pd.DataFrame, chi: pd.DataFrame, names: Mapping[str, str]) -> AgreementFacts:
-    """Each measured row with the Stage 1 row of its polymer and solvent that is nearest in temperature.
+    """Compare each measured row with the Stage 1 row of its polymer and solvent that is nearest in temperature.
 
-    Stereo variants, one polymer by `names`, are paired; at equal distance the very same polymer goes first.
+    Stereo variants, which share a name in `names`, are paired; at equal temperature distance the identical polymer is
+    preferred.
     """
     measured, computed_rows = (rows.assign(name=rows["polymer"].map(names)) for rows in (chi, stage1))
     both = measured.reset_index(drop=True).rename_axis("row").reset_index()

@@ -1,6 +1,6 @@
-"""What is known of the three tables once they are checked: plain facts, without judgement.
+"""Plain facts about the three tables, without judgement.
 
-Found by `data.check`; `data.check_warnings` judges them and `report.check_page` shows them.
+`data.check` computes them, `data.check_warnings` judges them and `report.check_page` shows them.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class TableFacts:
-    """One table by itself.
+    """Facts about a single table.
 
     Attributes
     ----------
     kind, source
-        ``stage1``, ``chi`` or ``solubility``, and where it was read from.
+        ``stage1``, ``chi`` or ``solubility``, and where the table was read from.
     n_rows, n_rejected, n_polymers, n_solvents
         Rows used and not used; distinct polymer identities and solvents.
     n_without_stereo
-        Polymers when those that differ only in stereo, in any table, count as one.
+        Number of polymers if those that differ only in stereo, in any table, count as one.
     rejected
         The first rows not used: line, value and reason.
     settings_to_skip
-        With which a search leaves out the rows not used; without them it stops at those rows.
+        Settings that make a search leave out the unused rows; without them it stops at those rows.
     n_duplicates, duplicate_lines
-        Rows that say exactly what an earlier row says, and the lines of the first of them.
+        Number of rows identical to an earlier row, and the line numbers of the first of them.
     odd_chi
         Line and χ of the rows whose χ lies outside `tables.USUAL_CHI`.
     n_repeats
-        Rows that measure again what an earlier row measured (same polymer, solvent, temperature), with another value.
+        Rows with the polymer, solvent and temperature of an earlier row but another value.
     value_range, temperature_range
-        Smallest, median and largest; K. ``None`` where the table has no such column.
+        Smallest, median and largest value (temperatures in K); ``None`` if the table has no such column.
     largest_share
-        Share of the rows that one polymer holds, and that polymer; ``None`` where no row is left.
+        The largest share of rows held by one polymer, and that polymer; ``None`` if no row is left.
     """
 
     kind: str
@@ -61,16 +61,17 @@ class TableFacts:
 
 @dataclass(frozen=True)
 class TemperatureFacts:
-    """Whether χ(T) = A/T + B can be told apart into A and B.
+    """Whether the data can separate A from B in χ(T) = A/T + B.
 
     Attributes
     ----------
     n_pairs, n_several
-        Polymer–solvent pairs; those at two or more temperatures.
+        Number of polymer–solvent pairs, and of those with two or more temperatures.
     median_span
-        Of those, between their coldest and hottest row, K.
+        Median span between the coldest and the hottest row of the latter, K.
     residual
-        Root mean square distance of the rows from their pair's own A/T + B, pairs with three temperatures or more.
+        Root-mean-square residual of the rows from their own pair's A/T + B, over pairs with at least three
+        temperatures.
     """
 
     n_pairs: int
@@ -81,16 +82,16 @@ class TemperatureFacts:
 
 @dataclass(frozen=True)
 class NoiseFacts:
-    """Spread of measurements of the same thing: no model can be expected to do better than this.
+    """Spread of repeated measurements: no model can be expected to do better than this.
 
     Attributes
     ----------
     n_groups, n_rows
-        Sets of rows with the same polymer, solvent and temperature, and the rows in them.
+        Number of sets of rows with the same polymer, solvent and temperature, and of the rows in them.
     standard_deviation
-        Pooled over the sets.
+        Standard deviation pooled over the sets.
     mae
-        Of a perfect predictor of the mean, for normal noise: σ·√(2/π).
+        Mean absolute error of a perfect predictor of the mean, assuming normal noise: σ·√(2/π).
     """
 
     n_groups: int
@@ -101,21 +102,21 @@ class NoiseFacts:
 
 @dataclass(frozen=True)
 class CoverageFacts:
-    """How far the measured polymers are from those of Stage 1.
+    """How far the measured polymers are from the Stage 1 polymers.
 
     Attributes
     ----------
     kind
         ``chi`` or ``solubility``.
     n_polymers, n_in_stage1
-        Distinct polymers, stereo variants as one, and those that are in the Stage 1 table themselves.
+        Number of distinct polymers (stereo variants count as one), and of those that are in the Stage 1 table.
     similarity
         Tanimoto similarity of each polymer's periodic Morgan fingerprint (presence of bits) to its nearest neighbour in
         Stage 1, in the order of `polymers`.
     polymers
-        Their identities.
+        Identities of the polymers.
     n_solvents_unseen, share_rows_unseen
-        Solvents that Stage 1 has not, and the share of rows in them.
+        Number of solvents absent from Stage 1, and the share of rows in them.
     """
 
     kind: str
@@ -135,7 +136,7 @@ class CoverageFacts:
 
 @dataclass(frozen=True)
 class AgreementFacts:
-    """Stage 1 beside measurement, where both have the same polymer (any stereo) and solvent (nearest temperature)."""
+    """Stage 1 against measured values of the same polymer (any stereo) and solvent, at the nearest temperature."""
 
     n_pairs: int
     n_polymers: int
@@ -146,12 +147,11 @@ class AgreementFacts:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Everything `check_tables` found; `to_dict` is what ``--json`` prints.
+    """Everything `check_tables` found; ``--json`` prints `to_dict`.
 
-    `n_stage1` polymers are pretrained on or held out, `n_measured` are split by cross-validation, stereo variants
-    counted as one in both; `stereo_variants` differ from another polymer only in stereo; `shared_polymers` counts those
-    as one. `n_labelled` rows are written with isotopes. The first `n_obstacles` warnings say why a search would not
-    start.
+    `n_stage1` polymers are used for pretraining or held out, and `n_measured` are split by cross-validation; both, and
+    `shared_polymers`, count stereo variants as one. `stereo_variants` differ from another polymer only in stereo.
+    `n_labelled` rows contain isotope labels. The first `n_obstacles` warnings say why a search would not start.
     """
 
     tables: tuple[TableFacts, ...]
@@ -171,5 +171,5 @@ class CheckReport:
     warnings: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The report as plain values for JSON."""
         return asdict(self)

@@ -1,6 +1,6 @@
-"""From facts about the tables to sentences a user can act on.
+"""Turn facts about the tables into warnings a user can act on.
 
-Called by `data.check`; `report.check_page` shows what counts as far.
+Called by `data.check`; `report.check_page` shows the similarity below which a polymer counts as far.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ NAMES = {"stage1": "Stage 1", "chi": "Experimental χ", "solubility": "Solubilit
 
 
 def find_warnings(report: CheckReport, n_folds: int, positive_label: int) -> Iterator[str]:
-    """Warnings in plain words about what a search takes; each says what follows and what to do.
+    """Warnings in plain words about tables that a search accepts; each names the consequence and a remedy.
 
     Parameters
     ----------
     n_folds, positive_label
-        Folds of cross-validation; the label, 1 (soluble) or 0, that F1 and recall speak of.
+        Number of cross-validation folds; the label, 1 (soluble) or 0, to which F1 and recall refer.
     """
     yield from _about_pretraining(report)
     for facts in report.tables:
@@ -49,7 +49,7 @@ def find_warnings(report: CheckReport, n_folds: int, positive_label: int) -> Ite
 
 
 def find_obstacles(report: CheckReport, n_folds: int) -> Iterator[str]:
-    """Why a search would not start, the gravest warnings; each names what to do."""
+    """The most serious warnings: reasons why a search would not start, each with a remedy."""
     for facts in report.tables:
         if facts.settings_to_skip:
             yield (

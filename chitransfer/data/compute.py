@@ -1,4 +1,4 @@
-"""Adding χ from UNIFAC to a table of polymers and solvents; a row without a value keeps its place and says why.
+"""Add χ from UNIFAC to a table of polymers and solvents; rows without a value stay and give a reason.
 
 Called by `chitransfer data compute`.
 """
@@ -33,24 +33,24 @@ CHUNK = 200
 
 @dataclass(frozen=True)
 class ComputeSummary:
-    """What `compute_table` wrote.
+    """Result of `compute_table`.
 
     Attributes
     ----------
     output
         The table.
     n_rows, n_values
-        Rows, and rows that have a χ.
+        Number of rows, and of rows that have a χ.
     n_polymers, n_solvents
-        Among all rows whose cells can be told apart, distinct SMILES of polymers as written, and distinct solvents
-        however written.
+        Over all rows whose cells could be read: distinct polymer SMILES as written, and distinct solvents by canonical
+        SMILES.
     methods
-        Rows by the model that gave their value.
+        Number of rows per model that gave the value.
     reasons
-        Rows without a value, by reason.
+        Number of rows without a value, per reason.
     remarks
-        A line for columns of the user's own that were replaced, and one for every column that some rows with a value
-        fill and others leave blank.
+        One line about the user's own columns that were replaced, and one for each column that is blank in some of the
+        rows with a value and filled in others.
     seconds
         Wall time.
     """
@@ -83,27 +83,27 @@ def compute_table(
 ) -> ComputeSummary:
     """Add `ADDED_COLUMNS` to a CSV with columns ``SMILES[, solvent][, temp]`` (any case, any order, others kept).
 
-    Without ``temp`` a column ``temperature_K``, as `chitransfer predict` and `screen` write it, is taken for it.
+    If there is no ``temp``, a column ``temperature_K``, as written by `chitransfer predict` and `screen`, replaces it.
 
-    ``chi_unifac`` is χ at the row's temperature (missing: 298.15 K) in the row's solvent (missing: water);
-    ``A_unifac_K`` and ``B_unifac`` are those of χ = A/T + B fitted to UNIFAC at `DEFAULT_TEMPERATURES`; ``method``
-    names the model (docs/physics.md); ``reason`` says why a row has no value. Added columns that are there already are
-    replaced, and named where they are not of an earlier computation. A row with more or fewer cells than the header is
-    cut or filled up, so that what is added stands in its columns.
+    ``chi_unifac`` is χ at the row's temperature (default 298.15 K) in the row's solvent (default water);
+    ``A_unifac_K`` and ``B_unifac`` come from χ = A/T + B fitted to UNIFAC at `DEFAULT_TEMPERATURES`; ``method`` names
+    the model (docs/physics.md); ``reason`` says why a row has no value. Existing columns with these names are replaced,
+    and reported if they do not come from an earlier computation. Rows with more or fewer cells than the header are
+    truncated or padded, so that the added values line up with their columns.
 
     Parameters
     ----------
     input, output
-        CSV, or CSV.GZ by name; the input may be a ``builtin:`` name; the output is replaced in one step.
+        CSV, or CSV.GZ by name; the input may be a ``builtin:`` name; the output is replaced atomically.
     n_jobs
-        Processes for fragmenting polymers.
+        Number of processes for fragmenting polymers.
     progress
         Called with (distinct polymers fragmented, their number).
 
     Raises
     ------
     DataError
-        The file cannot be read as CSV, or has no SMILES column or no rows. A bad row is no error.
+        The file cannot be read as CSV, or has no SMILES column or no rows. A bad row is not an error.
     """
     started = time.perf_counter()
     check_csv_name(output)
@@ -141,7 +141,7 @@ def compute_table(
 
 
 def _describe_replaced(names: list[str], source: str) -> list[str]:
-    """A line on columns of a table that no earlier computation wrote, in whose place the added ones stand."""
+    """A line about the user's own columns that were replaced; none if an earlier computation wrote them."""
     if not names or UNIFAC_CHI in names:
         return []
     return [f"{', '.join(names)} of {source} {'is' if len(names) == 1 else 'are'} replaced; rename what is to be kept"]
@@ -157,7 +157,7 @@ def _describe_blank_cells(reader: TableReader, source: str, used: list[list[str]
 
 
 def _without_replaced(row: list[str], replaced: list[bool]) -> list[str]:
-    """The row with the cells of an earlier computation emptied, so that what was blank but for them is blank."""
+    """The row with its replaced cells emptied, so that a row with no other content counts as blank."""
     return ["" if place < len(replaced) and replaced[place] else cell for place, cell in enumerate(row)]
 
 
@@ -194,7 +194,7 @@ def _groups_or_reason(fragment: Callable[[str], Groups], smiles: str) -> tuple[G
 def _values_of_rows(
     rows: list[_Row], chains: dict[str, tuple[Groups | None, str]]
 ) -> tuple[list[list[str]], list[str]]:
-    """The first four added cells of every row, and its reason (empty when it has values)."""
+    """The first four added cells of every row, and its reason (empty if it has values)."""
     values = [[""] * 4 for _ in rows]
     reasons = [row.reason for row in rows]
     by_solvent: dict[str, list[int]] = {}

@@ -1,6 +1,6 @@
-"""The visible list of what is known to be wrong in the public tables, and what each error becomes.
+"""The list of known errors in the public tables, and how each is corrected.
 
-Called by `data.public_tables`; the list itself is ``builtin/corrections.csv`` and travels with every fetched table.
+Called by `data.public_tables`; the list is ``builtin/corrections.csv``, and its entries accompany every fetched table.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Correction:
-    """One known error of one public table.
+    """One known error in one public table.
 
     Attributes
     ----------
     table
-        The name `fetch_table` knows the table by.
+        Name of the table in `fetch_table`.
     kind
         A key of `KINDS`.
     entry
-        The polymer's name in the table; empty when the error is found by its structure.
+        The polymer's name in the table; empty if the error is identified by structure.
     solvent
-        The solvent's name in the table; empty when any.
+        The solvent's name in the table; empty for any solvent.
     given, corrected
-        SMILES as published and as used; empty where there is none.
+        SMILES as published and as used; empty if there is none.
     reason
-        Why, in one sentence.
+        One sentence that explains the correction.
     """
 
     table: str

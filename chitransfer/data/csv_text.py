@@ -1,4 +1,4 @@
-"""CSV text to rows of cells with their line numbers; every fault of the text ends in one error that names the line.
+"""Read CSV text into rows of cells with line numbers; any fault in the text raises one error that names the line.
 
 Called by `data.tables`, `data.temperatures`, `data.solvents`, `data.monomers`, `data.pair_table` and its callers.
 """
@@ -29,8 +29,8 @@ BUILTIN_TABLES = {
     "experimental_chi": "experimental_chi.csv",
     "water_solubility": "water_solubility.csv",
 }
-# Headers that are easily written for an optional column, which would then be left out without a word; in small letters,
-# with a blank for every sign but that of degrees: "T [K]" reads "t k", unlike the "Tk" of a name, "°C" reads "deg c".
+# Likely misnamings of an optional column, which would otherwise be ignored silently. Matched in lower case, with signs
+# replaced by spaces and "°" by "deg": "T [K]" becomes "t k" (whereas a name "Tk" becomes "tk"), "°C" becomes "deg c".
 _SCALE = "(celsius|centigrade|fahrenheit|kelvins?)"
 _DEGREES = f"({_SCALE}|deg(ree)?s?( ?({_SCALE}|[ckf]))?)"
 _UNIT = f"({_DEGREES}|[ckf])"
@@ -39,24 +39,24 @@ _MEANT = {
     "temp": re.compile(f"temp(erature)?s?( .*|{_UNIT})?|(t|theta)( in)?( {_UNIT})?|t(k|{_DEGREES})|{_ALONE}"),
     "solvent": re.compile(".*solvent.*|(smiles )?solv( smiles)?"),
 }
-# Headers that may be meant by a column that is missing, to be named beside it.
+# Headers that may stand for a missing column; the error suggests them.
 _LIKELY = _MEANT | {
     "SMILES": re.compile(".*(smiles|monomer|polymer|repeat|structure).*"),
     "chi": re.compile(r".*(\bchi|flory|huggins).*"),
     "soluble": re.compile(".*solub.*|label|class"),
 }
-# How ZIP archives begin, and with them the workbooks of spreadsheet programs.
+# First bytes of ZIP archives, which include spreadsheet workbooks.
 _ZIP = b"PK\x03\x04"
-# How files begin that are compressed otherwise than with gzip.
+# First bytes of files compressed with something other than gzip.
 _COMPRESSED = {b"\xfd7zXZ\x00": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "Zstandard", b"7z\xbc\xaf\x27\x1c": "7-Zip"}
-# What tables are separated by instead of commas.
+# Separators that tables use instead of commas.
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SPLIT = re.compile(f"[{''.join(_SEPARATORS)}]")
-# The minus of typesetters and of Matplotlib's tick labels, U+2212.
+# The typographic minus, U+2212, also used in Matplotlib's tick labels.
 _MINUS = "\N{MINUS SIGN}"
-# A cell longer than this is no SMILES and no note.
+# A longer cell cannot be a SMILES or a note.
 LONGEST_CELL = 1_000_000
-# Records among which a header is looked for that is not the first.
+# Number of records searched for a header that is not in the first line.
 LOOKED_AT = 10
 
 
@@ -68,9 +68,9 @@ class Column:
     required: bool
 
 
-# Of a table of polymer–solvent pairs for `chitransfer data compute`, `predict` and `screen`.
+# Columns of a table of polymer–solvent pairs for `chitransfer data compute`, `predict` and `screen`.
 PAIR_COLUMNS = (Column("SMILES", True), Column("temp", False), Column("solvent", False))
-# What `chitransfer predict` and `screen` call the temperature they predict for.
+# Name of the temperature column in the output of `chitransfer predict` and `screen`.
 PREDICTED_AT = "temperature_K"
 
 
@@ -82,12 +82,12 @@ def read_source(source: str) -> tuple[bytes, str]:
 
 @contextmanager
 def open_source(source: str) -> Iterator[BinaryIO]:
-    """A path or ``builtin:`` name, opened for reading; gzip is known by its first bytes and decompressed.
+    """Open a path or ``builtin:`` name for reading; gzip is recognised by its first bytes and decompressed.
 
     Raises
     ------
     DataError
-        It cannot be read or decompressed, or there is no such built-in table.
+        The file cannot be read or decompressed, or there is no such built-in table.
     """
     path: Path | Traversable = Path(source)
     if source.startswith(BUILTIN_PREFIX):
@@ -103,7 +103,7 @@ def open_source(source: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _explain_read_errors(path: str) -> Iterator[None]:
-    """Turn what the system says of a file that cannot be read or decompressed into a DataError with a remedy."""
+    """Turn operating-system errors about reading or decompressing a file into a DataError with a remedy."""
     try:
         yield
     except FileNotFoundError as error:
@@ -116,19 +116,19 @@ def _explain_read_errors(path: str) -> Iterator[None]:
 
 @contextmanager
 def open_csv(open_bytes: Callable[[], AbstractContextManager[BinaryIO]], name: str) -> Iterator[TextIO]:
-    """The text of a CSV table, to be read line by line.
+    """Open the text of a CSV table for reading line by line.
 
     Parameters
     ----------
     open_bytes
-        Opens the table's bytes; called again to find the line of a fault.
+        Opens the table's bytes; called again to find the line of an encoding error.
     name
-        What messages call the table.
+        Name of the table in messages.
 
     Raises
     ------
     DataError
-        The bytes are a workbook, compressed otherwise than with gzip, or, as they are read, no UTF-8 text.
+        The bytes are a workbook or use compression other than gzip, or turn out not to be UTF-8 while being read.
     """
     try:
         with open_bytes() as binary:
@@ -148,18 +148,18 @@ def open_csv(open_bytes: Callable[[], AbstractContextManager[BinaryIO]], name: s
 
 
 def read_records(text: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Every record of CSV text with the line it begins at, blank ones too.
+    """Every record of CSV text, blank ones included, with its first line number.
 
     Raises
     ------
     DataError
-        A line holds a NUL byte or is no CSV, or a quote that it opens is never closed.
+        A line contains a NUL byte, is not valid CSV, or opens a quote that is never closed.
     """
-    # Not strict, a quote that is never closed would take the rest of the file into its cell.
+    # Without strict mode, an unclosed quote would swallow the rest of the file into its cell.
     reader = csv.reader(_without_nul(text, name), strict=True)
     while True:
         line = reader.line_num + 1
-        # The limit is one for the whole process, whose other readers must keep theirs.
+        # The limit applies to the whole process; it is restored so that other CSV readers keep theirs.
         limit = csv.field_size_limit(LONGEST_CELL)
         try:
             record = next(reader, None)
@@ -173,13 +173,13 @@ def read_records(text: TextIO, name: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header's cells, stripped, and every row that is not blank with its line; all rows are as wide as the header.
+    """The stripped header cells, and every non-blank row with its line number; all rows are as wide as the header.
 
     Raises
     ------
     DataError
-        As `open_csv` and `read_records`; or a line stands above the header, a row has another number of cells than the
-        header, or there is no row.
+        As for `open_csv` and `read_records`; or there is a line above the header, a row whose number of cells differs
+        from the header's, or no row at all.
     """
     header: list[str] | None = None
     rows: list[tuple[int, list[str]]] = []
@@ -207,17 +207,17 @@ def parse_csv(content: bytes, name: str) -> tuple[list[str], list[tuple[int, lis
 
 
 def refuse_lines_above(first: Sequence[tuple[int, list[str]]], name: str) -> None:
-    """Make sure that no line stands above the header: a title, or Excel's ``sep=;``.
+    """Refuse a line above the header, such as a title or Excel's ``sep=;``.
 
     Parameters
     ----------
     first
-        The first records of a table with their lines, blank ones too.
+        The first records of a table, blank ones included, with their line numbers.
 
     Raises
     ------
     DataError
-        There is one; it names the line to delete.
+        There is such a line; the message says what to delete.
     """
     filled = [(line, record) for line, record in first if not is_blank(record)]
     if not filled:
@@ -233,7 +233,7 @@ def refuse_lines_above(first: Sequence[tuple[int, list[str]]], name: str) -> Non
     if _names_columns(record):
         return
     for other, candidate in filled[1:]:
-        # A row of units has no more cells than its header.
+        # A row of units below the header has no more cells than the header itself.
         if _names_columns(candidate) and _count_filled(candidate) > _count_filled(record):
             raise DataError(
                 f"{name}, line {line}: the header must be the first line; it seems to be line {other} "
@@ -242,7 +242,7 @@ def refuse_lines_above(first: Sequence[tuple[int, list[str]]], name: str) -> Non
 
 
 def _names_columns(record: list[str]) -> bool:
-    """Whether a cell, or a part of one between other separators, is what a column with structures is called."""
+    """Whether a cell, or a part of it between other separators, is the name of a structure column."""
     return any(part.strip().lower() in {"smiles", "solvent"} for cell in record for part in _SPLIT.split(cell))
 
 
@@ -251,7 +251,7 @@ def _count_filled(record: list[str]) -> int:
 
 
 def is_blank(record: list[str]) -> bool:
-    """Whether no cell of a record holds more than blanks."""
+    """Whether every cell of a record is empty or whitespace."""
     return not any(cell.strip() for cell in record)
 
 
@@ -261,7 +261,7 @@ def describe_width(record: list[str], header: list[str]) -> str:
 
 
 def without_rows(name: str, header: list[str]) -> DataError:
-    """The error of a table that ends with its header."""
+    """The error for a table with a header but no rows."""
     return DataError(f"{name}: has a header ({', '.join(header)}) but no rows")
 
 
@@ -283,19 +283,19 @@ def _is_text(line: bytes) -> bool:
 
 
 def _describe_csv_error(error: csv.Error) -> str:
-    """What is wrong with a line, given what Python's strict reader said of it."""
+    """What is wrong with a line, based on the error of Python's strict reader."""
     if "unexpected end of data" in str(error):
         return 'a quote (") is opened here and never closed'
     return f"not readable as CSV ({error})"
 
 
 def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict[str, int]:
-    """Where the wanted columns are; names count in any case.
+    """Positions of the wanted columns; names are case-insensitive.
 
     Raises
     ------
     DataError
-        A required one is missing, or one is there several times.
+        A required column is missing, or a column occurs several times.
     """
     lowered = [cell.lower() for cell in header]
     positions: dict[str, int] = {}
@@ -310,7 +310,7 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
             missing.append(column.name)
     if missing:
         lacking = f"{name}, line 1: missing column(s) {', '.join(missing)}; found {', '.join(header)}"
-        # What is one cell by mistake is no column to rename.
+        # If the whole header is one cell because of a wrong separator, there is no column to rename.
         if separator := _hint_at_separator(header):
             raise DataError(f"{lacking}{separator}")
         meant = _hint_at_names(header, missing, positions)
@@ -320,7 +320,7 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
 
 
 def find_pair_columns(header: list[str], name: str) -> dict[str, int]:
-    """`find_columns` for `PAIR_COLUMNS`; chitransfer's own `PREDICTED_AT` is ``temp`` where there is no ``temp``."""
+    """`find_columns` for `PAIR_COLUMNS`; chitransfer's own `PREDICTED_AT` serves as ``temp`` if there is none."""
     positions = find_columns(header, PAIR_COLUMNS, name)
     if "temp" not in positions:
         written = find_columns(header, [Column(PREDICTED_AT, False)], name)
@@ -330,17 +330,17 @@ def find_pair_columns(header: list[str], name: str) -> dict[str, int]:
 
 
 def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> None:
-    """Make sure that no column seems to be meant by an optional one that is missing.
+    """Refuse a column that looks like a misnamed optional column.
 
     Parameters
     ----------
     header, settled
-        The header's cells; the columns that `find_columns` found among them, or that are not needed.
+        The header cells; the columns that `find_columns` found or that are not needed.
 
     Raises
     ------
     DataError
-        There is such a column: its values would be ignored, and the defaults (298.15 K, water) taken instead.
+        There is such a column: its values would be ignored and the defaults (298.15 K, water) used instead.
     """
     for column, pattern in _MEANT.items():
         for cell in header if column not in settled else []:
@@ -353,7 +353,7 @@ def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> N
 
 
 def read_number(text: str, what: str) -> float:
-    """The finite number that a cell holds, in plain ASCII; raises ValueError, which calls it `what`."""
+    """Read a finite number in plain ASCII from a cell; raises a ValueError that calls it `what`."""
     if not text:
         raise ValueError(f"{what} is missing")
     try:

@@ -1,4 +1,4 @@
-"""Monomer lists: the project's own, or a user's.
+"""Read monomer lists: the project's own, or a user's.
 
 Called by `data.build` and ``chitransfer data build``.
 """
@@ -25,8 +25,8 @@ def read_monomers(path: Path | None = None) -> dict[str, list[str]]:
     Raises
     ------
     DataError
-        The file cannot be read, a column is missing, or there are rows whose family is none of `FAMILIES` or whose
-        SMILES is no molecule: all of them are named.
+        The file cannot be read, a column is missing, or some rows have a family that is not in `FAMILIES` or a SMILES
+        that is not a molecule; the message lists all such rows.
     """
     content, name = read_source(str(path or Path(__file__).parent / "builtin" / "monomers.csv"))
     header, rows = parse_csv(content, name)
@@ -53,7 +53,7 @@ def read_monomers(path: Path | None = None) -> dict[str, list[str]]:
 
 
 def describe_unused(unused: Sequence[str]) -> str:
-    """How many monomers take part in no polymerisation, and the first of them."""
+    """Message with the number of monomers that take part in no polymerisation, and the first few of them."""
     verb, whose = ("takes", "its") if len(unused) == 1 else ("take", "their")
     shown = ", ".join(unused[:SHOWN_MONOMERS]) + (", …" if len(unused) > SHOWN_MONOMERS else "")
     return f"{say_count(len(unused), 'monomer')} {verb} part in no polymerisation of {whose} family: {shown}"

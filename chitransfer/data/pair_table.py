@@ -1,4 +1,4 @@
-"""A CSV table of polymer–solvent pairs of any length, read a row at a time; rows that cannot be used keep their place.
+"""Read a CSV table of polymer–solvent pairs of any length row by row; unusable rows keep their place.
 
 Called by `data.compute`, `predict_table` and `commands.model`.
 """
@@ -25,7 +25,7 @@ from chitransfer.data.csv_text import (
 )
 from chitransfer.errors import DataError
 
-# Why a row of blank cells, as spreadsheets export them, has no result.
+# The reason given for a row of blank cells, which spreadsheets export.
 BLANK_ROW = "the row is empty"
 BYTE_ORDER_MARK = "\ufeff"
 
@@ -41,11 +41,10 @@ class TableReader:
     header
         Column names as written.
     smiles, solvent, temperature
-        Positions of the columns that matter; ``None`` where there is none. Without ``temp`` the temperature is
-        ``temperature_K``, which tables of predictions have.
+        Positions of these columns; ``None`` for a missing one. If there is no ``temp``, the temperature column is
+        ``temperature_K``, as in tables of predictions.
     mark
-        The byte order mark the file begins with, else empty: what is made of the file begins with it, too, since
-        without it Excel takes UTF-8 for another encoding.
+        The file's byte order mark, or empty. Output files repeat it, because without it Excel misreads UTF-8.
     """
 
     path: Path
@@ -62,8 +61,8 @@ class TableReader:
         Raises
         ------
         DataError
-            The file cannot be read, is a workbook or no CSV text, is empty, has no column SMILES, has a column twice
-            that matters, or a line above its header.
+            The file cannot be read, is a workbook or not CSV text, is empty, has no column SMILES, has one of the
+            needed columns twice, or has a line above its header.
         """
         with _open_text(path) as text:
             refuse_lines_above(list(islice(read_records(text, str(path)), LOOKED_AT)), str(path))
@@ -77,41 +76,41 @@ class TableReader:
         return cls(path, header, places["SMILES"], places.get("solvent"), places.get("temp"), mark)
 
     def refuse_misnamed(self, given: Collection[str] = ()) -> None:
-        """`csv_text.refuse_misnamed` of this table; those of ``temp`` and ``solvent`` in `given` are not needed."""
+        """`csv_text.refuse_misnamed` for this table; columns in `given` (``temp``, ``solvent``) are not needed."""
         found = {"temp": self.temperature, "solvent": self.solvent}
         settled = [name for name, place in found.items() if place is not None or name in given]
         refuse_misnamed(self.header, settled, str(self.path))
 
     def count_rows(self) -> int:
-        """Rows below the header, blank lines included; for progress alone."""
+        """Number of rows below the header, blank lines included; only for progress bars."""
         with _open_text(self.path) as text:
             return max(0, sum(1 for _ in text) - 1)
 
     def rows(self) -> Iterator[list[str]]:
-        """The cells of every row, blank ones too; an empty line is none but in a table of one column.
+        """The cells of every row, blank rows included; empty lines are rows only in a table of one column.
 
         Raises
         ------
         DataError
-            The text cannot be read on: a NUL byte, no UTF-8, a quote that is never closed. It names the line.
+            The text has a NUL byte, invalid UTF-8 or a quote that is never closed; the message names the line.
         """
         with _open_text(self.path) as text:
             yield from islice(_table_rows(text, self.path), 1, None)
 
     def chunks(self, n_rows: int) -> Iterator[list[list[str]]]:
-        """Lists of up to `n_rows` of the `rows`."""
+        """The `rows` in lists of up to `n_rows`."""
         rows = self.rows()
         while chunk := list(islice(rows, n_rows)):
             yield chunk
 
     def explain_unusable(self, row: list[str]) -> str:
-        """Why a row's cells cannot be told apart: it is blank or not as wide as the header; else empty."""
+        """Why a row cannot be split into its columns (blank, or not as wide as the header); empty if it can."""
         if is_blank(row):
             return BLANK_ROW
         return "" if len(row) == len(self.header) else describe_width(row, self.header)
 
     def fit_row(self, row: list[str]) -> list[str]:
-        """A row as wide as the header, so that what is written beside it stands in its own columns."""
+        """The row truncated or padded to the header's width, so that added cells line up with their columns."""
         width = len(self.header)
         return (row + [""] * width)[:width]
 
@@ -123,7 +122,7 @@ def _open_text(path: Path) -> Iterator[TextIO]:
 
 
 def _table_rows(text: TextIO, path: Path) -> Iterator[list[str]]:
-    """The header and every row below it; an empty line is none, unless it is an empty cell of the only column."""
+    """The header and every row below it; an empty line is a row only in a table of one column."""
     rows = (record for _, record in read_records(text, str(path)))
     header = next((row for row in rows if not is_blank(row)), None)
     if header is None:
@@ -134,7 +133,7 @@ def _table_rows(text: TextIO, path: Path) -> Iterator[list[str]]:
         if not row or (len(row) == 1 and row[0].isspace()):
             n_empty += 1
             continue
-        # Behind the last row there are none: only another row brings them back.
+        # Empty lines count as rows only if another row follows; trailing ones are dropped.
         yield from ([""] for _ in range(n_empty if len(header) == 1 else 0))
         n_empty = 0
         yield row

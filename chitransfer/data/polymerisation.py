@@ -1,7 +1,7 @@
-"""Repeat units from monomers of no given family: a rule per way of polymerising, each sure of its answer or silent.
+"""Repeat units from monomers of unknown family: one rule per way of polymerising, which answers only if unambiguous.
 
-Called by `data.public_tables` for entries that name a monomer; `data.structure_names` reads those that name the unit.
-Where a list of monomers gives the family, SMiPoly's rules apply: `chemistry.enumerate`.
+Called by `data.public_tables` for entries that name a monomer; `data.structure_names` reads entries that name the unit.
+If a monomer list gives the family, `chemistry.enumerate` applies SMiPoly's rules instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from chitransfer.chemistry.polymers import polymer_identity
 
 @dataclass(frozen=True)
 class RepeatUnit:
-    """A repeat unit, canonical SMILES with two ``*``, and the name of the rule that made it."""
+    """A repeat unit (canonical SMILES with two ``*``) and the name of the rule that made it."""
 
     smiles: str
     rule: str
@@ -24,9 +24,9 @@ class RepeatUnit:
 
 _ACID = "[CX3](=O)[OX2H1]"
 _DONOR = "[$([OX2H1]),$([SX2H1]),$([NX3;H2,H1;!r3]);!$(*-[C,S,N]=[O,S,N])]"
-# A C=C beside an aromatic ring, C=O, C=N, C#N or another C=C, and that of a vinyl ether, ester or amide.
+# The C=C next to an aromatic ring, C=O, C=N, C#N or another C=C, or in a vinyl ether, ester or amide.
 _ACTIVATED = "[$(C=C-[a,$(C=[O,N,C]),$(C#N)]),$([CH2]=[CH]-[O,#7])]"
-# Rings that open, also such as no rule below opens.
+# Rings that can open, including some that no rule below opens.
 _RING_KINDS = (
     ("a 2-oxazoline", "[#6;R]1=[#7;R][#6;R][#6;R][#8;R]1"),
     ("a lactone or lactam", "[O,N;R;!$(*(C=O)C=O)]-[CX3;R]=[OX1]"),
@@ -42,10 +42,10 @@ _OPEN_KINDS = (
 
 
 def vinyl_repeat_unit(monomer: str) -> str | None:
-    """``CH2=CXY`` to ``*CC(*)(X)Y`` when the monomer's only aliphatic C=C is that one; ``None`` otherwise.
+    """Turn ``CH2=CXY`` into ``*CC(*)(X)Y`` if that is the monomer's only aliphatic C=C; ``None`` otherwise.
 
-    The strict rule of the widely used vinyl subset of PolySol. A cumulated CH2=C=X passes too, and wrongly so:
-    `polymerise` asks for more.
+    This is the strict rule of the widely used vinyl subset of PolySol. It wrongly accepts a cumulated CH2=C=X too;
+    `polymerise` is stricter.
     """
     molecule = _parse(monomer)
     if molecule is None or len(_matches(molecule, "C=C")) != 1:
@@ -55,18 +55,18 @@ def vinyl_repeat_unit(monomer: str) -> str | None:
 
 
 def polymerise(monomer: str) -> RepeatUnit | str:
-    """The repeat unit a monomer gives when its groups polymerise in one way only, else the reason why there is none.
+    """The repeat unit of a monomer whose groups can polymerise in only one way, else the reason why there is none.
 
     Rules, in order of preference: amino and hydroxy acids (polycondensation); 2-oxazolines, lactams, lactones and
     cyclic diesters, epoxides, cyclic ethers and acetals (ring opening); isocyanates, carbodiimides, aldehydes and
     acetone (addition over C=N and C=O); terminal acetylenes; acyclic and cyclic 1,3-dienes (1,4-addition); vinyl and
     vinylidene monomers, fluorinated ethenes, 1,2-disubstituted and cyclic ethenes that cannot open their ring
-    (1,2-addition); anilines (head to tail, para). These are the ways that occur in PolySol.
+    (1,2-addition); anilines (head to tail, para). These are the polymerisations that occur in PolySol.
 
-    A monomer with groups of two kinds gets no answer, with two exceptions. A C=C beside an aromatic ring, C=O, C=N, C≡N
-    or C=C, and that of a vinyl ether, ester or amide, is taken to polymerise while rings stay closed (glycidyl
-    methacrylate, N-vinylpyrrolidone). Any other C=C is taken to stay while another group polymerises (allyl glycidyl
-    ether, β-vinyl-β-propiolactone). An amino acid with a hydroxyl group gives the amide.
+    A monomer with two kinds of groups gets no answer, with two exceptions. A C=C next to an aromatic ring, C=O, C=N,
+    C≡N or C=C, or in a vinyl ether, ester or amide, is assumed to polymerise while rings stay closed (glycidyl
+    methacrylate, N-vinylpyrrolidone). Any other C=C is assumed to survive while another group polymerises (allyl
+    glycidyl ether, β-vinyl-β-propiolactone). An amino acid with a hydroxyl group gives the amide.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def polymerise(monomer: str) -> RepeatUnit | str:
     Returns
     -------
     RepeatUnit or str
-        The unit with its rule, or a sentence that says why the monomer was left.
+        The unit with its rule, or a sentence that says why the monomer was left out.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def _matches(molecule: Chem.Mol, smarts: str) -> list[tuple[int, ...]]:
 
 
 def _rivals(molecule: Chem.Mol) -> tuple[list[str], bool]:
-    """The kinds of groups that would polymerise, by name, and whether a C=C is one that leaves rings closed."""
+    """Names of the kinds of groups that would polymerise, and whether there is a C=C that leaves rings closed."""
     is_vinyl = bool(_matches(molecule, _ACTIVATED))
     kinds = [name for name, pattern in (*_RING_KINDS, *_OPEN_KINDS) if _matches(molecule, pattern)]
     if is_vinyl:
@@ -132,7 +132,7 @@ def _rivals(molecule: Chem.Mol) -> tuple[list[str], bool]:
 
 
 def _finish(molecule: Chem.RWMol, ends: tuple[int, ...]) -> str | None:
-    """Put a star on each end and write the canonical SMILES; ``None`` when an end has no room for it."""
+    """Add ``*`` to each end and write the canonical SMILES; ``None`` if an end has no free valence."""
     for end in ends:
         molecule.AddBond(end, molecule.AddAtom(Chem.Atom(0)), Chem.BondType.SINGLE)
     try:
@@ -167,7 +167,7 @@ Rule = Callable[[Chem.Mol], "list[str] | str | None"]
 
 
 def _condense(nucleophile: str, name: str) -> Rule:
-    """A-B monomers: lose water between the nucleophile and the acid."""
+    """Polycondensation of A-B monomers: split off water between the nucleophile and the acid."""
 
     def rule(molecule: Chem.Mol) -> list[str] | str | None:
         acids, donors = _matches(molecule, _ACID), _matches(molecule, nucleophile)
@@ -188,7 +188,7 @@ def _condense(nucleophile: str, name: str) -> Rule:
 def _ring_opening(bond: str, *, at_most: int = 1) -> Rule:
     """Cut the matched ring bond (the pattern's first two atoms) of a monomer with one such ring.
 
-    `at_most` groups may sit in that ring (a cyclic diester has two); each cut must then give the same polymer.
+    The ring may contain up to `at_most` such groups (a cyclic diester has two); each cut must give the same polymer.
     """
 
     def rule(molecule: Chem.Mol) -> list[str] | str | None:
@@ -221,7 +221,7 @@ def _cyclic_ether(molecule: Chem.Mol) -> list[str] | str | None:
         for neighbour in molecule.GetAtomWithIdx(oxygen).GetNeighbors()
     ]
     if len(oxygens) > 1:
-        # An acetal opens between its oxygen and the carbon that carries both oxygens.
+        # An acetal opens between an oxygen and the carbon that carries both oxygens.
         bonds = [(oxygen, carbon) for oxygen, carbon in bonds if _n_oxygens(molecule, carbon) == 2]
     return _kept([_open_ring(molecule, first, second) for first, second in bonds])
 
@@ -252,7 +252,7 @@ def _oxazoline(molecule: Chem.Mol) -> list[str] | str | None:
 
 
 def _addition(pattern: str, *, alone: str = "") -> Rule:
-    """Open the double bond between the pattern's first two atoms; `alone` may match only once in the monomer."""
+    """Open the double bond between the pattern's first two atoms; `alone` must not match more than once."""
 
     def rule(molecule: Chem.Mol) -> list[str] | str | None:
         found = _matches(molecule, pattern)
@@ -308,7 +308,7 @@ def _diene(molecule: Chem.Mol) -> list[str] | str | None:
 
 
 def _ethene(molecule: Chem.Mol) -> list[str] | str | None:
-    """One C=C between carbons: CH2=CXY, CF2=CFX, XCH=CHY, or in a ring that opening would not relieve."""
+    """Open the only C=C: CH2=CXY, CF2=CFX, XCH=CHY, or in a ring that cannot open to relieve strain."""
     vinyl, every = _matches(molecule, "[CH2]=[C]"), _matches(molecule, "C=C")
     if not every:
         return None

@@ -1,6 +1,6 @@
-"""Public tables as their authors published them, turned into the project's tables with known errors corrected.
+"""Convert public tables as published into the project's tables, correcting known errors.
 
-Called by `data.sources`, which fetches the files; nothing here touches the network or writes a file.
+Called by `data.sources`, which fetches the files; nothing here uses the network or writes a file.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Converted:
     Attributes
     ----------
     table
-        ``SMILES,chi,temp,solvent`` or ``SMILES,soluble,solvent`` first, then whatever tells where a row came from.
+        ``SMILES,chi,temp,solvent`` or ``SMILES,soluble,solvent`` first, then any columns that identify a row's origin.
     left_out
         ``line,entry,value,reason`` of the published rows that are not in the table.
     applied
-        Each correction that met a row, with how many rows it met.
+        Each correction that applied to at least one row, with the number of rows.
     n_published
-        Rows in the published file.
+        Number of rows in the published file.
     n_duplicates
-        Rows left out because an earlier one says the same.
+        Number of rows left out because an earlier row is the same.
     """
 
     table: pd.DataFrame
@@ -57,7 +57,7 @@ class Converted:
 
 @dataclass
 class _Ledger:
-    """What happened to the rows while they were converted."""
+    """Record of left-out rows and applied corrections during a conversion."""
 
     left: list[tuple[int, str, str, str]] = field(default_factory=list)
     met: dict[Correction, int] = field(default_factory=dict)
@@ -101,7 +101,7 @@ def convert_polyverse_chi(files: Mapping[str, bytes]) -> Converted:
     Raises
     ------
     DataError
-        The file has no column of temperatures or another one is missing.
+        The temperature column or another column is missing.
     """
     name = "chi_parameter.csv"
     records = _read_csv(files[name], name, ",", POLYVERSE_COLUMNS)
@@ -129,9 +129,9 @@ def convert_polyverse_chi(files: Mapping[str, bytes]) -> Converted:
 
 
 def convert_polysol_vinyl(files: Mapping[str, bytes]) -> Converted:
-    """The vinyl subset of PolySol as it is widely used: one ``CH2=CXY`` per monomer, nothing corrected.
+    """The widely used vinyl subset of PolySol: one ``CH2=CXY`` per monomer, nothing corrected.
 
-    Kept because published comparisons use it; `convert_polysol` has more polymers and fewer errors.
+    Kept because published comparisons use it; `convert_polysol` gives more polymers and fewer errors.
     """
     name, records = _polysol_records(files)
     ledger, rows, n_duplicates = _Ledger(), [], 0
@@ -152,11 +152,11 @@ def convert_polysol_vinyl(files: Mapping[str, bytes]) -> Converted:
 
 
 def convert_polysol(files: Mapping[str, bytes]) -> Converted:
-    """PolySol's homopolymers to ``SMILES,soluble,solvent,name,rule``: names and monomers both become repeat units.
+    """PolySol's homopolymers to ``SMILES,soluble,solvent,name,rule``, with repeat units from both names and monomers.
 
-    In order: the list of corrections; the structure-based name, when the entry is named that way; the polymerisation
-    rules applied to the monomer. A monomer with more than one possible outcome is left out with the reason, and so is a
-    polymer–solvent pair called both soluble and insoluble.
+    The repeat unit comes from the first of these that applies: the list of corrections; a structure-based name; the
+    polymerisation rules for the monomer. Monomers with more than one possible outcome are left out with the reason, and
+    so are polymer–solvent pairs labelled both soluble and insoluble.
     """
     name, records = _polysol_records(files)
     known = corrections_of("polysol")
@@ -222,13 +222,13 @@ def _without_repeats(table: pd.DataFrame, ledger: _Ledger, n_published: int) -> 
     clean = table[~mixed]
     repeated = clean.duplicated(["polymer", "solvent"])
     kept = clean[~repeated].copy()
-    # One spelling per polymer, so that a reader of the table sees at once which rows belong together.
+    # Use one SMILES per polymer, so that a reader of the table sees at once which rows belong together.
     kept["SMILES"] = kept.groupby("polymer")["SMILES"].transform("first")
     return ledger.finish(kept[["SMILES", "soluble", "solvent", "name", "rule"]], n_published, int(repeated.sum()))
 
 
 def _convert_pairs(table: str, name: str, pairs: Sequence[tuple[int, str, str, str]]) -> Converted:
-    """Rows of "polymer_solvent", °C, χ to the project's columns; an unreadable cell means the file has changed."""
+    """Convert rows of "polymer_solvent", °C, χ to the project's columns; an unreadable cell means a changed file."""
     ledger, rows = _Ledger(), []
     for line, pair, celsius, chi_text in pairs:
         polymer, _, solvent_text = pair.partition("_")
@@ -251,7 +251,7 @@ def _polysol_records(files: Mapping[str, bytes]) -> tuple[str, list[tuple[int, d
 
 
 def _read_csv(content: bytes, name: str, separator: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """(line, record) of a published file whose header must hold `columns`."""
+    """(line, record) pairs of a published file whose header must contain `columns`."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

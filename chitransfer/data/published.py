@@ -1,4 +1,4 @@
-"""The public tables that can be fetched: where each is, at which commit, its SHA-256, licence and citation.
+"""The public tables that can be fetched, each with its location, commit, SHA-256, licence and citation.
 
 Called by `data.sources`.
 """
@@ -41,11 +41,11 @@ class RemoteFile:
     Attributes
     ----------
     repository, commit, path
-        Where it is: ``owner/name``, 40 hex digits, path inside.
+        Location: ``owner/name``, 40 hex digits, path in the repository.
     sha256
-        Of its bytes.
+        SHA-256 of the content.
     size
-        In bytes; ``None`` when not recorded.
+        Size in bytes; ``None`` if not recorded.
     """
 
     repository: str
@@ -56,11 +56,11 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """The file name without its folder."""
         return self.path.rsplit("/", 1)[-1]
 
     def addresses(self, base_url: str | None) -> list[str]:
-        """Where to look, in order; a mirror may keep the pinned layout or hold the file under its plain name."""
+        """Addresses to try, in order; a mirror may use the pinned layout or hold the file under its plain name."""
         pinned = f"{self.repository}/{self.commit}/{self.path}"
         base = (base_url or RAW_ADDRESS).rstrip("/")
         return [f"{base}/{pinned}"] if base_url is None else [f"{base}/{pinned}", f"{base}/{self.name}"]
@@ -68,20 +68,20 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A public table that `fetch_table` knows.
+    """A public table that `fetch_table` can fetch.
 
     Attributes
     ----------
     name
-        What the user calls it.
+        Name by which the user asks for it.
     kind
-        ``stage1``, ``chi`` or ``solubility``: the key of ``paths`` it can fill.
+        ``stage1``, ``chi`` or ``solubility``: which of the tables in ``paths`` it can serve as.
     description, citation, licence
-        Shown to the user; the licence is stored beside the table.
+        Shown to the user; the licence is stored with the table.
     files
-        What is fetched.
+        The files to fetch.
     conversion
-        Name of the function of `data.public_tables` that makes the table.
+        Name of the function in `data.public_tables` that makes the table.
     """
 
     name: str

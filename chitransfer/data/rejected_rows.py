@@ -1,4 +1,4 @@
-"""Rows of a table that cannot be used, in words: one by one, or by their reason where many share it.
+"""Describe the unusable rows of a table: one by one, or grouped by reason if many share it.
 
 Called by `data.tables`, `data.monomers` and `data.solvents`.
 """
@@ -8,19 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SHOWN_ROWS = 20
-# A reason that more rows share is told once.
+# A reason shared by more rows than this is given once for all of them.
 _FEW = 5
-# Of a value: the reason behind it must be seen.
+# Longer values are cut, so that the reason after them stays visible.
 SHOWN_CHARACTERS = 200
 
 
 def shorten(value: str) -> str:
-    """A value of a table as a message shows it: the beginning of a long one."""
+    """Shorten a long table value to its beginning, for use in a message."""
     return value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…"
 
 
 def describe_rejected(name: str, rejected: Sequence[tuple[int, str, str]], n_rows: int) -> str:
-    """The rejected rows (line of the file, value, reason) of a table of `n_rows`, a line each or a line a reason."""
+    """Describe rejected rows (file line, value, reason) of a table of `n_rows`: one line per row or per reason."""
     of_reason: dict[str, list[tuple[int, str]]] = {}
     for line, value, reason in rejected:
         of_reason.setdefault(reason, []).append((line, value))

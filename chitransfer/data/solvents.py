@@ -1,4 +1,4 @@
-"""Solvents for computing χ in them: those a table names, and UNIFAC groups of those given.
+"""Solvents for which χ is computed: read them from a table, and find their UNIFAC groups.
 
 Called by `data.build` and `chitransfer data build --solvents-from`.
 """
@@ -17,17 +17,17 @@ from chitransfer.errors import DataError
 
 
 def read_solvents(path: Path) -> tuple[list[str], list[str]]:
-    """Distinct solvents of a CSV with a column ``solvent``, as canonical SMILES in their order; an empty cell is water.
+    """Distinct solvents of a CSV with a column ``solvent``, as canonical SMILES in file order; an empty cell is water.
 
     Returns
     -------
     solvents, warnings
-        Those that UNIFAC has groups for; and a line for each of the others, and for empty cells beside filled ones.
+        Solvents with UNIFAC groups; and a warning for each solvent without, and for empty cells among filled ones.
 
     Raises
     ------
     DataError
-        The file cannot be read, has no such column, a cell is no solvent, or UNIFAC has groups for none.
+        The file cannot be read, has no such column, a cell is not a solvent, or no solvent has UNIFAC groups.
     """
     content, name = read_source(str(path))
     header, rows = parse_csv(content, name)
@@ -68,7 +68,7 @@ def check_solvents(solvents: Sequence[str]) -> tuple[list[str], list[Groups]]:
     Raises
     ------
     DataError
-        One is no solvent or UNIFAC has no groups for it, or there is none.
+        A SMILES is not a solvent, a solvent has no UNIFAC groups, or the list is empty.
     """
     names, groups = [], []
     for smiles in solvents:

@@ -1,6 +1,6 @@
-"""Public tables by name: fetched from a pinned address, checked, converted, and stored with their licence.
+"""Fetch public tables by name from a pinned address, check and convert them, and store them with their licence.
 
-Called by ``chitransfer data fetch``; what the files become is `data.public_tables`' part.
+Called by ``chitransfer data fetch``; `data.public_tables` does the conversion.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class FetchedTable:
-    """A public table on disk, converted, and what was done to it.
+    """A converted public table on disk, and a summary of the conversion.
 
     Attributes
     ----------
@@ -35,12 +35,12 @@ class FetchedTable:
     table, licence, corrections, left_out, provenance
         The files written; the table is ready for ``paths.dft_chi_csv``, ``exp_chi_csv`` or ``solubility_csv``.
     n_published, n_rows, n_polymers, n_solvents, n_left_out, n_duplicates
-        Rows in the published file; rows, distinct repeat units and solvents in the table; rows left out, and why not
-        counted as such, repeated.
+        Rows in the published file; rows, distinct repeat units and solvents in the table; rows left out; and repeated
+        rows, which are not counted among those left out.
     applied
-        Corrections that met rows, each with their number.
+        Corrections that applied to rows, each with the number of rows.
     from_cache
-        No file had to be transferred.
+        Whether every file was already in the cache.
     """
 
     source: Source
@@ -74,21 +74,21 @@ def fetch_table(
     name
         One of `published.list_sources`.
     output_folder
-        Where ``NAME.csv``, ``NAME.LICENSE.txt``, ``NAME.corrections.csv``, ``NAME.left_out.csv`` and ``NAME.json`` go;
-        each is moved into place only after everything was converted.
+        Folder for ``NAME.csv``, ``NAME.LICENSE.txt``, ``NAME.corrections.csv``, ``NAME.left_out.csv`` and
+        ``NAME.json``; each is moved into place only after everything has been converted.
     base_url
         A mirror for closed networks: an ``http(s)://`` address or a folder that holds the files, either under their
-        plain names or in the pinned layout ``owner/name/commit/path``. Their SHA-256 is checked all the same.
+        plain names or in the pinned layout ``owner/name/commit/path``. The SHA-256 is still checked.
     cache_folder
         Where the published files are kept; default ``$CHITRANSFER_CACHE`` or the user's cache folder.
     progress
-        Called with (bytes so far, bytes in all or 0).
+        Called with (bytes so far, total bytes or 0 if unknown).
 
     Raises
     ------
     DataError
-        The name is unknown; the file cannot be reached; what came has another SHA-256, is cut short or is a web page;
-        or the content is not in the format this version knows.
+        The name is unknown; the file cannot be reached; the download has another SHA-256, is truncated or is a web
+        page; or the content is not in the format this version expects.
     """
     from chitransfer.chemistry.features import default_cache_folder
     from chitransfer.data import public_tables
@@ -125,7 +125,7 @@ def fetch_table(
 
 
 def _write(result: FetchedTable, table: pd.DataFrame, left_out: pd.DataFrame) -> None:
-    # The table comes last: where it is, everything that belongs to it is.
+    # The table is written last: if it exists, so do its companion files.
     write_atomically(result.licence, f"{result.source.licence}\nPlease cite: {result.source.citation}\n")
     applied = [
         (c.kind, KINDS[c.kind], count, c.entry, c.solvent, c.given, c.corrected, c.reason)
@@ -156,7 +156,7 @@ def _write(result: FetchedTable, table: pd.DataFrame, left_out: pd.DataFrame) ->
 
 
 def _fetch_file(file: RemoteFile, cache: Path, base_url: str | None, progress: Progress | None) -> tuple[Path, bool]:
-    """The published file in the cache, checked; True beside it when it had to be transferred."""
+    """The checked path of the published file in the cache, and whether it had to be downloaded."""
     import pooch
 
     downloader = _Downloader(file, base_url, progress)
@@ -170,7 +170,7 @@ def _fetch_file(file: RemoteFile, cache: Path, base_url: str | None, progress: P
                 downloader=downloader,
             )
         except PermissionError as error:
-            # Pooch's own has neither number nor file.
+            # Pooch's own error has neither errno nor filename.
             raise DataError(
                 f"{cache}: the cache of published files cannot be used (Permission denied); check permissions, or name "
                 "another folder with CHITRANSFER_CACHE"
@@ -179,7 +179,7 @@ def _fetch_file(file: RemoteFile, cache: Path, base_url: str | None, progress: P
 
 
 class _Downloader:
-    """Transfers one file for pooch and says what is wrong with it before pooch compares hashes."""
+    """Downloads one file for pooch and explains what is wrong with it before pooch compares hashes."""
 
     def __init__(self, file: RemoteFile, base_url: str | None, progress: Progress | None) -> None:
         self.file = file
@@ -226,7 +226,7 @@ class _Downloader:
                 raise DataError(self._unreachable(address, _plain(error))) from error
             except OSError as error:
                 if error.errno is None:
-                    # Not of the operating system: requests finds no file of certificates, say.
+                    # Not from the operating system; for example, requests cannot find a certificate file.
                     raise DataError(self._unreachable(address, str(error))) from error
                 raise DataError(f"{output_file}: cannot be written ({error})") from error
             return
@@ -262,7 +262,7 @@ class _Downloader:
 
 
 class _Bar:
-    """The part of a progress bar that pooch uses, passed on to a (done, total) callback."""
+    """The progress-bar interface that pooch uses, forwarded to a (done, total) callback."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -281,7 +281,7 @@ class _Bar:
 
 
 def _plain(error: Exception) -> str:
-    """The innermost cause, without the library's object addresses."""
+    """The cause of an error in plain words, without the library's object addresses."""
     text = str(error)
     for sign, meaning in (
         ("NameResolutionError", "the name cannot be resolved: offline?"),
@@ -297,7 +297,7 @@ def _plain(error: Exception) -> str:
 
 @contextmanager
 def _quiet_pooch() -> Iterator[None]:
-    """Keep pooch's own notes off the terminal; the program says what it fetches."""
+    """Keep pooch's log messages off the terminal; the program itself says what it fetches."""
     import pooch
 
     logger = pooch.get_logger()

@@ -1,6 +1,6 @@
-"""Grouped splits: a polymer's rows are never on both sides, across the χ and solubility tables alike.
+"""Grouped splits: a polymer's rows, in the χ and solubility tables together, are never on both sides.
 
-Called by `data.assemble` (folds), `training.stage1` (its hold-out) and `search.space` (how many that holds out).
+Called by `data.assemble` (folds), `training.stage1` (hold-out set) and `search.space` (size of the hold-out set).
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ import numpy as np
 
 from chitransfer.errors import DataError
 
-# One to learn from, one to hold out.
+# One polymer to train on and one to hold out.
 LEAST_STAGE1_POLYMERS = 2
 
 
 def assign_folds(
     polymers: Sequence[str], loads: np.ndarray, n_folds: int, random_state: int, first_size: float = 1.0
 ) -> np.ndarray:
-    """Assign whole polymers to folds of about equal load, or to a first fold of another size and equal others.
+    """Assign whole polymers to folds of about equal load; the first fold may have a different size.
 
-    Polymers come in random order; each goes to the fold that stays most balanced, so every shuffle differs.
+    Polymers are taken in random order and each goes to the fold that keeps the loads most balanced, so every shuffle
+    gives different folds.
 
     Parameters
     ----------
     polymers
         Distinct polymer identities, (n_polymers,).
     loads
-        Rows of each kind a polymer brings, (n_polymers, n_kinds): χ rows, soluble rows, insoluble rows.
+        Number of rows of each kind per polymer, (n_polymers, n_kinds): χ rows, soluble rows, insoluble rows.
     n_folds
         At least 2 and at most n_polymers.
     random_state
         Seed of the shuffle.
     first_size
-        Load of fold 0 as a multiple of each other fold's, above 0.
+        Load of fold 0 relative to each other fold, above 0.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def assign_folds(
             f"cross-validation over whole polymers needs at least {n_folds} polymers for {n_folds} folds, "
             f"got {n_polymers}; lower cv.n_cv_folds or bring more polymers"
         )
-    # Sorting by identity first makes the folds independent of the order of the rows in the files.
+    # Sorting by identity first makes the folds independent of the row order in the files.
     order = np.random.default_rng(random_state).permutation(n_polymers)
     order = np.argsort(np.asarray(polymers, dtype=object))[order]
     totals = loads.sum(axis=0)
@@ -63,8 +64,8 @@ def assign_folds(
     size = np.ones(n_folds)
     size[0] = first_size
     for position, polymer in enumerate(order):
-        # Σ(f + s)²/size over folds differs between the choices by (2 f·s + s·s)/size; among folds of one size, where
-        # the last term is 0, the best one has the smallest f·s.
+        # Adding shares s to a fold with shares f raises Σ f·f/size by (2 f·s + s·s)/size. The cost is half of that,
+        # minus the constant s·s/2; for folds of size 1 its last term is 0 and the smallest f·s wins.
         own = shares[polymer]
         cost = filled @ own / size + 0.5 * (own @ own) * (1.0 / size - 1.0)
         if n_polymers - position <= int((counts == 0).sum()):
@@ -82,7 +83,7 @@ def hold_out_polymers(polymers: Sequence[str], fraction: float, random_state: in
     Returns
     -------
     numpy.ndarray
-        True for held-out rows, (n_rows,); `polymers` may repeat, all rows of a polymer share its side.
+        True for held-out rows, (n_rows,); `polymers` may contain repeats, and all rows of a polymer are on one side.
 
     Raises
     ------
@@ -103,5 +104,5 @@ def hold_out_polymers(polymers: Sequence[str], fraction: float, random_state: in
 
 
 def count_held_out(n_polymers: int, fraction: float) -> int:
-    """How many of at least two distinct polymers `hold_out_polymers` chooses."""
+    """Number of polymers that `hold_out_polymers` chooses from at least two distinct ones."""
     return min(max(1, round(fraction * n_polymers)), n_polymers - 1)

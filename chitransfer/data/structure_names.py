@@ -1,4 +1,4 @@
-"""Repeat units from structure-based polymer names such as "oxycarbonyl-1,4-phenylene": the subunits, in order, joined.
+"""Repeat units from structure-based polymer names such as "oxycarbonyl-1,4-phenylene", by joining their subunits.
 
 Called by `data.public_tables` for handbook entries that name the repeat unit rather than the monomer.
 """
@@ -16,8 +16,8 @@ NUMERALS = ("di", "tri", "tetra", "penta", "hexa", "hepta", "octa", "nona", "dec
 ALKANES = ("meth", "eth", "prop", "but", "pent", "hex", "hept", "oct", "non", "dec", "undec", "dodec", "tridec",
            "tetradec", "pentadec", "hexadec", "heptadec", "octadec")  # fmt: skip
 
-# A subunit is a SMILES whose atoms carry their locants as map numbers, and the two locants its chain bonds leave from.
-# `None` in the second place: the name must give them ("1,4-phenylene").
+# A subunit is a SMILES with locants as atom map numbers, and the two locants that carry its chain bonds. `None` means
+# that the name must give these two locants ("1,4-phenylene").
 _SUBUNITS: dict[str, tuple[str, tuple[int, int] | None]] = {
     "oxy": ("[O:1]", (1, 1)),
     "thio": ("[S:1]", (1, 1)),
@@ -68,7 +68,7 @@ for _count, _alkane in enumerate(ALKANES, start=1):
         # "oxyhexanoyl": the chain enters at the far carbon and leaves through the acyl carbon.
         _SUBUNITS[f"{_alkane}anoyl"] = ("[C:2]" + "C" * (_count - 2) + "[C:1]=O", (2, 1))
 
-# Substituents: SMILES whose first atom is bonded to the locant; "=O" is doubly bonded, "" is a hydrogen.
+# Substituents: SMILES whose first atom is bonded to the locant; "=O" has a double bond, "" is a hydrogen.
 _SUBSTITUENTS: dict[str, str] = {
     "hydro": "", "oxo": "=O", "hydroxy": "O", "chloro": "Cl", "bromo": "Br", "nitro": "[N+](=O)[O-]",
     "sulfo": "S(=O)(=O)O", "carboxy": "C(=O)O", "hydroxymethyl": "CO", "vinyl": "C=C", "phenyl": "c1ccccc1",
@@ -89,9 +89,9 @@ _SUBUNIT_NAMES = sorted(_SUBUNITS, key=len, reverse=True)
 _SUBSTITUENT_NAMES = sorted(_SUBSTITUENTS, key=len, reverse=True)
 _LOCANTS = re.compile(r"(?:N|\d+(?:,\d+)*)-")
 _MULTIPLIERS = {"di": 2, "bis": 2, "tri": 3, "tetra": 4}
-# Subunits with one atom that carries what the name gives without a locant ("diphenylsilylene").
+# Subunits with a single atom, which carries substituents that the name gives without a locant ("diphenylsilylene").
 _UNLOCATED = {"silylene", "phosphazene", "imino"}
-# A hyphen between two words is a line break of the printed name ("hexafluoroiso-propylidene").
+# A hyphen between two words is a line break in the printed name ("hexafluoroiso-propylidene").
 _LINE_BREAK = re.compile(r"(?<=[a-z]{2})-(?=[a-z]{2})")
 _DIYL = re.compile(r"pyridine-(\d,\d)-diyl")
 
@@ -104,7 +104,7 @@ class _Substituent:
 
 
 def repeat_unit_from_name(name: str) -> str | None:
-    """The repeat unit a structure-based name spells, or ``None`` when the name is not made of known subunits.
+    """The repeat unit that a structure-based name describes, or ``None`` if the name has unknown subunits.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ def repeat_unit_from_name(name: str) -> str | None:
 
 
 def _is_monomer_like(name: str) -> bool:
-    # "ethylene", "methylene": names of a monomer as much as of a subunit; the monomer rules answer for them.
+    # "ethylene", for example, names a monomer as well as a subunit; the monomer rules handle these.
     return name in {"ethylene", "propylene", "carbonyl"} or not name
 
 
 def _read_subunit(text: str) -> tuple[Chem.RWMol, str] | None:
-    """Read one subunit with its substituents from the head of `text`; what follows it comes back too."""
+    """Read one subunit with its substituents from the start of `text`; also returns the rest of the text."""
     substituents: list[_Substituent] = []
     opened = 0
     while True:
@@ -194,7 +194,7 @@ def _read_substituent(text: str, locants: tuple[int, ...]) -> tuple[_Substituent
 
 
 def _build(base: str, chosen: tuple[int, int] | None, substituents: Sequence[_Substituent]) -> Chem.RWMol | None:
-    """The subunit as a molecule with ``[*:1]`` and ``[*:2]`` at its two chain bonds; ``None`` when it cannot be."""
+    """The subunit as a molecule with ``*`` labelled 1 and 2 at its two chain bonds; ``None`` if it cannot be built."""
     smiles, ends = _SUBUNITS[base]
     ends = chosen or ends
     if ends is None:
@@ -223,7 +223,7 @@ def _build(base: str, chosen: tuple[int, int] | None, substituents: Sequence[_Su
         molecule.AddBond(places[locant], star, Chem.BondType.SINGLE)
     for atom in molecule.GetAtoms():
         atom.SetAtomMapNum(0)
-        # The template's bracket atoms say nothing about hydrogens; valence fills them.
+        # Bracket atoms in the template do not specify hydrogens; they are added by valence.
         atom.SetNoImplicit(False)
     try:
         with rdBase.BlockLogs():
@@ -245,7 +245,7 @@ def _attach(molecule: Chem.RWMol, place: int, smiles: str) -> None:
 
 
 def _join(parts: Sequence[Chem.RWMol]) -> str:
-    """Bond each part's second open end to the next part's first; the outer two ends stay open."""
+    """Bond each part's second open end to the next part's first one; the outer two ends stay open."""
     chain = Chem.RWMol(parts[0])
     for part in parts[1:]:
         offset = chain.GetNumAtoms()

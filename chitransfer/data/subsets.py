@@ -1,4 +1,4 @@
-"""Parts and shuffles of a dataset: some rows of its tables, or measured values dealt out again.
+"""Subsets and permutations of a dataset: some rows of its tables, or permuted measured values.
 
 Called by `search.study` (the permuted-label control) and by `evidence.nested` (outer folds).
 """
@@ -13,17 +13,17 @@ from chitransfer.data.assemble import Dataset, Rows
 
 
 def permute_labels(dataset: Dataset, random_state: int) -> Dataset:
-    """The dataset with measured values dealt out to other polymers at random; Stage 1 stays as it is.
+    """The dataset with measured values permuted at random between polymers; Stage 1 is unchanged.
 
-    Every polymer takes, for all its rows of a table, the value of one row, drawn at random, of another polymer.
-    Polymers that are in both tables change places among themselves, so that a polymer's χ and its label still belong
-    together; one that has none to change places with keeps its own values.
+    In each table, every polymer gets the value of one random row of another polymer, for all of its rows. Polymers that
+    are in both tables are permuted among themselves, so that a polymer's χ and label still belong together; a polymer
+    with no partner keeps its own values.
 
-    Nothing can be learned of a polymer from other polymers' values of this kind, but everything from its own, so a
-    score above chance means that rows of one polymer were on both sides of a split, in one table or across the two, or
-    that the fit saw what it was tested on. A score at chance excludes these leaks as far as the score's interval is
-    narrow. It excludes no leak that lies in what the true values have in common: polymers that are alike on both
-    sides, or a Stage 1 table that was made with the measurements.
+    After this, other polymers' values say nothing about a polymer, while its own values say everything. A score above
+    chance therefore means that rows of one polymer were on both sides of a split, within one table or across both, or
+    that the fit saw its test data. A score at chance rules out such leaks to within the width of its interval. It does
+    not rule out leaks through similarities of the true values: similar polymers on both sides, or a Stage 1 table that
+    was made with the measurements.
     """
     rng = np.random.default_rng(random_state)
     donor = _draw_donors(dataset, rng)
@@ -33,7 +33,10 @@ def permute_labels(dataset: Dataset, random_state: int) -> Dataset:
 
 
 def _draw_donors(dataset: Dataset, rng: np.random.Generator) -> np.ndarray:
-    """Whose values each polymer takes, (n_polymers,) int64: one random cycle through polymers of the same tables."""
+    """Index of the polymer whose values each polymer gets, (n_polymers,) int64.
+
+    The permutation is one random cycle through the polymers that are in the same tables.
+    """
     donor = np.arange(len(dataset.polymers))
     in_chi, in_solubility = (
         np.isin(donor, [] if rows is None else rows.polymer) for rows in (dataset.chi, dataset.solubility)
@@ -57,7 +60,7 @@ def _dealt_out(rows: Rows | None, donor: np.ndarray, rng: np.random.Generator) -
 
 
 def keep_rows(rows: Rows, chosen: np.ndarray) -> Rows:
-    """The chosen rows (n_rows,) bool, in their order; indices into the dataset's structures stay valid."""
+    """The rows where `chosen`, (n_rows,) bool, in their order; indices into the dataset's structures stay valid."""
     table = replace(rows.table, rows=rows.table.rows[chosen].reset_index(drop=True))
     return replace(
         rows,
@@ -71,7 +74,7 @@ def keep_rows(rows: Rows, chosen: np.ndarray) -> Rows:
 
 
 def without_polymers(dataset: Dataset, polymers: np.ndarray, *, from_stage1: bool) -> Dataset:
-    """The dataset without some polymers' measured rows, and without their computed rows if `from_stage1`.
+    """The dataset without some polymers' measured rows and, if `from_stage1`, without their computed rows.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""What a user should be told of tables that were read: lines for the console, none of them an error.
+"""Remarks on tables that were read, as lines for the console; none of them is an error.
 
-Called by every command that trains, by `data.check`, `data.compute` and `data.solvents`, and by `predict_table` of a
+Called by every command that trains, by `data.check`, `data.compute` and `data.solvents`, and by `predict_table` for the
 table to predict.
 """
 
@@ -13,13 +13,13 @@ from chitransfer.data.csv_text import BUILTIN_PREFIX
 from chitransfer.data.tables import WATER, Table
 from chitransfer.data.temperatures import DEFAULT_TEMPERATURE_K
 
-# What a configuration calls the tables of Stage 2.
+# Configuration keys of the Stage 2 tables.
 PATH_KEYS = {"chi": "paths.exp_chi_csv", "solubility": "paths.solubility_csv"}
 SHOWN_BLANKS = 5
 
 
 def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
-    """A line for every built-in table of Stage 2 among tables of the user's own, which he may not know of."""
+    """A line for every built-in Stage 2 table used alongside the user's own tables, perhaps unknowingly."""
     if all(table.source.startswith(BUILTIN_PREFIX) for table in tables):
         return []
     stage2 = [table for table in tables if table.kind in PATH_KEYS]
@@ -33,7 +33,7 @@ def describe_builtin_beside_own(tables: Sequence[Table]) -> list[str]:
 
 
 def describe_left_out(tables: Sequence[Table]) -> list[str]:
-    """A line for every table some of whose rows cannot be used and were left out (`provenance.write_provenance`)."""
+    """A line for every table with unusable rows that were left out (`provenance.write_provenance`)."""
     return [
         f"{n} of {say_count(len(table) + n, 'row')} of {table.source} cannot be used and {'is' if n == 1 else 'are'} "
         "left out; rejected_rows.csv says why"
@@ -43,7 +43,7 @@ def describe_left_out(tables: Sequence[Table]) -> list[str]:
 
 
 def describe_blank_cells(tables: Sequence[Table]) -> list[str]:
-    """A line for every column in which some rows that are used have a value and others, being blank, the default."""
+    """A line for every column that is filled in some of the used rows and blank, so the default applies, in others."""
     lines = []
     for table in tables:
         used = set(table.rows["line"])
@@ -62,16 +62,16 @@ def describe_blanks(
     temperature: float = DEFAULT_TEMPERATURE_K,
     lines: Sequence[int] = (),
 ) -> str:
-    """A line on rows that leave ``solvent`` or ``temp`` blank.
+    """A line about rows with a blank ``solvent`` or ``temp``.
 
     Parameters
     ----------
     n_blank, n_rows
-        Rows that leave `column` blank, and all that are used.
+        Number of rows with a blank `column`, and of all used rows.
     temperature
-        What a blank ``temp`` is taken for, in kelvin.
+        Temperature used for a blank ``temp``, in kelvin.
     lines
-        Where the blank cells stand, the first of which are named; none where nobody kept them.
+        Line numbers of the blank cells, of which the first are shown; empty if not recorded.
     """
     one = n_blank == 1
     shown = ", ".join(map(str, lines[:SHOWN_BLANKS])) + (", …" if len(lines) > SHOWN_BLANKS else "")

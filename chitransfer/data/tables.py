@@ -1,6 +1,6 @@
-"""Reading the three tables: computed χ, experimental χ, solubility; every row that cannot be used is named at once.
+"""Read the three tables (computed χ, experimental χ, solubility); all unusable rows are reported at once.
 
-`read_stage1_table`, `read_chi_table` and `read_solubility_table` are called by `data.assemble` and `training.settings`.
+`data.assemble` and `training.settings` call `read_stage1_table`, `read_chi_table` and `read_solubility_table`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from chitransfer.progress import Progress
 
 WATER = "O"
 LARGEST_CHI = 1000.0
-# What χ rarely leaves.
+# χ rarely lies outside this range.
 USUAL_CHI = (-5.0, 20.0)
-# Why `_settle_contradictions` leaves a row out.
+# The reason with which `_settle_contradictions` leaves a row out.
 CONTRADICTS = "contradicts another row of the same polymer and solvent"
 LABELS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 _YES_OR_NO = {"yes", "no", "y", "n"}
-# What `data.compute` adds to a table; its other columns, a measured χ too, it keeps.
+# Column that `data.compute` adds to a table, whose other columns it keeps, including a measured χ.
 UNIFAC_CHI = "chi_unifac"
-# Columns that need not be there, and whose blank cells stand for water and a default temperature.
+# Columns that may be missing; blank cells mean water and a default temperature.
 _OPTIONAL = ("solvent", "temp")
-# Of one polymer–solvent pair with both labels.
+# Number of labels shown for a polymer–solvent pair that has both labels.
 SHOWN_LABELS = 10
 
 BadRows = Literal["error", "skip"]
@@ -53,7 +53,7 @@ Contradictions = Literal["error", "drop", "majority"]
 
 @dataclass(frozen=True)
 class Table:
-    """A table as the program uses it, in the order of its file.
+    """A table as the program uses it, in file order.
 
     Attributes
     ----------
@@ -69,9 +69,9 @@ class Table:
     digest
         SHA-256 of the file's decompressed content.
     n_repeated
-        Rows that share polymer, solvent and temperature (solubility: polymer and solvent) with an earlier row.
+        Number of rows with the polymer, solvent and temperature (solubility: polymer and solvent) of an earlier row.
     blank_cells
-        By optional column, the lines that leave it blank, rejected ones too, where another line fills it.
+        For each optional column that is only partly filled: the lines where it is blank, rejected lines included.
     """
 
     kind: str
@@ -87,18 +87,18 @@ class Table:
 
 
 class ReadOptions(TypedDict, total=False):
-    """How a table is read.
+    """Options for reading a table.
 
     Attributes
     ----------
     on_bad_rows
         ``error`` (default) refuses the table; ``skip`` leaves such rows out, with their reasons in `Table.rejected`.
     cache_folder
-        Where polymer identities are remembered; ``None`` (default) remembers nothing.
+        Cache folder for polymer identities; ``None`` (default) turns caching off.
     n_jobs
-        Processes that work them out; default 1.
+        Number of processes that compute them; default 1.
     progress
-        Called with (done, total) distinct polymers.
+        Called with the numbers of distinct polymers (done, total).
     """
 
     on_bad_rows: BadRows
@@ -108,7 +108,7 @@ class ReadOptions(TypedDict, total=False):
 
 
 def read_stage1_table(source: str, **options: Unpack[ReadOptions]) -> Table:
-    """Read computed χ: ``SMILES, chi[, temp][, solvent]``; as `read_chi_table`, and refuses `UNIFAC_CHI` beside χ."""
+    """Read computed χ: ``SMILES, chi[, temp][, solvent]``, as `read_chi_table`; refuses a `UNIFAC_CHI` column."""
     return _read("stage1", source, [Column("chi", True), Column("temp", False)], **options)
 
 
@@ -133,10 +133,10 @@ def read_chi_table(source: str, **options: Unpack[ReadOptions]) -> Table:
 def read_solubility_table(
     source: str, *, on_contradictory_labels: Contradictions = "error", **options: Unpack[ReadOptions]
 ) -> Table:
-    """Read solubility: ``SMILES, soluble[, solvent]`` with labels 1 (soluble) and 0; else as `read_chi_table`.
+    """Read solubility: ``SMILES, soluble[, solvent]`` with labels 1 (soluble) and 0; otherwise as `read_chi_table`.
 
-    `on_contradictory_labels` says what happens when one polymer–solvent pair carries both labels: ``error``, ``drop``
-    all of its rows, or keep the ``majority`` (a tie drops them).
+    `on_contradictory_labels` decides what happens when a polymer–solvent pair has both labels: ``error``, ``drop`` all
+    of its rows, or keep the ``majority`` (a tie drops them all).
     """
     table = _read("solubility", source, [Column("soluble", True)], **options)
     return _settle_contradictions(table, on_contradictory_labels)
@@ -144,10 +144,10 @@ def read_solubility_table(
 
 @lru_cache(maxsize=200_000)
 def canonical_solvent(smiles: str) -> str:
-    """The canonical SMILES of a solvent molecule; raises ValueError with the reason when it is none."""
+    """The canonical SMILES of a solvent molecule; raises ValueError with the reason if it is not one."""
     if len(smiles) > LONGEST_SMILES:
         raise ValueError(f"the solvent is longer than {LONGEST_SMILES} characters; give one small molecule")
-    # RDKit would take what stands behind a blank for the molecule's name.
+    # RDKit would read anything after a space as the molecule's name.
     is_one_word = len(smiles.split()) == 1
     molecule = read_molecule(smiles) if is_one_word else None
     if molecule is None or molecule.GetNumAtoms() == 0:
@@ -178,7 +178,7 @@ def _read(
     content, name = read_source(source)
     header, records = parse_csv(content, name)
     positions = find_columns(header, [Column("SMILES", True), *columns, Column("solvent", False)], name)
-    # Labels have no temperature, so a column of one is no mistake beside them.
+    # Labels have no temperature, so an unused temperature column is not a mistake in a solubility table.
     refuse_misnamed(header, {*positions, "temp"} if kind == "solubility" else positions, name)
     if kind == "stage1":
         _refuse_measured_chi(header, name)
@@ -217,7 +217,7 @@ def _read(
 
 
 class _RowError(ValueError):
-    """Why a row cannot be used, and the value that is to blame."""
+    """Why a row cannot be used, and the value that causes it."""
 
     def __init__(self, value: str, reason: str) -> None:
         super().__init__(reason)
@@ -225,7 +225,7 @@ class _RowError(ValueError):
 
 
 def _read_row(cells: Mapping[str, str], columns: Sequence[Column]) -> list[object]:
-    """The solvent of a row, then the values of its columns; raises _RowError at the first that cannot be used."""
+    """The solvent of a row, then the values of its columns; raises _RowError at the first unusable one."""
     try:
         values: list[object] = [canonical_solvent(cells["solvent"]) if cells.get("solvent") else WATER]
     except ValueError as error:
@@ -240,7 +240,7 @@ def _read_row(cells: Mapping[str, str], columns: Sequence[Column]) -> list[objec
 
 
 def _refuse_measured_chi(header: Sequence[str], name: str) -> None:
-    """Make sure that Stage 1 does not learn the measured χ to which `data.compute` has added its own."""
+    """Refuse a measured χ table to which `data.compute` has added its χ: Stage 1 would learn the measured column."""
     if UNIFAC_CHI in (cell.lower() for cell in header):
         raise DataError(
             f"{name}, line 1: holds both chi and {UNIFAC_CHI}. Stage 1 learns the column chi, which beside "
@@ -261,7 +261,7 @@ def _find_blank_cells(
 
 
 def _refuse_celsius(cells: Sequence[str], name: str) -> None:
-    """Make sure that most temperatures are not in °C: of those, the hot ones would pass as kelvin, rejected or not."""
+    """Refuse a temperature column that is mostly in °C: its hottest values would otherwise pass as kelvin."""
     numbers = []
     for cell in cells:
         with suppress(ValueError):
@@ -327,7 +327,7 @@ def _settle_contradictions(table: Table, rule: Contradictions) -> Table:
 
 
 def _describe_contradiction(group: pd.DataFrame) -> str:
-    """The lines of a pair that carries both labels, of many the first of either label."""
+    """The lines of a pair that has both labels; of many, the first lines of each label."""
     shown = group
     if len(group) > SHOWN_LABELS:
         shown = group.groupby("soluble").head(SHOWN_LABELS // 2)

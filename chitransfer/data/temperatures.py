@@ -1,4 +1,4 @@
-"""Temperatures in kelvin: read from a cell, checked, and named.
+"""Temperatures in kelvin: read them from cells, check them, and format them for names.
 
 Called by `data.tables`, `data.compute`, `data.build`, `predict` and `predict_table`.
 """
@@ -18,7 +18,7 @@ ABSOLUTE_ZERO_C = -273.15
 
 
 def read_kelvin(text: str, what: str = "temp") -> float:
-    """The temperature that a cell holds, 150 … 1000 K; raises ValueError, which calls it `what`, when it holds none."""
+    """Read a temperature, 150 … 1000 K, from a cell; raises a ValueError that calls it `what` if there is none."""
     value = read_number(text, what)
     if looks_like_celsius(value):
         raise ValueError(f"{what} must be in kelvin; below {COLDEST_K:g} it looks like °C: add 273.15")
@@ -30,7 +30,7 @@ def read_kelvin(text: str, what: str = "temp") -> float:
 
 
 def looks_like_celsius(value: float) -> bool:
-    """Whether a number is too cold for a polymer in kelvin, and above absolute zero in °C."""
+    """Whether a number is too cold for a polymer in kelvin but above absolute zero in °C."""
     return ABSOLUTE_ZERO_C < value < COLDEST_K
 
 
@@ -40,7 +40,7 @@ def check_temperatures(temperatures: Sequence[float] | np.ndarray) -> np.ndarray
     Raises
     ------
     DataError
-        None is given, or one lies outside 150 … 1000 K.
+        The list is empty, or a temperature lies outside 150 … 1000 K.
     """
     if len(temperatures) == 0:
         raise DataError("give at least one temperature, in kelvin")
@@ -55,5 +55,5 @@ def check_temperatures(temperatures: Sequence[float] | np.ndarray) -> np.ndarray
 
 
 def name_temperature(kelvin: float) -> str:
-    """A temperature as columns and messages call it, without the K: 298.15, 300; others differ in their names too."""
+    """A temperature as used in column names and messages, without the K: 298.15, 300; distinct values differ."""
     return f"{kelvin:.10g}"

@@ -1,1 +1,1 @@
-"""Figures and pages drawn from finished results."""
+"""Figures and pages made from finished results."""

@@ -1,4 +1,4 @@
-"""The page and the figure of ``chitransfer data check``: facts first, warnings last, where the eye ends.
+"""The page and the figure of ``chitransfer data check``: facts first, warnings last, where they are easiest to see.
 
 Called by the command; everything shown is in `data.check.CheckReport`.
 """
@@ -109,7 +109,7 @@ def draw_check(report: CheckReport, path: Path) -> None:
 def _draw_rows(axes: Axes, report: CheckReport) -> None:
     names = [TITLES[facts.kind] for facts in report.tables]
     position = np.arange(len(names))
-    # The first row of the axes is at the top.
+    # The y axis is inverted, so the most negative offset is on top.
     bars = (("rows", -0.27), ("polymers", 0.0), ("solvents", 0.27))
     for what, shift in bars:
         counts = [getattr(facts, f"n_{what}") for facts in report.tables]

@@ -1,4 +1,4 @@
-"""The four figures of a study: the numbers first (`…_series`), then the drawing.
+"""The four figures of a study: functions `…_series` compute the numbers, the others draw them.
 
 `draw_study` is called at the end of a search and by `chitransfer report`.
 """
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OBJECTIVE = "transfer objective (lower is better)"
-# The trials a figure points out, each with its colour and its name in the legend.
+# The trials highlighted in a figure, each with its colour and legend label.
 Marked = list[tuple[FrozenTrial, str, str]]
 
 
 @dataclass(frozen=True)
 class HistorySeries:
-    """Objective by trial number, its running minimum, the trials without one, and the points of reference."""
+    """Objective by trial number, its running minimum, trials without an objective, and reference values."""
 
     number: np.ndarray
     value: np.ndarray
@@ -66,9 +66,9 @@ class HistorySeries:
 
 @dataclass(frozen=True)
 class ParameterSeries:
-    """One searched parameter over the complete trials: positions on an axis, and what the ticks say.
+    """One searched parameter over the complete trials: axis positions, and ticks with their labels.
 
-    The position is NaN where a trial is older than the parameter, which ``--allow-extended-space`` added.
+    The position is NaN for trials that ran before ``--allow-extended-space`` added the parameter.
     """
 
     name: str
@@ -79,9 +79,9 @@ class ParameterSeries:
 
 
 def history_series(study: optuna.Study, reference: Reference, recommended: FrozenTrial) -> HistorySeries:
-    """The optimisation history of the trials that ended, in order of number.
+    """The optimisation history of the finished trials, in order of number.
 
-    The objectives of the trivial predictor and the random forest take the Stage 1 MAE of the recommended trial.
+    The objectives of the trivial predictor and the random forest use the Stage 1 MAE of the recommended trial.
     """
     standing = read_standing(study)
     trials = sorted(standing.ranked, key=lambda trial: trial.number)
@@ -113,14 +113,14 @@ def history_series(study: optuna.Study, reference: Reference, recommended: Froze
 def importance_series(
     study: optuna.Study, evaluator: BaseImportanceEvaluator | None = None, most: int | None = None
 ) -> dict[str, float]:
-    """Parameter importances, most important first; empty when the trials do not allow an estimate.
+    """Parameter importances, most important first; empty if they cannot be estimated from the trials.
 
     Parameters
     ----------
     evaluator
-        How they are estimated, by default as Optuna does.
+        How to estimate them; Optuna's default if ``None``.
     most
-        From how many trials at most, evenly spread over the study; ``None``: from all.
+        Maximum number of trials to use, evenly spread over the study; ``None`` uses all.
     """
     trials = read_standing(study).ranked
     if most is not None and len(trials) > most:
@@ -128,7 +128,7 @@ def importance_series(
         trials = [by_number[place] for place in np.linspace(0, len(trials) - 1, most).astype(int)]
     if len(trials) < 4 or len({trial.values[0] for trial in trials}) < 2:
         return {}
-    # Of a parameter that was added under way a part of the trials says nothing.
+    # Parameters added during the study are missing from some trials, so they are left out.
     common = [name for name in trials[0].params if all(name in trial.params for trial in trials)]
     names = [name for name in common if len({str(trial.params[name]) for trial in trials}) > 1]
     with warnings.catch_warnings():
@@ -148,9 +148,9 @@ def _objective(trial: FrozenTrial) -> float:
 
 
 def _of_one_range(study: optuna.Study, trials: list[FrozenTrial], names: list[str]) -> optuna.Study:
-    """A study of these complete trials: itself where they are all, or a copy.
+    """A study with just these complete trials and one range per parameter: the study itself if it fits, or a copy.
 
-    Where ranges became wider the copy has the widest: Optuna compares no others.
+    If ranges were widened, the copy uses the widest for all trials, because Optuna compares only equal ranges.
     """
     distributions = {name: covering_distribution(trials, name) for name in names}
     are_all = len(trials) == len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
@@ -165,22 +165,22 @@ def _of_one_range(study: optuna.Study, trials: list[FrozenTrial], names: list[st
 
 
 def searched_parameters(trials: Sequence[FrozenTrial]) -> list[str]:
-    """Every parameter that a trial has, those of the oldest first; `trials` are in order of number."""
+    """All parameters that occur in the trials, those of the oldest trial first; `trials` are in order of number."""
     return list(dict.fromkeys(name for trial in trials for name in trial.params))
 
 
 def covering_distribution(trials: Sequence[FrozenTrial], name: str) -> Any:
-    """The distribution of a parameter; with the widest range where ``--allow-extended-space`` made it wider."""
+    """The distribution of a parameter, with the widest range if ``--allow-extended-space`` widened it."""
     found: list[Any] = [trial.distributions[name] for trial in trials if name in trial.distributions]
     first = found[0]
     if all(one == first for one in found):
         return first
-    # Choices cannot change; the step may not fit the wider range.
+    # Choices never change, so this is a numeric range; its step is dropped because it may not fit the wider range.
     return type(first)(min(one.low for one in found), max(one.high for one in found), log=first.log)
 
 
 def parameter_series(trials: Sequence[FrozenTrial], name: str) -> ParameterSeries:
-    """Axis positions of one parameter: numbers as they are (log where searched so), choices in their given order."""
+    """Axis positions of one parameter: numbers as they are (log scale if searched so), choices in their given order."""
     distribution = covering_distribution(trials, name)
     if isinstance(distribution, CategoricalDistribution):
         choices = list(distribution.choices)
@@ -197,9 +197,9 @@ def parameter_series(trials: Sequence[FrozenTrial], name: str) -> ParameterSerie
 def marked_trials(
     trials: Sequence[FrozenTrial], recommended: FrozenTrial, default: FrozenTrial | None, names: Names
 ) -> Marked:
-    """The recommended trial and the default; one where they are the same.
+    """The recommended trial and the default trial; a single entry if they are the same.
 
-    The recommended one is called the best where none of `trials` has a lower objective.
+    The recommended trial is called the best if none of `trials` has a lower objective.
     """
     name = "best trial" if has_lowest_objective(recommended, trials) else "recommended trial"
     if default is None:
@@ -216,7 +216,7 @@ def draw_study(study: optuna.Study, reference: Reference, folder: StudyFolder) -
     Parameters
     ----------
     reference
-        What the trials are compared with.
+        Reference scores that the trials are compared with.
     """
     standing = read_standing(study)
     trials = sorted(standing.ranked, key=lambda trial: trial.number)
@@ -243,7 +243,7 @@ def _draw_history(series: HistorySeries, marked: Marked) -> Figure:
     axes.step(np.append(series.number, last), best, where="post", color=BEST, lw=2, label="best so far")
     for numbers, marker, what in ((series.pruned, "|", "pruned"), (series.failed, "x", "failed")):
         if numbers:
-            # At the foot of the axes, whatever the objective's range.
+            # Drawn at the bottom of the axes, independent of the objective's range.
             at_foot: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ls": "", "marker": marker, "ms": 8}
             axes.plot(numbers, [0.02] * len(numbers), **at_foot, color=TRIVIAL, label=f"{what} ({len(numbers)})")
     for special, color, label in marked:
@@ -251,7 +251,7 @@ def _draw_history(series: HistorySeries, marked: Marked) -> Figure:
         is_default = series.default is not None and special.number == series.default[0]
         if is_default:
             axes.axhline(value, color=color, lw=1.2, ls="--")
-        # The entry in the legend has the line, too.
+        # The line style also appears in the legend entry.
         style: dict[str, Any] = {"color": color, "lw": 1.2, "ls": "--" if is_default else "", "marker": "D", "ms": 8}
         axes.plot([special.number], [value], **style, mec="k", zorder=4, label=f"{label} {value:.3f}")
     for value, what, color, dash in (
@@ -295,7 +295,7 @@ def _draw_parallel(trials: list[FrozenTrial], marked: Marked) -> Figure:
     from matplotlib import colormaps
 
     for trial, line in sorted(zip(trials, heights, strict=True), key=lambda pair: -pair[0].values[0]):
-        # The end of the colour map is yellow, which is hardly seen on white.
+        # The end of the colour map is yellow, which is hard to see on white.
         shade = colormaps["viridis"](0.65 * float(line[0]))
         axes.plot(range(len(columns)), line, color=shade, lw=1.0, alpha=0.55)
         for special, color, label in marked:
@@ -334,18 +334,18 @@ def _draw_slices(trials: list[FrozenTrial], marked: Marked) -> Figure:
     for axes, name in zip(grid, names, strict=False):
         plain_axes(axes)
         series = parameter_series(trials, name)
-        # One scale of colours, also where a panel lacks the oldest trials.
+        # All panels share one colour scale, even those without the oldest trials.
         dots = axes.scatter(series.position, values, c=numbers, vmin=numbers.min(), vmax=numbers.max(), **dot_style)
         for special, color, label in marked:
             at = numbers == special.number
             axes.scatter(series.position[at], values[at], marker="D", s=70, color=color, edgecolor="k", label=label)
         if series.is_log:
             axes.set_xscale("log")
-        # The outer names of choices are wide and would touch those of the next panel.
+        # Labels of categorical choices are wide and would touch those of the next panel.
         is_choice = isinstance(covering_distribution(trials, name), CategoricalDistribution)
         axes.set(xlabel=name, xlim=_whole_range(series, 0.2 if is_choice else 0.06))
         axes.set_xticks(series.ticks, series.labels)
-        # Matplotlib would label the minor ticks of less than a decade, one over the other.
+        # For less than a decade, Matplotlib would label minor ticks on top of each other.
         axes.minorticks_off()
     for axes in grid[::n_columns]:
         axes.set_ylabel("objective")
@@ -358,7 +358,7 @@ def _draw_slices(trials: list[FrozenTrial], marked: Marked) -> Figure:
 
 
 def _whole_range(series: ParameterSeries, margin: float) -> tuple[float, float]:
-    """Ends of an axis that shows all that was searched, tried or not; `margin` in shares of the range."""
+    """Axis limits that show the whole searched range, tried or not; `margin` is a fraction of the range."""
     ticks = np.log(series.ticks) if series.is_log else np.array(series.ticks)
     room = margin * (float(np.ptp(ticks)) or 1.0)
     low, high = float(ticks.min()) - room, float(ticks.max()) + room

@@ -1,4 +1,4 @@
-"""What follows a search once its trials are done: figures, the over-tuning guard, best_params.json, report.html.
+"""Steps after the trials of a search are done: figures, the over-tuning guard, best_params.json, report.html.
 
 `finish_study` is called at the end of every search and by ``chitransfer report``.
 """
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 def finish_study(
     study: optuna.Study, reference: Reference, folder: StudyFolder, comparison: Path | None = None
 ) -> list[str]:
-    """Write everything a study with at least one complete trial is shown by; returns what to say about it.
+    """Write all results of a study with at least one complete trial; returns sentences about it for the user.
 
     Parameters
     ----------
     reference
-        What its trials are compared with.
+        Reference scores that its trials are compared with.
     comparison
         Folder of a comparison to show in the report.
     """
@@ -53,7 +53,7 @@ def finish_study(
     except StudyError as error:
         sentences.append(f"WARNING: no corrected value, gain or choice by them for this study: {error}")
         found = None
-        # One of fewer trials would be taken for this study's.
+        # A file left over from when the study had fewer trials would be mistaken for a current one.
         (folder.path / "overtuning.json").unlink(missing_ok=True)
     if found is not None:
         write_json(folder.path / "overtuning.json", found.to_dict())
@@ -67,7 +67,7 @@ def finish_study(
         write_json(folder.path / "insight.json", asdict(insight))
         write_csv(folder.path / "insight.csv", insight.effects_frame())
         sentences += insight.sentences
-    # The trials of a second pass share their Stage 1.
+    # In a second pass all trials share their Stage 1, so there is nothing to correlate.
     elif folder.first_pass is None:
         sentences.append(
             f"Key Insight: not measured (insight.json); it takes {SMALLEST_STUDY} complete trials whose losses differ"
@@ -82,7 +82,7 @@ def finish_study(
 def _name_choice(study: optuna.Study, folder: StudyFolder, found: Examination) -> None:
     standing = read_standing(study)
     chosen = next(trial for trial in standing.ranked if trial.number == found.chosen_trial)
-    # What is corrected is the choice of the lowest objective; a trial chosen otherwise has no such value.
+    # The correction is for choosing the lowest objective; a trial chosen by another rule has no corrected value.
     is_best = found.chosen_trial == found.best_trial
     corrected, gain = (found.corrected, found.corrected_gain) if is_best else (None, None)
     fresh = {score.number: score.value for score in found.fresh}

@@ -1,6 +1,6 @@
-"""`report.html`: everything about a study on one page that opens from disk, with no network, and can be mailed.
+"""`report.html`: everything about a study on one self-contained page, which opens from disk and can be mailed.
 
-`write_report` is called by `report.finish`; `report_contents` gives the numbers, the scripts in ``page/`` draw them.
+`write_report` is called by `report.finish`; `report_contents` gives the numbers and the scripts in ``page/`` draw them.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from chitransfer.search.summary import Names
 from chitransfer.sections import ObjectiveSettings
 
 MOST_ROC_POINTS = 400
-# Of the page, one after another: what the later ones use stands in the earlier ones.
+# Scripts of the page, in order: later ones use definitions from earlier ones.
 SCRIPTS = ("parts.js", "study.js", "evidence.js")
-# Trials that fANOVA is given: its time grows with the square of their number, to hours for ten thousand.
+# Largest number of trials for fANOVA: its time grows quadratically, to hours for ten thousand trials.
 MOST_FANOVA_TRIALS = 500
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,9 @@ def write_report(
     sentences: Sequence[str] = (),
     comparison: Path | None = None,
 ) -> Path:
-    """Write ``report.html`` of a study with at least one complete trial; returns its path."""
+    """Write ``report.html`` for a study with at least one complete trial; returns its path."""
     contents = report_contents(study, reference, folder, config, found, insight, sentences, comparison)
-    # "</" inside a script element would end it, whatever quotes are around it.
+    # "</" would end the script element, even inside quotes.
     data = json.dumps(plain_numbers(contents), allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
     page = _read_part("page.html").replace("__STYLE__", _read_part("page.css"))
     page = page.replace("__SCRIPT__", "".join(map(_read_part, SCRIPTS)))
@@ -96,9 +96,9 @@ def report_contents(
     sentences: Sequence[str] = (),
     comparison: Path | None = None,
 ) -> dict[str, Any]:
-    """Everything the page shows, as plain values: numbers of the study's own files, or computed from them.
+    """Everything the page shows, as plain values that are read from the study's files or computed from them.
 
-    `sentences` are what `report.finish` has to say of the study.
+    `sentences` are the remarks on the study from `report.finish`.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def _trials(study: optuna.Study, weights: ObjectiveSettings) -> list[dict[str, A
 
 
 def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
-    """PED-ANOVA and fANOVA importances by method; a method that these trials do not allow is left out."""
+    """PED-ANOVA and fANOVA importances by method; a method that cannot be applied to these trials is left out."""
     n_trials = len(read_standing(study).ranked)
     part = f" ({MOST_FANOVA_TRIALS} of {n_trials} trials)" if n_trials > MOST_FANOVA_TRIALS else ""
     found = {
@@ -232,7 +232,7 @@ def importances(study: optuna.Study) -> dict[str, dict[str, float]]:
 
 
 def _out_of_fold(folder: StudyFolder, number: int, config: Config) -> dict[str, Any]:
-    """Parity points (mean over repeats) and one ROC curve a repeat of the chosen trial; damaged files are left out."""
+    """Parity points (mean over repeats) and one ROC curve per repeat of the chosen trial; damaged files are skipped."""
     path = folder.trial(number)
     found: dict[str, Any] = {}
     repeats = _readable_repeats(path, "chi")
@@ -281,7 +281,7 @@ def read_comparison(folder: Path) -> dict[str, Any]:
 
 
 def describe_origin(folder: StudyFolder) -> dict[str, str]:
-    """Versions, machine and the commands of all runs of a study, by what a reader calls them; empty when unknown."""
+    """Versions, machine and the commands of all runs of a study, under readable names; empty if unknown."""
     path = folder.path / "environment.json"
     if not path.is_file():
         return {}
@@ -297,7 +297,7 @@ def describe_origin(folder: StudyFolder) -> dict[str, str]:
         name.replace("_", " "): ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in values.items()
     }
     shown["packages"] = ", ".join(f"{name} {number}" for name, number in packages.items())
-    # The command's own path says where a program lies on the machine; its arguments say what was asked.
+    # Replace the program's path, which depends on the machine, and keep the arguments.
     for run in runs:
         title = "command" if len(runs) == 1 else f"command of {run['started'] or 'an earlier release'}"
         shown[title] = " ".join(["chitransfer", *map(str, (run["command"] or [])[1:])])

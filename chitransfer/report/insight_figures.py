@@ -1,4 +1,4 @@
-"""Two more figures of a study: Stage 1 loss against transfer, and the Pareto front where there are several objectives.
+"""Two more figures of a study: Stage 1 loss against transfer, and the Pareto front if there are several objectives.
 
 Called by `report.finish`.
 """
@@ -28,8 +28,8 @@ TRANSFER = "objective without its Stage 1 term (lower is better)"
 
 @own_look()
 def draw_insight(study: optuna.Study, insight: Insight | None, folder: StudyFolder, weights: ObjectiveSettings) -> None:
-    """Write ``stage1_vs_transfer.png`` of a first pass, and ``pareto_front.png`` where there are several objectives."""
-    # The trials of a second pass share their Stage 1.
+    """Write ``stage1_vs_transfer.png`` for a first pass, and ``pareto_front.png`` if there are several objectives."""
+    # In a second pass all trials share their Stage 1.
     if folder.first_pass is None:
         save_figure(_draw_scatter(study, insight, folder, weights), folder.figures / "stage1_vs_transfer.png")
     names = study.user_attrs.get(CONTRACT, {}).get("search", {}).get("objectives") or []

@@ -1,6 +1,6 @@
-"""Figures of full training, drawn from the tables beside them: the numbers first (`…_series`), then the drawing.
+"""Figures of full training, drawn from its tables: functions `…_series` compute the numbers, the others draw them.
 
-`draw_pretraining` and `draw_model` are called by the commands when training is done.
+The commands call `draw_pretraining` and `draw_model` when training is done.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ N_CURVES = 6
 
 @dataclass(frozen=True)
 class Reliability:
-    """Mean predicted probability, observed share and number of rows, for bins of about equally many rows."""
+    """Mean predicted probability, observed share and number of rows, for bins with about equal numbers of rows."""
 
     predicted: np.ndarray
     observed: np.ndarray
     n_rows: np.ndarray
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper ends of Wilson's 95 % interval of each share, (n_bins,) each; a share of 0 has one, too."""
+        """Lower and upper ends of Wilson's 95 % interval of each share, (n_bins,) each; works for a share of 0 too."""
         from scipy.stats import binomtest
 
         counts = np.rint(self.observed * self.n_rows).astype(int)
@@ -59,7 +59,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class TemperatureCurve:
-    """One polymer–solvent pair: measured points, the predicted line and its interval's half-width."""
+    """One polymer–solvent pair: measured points, the predicted line and the half-width of its interval."""
 
     title: str
     temperature: np.ndarray
@@ -80,8 +80,8 @@ def reliability_series(positive: np.ndarray, probability: np.ndarray, n_bins: in
 
 
 def temperature_series(frame: pd.DataFrame) -> list[TemperatureCurve]:
-    """The `N_CURVES` pairs measured at most temperatures, a polymer at most once, from predictions_chi.csv."""
-    # One polymer may be written in several ways.
+    """The `N_CURVES` pairs measured at the most temperatures, each polymer at most once, from predictions_chi.csv."""
+    # The same polymer may be written in several ways.
     frame = frame.assign(polymer=frame["SMILES"].map({text: polymer_identity(text) for text in set(frame["SMILES"])}))
     pairs = frame.groupby(["polymer", "solvent"], sort=False)
     n_temperatures = pairs["temp"].nunique().sort_values(ascending=False, kind="stable")
@@ -107,7 +107,7 @@ def temperature_series(frame: pd.DataFrame) -> list[TemperatureCurve]:
 
 
 def temperature_title(report: dict[str, Any]) -> str:
-    """What χ(T) curves show, with the coverage that holds for all of them; `report` is ``chi`` of metrics.json."""
+    """Title of the χ(T) curves, with the coverage that holds for all of them; `report` is ``chi`` of metrics.json."""
     parts = [report[name] for name in ("interval_validation", "interval_test") if name in report]
     stated = min((part["stated_coverage"] for part in parts), default=None)
     interval = "" if stated is None else f", with {100 * stated:.0f} % interval,"
@@ -116,7 +116,7 @@ def temperature_title(report: dict[str, Any]) -> str:
 
 @own_look()
 def draw_pretraining(folder: Path) -> None:
-    """Training curves and parity plot of a Stage 1 folder, into its ``figures/``."""
+    """Draw the training curves and parity plot of a Stage 1 folder into its ``figures/``."""
     history = pd.read_csv(folder / "history.csv")
     predictions = pd.read_csv(folder / "predictions.csv")
     save_figure(_draw_history(history), folder / "figures" / "training_curves.png")
@@ -128,7 +128,7 @@ def draw_pretraining(folder: Path) -> None:
 
 @own_look()
 def draw_model(folder: Path) -> None:
-    """Every figure of a Stage 2 folder that its tables have rows for, into its ``figures/``."""
+    """Draw every figure of a Stage 2 folder for which its tables have rows into its ``figures/``."""
     figures = folder / "figures"
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     if (folder / CHI_FILE).is_file():
@@ -149,7 +149,7 @@ def draw_model(folder: Path) -> None:
 def _draw_solubility(left_out: pd.DataFrame, name: str, figures: Path) -> None:
     positive = left_out["positive"].to_numpy() == 1
     probability, called = left_out["p_cv"].to_numpy(), left_out["called_positive"].to_numpy() == 1
-    # Each fold's probabilities are on a scale of their own.
+    # Each fold's probabilities are calibrated separately, so rows are ranked by the common logits.
     ranking = left_out["logit_cv"].to_numpy()
     save_figure(_draw_ranking(positive, ranking, name), figures / "roc_and_precision_recall.png")
     save_figure(_draw_confusion(positive, called, name), figures / "confusion_matrix.png")
@@ -190,7 +190,7 @@ def _draw_parity(frame: pd.DataFrame, columns: dict[str, str], title: str) -> Fi
         predicted.append(rows[column].to_numpy())
         temperatures.append(rows["temp"].to_numpy())
     x, y, heat = (np.concatenate(parts) for parts in (measured, predicted, temperatures))
-    # Of one temperature alone, too, the scale holds hardly more.
+    # This keeps the colour scale narrow even for a single temperature.
     ends_K = {"vmin": heat.min() - 0.5, "vmax": heat.max() + 0.5}
     dots = by_temperature.scatter(x, y, s=10, alpha=0.7, c=heat, cmap="viridis", **ends_K)
     figure.colorbar(dots, ax=by_temperature, label="temperature / K")
@@ -275,7 +275,7 @@ def _draw_reliability(series: Reliability, name: str) -> Figure:
     error = (series.observed - low, high - series.observed)
     label = f"about {say_count(round(series.n_rows.mean()), 'row')} each,\nbars: 95 % interval of the share"
     axes.errorbar(series.predicted, series.observed, yerr=error, fmt="o-", color=TRIAL, capsize=3, label=label)
-    # Bars may reach anywhere among the axes.
+    # Error bars may be anywhere in the axes, so the legend goes below them.
     legend_below(figure, axes)
     axes.set(
         xlabel=f"predicted P({name})",

@@ -1,6 +1,6 @@
-/* What is behind it: Stage 1 against transfer, predictions, luck, a comparison, every trial, where it comes from. */
+/* Supporting evidence: Stage 1 against transfer, predictions, luck, a comparison, every trial, provenance. */
 const measured = complete.filter((t) => t.components.stage1_mae !== null);
-/* The trials of a second pass share their Stage 1. */
+/* In a second pass all trials share their Stage 1, so there is nothing to plot. */
 if (new Set(measured.map((t) => t.components.stage1_mae)).size > 1) {
   const insight = contents.insight,
     body = [

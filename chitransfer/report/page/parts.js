@@ -1,5 +1,5 @@
 "use strict";
-/* The report's parts: elements, numbers in words, ticks and charts. */
+/* Building blocks of the report: elements, formatted numbers, ticks and charts. */
 const contents = JSON.parse(document.getElementById("data").textContent);
 const page = document.getElementById("page"),
   tip = document.getElementById("tip");
@@ -55,12 +55,12 @@ function ticks({ domain: [low, high], whole }, n) {
   for (let t = Math.ceil(low / step) * step; t <= high + step * 1e-9; t += step) found.push(Number(t.toPrecision(12)));
   return found;
 }
-/* Ticks with as many decimals as tell them all apart. */
+/* Tick labels, all with the number of decimals that the most precise one needs. */
 const named = (ticks) => {
   const decimals = Math.max(...ticks.map((t) => (String(t).split(".")[1] || "").length));
   return ticks.map((t) => (String(t).includes("e") ? String(t) : t.toFixed(decimals)));
 };
-/* Rows are lists of cells, the first of which names the row; a cell is text or a td. */
+/* Rows are lists of cells, each a text or a td; the first cell is the row's header. */
 const table = (columns, rows, look = "scroll") =>
   el(
     "div",
@@ -97,8 +97,8 @@ const extent = (values, pad = 0.06) => {
     room = (high - low || Math.abs(high) || 1) * pad;
   return [low - room, high + room];
 };
-/* A drawing area with axes, `title` for those who hear the page; x and y are {domain, label, ticks?, labels?, log?,
-   whole?}. Redrawn when its width changes. */
+/* A chart with axes, redrawn when its width changes; `title` is for screen readers; x and y are {domain, label, ticks?,
+   labels?, log?, whole?}. */
 function chart(title, height, x, y, paint) {
   const box = el("div");
   const draw = () => {
@@ -106,7 +106,7 @@ function chart(title, height, x, y, paint) {
       h = height,
       yt = y.ticks || ticks(y, 5),
       yl = y.labels || named(yt);
-    /* Room for the axis' name beside its longest label, at 7.5 pixels a letter. */
+    /* Leave room for the axis label next to the longest tick label, at 7.5 pixels per letter. */
     const m = { l: Math.max(56, 30 + 7.5 * Math.max(...yl.map((label) => label.length))), r: 14, t: 10, b: 44 };
     const scale = (axis, from, to) => {
       const f = axis.log ? Math.log : (v) => v,

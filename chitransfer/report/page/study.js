@@ -1,4 +1,4 @@
-/* The study: its trials in words, as tables and as charts of the objective. */
+/* The study: a summary of its trials in words, tables and charts of the objective. */
 const complete = contents.trials.filter((t) => t.state === "COMPLETE");
 const colour = (t) =>
   css(t.number === contents.chosen ? "best" : t.number === contents.default ? "default" : "trial");
@@ -49,7 +49,7 @@ const words = (lines) =>
 const values = complete.map((t) => t.value),
   best = complete.find((t) => t.number === contents.chosen),
   usual = complete.find((t) => t.number === contents.default);
-/* The guard corrects the best of the search, which search.select need not choose. */
+/* The guard corrects the search's best trial, which search.select does not necessarily choose. */
 const corrected = contents.guard && complete.find((t) => t.number === contents.guard.best_trial),
   correctedIsChosen = corrected === best;
 
@@ -204,7 +204,7 @@ const unit = (axis, p) => {
     high = Math.max(...t);
   return high > low ? (f(p) - low) / (high - low) : 0.5;
 };
-/* A line through points, with a gap where there is none: a trial older than a parameter added to the space. */
+/* A line through points, with a gap for missing ones: trials older than a parameter that was added to the space. */
 const broken = (points) =>
   points
     .map((p, i) => p && (i && points[i - 1] ? "L" : "M") + p.join(","))
