@@ -56,7 +56,7 @@ def test_a_rate_that_no_trial_reads_is_refused_as_in_a_search(
 ) -> None:
     rate = {"key": "training.lr_encoder", "type": "log", "low": 1e-5, "high": 1e-3}
     config = override_config(shared_tiny_config, {"search.space": {"rate": rate}})
-    with pytest.raises(ConfigError, match=r"no trial reads training\.lr_encoder"):
+    with pytest.raises(ConfigError, match=r"no trial uses training\.lr_encoder"):
         run_comparison(config, tiny_dataset, tmp_path / "new", Plan(2, 1, PROTOCOLS), said.append)
     assert not (tmp_path / "new").exists()
 

@@ -79,7 +79,7 @@ def test_one_that_hangs_is_not_waited_for_longer_than_a_trial_may_take(
     assert follower.result(60) == "a result"
     working.close()
     assert runner.order[:2] == ["0 begins", "1 begins"]
-    assert "its thread is left behind and keeps its memory" in caplog.text
+    assert "its thread remains and keeps its memory" in caplog.text
     assert not workers._left_behind - {working._thread}
 
 
