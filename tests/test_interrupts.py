@@ -225,5 +225,5 @@ def test_an_interrupted_comparison_says_how_to_go_on(
     words = ["compare", "--config", str(config), "--outer", "2", "--protocol", "known"]
     ended, printed = interrupt(words, "outer folds to do", number, tmp_path)
     assert ended == code, printed
-    assert "interrupted; the same command goes on" in printed
+    assert "interrupted; the same command continues" in printed
     assert "Traceback" not in printed

@@ -111,7 +111,7 @@ def test_folds_that_tested_other_polymers_are_refused(run: Any, tmp_path: Path) 
     run(KNOWN)
     done = tmp_path / "known_chemistry" / "outer_1" / "done.json"
     done.write_text(json.dumps({"test_polymers": json.loads(done.read_text())["test_polymers"][1:]}))
-    with pytest.raises(StudyError, match=r"outer_1.done\.json: the fold tested other polymers"):
+    with pytest.raises(StudyError, match=r"outer_1.done\.json: this fold would now test other polymers"):
         run(KNOWN)
 
 
@@ -121,7 +121,7 @@ def test_tables_have_every_protocol_that_is_complete(run: Any, said: list[str], 
     assert set(pd.read_csv(tmp_path / "differences.csv")["protocol"]) == {KNOWN, NEW}
     (tmp_path / "known_chemistry" / "outer_0" / "done.json").unlink()
     assert run(NEW) == [NEW]
-    assert said[-1] == f"{KNOWN}: 1 of 2 outer folds are done; the tables leave it out until all are"
+    assert said[-1] == f"{KNOWN}: 1 of 2 outer folds are done; the tables show it once all are done"
     assert run(KNOWN) == [KNOWN, NEW]
 
 
@@ -145,7 +145,7 @@ def test_a_second_comparison_in_the_folder_is_refused(run: Any, tmp_path: Path) 
         ),
         (
             ["training.n_networks=3"],
-            "training.n_networks; leave it out (whatever is fine-tuned in full is one network)",
+            "training.n_networks; leave it out (full fine-tuning trains one network here)",
         ),
         (["cv.random_forest=false"], "cv.random_forest; leave it out (the table always has a random forest)"),
     ],

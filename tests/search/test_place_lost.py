@@ -220,7 +220,10 @@ def test_a_file_system_without_locks_is_named_and_nothing_is_left(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     folder = StudyFolder(tmp_path / "results" / "new")
-    with pytest.raises(StudyError, match=r"new: its file system has no file locks .*--results-dir"), drive_alone(folder):
+    with (
+        pytest.raises(StudyError, match=r"new: its file system has no file locks .*--results-dir"),
+        drive_alone(folder),
+    ):
         pytest.fail("nothing keeps a second search out")
     assert not folder.path.exists()
 
