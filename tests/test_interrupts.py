@@ -204,7 +204,7 @@ def test_an_interrupted_pretraining_goes_on(
     ended, printed = interrupt(["pretrain", "--config", str(config)], "Stage 1: ", number, tmp_path)
     assert ended == code, printed
     assert "Traceback" not in printed
-    command = printed.replace("\n", " ").partition("interrupted; go on with: chitransfer ")[2]
+    command = printed.replace("\n", " ").partition("interrupted; continue with: chitransfer ")[2]
     words = shlex.split(command)[:3]
     assert words[:2] == ["pretrain", "--resume"]
     # A run of a million epochs is not for a test: its folder is told to stop soon.
