@@ -86,7 +86,7 @@ def test_a_solvent_is_one_and_not_empty(
 def test_an_extended_space_is_of_a_resumed_search(run_command: RunCommand) -> None:
     code, _, err = run_command("search", "--allow-extended-space")
     assert code == 2
-    assert "name it with --resume STUDY" in err
+    assert "give it with --resume STUDY" in err
 
 
 def test_fine_tuning_says_that_a_table_is_the_built_in_one(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ def test_a_trial_that_ran_twice_is_compared_with_the_run_whose_encoders_it_kept(
     assert trials["value_before"].tolist() == [runs[number][0] for number in sorted(runs)]
     assert trials["value"].tolist() == pytest.approx(trials["value_before"].tolist(), rel=1e-6)
     assert trials["rank_before"].tolist() == trials["value_before"].rank().tolist()
-    assert "before: of each trial's first run" in " ".join(run_command("rescore", study.path)[1].split())
+    assert "before: score of each trial's first run" in " ".join(run_command("rescore", study.path)[1].split())
 
 
 def test_polymers_of_other_names_are_refused(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +269,7 @@ def test_weights_of_another_size_are_refused(study: StudyFolder) -> None:
 def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = run_command("rescore", study.path, "--stage2_epochs", 4, "--set", "training.class_weight_pos=2.0")
     assert code == 0
-    assert "3 trials scored again without pretraining" in out
+    assert "3 trials rescored without pretraining" in out
     assert "rank correlation" in out
     code, _, err = run_command("rescore", study.path, "--set", "training.lr_schedule_factor=0.1")
     assert code == 2

@@ -198,7 +198,7 @@ def test_the_command_stops_and_goes_on(
     assert code == 0
     assert load_config(own / "config.yaml").objective.sol_f1 == 0.5
     refused = run_command("search", "--resume", own, "--config", own / "config.yaml")[2]
-    assert "a second pass goes on with its own configuration; leave out --config" in refused
+    assert "a second pass continues with its own configuration; leave out --config" in refused
     last_words = out[out.index("second pass on the Stage 1 of trial 0") :]
     assert last_words.startswith(f"second pass on the Stage 1 of trial 0 of {study.name}: here the default")
     assert "Key Insight" not in last_words, "all its trials share one Stage 1"
