@@ -53,7 +53,7 @@ def test_a_wider_space_is_taken_when_asked_for(
 ) -> None:
     _, folder = make_search(small)
     before = comparable(read_trials(folder.database))
-    with pytest.raises(StudyError, match=r"encoder_dropout(.|\n)*--allow-extended-space takes it"):
+    with pytest.raises(StudyError, match=r"encoder_dropout(.|\n)*--allow-extended-space accepts it"):
         resume(widened(small), folder, extended=False)
     assert resume(widened(small), folder, extended=True) == 0
     trials = read_trials(folder.database)
