@@ -73,7 +73,8 @@ def _print_epochs(data: Stage1Data, sizes: Sequence[int]) -> None:
     seconds = _median(lambda: alone.train_to(alone.epoch + 1), device)
     print(f"\none run, steps launched one by one: {seconds:.3f} s an epoch\n")
     print(
-        "| pack | precision | s an epoch | s a member and epoch | TFLOP/s | GPU memory, GB |\n|---|---|---|---|---|---|"
+        "| pack | precision | s per epoch | s per member and epoch | TFLOP/s | GPU memory, GB |\n"
+        "|---|---|---|---|---|---|"
     )
     for size in sizes:
         for precision in PRECISIONS:

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # From a fine-tuned model to χ(T) of your own polymers
 #
-# Set `MODEL` below and run it cell by cell in an editor that knows `# %%`, or whole:
-# `python examples/predict_polymers.py MODEL.pt`. The model is the file `chitransfer finetune` leaves.
+# Set `MODEL` below and run it cell by cell in an editor that supports `# %%` cells, or as a whole:
+# `python examples/predict_polymers.py MODEL.pt`. The model is the file that `chitransfer finetune` writes.
 
 # %%
 import argparse
@@ -19,10 +19,10 @@ if __name__ == "__main__" and "ipykernel" not in sys.modules:
 try:
     predictor = Predictor.load(MODEL)
 except ChitransferError as error:
-    sys.exit(f"ERROR: {error}; name the one that `chitransfer finetune` left: examples/predict_polymers.py MODEL.pt")
+    sys.exit(f"ERROR: {error}; give the one that `chitransfer finetune` wrote: examples/predict_polymers.py MODEL.pt")
 
 # %% [markdown]
-# A polymer is its repeat unit with two `*`. However the chain is cut, the answer is the same.
+# A polymer is its repeat unit with two `*`. The prediction does not depend on where the chain is cut.
 
 # %%
 same = predictor.predict(["*CCO*", "*OCC*", "*CCOCCO*"])
@@ -39,14 +39,14 @@ frame.insert(0, "polymer", list(polymers))
 print(frame[["polymer", "chi_298.15K", "chi_350K", "A_K", "B", "p_soluble", "soluble"]].to_string(index=False))
 
 # %% [markdown]
-# Before believing a number, look at the applicability: the nearest measured polymer, how similar it is, and what is
-# outside of what the model was tested on.
+# Before you trust a number, check the applicability domain: the nearest measured polymer, how similar it is, and what
+# lies outside the range the model was tested on.
 
 # %%
 print(frame[["polymer", "nearest_polymer", "similarity", "in_domain", "domain_note"]].to_string(index=False))
 
 # %% [markdown]
-# What cannot be predicted stays in its place and says why.
+# A row that cannot be predicted stays in its place, with the reason.
 
 # %%
 print(predictor.predict(["*CC(*)O", "CCO"])[["SMILES", "chi", "problem"]].to_string(index=False))

@@ -255,7 +255,7 @@ class TestStatus:
         config, out = override_config(finished_search.config, {"search.n_trials": 4}), io.StringIO()
         with few_trees():
             assert run_search(config, Console(file=out, width=300), resume=folder, draw=lambda *_: None) == 0
-        said = "nothing was left to do: ended 6 trials, the total is 4; a larger total (--n-trials) adds trials"
+        said = "nothing was left to do: 6 trials ended, the total is 4; a larger total (--n-trials) adds trials"
         assert said in out.getvalue()
         environment = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
         before = json.loads((finished_search.folder.path / "environment.json").read_text(encoding="utf-8"))

@@ -204,7 +204,7 @@ def test_an_interrupted_pretraining_goes_on(
     ended, printed = interrupt(["pretrain", "--config", str(config)], "Stage 1: ", number, tmp_path)
     assert ended == code, printed
     assert "Traceback" not in printed
-    command = printed.replace("\n", " ").partition("interrupted; go on with: chitransfer ")[2]
+    command = printed.replace("\n", " ").partition("interrupted; continue with: chitransfer ")[2]
     words = shlex.split(command)[:3]
     assert words[:2] == ["pretrain", "--resume"]
     # A run of a million epochs is not for a test: its folder is told to stop soon.
@@ -225,5 +225,5 @@ def test_an_interrupted_comparison_says_how_to_go_on(
     words = ["compare", "--config", str(config), "--outer", "2", "--protocol", "known"]
     ended, printed = interrupt(words, "outer folds to do", number, tmp_path)
     assert ended == code, printed
-    assert "interrupted; the same command goes on" in printed
+    assert "interrupted; the same command continues" in printed
     assert "Traceback" not in printed

@@ -87,4 +87,4 @@ def test_a_pretraining_short_of_memory_says_how_to_go_on(
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
         pretrain.run_pretraining(load_config(None, tiny), said.append, run_out)
     (folder,) = Path(str(tiny["paths.results_dir"])).glob("dft_pretrain_*")
-    assert said[-1] == f"interrupted; go on with: chitransfer pretrain --resume {folder}"
+    assert said[-1] == f"interrupted; continue with: chitransfer pretrain --resume {folder}"

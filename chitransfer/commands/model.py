@@ -49,7 +49,7 @@ def pretrain(
     if resume is None:
         resolved = load_config(config, overrides, FULL_TRAINING)
     elif config is not None:
-        raise ConfigError(f"{resume}: an interrupted run goes on with its own configuration; leave out --config")
+        raise ConfigError(f"{resume}: an interrupted run continues with its own configuration; leave out --config")
     else:
         resolved = load_run_config(resume, overrides)
     console = make_console(quiet)

@@ -45,13 +45,15 @@ def rescore(
     console = make_console(quiet)
     with show_progress(console) as progress:
         rescored = rescore_study(locate_study(study), overrides, progress=progress)
-    console.print(f"{say_count(len(rescored.trials), 'trial')} scored again without pretraining")
+    console.print(f"{say_count(len(rescored.trials), 'trial')} rescored without pretraining")
     console.print("rank  trial  objective  before  rank before")
     for rank, row in enumerate(rescored.trials.head(10).itertuples(), start=1):
         line = f"{rank:4d}  {row.number:5d}  {row.value:9.4f}  {row.value_before:6.4f}  {row.rank_before:11d}"
         console.print(line)
     if rescored.is_of_first_runs:
-        console.print("before: of each trial's first run, whose encoders are scored here, not the mean of its runs")
+        console.print(
+            "before: score of each trial's first run (whose encoders are rescored here), not the mean of its runs"
+        )
     if len(rescored.trials) >= 3:
         console.print(f"rank correlation with the scores before: {rescored.rank_correlation:.2f}")
     for text in [*rescored.describe(), *rescored.describe_skipped()]:

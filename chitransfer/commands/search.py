@@ -99,7 +99,7 @@ def search(
     folder = None if resume is None else locate_study(resume)
     if folder is not None and folder.first_pass is not None and second_pass is None:
         if config is not None:
-            raise ConfigError(f"{folder.path}: a second pass goes on with its own configuration; leave out --config")
+            raise ConfigError(f"{folder.path}: a second pass continues with its own configuration; leave out --config")
         (second_pass, trial), resume = folder.first_pass, None
     if second_pass is not None:
         from chitransfer.search.second_pass import run_second_pass
@@ -107,12 +107,12 @@ def search(
         if resume is not None or config is not None:
             raise ConfigError("--second-pass takes the study's own configuration; leave out --resume and --config")
         if allow_extended_space:
-            raise ConfigError("--allow-extended-space speaks of a resumed search; leave it out with --second-pass")
+            raise ConfigError("--allow-extended-space is for a resumed search; leave it out with --second-pass")
         console = make_console(quiet)
         return run_second_pass(locate_study(second_pass), console, trial=trial, overrides=overrides, draw=finish_study)
     if folder is None:
         if allow_extended_space:
-            raise ConfigError("--allow-extended-space speaks of a resumed search; name it with --resume STUDY")
+            raise ConfigError("--allow-extended-space is for a resumed search; give it with --resume STUDY")
         resolved = load_config(config, overrides)
     else:
         _refuse_another_place(folder, overrides)

@@ -198,8 +198,8 @@ def load_dataset(
 def _missing_class(table: Table) -> list[str]:
     counts = table.rows["soluble"].value_counts()
     return [
-        f"{table.source}: no row has soluble = {label}; F1, recall and AUC need both classes. "
-        "Add such polymers, or set paths.solubility_csv to null to search on χ alone."
+        f"{table.source}: no row has soluble = {label}; F1, recall and AUC need both classes. Add such polymers, or "
+        "set paths.solubility_csv to null to use χ only."
         for label in (0, 1)
         if counts.get(label, 0) == 0
     ]

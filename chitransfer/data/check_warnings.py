@@ -65,14 +65,14 @@ def find_obstacles(report: CheckReport, n_folds: int) -> Iterator[str]:
     n_rows = {facts.kind: facts.n_rows for facts in report.tables}
     if n_rows.get("solubility") == 0:
         yield (
-            "Solubility: no label is left, because every one is contradicted by another of its polymer and solvent. "
-            "Correct them, or set paths.solubility_csv to null to search on χ alone."
+            "Solubility: no label is left, because every one is contradicted by another label of the same polymer "
+            "and solvent. Correct them, or set paths.solubility_csv to null to use χ only."
         )
     if report.soluble_share in (0.0, 1.0):
         yield (
             f"Solubility: every label is {'soluble' if report.soluble_share else 'insoluble'}. A search needs both "
-            "classes and refuses to start: add polymers of the other one, or set paths.solubility_csv to null for χ "
-            "alone."
+            "classes and refuses to start: add polymers of the other class, or set paths.solubility_csv to null to "
+            "use χ only."
         )
     if report.n_measured < n_folds:
         remedy = "Lower cv.n_cv_folds." if report.n_measured > 1 else "Add measured polymers."
@@ -91,7 +91,7 @@ def _tell_rejected(facts: TableFacts) -> str:
 def _about_pretraining(report: CheckReport) -> Iterator[str]:
     if LEAST_STAGE1_POLYMERS <= report.n_stage1 < FEW_STAGE1_POLYMERS:
         yield (
-            f"Stage 1: only {say_count(report.n_stage1, 'polymer')}. Pretraining has little to teach; "
+            f"Stage 1: only {say_count(report.n_stage1, 'polymer')}. Pretraining has little to learn from; "
             "`chitransfer data build` makes thousands in minutes."
         )
 
@@ -112,7 +112,7 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
         )
     low, _, high = facts.value_range or (0.0, 0.0, 1.0)
     if low == high and facts.n_rows > 1:
-        follows = "pretraining has nothing to teach" if facts.kind == "stage1" else "its R² is not defined"
+        follows = "pretraining has nothing to learn from" if facts.kind == "stage1" else "its R² is not defined"
         yield f"{name}, {facts.source}: χ is {low:g} in every row, so {follows}; is it the right column?"
     share, polymer = facts.largest_share or (0.0, "")
     if share > DOMINANT_SHARE and facts.n_polymers > 1:
@@ -126,16 +126,17 @@ def _about_table(facts: TableFacts, n_folds: int | None) -> Iterator[str]:
     if facts.n_duplicates:
         lines = ", ".join(map(str, facts.duplicate_lines)) + (", …" if facts.n_duplicates > SHOWN else "")
         yield (
-            f"{name}, {facts.source}: exact copies of earlier rows, {facts.n_duplicates} (line {lines}), count in "
-            "training and in scores, too; take them out if they are one measurement."
+            f"{name}, {facts.source}: exact copies of earlier rows, {facts.n_duplicates} (line {lines}), also count "
+            "in training and in scores; remove them if they are the same measurement."
         )
     if facts.odd_chi:
         shown = "; ".join(f"line {line}: χ {chi:g}" for line, chi in facts.odd_chi[:SHOWN])
         more = "; …" if len(facts.odd_chi) > SHOWN else ""
         low, high = USUAL_CHI
         yield (
-            f"{name}, {facts.source}: χ rarely lies outside {low:g} to {high:g}, and here does in "
-            f"{say_count(len(facts.odd_chi), 'row')} ({shown}{more}). A few such rows decide every error; check them."
+            f"{name}, {facts.source}: χ rarely lies outside {low:g} to {high:g}, but does in "
+            f"{say_count(len(facts.odd_chi), 'row')} ({shown}{more}). A few such rows dominate every error; check "
+            "them."
         )
 
 
@@ -151,17 +152,17 @@ def _about_temperatures(report: CheckReport) -> Iterator[str]:
     stage1, chi = report.stage1_temperatures, report.chi_temperatures
     if stage1.n_several == 0:
         yield (
-            "Stage 1 has one temperature for every polymer and solvent: A and B of χ(T) = A/T + B cannot be told "
-            "apart, and predictions away from that temperature are guesses. Add temperatures."
+            "Stage 1 has one temperature for every polymer and solvent: A and B of χ(T) = A/T + B cannot be "
+            "separated, and predictions away from that temperature are guesses. Add temperatures."
         )
     elif stage1.n_several < 0.5 * stage1.n_pairs:
         yield (
             f"Stage 1 has several temperatures for {stage1.n_several} of {stage1.n_pairs} polymer-solvent pairs only; "
-            "A and B rest on those."
+            "A and B are determined by those alone."
         )
     if stage1.n_several and stage1.median_span < ENOUGH_SPAN_K:
         yield (
-            f"Stage 1 temperatures span {stage1.median_span:.0f} K per pair (median): too little to tell A from B "
+            f"Stage 1 temperatures span {stage1.median_span:.0f} K per pair (median): too little to separate A and B "
             "well; 50 K or more is better."
         )
     if chi is not None and chi.n_several == 0:
@@ -186,16 +187,16 @@ def _about_stereo(report: CheckReport) -> Iterator[str]:
     if report.stereo_variants:
         yield (
             f"{say_count(len(report.stereo_variants), 'polymer')} with a stereo variant in the tables (such as "
-            f"{min(report.stereo_variants)}). Features leave stereochemistry out, so models give both the same values; "
-            "in every split they stay together."
+            f"{min(report.stereo_variants)}). The features ignore stereochemistry, so models predict the same values "
+            "for both; every split keeps them together."
         )
 
 
 def _about_isotopes(report: CheckReport) -> Iterator[str]:
     if report.n_labelled:
         yield (
-            f"{say_count(report.n_labelled, 'row')} of polymers written with isotopes, such as [2H]. Isotopes are left "
-            "out: a deuterated chain counts as the ordinary one, in features, repeats and splits."
+            f"{say_count(report.n_labelled, 'row')} of polymers written with isotopes, such as [2H]. Isotopes are "
+            "ignored: a deuterated chain counts as the ordinary one in features, repeats and splits."
         )
 
 
@@ -205,14 +206,14 @@ def _about_coverage(coverage: CoverageFacts) -> Iterator[str]:
     if far > 0.1 * coverage.n_polymers:
         polymer, similarity = coverage.farthest[0]
         yield (
-            f"{name}: {far} of {coverage.n_polymers} polymers have nothing like them in Stage 1 (similarity below "
-            f"{FAR:g}; least: {polymer}, {similarity:.2f}). What Stage 1 teaches may not reach them."
+            f"{name}: {far} of {coverage.n_polymers} polymers have no similar polymer in Stage 1 (similarity below "
+            f"{FAR:g}; least: {polymer}, {similarity:.2f}). Stage 1 may not help for these."
         )
     if coverage.n_in_stage1 > 0.5 * coverage.n_polymers:
         yield (
-            f"{name}: {coverage.n_in_stage1} of {coverage.n_polymers} polymers are in Stage 1 too. Cross-validation "
-            "hides their measured rows, not their computed ones: scores hold for polymers whose χ you compute first, "
-            "not for new chemistry."
+            f"{name}: {coverage.n_in_stage1} of {coverage.n_polymers} polymers are also in Stage 1. Cross-validation "
+            "leaves out their measured rows, not their computed ones: scores hold for polymers whose χ you compute "
+            "first, not for new chemistry."
         )
     if coverage.n_solvents_unseen:
         yield (
@@ -273,6 +274,6 @@ def _about_agreement(report: CheckReport) -> Iterator[str]:
     agreement = report.agreement
     if agreement is not None and agreement.spearman is not None and agreement.spearman < POOR_RANKING:
         yield (
-            f"Stage 1 ranks the {agreement.n_pairs} measured rows it shares badly (Spearman {agreement.spearman:.2f}): "
-            "what it teaches may not help. Another method or solvent model may."
+            f"Stage 1 ranks the {agreement.n_pairs} measured rows it shares poorly (Spearman "
+            f"{agreement.spearman:.2f}), so it may not help. Another method or solvent model may."
         )

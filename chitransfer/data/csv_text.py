@@ -237,7 +237,7 @@ def refuse_lines_above(first: Sequence[tuple[int, list[str]]], name: str) -> Non
         if _names_columns(candidate) and _count_filled(candidate) > _count_filled(record):
             raise DataError(
                 f"{name}, line {line}: the header must be the first line; it seems to be line {other} "
-                f"({', '.join(cell.strip() for cell in candidate)}): delete what stands above it"
+                f"({', '.join(cell.strip() for cell in candidate)}): delete everything above it"
             )
 
 
@@ -269,7 +269,7 @@ def _without_nul(lines: Iterable[str], name: str) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
         if "\0" in line:
             raise DataError(
-                f"{name}, line {number}: holds a NUL byte, so it is no CSV text; save the table as CSV in UTF-8"
+                f"{name}, line {number}: contains a NUL byte, so it is not CSV text; save the table as CSV in UTF-8"
             )
         yield line
 
@@ -303,7 +303,7 @@ def find_columns(header: list[str], wanted: Sequence[Column], name: str) -> dict
     for column in wanted:
         found = [position for position, cell in enumerate(lowered) if cell == column.name.lower()]
         if len(found) > 1:
-            raise DataError(f"{name}, line 1: the column {column.name} is there {len(found)} times; keep one")
+            raise DataError(f"{name}, line 1: the column {column.name} occurs {len(found)} times; keep one")
         if found:
             positions[column.name] = found[0]
         elif column.required:
@@ -347,8 +347,8 @@ def refuse_misnamed(header: list[str], settled: Collection[str], name: str) -> N
             if pattern.fullmatch(_in_words(cell)):
                 what = "kelvin (°C + 273.15)" if column == "temp" else "SMILES of solvents"
                 raise DataError(
-                    f"{name}, line 1: there is no column {column}, but one called {cell}; call it {column} if it holds "
-                    f"{what}, otherwise rename it or take it out"
+                    f"{name}, line 1: there is no column {column}, but one called {cell}; call it {column} if it "
+                    f"holds {what}, otherwise rename or remove it"
                 )
 
 

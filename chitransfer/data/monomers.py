@@ -46,8 +46,8 @@ def read_monomers(path: Path | None = None) -> dict[str, list[str]]:
         families.setdefault(family, []).append(Chem.MolToSmiles(molecule))
     if refused:
         raise DataError(
-            f"{describe_rejected(name, refused, len(rows))}\nCorrect them, or take these rows out. "
-            f"Known families: {', '.join(FAMILIES)}"
+            f"{describe_rejected(name, refused, len(rows))}\nCorrect them, or remove these rows. Known families: "
+            f"{', '.join(FAMILIES)}"
         )
     return families
 

@@ -265,9 +265,7 @@ def _read_csv(content: bytes, name: str, separator: str, columns: Sequence[str])
     records = []
     for record in reader:
         if None in record or any(value is None for value in record.values()):
-            raise DataError(
-                _changed_format(name, f"line {reader.line_num} has another number of cells than the header")
-            )
+            raise DataError(_changed_format(name, f"line {reader.line_num} does not have as many cells as the header"))
         records.append((reader.line_num, record))
     if not records:
         raise DataError(_changed_format(name, "it has no rows"))
@@ -276,7 +274,7 @@ def _read_csv(content: bytes, name: str, separator: str, columns: Sequence[str])
 
 def _changed_format(name: str, what: str) -> str:
     return (
-        f"{name}: not in the format this version knows ({what}). The pinned file has not this content: fetch it again, "
+        f"{name}: not in the format this version knows ({what}). The pinned file has other contents: fetch it again, "
         "or update chitransfer if the source has moved on."
     )
 

@@ -43,7 +43,7 @@ def read_solvents(path: Path) -> tuple[list[str], list[str]]:
         if solvent not in groups:
             groups[solvent] = _why_no_groups(solvent)
     if refused:
-        raise DataError(f"{describe_rejected(name, refused, len(rows))}\nCorrect them, or take these rows out.")
+        raise DataError(f"{describe_rejected(name, refused, len(rows))}\nCorrect them, or remove these rows.")
     solvents = [solvent for solvent, reason in groups.items() if not reason]
     if not solvents:
         raise DataError(f"{name}: UNIFAC has groups for none of its solvents; name some with --solvent")

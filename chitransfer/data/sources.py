@@ -234,7 +234,7 @@ class _Downloader:
     def _unreachable(self, address: str, why: str) -> str:
         return (
             f"{self.file.name} could not be fetched from {address} ({why}). Without a network, put the file in a "
-            "folder and give that folder with --base-url; its SHA-256 is checked all the same. Nothing was written."
+            "folder and give that folder with --base-url; its SHA-256 is still checked. Nothing was written."
         )
 
     def _check(self, path: Path) -> None:
@@ -251,8 +251,8 @@ class _Downloader:
             )
         if self.file.size is not None and size < self.file.size:
             raise DataError(
-                f"{self.file.name}: {size:,} of {self.file.size:,} bytes came. Either the transfer was cut short (try "
-                "again), or another file was sent in its place. Nothing was written."
+                f"{self.file.name}: {size:,} of {self.file.size:,} bytes arrived. Either the transfer was cut short "
+                "(try again), or another file was sent in its place. Nothing was written."
             )
         raise DataError(
             f"{self.file.name}: SHA-256 must be {self.file.sha256}, but {pooch.file_hash(str(path))} came "

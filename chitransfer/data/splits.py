@@ -49,8 +49,8 @@ def assign_folds(
     n_polymers = len(polymers)
     if n_polymers < n_folds:
         raise DataError(
-            f"cross-validation over whole polymers needs at least {n_folds} polymers for {n_folds} folds, "
-            f"got {n_polymers}; lower cv.n_cv_folds or bring more polymers"
+            f"cross-validation over whole polymers needs at least {n_folds} polymers for {n_folds} folds, got "
+            f"{n_polymers}; lower cv.n_cv_folds or add polymers"
         )
     # Sorting by identity first makes the folds independent of the row order in the files.
     order = np.random.default_rng(random_state).permutation(n_polymers)

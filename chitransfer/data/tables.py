@@ -153,7 +153,7 @@ def canonical_solvent(smiles: str) -> str:
     if molecule is None or molecule.GetNumAtoms() == 0:
         raise ValueError("the solvent is not a SMILES that RDKit can read (water is O)")
     if any(atom.GetAtomicNum() == 0 for atom in molecule.GetAtoms()):
-        raise ValueError("the solvent holds a *; a solvent is a whole molecule")
+        raise ValueError("the solvent contains a *; a solvent is a whole molecule")
     if len(Chem.GetMolFrags(molecule)) > 1:
         raise ValueError(
             "the solvent is more than one molecule or ion; mixtures and salts are not modelled: give one molecule"
@@ -243,9 +243,8 @@ def _refuse_measured_chi(header: Sequence[str], name: str) -> None:
     """Refuse a measured χ table to which `data.compute` has added its χ: Stage 1 would learn the measured column."""
     if UNIFAC_CHI in (cell.lower() for cell in header):
         raise DataError(
-            f"{name}, line 1: holds both chi and {UNIFAC_CHI}. Stage 1 learns the column chi, which beside "
-            f"{UNIFAC_CHI} seems to be measured: rename {UNIFAC_CHI} to chi, and the present chi to something else or "
-            "take it out"
+            f"{name}, line 1: contains both chi and {UNIFAC_CHI}. Stage 1 learns the column chi, which seems to be "
+            f"measured if {UNIFAC_CHI} is there too: rename {UNIFAC_CHI} to chi, and rename or remove the present chi"
         )
 
 
@@ -270,7 +269,7 @@ def _refuse_celsius(cells: Sequence[str], name: str) -> None:
     if n_cold > len(numbers) / 2:
         raise DataError(
             f"{name}: the column temp looks like °C as a whole: {n_cold} of {len(numbers)} values are below "
-            f"{COLDEST_K:g}. Add 273.15 to every one, those above {COLDEST_K:g}, too."
+            f"{COLDEST_K:g}. Add 273.15 to every one, also to those above {COLDEST_K:g}."
         )
 
 

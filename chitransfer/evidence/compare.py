@@ -111,8 +111,8 @@ def _run(config: Config, dataset: Dataset, folder: Path, plan: Plan, folds: np.n
     for fold in outer:
         if fold.done.is_file() and json.loads(fold.done.read_text(encoding="utf-8")) != _tested(dataset, fold):
             raise StudyError(
-                f"{fold.done}: the fold tested other polymers than it would now: the tables or the release changed; "
-                "choose another --name"
+                f"{fold.done}: this fold would now test other polymers than before, because the tables or the release "
+                "changed; choose another --name"
             )
     wanted = [fold for fold in outer if fold.protocol in plan.protocols]
     todo = [fold for fold in wanted if not fold.done.is_file()]
@@ -121,15 +121,15 @@ def _run(config: Config, dataset: Dataset, folder: Path, plan: Plan, folds: np.n
         n_runs = 2 * config.search.n_trials + expect_runs(config.search) + 5 * plan.n_seeds
         say(
             f"{len(todo)} of {len(wanted)} outer folds to do, about {n_runs} Stage 1 runs and "
-            f"{len(FULL_MODELS) * config.cv.n_cv_folds} full fine-tunings each; "
-            "stop at any time, the same command goes on"
+            f"{len(FULL_MODELS) * config.cv.n_cv_folds} full fine-tunings each; you can stop at any time; the same "
+            "command continues"
         )
     started = time.monotonic()
     for position, fold in enumerate(todo):
         try:
             run_outer_fold(config, dataset, fold, plan.n_seeds, say)
         except INTERRUPTS:
-            say("interrupted; the same command goes on")
+            say("interrupted; the same command continues")
             raise
         write_json(fold.done, _tested(dataset, fold))
         n_left = len(todo) - position - 1
@@ -148,8 +148,8 @@ def _refuse_too_many_folds(dataset: Dataset, n_outer: int) -> None:
     n_polymers = len(dataset.measured_polymers())
     if n_polymers < n_outer:
         raise StudyError(
-            f"--outer {n_outer} needs at least {n_outer} polymers with measured χ or a solubility label, "
-            f"got {n_polymers}; lower --outer or bring more polymers"
+            f"--outer {n_outer} needs at least {n_outer} polymers with measured χ or a solubility label, got "
+            f"{n_polymers}; lower --outer or add polymers"
         )
 
 
@@ -160,7 +160,7 @@ def _refuse_untrainable(dataset: Dataset, folds: np.ndarray) -> None:
             n_polymers = len(np.unique(rows.polymer))
             raise StudyError(
                 f"{rows.table.source}: all its polymers ({n_polymers}) would be tested in the same outer fold, which "
-                f"leaves nothing to learn from; take a table of more polymers, or leave it out: --set {key}=null"
+                f"leaves nothing to learn from; use a table with more polymers, or leave it out: --set {key}=null"
             )
 
 
@@ -173,7 +173,7 @@ def _complete(outer: Sequence[OuterFold], say: Say) -> list[OuterFold]:
         if n_done == len(own):
             complete += own
         elif n_done:
-            say(f"{protocol}: {n_done} of {len(own)} outer folds are done; the tables leave it out until all are")
+            say(f"{protocol}: {n_done} of {len(own)} outer folds are done; the tables show it once all are done")
     return complete
 
 
@@ -183,7 +183,10 @@ def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan,
     if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
         if "data" not in known:
-            say("the release that began this comparison kept no checksums of its tables; they are taken to be the same")
+            say(
+                "the release that began this comparison kept no checksums of its tables; they are assumed to be "
+                "unchanged"
+            )
         known = {"data": conditions["data"], **known}
         # A comparison from an earlier release has no checksum of the names.
         known["data"] = {NAMES: conditions["data"][NAMES], **known["data"]}
@@ -195,8 +198,8 @@ def _keep_conditions(folder: Path, config: Config, dataset: Dataset, plan: Plan,
         differing += [what for key, what in DATA.items() if known["data"].get(key) != conditions["data"].get(key)]
         if differing:
             raise StudyError(
-                f"{folder}: holds a comparison under other conditions ({', '.join(differing)}); choose another --name, "
-                "or repeat the first command on the first tables to go on with it"
+                f"{folder}: holds a comparison under other conditions ({', '.join(differing)}); choose another "
+                "--name, or repeat the original command on the original tables to continue it"
             )
     else:
         refuse_rate_of_frozen_encoder(config)

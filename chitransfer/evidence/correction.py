@@ -75,8 +75,8 @@ def correct_for_selection(
     usable = np.isfinite(objective_inside).all(axis=0) & np.isfinite(objective_outside).all(axis=0)
     if not usable.any():
         raise StudyError(
-            f"{len(sums[0].polymers)} polymers are too few to correct the best trial for selection bias: no resample "
-            "of them defines every part of the objective"
+            f"{len(sums[0].polymers)} polymers are too few to correct the best trial for selection bias: no bootstrap "
+            "draw of them defines every part of the objective"
         )
     choice = objective_inside[:, usable].argmin(axis=0)
     draws = np.arange(int(usable.sum()))

@@ -124,8 +124,8 @@ def search_inside(config: Config, dataset: Dataset, folder: StudyFolder, say: Sa
     if read_standing(study).best is None:
         hours = f"{config.search.timeout_hours:g} h (search.timeout_hours)"
         raise StudyError(
-            f"{what}: no trial was complete after {hours}. The same command goes on for as long again; where a trial "
-            "takes longer than that, start with more hours under another --name"
+            f"{what}: no trial was complete after {hours}. The same command continues for as long again; if a single "
+            "trial takes longer than that, start with more hours under another --name"
         )
     n_trials = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     if reason == "timeout":

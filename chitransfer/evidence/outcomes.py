@@ -148,7 +148,7 @@ def sum_by_polymer(
 
 def _places(frame: pd.DataFrame, place: Mapping[str, int]) -> np.ndarray:
     if not frame["polymer"].isin(place.keys()).all():
-        raise StudyError("the out-of-fold predictions of the trials are of different polymers; a file was cut short")
+        raise StudyError("the out-of-fold predictions of the trials belong to different polymers; a file was truncated")
     return frame["polymer"].map(place).to_numpy()
 
 

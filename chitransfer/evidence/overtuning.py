@@ -188,13 +188,13 @@ def describe_examination(found: Examination) -> list[str]:
         f"(it was chosen on these polymers): {found.corrected.value:.4f} (95 % interval {found.corrected.low:.3f} to "
         f"{found.corrected.high:.3f} over {found.n_polymers} polymers)"
         + (
-            ", lower only because bootstrap draws weigh polymers differently: no selection bias shows here"
+            ", lower only because bootstrap draws weight polymers differently: no selection bias is visible here"
             if is_better
             else ""
         )
         + "; not corrected for its random seed"
     ]
-    left_out = [f"trial {number} is left out of that: {reason}" for number, reason in found.left_out.items()]
+    left_out = [f"trial {number} is left out of this: {reason}" for number, reason in found.left_out.items()]
     lines += first_lines(left_out, "trial")
     if found.corrected_gain is not None:
         lines.append(_describe_gain(found, found.corrected_gain))
@@ -202,15 +202,15 @@ def describe_examination(found: Examination) -> list[str]:
         lines.append(_describe_fresh(found))
     elif found.select == "reevaluated":
         lines.append(
-            "no trial has run on fresh seeds and folds, by which search.select: reevaluated chooses, so the best trial "
-            "is taken; `search --resume` makes those that failed or are missing (search.reevaluate_top)"
+            "search.select: reevaluated chooses by runs on fresh seeds and folds, but no trial has any, so the best "
+            "trial is chosen; `search --resume` runs those that failed or are missing (search.reevaluate_top)"
         )
     if found.noise["within"] is not None:
         lines.append(str(found.noise["text"]))
     if found.one_se_trial != found.best_trial:
         lines.append(
-            f"{len(found.one_se_candidates)} trials are within one standard error of the best; the smallest network of "
-            f"them is trial {found.one_se_trial} (search.select: one_se takes it)"
+            f"{len(found.one_se_candidates)} trials are within one standard error of the best; the smallest network "
+            f"of them is trial {found.one_se_trial} (search.select: one_se chooses it)"
         )
     if found.control == "permute":
         lines.append(describe_control(found.corrected_components))
@@ -224,7 +224,7 @@ def _describe_gain(found: Examination, gain: Estimate) -> str:
     remark = ""
     if 0 < difference["freedom"] < ENOUGH_FREEDOM:
         remark = (
-            "; the interval is wide because hardly anything ran on fresh seeds and folds (search.reevaluate_top, "
+            "; the interval is wide because there are few runs on fresh seeds and folds (search.reevaluate_top, "
             "search.reevaluate_seeds)"
         )
     if not gain.low <= gain.value <= gain.high:
@@ -232,8 +232,8 @@ def _describe_gain(found: Examination, gain: Estimate) -> str:
     if found.best_trial == found.default_trial:
         share = found.times_chosen.get(found.best_trial, 0.0)
         return (
-            "the best trial is the default configuration: there is nothing to gain over it, and choosing the best of "
-            f"these trials on other polymers, which takes it in {share:.0%} of the draws, would have gained {numbers}"
+            "the best trial is the default configuration: there is nothing to gain over it. Choosing the best of "
+            f"these trials on other polymers chooses it in {share:.0%} of the draws and would have gained {numbers}"
             + remark
         )
     best, default = _fresh_pair(found)
@@ -243,7 +243,7 @@ def _describe_gain(found: Examination, gain: Estimate) -> str:
         if fresh_gain is not None and fresh_gain <= 0:
             verdict = "too close to tell: on fresh seeds and folds the default is as good"
     elif gain.high < 0:
-        verdict = "the search hurt: take the default configuration"
+        verdict = "the search hurt: use the default configuration"
         if fresh_gain is not None and fresh_gain > 0:
             verdict = "too close to tell: on fresh seeds and folds the best trial is better"
     else:
@@ -276,7 +276,7 @@ def _describe_fresh(found: Examination) -> str:
     if any(len(own) > len(shared) for own in runs):
         notes += "; runs that not all of these trials have are not counted, because their folds differ"
     if found.fresh_left_out:
-        notes += f"; left out, because run on other folds only: trial {', '.join(map(str, found.fresh_left_out))}"
+        notes += f"; left out, because it ran on other folds only: trial {', '.join(map(str, found.fresh_left_out))}"
     return f"on fresh seeds and folds ({say_count(len(shared), 'run')} each) {first}{', '.join(read)}{notes}"
 
 
@@ -298,10 +298,10 @@ def describe_control(components: Mapping[str, Estimate]) -> str:
             else:
                 hidden.append(f"{estimate.value - estimate.low:.2f} of {title}")
     if leaks:
-        verdict = "ABOVE CHANCE: something leaks the labels; trust no result"
+        verdict = "ABOVE CHANCE: the labels leak somewhere; do not trust any result"
     elif not hidden:
         verdict = "too few polymers to see any leak"
     else:
-        verdict = f"no sign of a leak; one worth less than {' and '.join(hidden)} would not show"
+        verdict = f"no sign of a leak; one of less than {' and '.join(hidden)} would go unnoticed"
         verdict += "".join(f"; too few polymers to see any leak by {title}" for title in blind)
     return f"permuted-label control: {', '.join(shown)}: {verdict}"

@@ -22,7 +22,7 @@ UNREAD = {
     "search.select": "the table has a row for each choice",
     "cv.random_forest": "the table always has a random forest",
     "training.test_fraction": "the outer folds set polymers aside",
-    "training.n_networks": "whatever is fine-tuned in full is one network",
+    "training.n_networks": "full fine-tuning trains one network here",
     "second_pass.": "a comparison has no second pass",
 }
 
@@ -37,8 +37,8 @@ def refuse_without_effect(config: Config, overrides: Iterable[str]) -> None:
     """
     if config.search.control != "none":
         raise ConfigError(
-            f"search.control: {config.search.control} is for a search (`chitransfer search --control permute`); "
-            "a comparison takes the labels as they are, so set it to none"
+            f"search.control: {config.search.control} is for a search (`chitransfer search --control permute`); a "
+            "comparison uses the true labels, so set it to none"
         )
     reasons = {key: UNREAD.get(key) or UNREAD.get(f"{key.split('.')[0]}.") for key in sorted(overrides)}
     useless = {key: reason for key, reason in reasons.items() if reason}

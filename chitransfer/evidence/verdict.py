@@ -83,8 +83,9 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
         ):
             if row == "random_best" and _is_transfer_search(own):
                 sentences.append(
-                    f"{protocol}: random search chose what the transfer-aware search chose, with the same scores; the "
-                    "first search.n_startup_trials trials of a search are drawn at random, so short ones are the same"
+                    f"{protocol}: random search chose the same configurations as the transfer-aware search, with the "
+                    "same scores; the first search.n_startup_trials trials of a search are drawn at random, so short "
+                    "searches are identical"
                 )
                 continue
             sentences += _judge_difference(shown, row, metric, protocol, what, titles)
@@ -93,8 +94,8 @@ def reach_verdict(table: pd.DataFrame, differences: pd.DataFrame, gaps: pd.DataF
     return [
         *sentences,
         *describe_gaps(gaps),
-        "intervals cover the choice of polymers, not that of seeds and searches; a comparison with another --seed "
-        "shows how much that is",
+        "intervals cover the choice of polymers, not of seeds and searches; a comparison with another --seed shows "
+        "how much those matter",
     ]
 
 
@@ -152,7 +153,7 @@ def _judge_scratch(shown: pd.DataFrame, metric: str, protocol: str) -> list[str]
     elif high < 0:
         verdict = "Stage 1 hurts: the same network from scratch does better"
     else:
-        verdict = "Stage 1 makes no difference that these data can show"
+        verdict = "these data show no effect of Stage 1"
     return [
         f"{protocol}: {verdict} (without it the {NAMES[metric]} changes by {line[0]:+.4f}, "
         f"{line[1]:+.4f} to {line[2]:+.4f}){_tell_others(shown, metric, low > 0, high < 0)}"

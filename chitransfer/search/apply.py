@@ -97,7 +97,7 @@ def read_complete_trial(folder: StudyFolder, trial: int | None) -> FrozenTrial:
     if trial is None:
         return recommended
     if trial not in trials:
-        raise StudyError(f"{folder.path}: there is no trial {trial}; the study has 0 to {max(trials)}")
+        raise StudyError(f"{folder.path}: there is no trial {trial}; the study has trials 0 to {max(trials)}")
     if trials[trial].state != TrialState.COMPLETE:
         raise StudyError(
             f"{folder.path}: trial {trial} is {trials[trial].state.name}, not COMPLETE; choose one that is, such as "
@@ -119,8 +119,8 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     study_config = load_study_config(folder, {})
     if study_config.search.control == "permute":
         raise StudyError(
-            f"{folder.path}: this study searched measured values shuffled among polymers (search.control: "
-            "permute), so its parameters mean nothing; apply a study of the true values"
+            f"{folder.path}: this study is a permuted-label control (search.control: permute), so its parameters mean "
+            "nothing; apply a study of the true values"
         )
     applied = read_complete_trial(folder, trial)
     # A second pass trains no Stage 1, so a batch size that an earlier release halved in it does not concern Stage 1.
@@ -131,7 +131,7 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
         notes += explain_recommended(read_standing(read_study(folder)), applied, study_config.search.select)
     if config_path is not None and not config_path.exists():
         raise ConfigError(
-            f"{config_path}: there is no such configuration file; leave out --config to have configs/config.yaml made"
+            f"{config_path}: there is no such configuration file; without --config, configs/config.yaml is created"
         )
     old_config = load_config(config_path, None, FULL_TRAINING)
     overrides, for_finetune = chosen, {}
@@ -142,7 +142,7 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     epochs = overrides.pop(QUICK_EPOCHS, None)
     if epochs is not None:
         notes.append(
-            f"{QUICK_EPOCHS}: {epochs} is the length of quick Stage 2 and was not written; full training runs "
+            f"{QUICK_EPOCHS}: {epochs} is the length of quick Stage 2 and was not written; full training runs for "
             f"training.num_epochs_finetune, {old_config.training.num_epochs_finetune} epochs"
         )
     overrides |= {
@@ -160,7 +160,7 @@ def apply_trial(folder: StudyFolder, config_path: Path | None, trial: int | None
     difference = "".join(difflib.unified_diff(before, after, name, f"trial {applied.number}", n=1))
     for_finetune = {key: value for key, value in for_finetune.items() if value != attrgetter(key)(new_config)}
     notes += [
-        f"{key}: Stage 1 reads it too, so the second pass's {value} is in the command of finetune, not in the file"
+        f"{key}: Stage 1 uses it too, so the second pass's {value} is in the finetune command below, not in the file"
         for key, value in for_finetune.items()
     ]
     notes += _other_differences(study_config, new_config, overrides)
@@ -258,7 +258,7 @@ def _other_differences(study: Config, config: Config, overrides: Mapping[str, ob
         if mine == theirs or key in overrides:
             continue
         if key not in FULL_TRAINING or mine != FULL_TRAINING[key]:
-            notes.append(f"{key}: the study had {theirs!r}, this configuration has {mine!r}")
+            notes.append(f"{key}: {theirs!r} in the study, {mine!r} in this configuration")
         elif key == FULL_EPOCHS:
-            notes.append(f"{key}: full training's own {mine}, on purpose, where the study had {theirs}")
+            notes.append(f"{key}: full training keeps its own {mine} on purpose; the study used {theirs}")
     return notes

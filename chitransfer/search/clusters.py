@@ -69,7 +69,7 @@ class LocalWorkers:
                     self._settings.close()
                     raise StudyError(
                         f"search.workers: {n_workers} worker processes cannot be started on this machine "
-                        f"({describe_chain(error)}); try fewer, or look whether memory is short"
+                        f"({describe_chain(error)}); try fewer, or check whether memory is short"
                     ) from error
         self.address = str(self._cluster.scheduler_address)
 
@@ -157,8 +157,8 @@ class BatchWorkers:
             raise ConfigError(f"search.scheduler: {system} needs dask-jobqueue; {say_install('cluster')}") from error
         if shutil.which(SUBMIT_COMMANDS[system]) is None:
             raise StudyError(
-                f"search.scheduler: {system} is not on this machine ({SUBMIT_COMMANDS[system]} was not found); "
-                "run the search where its commands are, such as a login node"
+                f"search.scheduler: {system} is not available on this machine ({SUBMIT_COMMANDS[system]} was not "
+                "found); run the search where its commands are available, such as a login node"
             )
         try:
             with dask.config.set(OUR_SCHEDULER):
@@ -173,10 +173,10 @@ class BatchWorkers:
                     self._cluster.close(timeout=20)
                 raise
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"cluster: {system} jobs cannot be made of these settings ({error})") from error
+            raise ConfigError(f"cluster: {system} jobs cannot be created from these settings ({error})") from error
         except (OSError, RuntimeError) as error:
             raise StudyError(
-                f"search.scheduler: {system} does not take the job; correct the cluster section\n{error}"
+                f"search.scheduler: {system} rejected the job; correct the cluster section\n{error}"
             ) from error
         self.address = str(self._cluster.scheduler_address)
 

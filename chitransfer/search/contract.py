@@ -96,20 +96,20 @@ def _differences(known: Any, now: Any, default: Any, prefix: str, sources: Mappi
             yield from _differences(known.get(key), now.get(key), inner.get(key), dotted, sources)
     elif known != now and prefix == f"data.{VARIANTS}":
         yield (
-            f"{prefix}: {now or 0} polymers of the tables differ from another one only in stereochemistry. The release "
-            "that made this study put such polymers into different folds, this one keeps them together, so old and new "
-            "trials cannot be compared; go on with that release, or start a new study"
+            f"{prefix}: {now or 0} polymers of the tables differ from another one only in stereochemistry. The "
+            "release that created this study put such polymers into different folds, this one keeps them together, "
+            "so old and new trials cannot be compared; continue with that release, or start a new study"
         )
     elif known != now and prefix == f"data.{NAMES}":
         # A study of an earlier release has no checksum of them.
         if known is not None:
             yield (
-                f"{prefix}: the polymers have other names than when the study began. If the tables are the same, that "
-                "is another version of RDKit (the study's environment.json has its own), and by other names the folds "
-                "are others; go on with that version, or start a new study"
+                f"{prefix}: the polymers have other names than when the study began. If the tables are the same, the "
+                "version of RDKit differs (environment.json has the study's version); other names give other folds. "
+                "Continue with that version, or start a new study"
             )
     elif known != now:
-        yield f"{prefix}: the study has {known!r}, now {now!r}"
+        yield f"{prefix}: {known!r} in the study, now {now!r}"
 
 
 def _tell_tables_apart(known: Any, now: Any, prefix: str, sources: Mapping[str, str]) -> str:
@@ -120,15 +120,16 @@ def _tell_tables_apart(known: Any, now: Any, prefix: str, sources: Mapping[str, 
     what, key = _TABLES[kind]
     source = sources.get(kind, key)
     is_elsewhere = not source.startswith("builtin:") and not Path(source).is_absolute()
-    go = "go to the folder the study began in, " if is_elsewhere else ""
+    go = "go to the folder where the study began, " if is_elsewhere else ""
     if isinstance(known, dict) and isinstance(now, dict) and known["sha256"] != now["sha256"]:
         return (
-            f"{prefix}.sha256: {what}, {source}, is not the one the study began with (rows then {known['rows']}, now "
-            f"{now['rows']}); put the old file back, {go}or start a new study"
+            f"{prefix}.sha256: {what}, {source}, is not the one the study began with ({known['rows']} rows then, "
+            f"{now['rows']} now); put the old file back, {go}or start a new study"
         )
     if isinstance(known, dict) and now is None:
         return (
-            f"{prefix}: the study began with {what} ({known['rows']} rows), now there is none; name it in {key} again"
+            f"{prefix}: the study began with {what} ({known['rows']} rows), now there is none; set {key} to its file "
+            "again"
         )
     if known is None and isinstance(now, dict):
         return f"{prefix}: the study began without {what}, now there is {source}; set {key} to null"
@@ -160,12 +161,12 @@ def remark_on_tables(known: Mapping[str, Any], config: Config) -> list[str]:
         try:
             digest = hashlib.sha256(read_source(source)[0]).hexdigest()
         except DataError as error:
-            remarks.append(f"{key}: {error}; training needs {what} the study searched on")
+            remarks.append(f"{key}: {error}; training needs {what} that the study used")
         else:
             if digest != table["sha256"]:
                 remarks.append(
-                    f"{key}: {source} is not {what} the study searched on ({table['rows']} rows then); training would "
-                    "learn from the present one"
+                    f"{key}: {source} is not {what} that the study used ({table['rows']} rows then); training would "
+                    "use the present one"
                 )
     return remarks
 
@@ -183,8 +184,8 @@ def remark_on_scored_tables(known: Mapping[str, Any], dataset: Dataset) -> list[
         then = known.get("data", {}).get(rows.table.kind) if rows is not None else None
         if rows is not None and then is not None and then["sha256"] != rows.table.digest:
             remarks.append(
-                f"WARNING: {_TABLES[rows.table.kind][0]}, {rows.table.source}, is not the one the study searched on "
-                f"({then['rows']} rows then, {len(rows)} now); scores of then and now cannot be compared"
+                f"WARNING: {_TABLES[rows.table.kind][0]}, {rows.table.source}, is not the one that the study used "
+                f"({then['rows']} rows then, {len(rows)} now); old and new scores cannot be compared"
             )
     return remarks
 
@@ -199,20 +200,20 @@ def find_space_refusals(known: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     for name, old in known.items():
         new = now.get(name)
         if new is None:
-            refusals.append(f"space.{name}: a parameter cannot be taken out of a study")
+            refusals.append(f"space.{name}: a parameter cannot be removed from a study")
             continue
         for key in ("key", "type", "step"):
             if old.get(key) != new.get(key):
-                refusals.append(f"space.{name}.{key}: the study has {old.get(key)!r}, now {new.get(key)!r}")
+                refusals.append(f"space.{name}.{key}: {old.get(key)!r} in the study, now {new.get(key)!r}")
         if old.get("choices") != new.get("choices"):
             refusals.append(
                 f"space.{name}.choices: Optuna cannot change the choices of a running study "
                 f"(it has {old.get('choices')}, now {new.get('choices')})"
             )
         if old.get("low") is not None and new.get("low") is not None and new["low"] > old["low"]:
-            refusals.append(f"space.{name}.low: may only fall, from {old['low']}, not to {new['low']}")
+            refusals.append(f"space.{name}.low: can only be lowered from {old['low']}, not raised to {new['low']}")
         if old.get("high") is not None and new.get("high") is not None and new["high"] < old["high"]:
-            refusals.append(f"space.{name}.high: may only rise, from {old['high']}, not to {new['high']}")
+            refusals.append(f"space.{name}.high: can only be raised from {old['high']}, not lowered to {new['high']}")
     return refusals
 
 
@@ -220,4 +221,4 @@ def space_hint(known: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """A hint at ``--allow-extended-space`` where it would resolve a difference of the space."""
     if now["space"] == known["space"] or find_space_refusals(known["space"], now["space"]):
         return ""
-    return " The new search space holds the old one: --allow-extended-space takes it."
+    return " The new search space contains the old one: --allow-extended-space accepts it."

@@ -179,7 +179,7 @@ class DaskWorkers:
             if self._client.status == "running":
                 self._client.unregister_worker_plugin(self._plugin.name)
         except (OSError, ValueError, TimeoutError, CancelledError) as error:
-            logger.debug("the study could not be taken off the scheduler: %s", error)
+            logger.debug("the study could not be removed from the scheduler: %s", error)
         finally:
             try:
                 self._client.close(timeout=5)
@@ -274,7 +274,7 @@ class DaskWorkers:
         flight.deaths += 1
         if flight.deaths < self._max_deaths:
             logger.warning(
-                "trial %d: its worker died before Stage 1 epoch %d; the rung is sent again (%d of %d)",
+                "trial %d: its worker died before Stage 1 epoch %d; the rung is resubmitted (%d of %d)",
                 flight.task.number, flight.task.epoch, flight.deaths, self._max_deaths,
             )  # fmt: skip
             self._send(flight)
@@ -284,9 +284,12 @@ class DaskWorkers:
                 number=flight.task.number,
                 epoch=0,
                 finished=True,
-                failure=f"its worker died {flight.deaths} times before Stage 1 epoch {flight.task.epoch}, most likely "
-                "of too little memory; give workers more (cluster.memory, fewer search.workers), or lower "
-                "training.batch_size_dft; on preempted machines raise search.max_worker_deaths or add search.rungs",
+                failure=(
+                    f"its worker died {flight.deaths} times before Stage 1 epoch {flight.task.epoch}, most likely "
+                    "because it ran out of memory; give workers more (cluster.memory, fewer search.workers), or "
+                    "lower training.batch_size_dft; on preempted machines raise search.max_worker_deaths or add "
+                    "search.rungs"
+                ),
             )
         )
 
@@ -294,7 +297,7 @@ class DaskWorkers:
         """Either the scheduler lost the rung or we lost the scheduler: reconnect, then send the rung again."""
         if self._lost_since is None:
             self._lost_since = time.monotonic()
-            logger.warning("the connection to the Dask scheduler was lost; looking for it")
+            logger.warning("the connection to the Dask scheduler was lost; trying to reconnect")
         try:
             if self._client.status in {"closed", "closing"}:
                 self._client = self._connect(CONNECT_SECONDS)
@@ -304,11 +307,11 @@ class DaskWorkers:
                 self._lost_since = None
                 return
         except (StudyError, OSError, TimeoutError, CancelledError) as error:
-            logger.debug("the scheduler is still away: %s", error)
+            logger.debug("the scheduler still does not answer: %s", error)
         if self._lost_since is not None and time.monotonic() - self._lost_since > self._wait_seconds:
             raise StudyError(
                 f"the Dask scheduler at {self._cluster.address} was lost and did not come back within "
-                f"{self._wait_seconds / 60:g} minutes (cluster.scheduler_wait_minutes); nothing that finished is lost"
+                f"{self._wait_seconds / 60:g} minutes (cluster.scheduler_wait_minutes); all finished trials are kept"
             )
 
     def _count_workers(self) -> None:

@@ -77,7 +77,7 @@ def give_up_overdue(
         workers.abandon(future)
         reason = (
             f"took longer than {minutes:g} minutes (search.trial_timeout_minutes); raise it, lower "
-            "training.num_epochs_pretrain, or look for what it waits on"
+            "training.num_epochs_pretrain, or check what it is waiting for"
         )
         yield future, RungResult(number, epoch=0, finished=True, seconds={"failed": seconds}, failure=reason)
 
@@ -242,7 +242,7 @@ class SearchDriver:
         try:
             result = future.result()
         except CheckpointError as error:
-            logger.warning("trial %d starts again: %s", active.trial.number, error)
+            logger.warning("trial %d is restarted: %s", active.trial.number, error)
             self._begin(active)
         else:
             self._take(active, result)
@@ -254,7 +254,7 @@ class SearchDriver:
             result = replace(result, failure=f"the objective is {result.value}")
         active.seconds_before += sum(result.seconds.values())
         if result.failure and active.runs:
-            logger.warning("trial %d: a further run failed and is left out: %s", result.number, result.failure)
+            logger.warning("trial %d: an additional run failed and is left out: %s", result.number, result.failure)
             active.trial.set_user_attr(FAILED_RUNS, 1)
             self._complete(active)
             return
@@ -354,7 +354,7 @@ class SearchDriver:
         trials = self.study.get_trials(deepcopy=False)
         failed = [trial for trial in trials if trial.state == TrialState.FAIL]
         if failed and not any(trial.state == TrialState.COMPLETE for trial in trials):
-            reasons = [str(trial.user_attrs.get("failure_reason", "no reason is on record")) for trial in failed]
+            reasons = [str(trial.user_attrs.get("failure_reason", "no reason was recorded")) for trial in failed]
             raise self._explain_failures(f"no trial is complete, {len(failed)} failed.", reasons)
 
     def _explain_failures(self, said: str, reasons: Sequence[str]) -> StudyError:
@@ -363,12 +363,12 @@ class SearchDriver:
         said = f"{said} {count} of them: {common}\n"
         if self.folder.comparison is not None:
             return StudyError(
-                f"{said}Where memory, a device or a disk was short, mend that and repeat the comparison's command; "
-                "other settings, such as a lower search.space.lr_pretrain, need another --name"
+                f"{said}If memory, a device or a disk was short, free some and repeat the comparison's command; other "
+                "settings, such as a lower search.space.lr_pretrain, need another --name"
             )
         return StudyError(
-            f"{said}The whole story is in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. Where "
-            "memory, a device or a disk was short, mend that (search.halve_batch_when_out_of_memory=true takes smaller "
-            f"batches) and resume with: {self.folder.resume_command}\n"
-            "Other settings, such as a lower search.space.lr_pretrain or training.precision=fp32, need a new study"
+            f"{said}Details are in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. If memory, a "
+            "device or a disk was short, free some (search.halve_batch_when_out_of_memory=true uses smaller batches) "
+            f"and resume with: {self.folder.resume_command}\nOther settings, such as a lower search.space.lr_pretrain "
+            "or training.precision=fp32, need a new study"
         )

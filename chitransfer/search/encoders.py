@@ -25,7 +25,7 @@ from chitransfer.training.settings import network_shape, stage1_settings
 
 KIND = "trial's Stage 1 result"
 STATE = "state of a rung"
-REMEDY = "restore the file or search again"
+REMEDY = "restore the file or run the search again"
 # The solubility head takes no part in Stage 1: Stage 2 gives it new weights, of the size configured then.
 STAGE2_SHAPE_KEYS = ("solubility_head_hidden_dim", "solubility_head_dropout")
 
@@ -122,8 +122,8 @@ def read_encoders(folder: Path) -> list[SavedEncoder]:
     path = folder / ENCODERS_FILE
     if not path.exists():
         raise CheckpointError(
-            f"{path}: missing, so this trial cannot be scored again without pretraining; "
-            "a complete trial keeps it, a pruned or failed one does not"
+            f"{path}: missing, so this trial cannot be rescored without pretraining; only complete trials keep this "
+            "file, pruned or failed ones do not"
         )
     with open_file(path) as stream:
         records = read_records(stream, path, KIND, REMEDY)
@@ -138,7 +138,7 @@ def read_encoders(folder: Path) -> list[SavedEncoder]:
 def _encoder(record: dict[str, Any]) -> SavedEncoder:
     weights = record["weights"]
     if not all(isinstance(tensor, Tensor) and bool(tensor.isfinite().all()) for tensor in weights.values()):
-        raise ValueError("the weights are not all finite numbers")
+        raise ValueError("some weights are not finite")
     return SavedEncoder(
         key=str(record["key"]),
         seed=int(record["seed"]),

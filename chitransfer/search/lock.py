@@ -34,8 +34,9 @@ def explain_unwritable(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_LOCKS:
             raise StudyError(
-                f"{path}: its file system has no locks ({error.strerror}), by which a study is driven by one search at "
-                "a time; name a results folder on another one with --results-dir (paths.results_dir)"
+                f"{path}: its file system has no file locks ({error.strerror}), which ensure that only one search at "
+                "a time runs a study; choose a results folder on another file system with --results-dir "
+                "(paths.results_dir)"
             ) from error
         raise StudyError(
             f"{path}: the results folder cannot be written ({error.strerror or error}); {OTHER_RESULTS_FOLDER}"
@@ -94,7 +95,7 @@ def find_driver(folder: StudyFolder) -> str | None:
         except Timeout:
             return _read_holder(holder)
         except OSError:
-            return f"{_read_holder(holder)}, unless it was killed; only who may write to the folder can tell"
+            return f"{_read_holder(holder)}, unless it was killed; only a user who may write to the folder can find out"
     return find_lock_holder(folder.storage, folder.name)
 
 

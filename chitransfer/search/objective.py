@@ -140,8 +140,8 @@ def refuse_objectives_without_table(config: Config) -> None:
     """
     if absent := _split_scored(config, config.search.objectives)[1]:
         raise ConfigError(
-            f"search.objectives: no trial has {', '.join(absent)}, whose table is set to null (paths); name the table, "
-            "or take that objective out"
+            f"search.objectives: no trial has {', '.join(absent)}, because the table is set to null (paths); set the "
+            "table, or remove that objective"
         )
 
 
@@ -156,8 +156,8 @@ def refuse_constant_objective(config: Config) -> None:
     scored, unscored = split_weighed(config)
     if not scored:
         raise ConfigError(
-            f"objective: weighs {', '.join(unscored)} alone, whose table is set to null (paths), so every trial would "
-            "read 0; name the table, or give a score of another one a weight"
+            f"objective: only {', '.join(unscored)} has a weight, but its table is set to null (paths), so every "
+            "trial would score 0; set the table, or give a score of another table a weight"
         )
 
 
@@ -171,7 +171,7 @@ def refuse_choice_without_runs(config: Config) -> None:
     """
     if config.search.select == "reevaluated" and config.search.reevaluate_top == 0:
         raise ConfigError(
-            "search.select: reevaluated takes a trial by its fresh runs, of which search.reevaluate_top: 0 makes none; "
+            "search.select: reevaluated chooses a trial by its fresh runs, but search.reevaluate_top: 0 gives none; "
             "set search.reevaluate_top to 1 or more, or search.select to best or one_se"
         )
 
@@ -197,7 +197,7 @@ def refuse_nothing_to_learn(config: Config) -> None:
     if weight == 0 and f"training.{key}" not in searched:
         raise ConfigError(
             f"training.{key}: is 0 and paths.{other} is null, so Stage 2 would have nothing to learn and every trial "
-            f"would fail after its Stage 1; raise training.{key}, or name the table in paths.{other}"
+            f"would fail after its Stage 1; raise training.{key}, or set paths.{other}"
         )
 
 

@@ -125,7 +125,7 @@ class PackWorkers(InProcessWorkers):
             return [self._try_alone(jobs[0])]
         self.runner.free_memory()
         half = len(jobs) // 2
-        logger.warning("out of memory with %d trials in a pack (search.pack); once more with %d", len(jobs), half)
+        logger.warning("out of memory with %d trials in a pack (search.pack); retrying with %d", len(jobs), half)
         return [*self._run_pack(jobs[:half]), *self._run_pack(jobs[half:])]
 
     def _try_alone(self, job: Job) -> RungResult | BaseException:
@@ -176,7 +176,7 @@ class PackWorkers(InProcessWorkers):
             self._current.job = job
             return self.runner.score(job.task, runs, stage1_seconds)
         except Stage2MemoryError as shortage:
-            logger.warning("trial %d in a pack (search.pack): %s; once more alone", job.task.number, str(shortage))
+            logger.warning("trial %d in a pack (search.pack): %s; retrying alone", job.task.number, str(shortage))
             # Not the error, because its traceback holds the member's runs.
             return None
         except Exception as other:  # noqa: BLE001 - as in `InProcessWorkers`

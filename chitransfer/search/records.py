@@ -127,7 +127,7 @@ def load_rung(folder: Path) -> SavedRung | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        logger.warning("%s is damaged; the trial starts again", path)
+        logger.warning("%s is damaged; the trial is restarted", path)
         return None
 
 

@@ -127,7 +127,7 @@ def read_reference(path: Path) -> Reference:
         trivial, forest = values["trivial_predictor"]["mean"], values.get("random_forest", {})
         return Reference(_known(trivial), _known(forest), values.get("random_forest_key", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        logger.warning("%s is missing or damaged; there are no predictors to compare with", path)
+        logger.warning("%s is missing or damaged; there are no reference predictors to compare with", path)
         return Reference()
 
 
@@ -202,9 +202,9 @@ def beaten_by_trivial(
     _, objective, own, without = _compare(best, reference, weights)
     if without is not None and own >= without:
         sentences.append(
-            f"the {name} trial does not beat the trivial predictor: {objective} {own:.4f} against {without:.4f}; "
-            "other parts of the objective (sol_auc, sol_balanced_accuracy, sol_mcc) or the other solubility.positive "
-            "may say more"
+            f"the {name} trial does not beat the trivial predictor: {objective} {own:.4f} against {without:.4f}; other "
+            "parts of the objective (sol_auc, sol_balanced_accuracy, sol_mcc) or the other solubility.positive may "
+            "be more informative"
         )
     for name, weight in weights.model_dump().items():
         mine, trivial = best.get(name), reference.get(name)
@@ -213,7 +213,7 @@ def beaten_by_trivial(
         worse = mine >= trivial if name in ERRORS else mine <= trivial
         if worse:
             sentences.append(
-                f"{TITLES[name]}: {mine:.3f} is no better than the trivial predictor's {trivial:.3f}, "
-                "so this part of the objective rewards doing nothing here"
+                f"{TITLES[name]}: {mine:.3f} is no better than the trivial predictor's {trivial:.3f}, so this part of "
+                "the objective rewards a model that learns nothing"
             )
     return sentences

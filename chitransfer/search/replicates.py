@@ -49,7 +49,9 @@ class NoiseComponents:
     def describe(self) -> str:
         """One line for the log and the summary."""
         if self.within is None:
-            return "noise of a trial: not known, each configuration ran once on these folds (see search.replicates)"
+            return (
+                "noise of a trial: unknown, because each configuration ran once on these folds (see search.replicates)"
+            )
         return (
             f"noise: configurations differ by {self.between:.4f} (standard deviation of the objective), runs of one "
             f"configuration by {self.within:.4f} ({self.n_configurations} configurations, {self.n_runs} runs)"

@@ -187,8 +187,8 @@ def rescore_study(
     """
     if folder.first_pass is not None:
         raise StudyError(
-            f"{folder.path}: a second pass keeps no Stage 1 results of its own, so its trials cannot be scored again; "
-            f"score those of its study, {folder.first_pass[0]}"
+            f"{folder.path}: a second pass keeps no Stage 1 results of its own, so its trials cannot be rescored; "
+            f"rescore those of its study, {folder.first_pass[0]}"
         )
     config = load_study_config(folder, overrides)
     _refuse_without_effect(overrides, config)
@@ -197,7 +197,7 @@ def rescore_study(
     study = read_study(folder)
     trials = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
     if not trials:
-        raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to score again")
+        raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to rescore")
     dataset = read_searched_dataset(config)
     refuse_other_names(study, folder.place, config, dataset)
     runner = TrialRunner(config, dataset, n_threads=config.training.num_threads)
@@ -223,9 +223,9 @@ def _refuse_without_effect(overrides: Mapping[str, object], config: Config) -> N
     )
     if useless:
         raise ConfigError(
-            f"without effect when trials are scored again: {', '.join(useless)}; leave it out. Each trial keeps what "
-            "the search gave it (search.space); folds (cv), objective, solubility, measured tables and Stage 2's part "
-            "of training can be changed, of what was not searched, and training.lr_encoder where "
+            f"without effect when trials are rescored: {', '.join(useless)}; leave it out. Each trial keeps its "
+            "searched parameters (search.space). Of the others, folds (cv), objective, solubility, measured tables "
+            "and Stage 2's part of training can be changed, and training.lr_encoder if "
             "training.freeze_encoder_stage2 is false"
         )
 
@@ -297,11 +297,11 @@ def _write(
 def _refusal(folder: StudyFolder, number: int, config: Config) -> str:
     changed = [key for key in changed_keys(load_config(folder.config), config) if key not in PLACE_KEYS]
     what = ", ".join(changed) or (
-        "the Stage 1 table or its features, the release that made the study, or, where it is this trial alone, a batch "
-        "that such a release halved when memory ran out"
+        "the Stage 1 table or its features, the release that created the study, or, if only this trial is affected, "
+        "a batch size that such a release halved when memory ran out"
     )
     return (
-        f"{folder.path}: trial {number} was pretrained under other conditions, so its Stage 1 result cannot be scored "
-        f"under these (changed: {what}). Leave what concerns Stage 1 as it was (chem, model, the Stage 1 part of "
-        "training, the computed table, seed), or start a new search"
+        f"{folder.path}: trial {number} was pretrained under other conditions, so its Stage 1 result cannot be "
+        f"rescored under these (changed: {what}). Leave all settings of Stage 1 as they were (chem, model, the Stage "
+        "1 part of training, the computed table, seed), or start a new search"
     )

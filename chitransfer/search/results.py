@@ -123,7 +123,7 @@ def read_recommended(folder: StudyFolder, standing: Standing) -> FrozenTrial:
         No trial is complete.
     """
     if standing.best is None:
-        raise StudyError(f"{folder.path}: no trial is complete yet, so there is none to report or to apply")
+        raise StudyError(f"{folder.path}: no trial is complete yet, so there is nothing to report or apply")
     try:
         number = json.loads((folder.path / "best_params.json").read_text(encoding="utf-8"))["best_trial_number"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -142,11 +142,11 @@ def explain_recommended(standing: Standing, recommended: FrozenTrial, select: st
         return []
     lowest = min(standing.ranked, key=lambda trial: (trial.values[0], trial.number))
     if standing.best is not None and recommended.number == standing.best.number:
-        why = "it has the lowest posterior mean, in which a few runs count for less than many (search.replicates)"
+        why = "it has the lowest posterior mean, which gives few runs less weight than many (search.replicates)"
     elif select != "best":
         why = f"search.select is {select}"
     else:
-        why = "it was chosen before; the end of the search or `chitransfer report` chooses anew"
+        why = "it was chosen earlier; the end of the search or `chitransfer report` chooses again"
     return [
         f"trial {recommended.number} is recommended (best_params.json), not trial {lowest.number} with the lowest "
         f"objective ({lowest.values[0]:.4f}): {why}"

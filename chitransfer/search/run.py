@@ -130,8 +130,8 @@ def _new_folder(config: Config) -> StudyFolder:
     folder = StudyFolder(path, config.search.storage)
     if folder.database.exists():
         raise StudyError(
-            f"{folder.path}: there is a study of that name; go on with it by {folder.resume_command}, "
-            "or choose another --study-name"
+            f"{folder.path}: a study of that name exists; continue it with {folder.resume_command}, or choose another "
+            "--study-name"
         )
     return folder
 
@@ -219,7 +219,7 @@ def say_how_to_go_on(console: Console, folder: StudyFolder) -> Iterator[None]:
     try:
         yield
     except INTERRUPTS:
-        say_and_log(console, [f"interrupted; go on with: {folder.resume_command}"])
+        say_and_log(console, [f"interrupted; continue with: {folder.resume_command}"])
         raise
 
 
@@ -388,10 +388,10 @@ def log_to(path: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             logger.error("%s", describe_shortage(error))
         else:
-            logger.exception("the program has an error")
+            logger.exception("a bug in the program")
         raise
     except BaseException as error:
-        logger.error("ended at once by %s", type(error).__name__)
+        logger.error("stopped immediately by %s", type(error).__name__)
         raise
     finally:
         logger.removeHandler(handler)

@@ -139,7 +139,7 @@ class TrialRunner:
                 raise
         if half is not None:
             # Outside the except block, so that the traceback no longer holds the failed attempt's tensors.
-            logger.warning("trial %d: out of memory; once more with training.batch_size_dft=%d", task.number, half)
+            logger.warning("trial %d: out of memory; retrying with training.batch_size_dft=%d", task.number, half)
             self.free_memory()
             task = replace(task, overrides={**task.overrides, "training.batch_size_dft": half})
             runs = self._train(task)

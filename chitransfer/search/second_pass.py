@@ -193,8 +193,8 @@ def refuse_without_effect(overrides: Mapping[str, object], space: Mapping[str, S
         named = [f"--{last[key].replace('_', '-')}" if last[key] in FLAGS else key for key in useless]
         raise ConfigError(
             f"without effect in a second pass: {', '.join(named)}; leave it out. A second pass runs in this process, "
-            "keeps its trials in the study's own folder, carries every trial through and tunes second_pass.space with "
-            "the trial's own Stage 1"
+            "keeps its trials in the study's own folder, prunes no trial and tunes second_pass.space on the trial's "
+            "own Stage 1"
         )
 
 
@@ -211,8 +211,8 @@ def refuse_tuned(overrides: Mapping[str, object], space: Mapping[str, SpaceParam
     for key in sorted(tuned.keys() & overrides.keys()):
         place = f"second_pass.space.{tuned[key]}"
         raise ConfigError(
-            f"{key}: a second pass tunes it ({place}), and its first trial has the first pass's own value; leave it "
-            f"out, or change the range or the choices of {place}"
+            f"{key}: a second pass tunes it ({place}), and its first trial uses the first pass's value; leave it out, "
+            f"or change the range or the choices of {place}"
         )
 
 
@@ -304,9 +304,9 @@ def _prepare(folder: StudyFolder, console: Console, trial: int | None, overrides
     refuse_other_names(study, folder.place, config, dataset)
     if any(stage1_key(config, dataset, encoder.seed) != encoder.key for encoder in encoders):
         raise StudyError(
-            f"{folder.path}: trial {number} was pretrained under other conditions than these; leave what concerns "
-            "Stage 1 as it was (chem, model, the Stage 1 part of training, the computed table, seed); the release that "
-            "made the study counts too, where polymers differ only in stereochemistry or memory ran out"
+            f"{folder.path}: trial {number} was pretrained under other conditions; leave all settings of Stage 1 as "
+            "they were (chem, model, the Stage 1 part of training, the computed table, seed). The release that "
+            "created the study also matters if polymers differ only in stereochemistry or memory ran out"
         )
     remarks = remark_on_scored_tables(study.user_attrs.get(CONTRACT, {}), dataset)
     return _Prepared(own, number, encoders, config, dataset, remarks)
@@ -353,7 +353,8 @@ def _keep_fresh_scores(prepared: _Prepared, runner: TrialRunner, params: Mapping
     """Write the scores of both passes on fresh folds; if they cannot be computed, only warn."""
     own = prepared.folder
     say_and_log(
-        console, [f"scoring both passes' settings on {N_FRESH_SHUFFLES} fold shuffles and seeds that neither has seen"]
+        console,
+        [(f"scoring both passes' settings on {N_FRESH_SHUFFLES} fold shuffles and seeds that neither pass has seen")],
     )
     try:
         with say_how_to_go_on(console, own):

@@ -296,7 +296,9 @@ def _refuse_outside(enqueued: Mapping[str, Any], space: Mapping[str, SpaceParame
         except (ValueError, TypeError):
             is_inside = False
         if not is_inside:
-            raise ConfigError(f"search.space.{name} does not hold {enqueued[name]!r}, with which it was enqueued")
+            raise ConfigError(
+                f"search.space.{name} does not contain {enqueued[name]!r}, the value the trial was enqueued with"
+            )
 
 
 def _suggest(trial: optuna.Trial, name: str, parameter: SpaceParameter) -> Any:

@@ -76,8 +76,8 @@ def open_storage(address: str, *, is_ours: bool = False) -> RDBStorage:
     except (sqlalchemy.exc.ArgumentError, ValueError):
         # The library's own message repeats the whole address.
         raise StudyError(
-            f"search.storage: {mask_passwords(address)} is no address of a database; "
-            "it reads postgresql://user@host:port/database, special characters of a password written as %XX"
+            f"search.storage: {mask_passwords(address)} is not the address of a database; the form is "
+            "postgresql://user@host:port/database, with special characters of a password written as %XX"
         ) from None
 
 
@@ -154,18 +154,18 @@ def describe_storage_error(place: str, error: BaseException) -> str:
     """What went wrong with the database at `place`, in one sentence, and how to fix it."""
     reason = _find_reason(error)
     if "disk is full" in reason or "No space" in reason:
-        remedy = "the disk is full; make room"
+        remedy = "the disk is full; free some space"
     elif "readonly" in reason:
         remedy = "the database or its folder cannot be written; check permissions"
     elif "locked" in reason:
-        remedy = "another program has it open, reading or writing; wait for that one or close it"
+        remedy = "another program is reading or writing it; wait until that ends, or close it"
     elif "unable to open" in reason:
-        remedy = "check that it is there, whether its folder was moved, and permissions"
+        remedy = "check that it exists, that its folder was not moved, and its permissions"
     elif "malformed" in reason or "not a database" in reason:
         return f"{place}: the study's database cannot be used ({reason}); {DAMAGED}"
     else:
-        remedy = "check that the database is there and lets you in"
-    return f"{place}: the study's database cannot be used ({reason}); {remedy}. Nothing that finished is lost"
+        remedy = "check that the database exists and that you have access"
+    return f"{place}: the study's database cannot be used ({reason}); {remedy}. All finished trials are kept"
 
 
 def is_in_use(error: BaseException) -> bool:
@@ -192,8 +192,8 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
             raise
         remedy = "make room" if error.errno in NO_SPACE else "make it writable"
         raise StudyError(
-            f"{name_place(error, folder)}: cannot be written ({error.strerror}); {remedy} and resume. "
-            "Nothing that finished is lost"
+            f"{name_place(error, folder)}: cannot be written ({error.strerror}); {remedy} and resume. All finished "
+            "trials are kept"
         ) from error
 
 

@@ -68,7 +68,7 @@ def read_study(folder: StudyFolder) -> optuna.Study:
                 raise StudyError(describe_storage_error(folder.place, error)) from error
             # SQLite's own message may quote damaged bytes, which then cannot be decoded.
             raise StudyError(
-                f"{folder.database}: not an Optuna study database ({error}). If it was one, {DAMAGED}"
+                f"{folder.database}: not an Optuna study database ({error}). If it used to be one, {DAMAGED}"
             ) from error
         if state != "ok":
             raise StudyError(f"{folder.database}: {DAMAGED}")
@@ -99,8 +99,8 @@ def refuse_taken_name(folder: StudyFolder) -> None:
     """
     if (folder.path / "trials").exists():
         raise StudyError(
-            f"{folder.path}: holds the trials of a study whose database is gone, which would be taken for those of the "
-            "new one; put the database back, take the folder away, or choose another --study-name"
+            f"{folder.path}: contains the trials of a study whose database is missing, and they would be mixed up "
+            "with those of the new study; restore the database, move the folder away, or choose another --study-name"
         )
     if folder.storage is None:
         return
@@ -116,7 +116,7 @@ def refuse_taken_name(folder: StudyFolder) -> None:
 
 def _taken_name(folder: StudyFolder) -> StudyError:
     return StudyError(
-        f"{folder.place}: there is a study named {folder.name!r} already; choose another --study-name, or resume it "
+        f"{folder.place}: a study named {folder.name!r} exists already; choose another --study-name, or resume it "
         "from its folder"
     )
 
@@ -204,7 +204,7 @@ def resume_study(
         study.set_user_attr(CONTRACT, now)
         return study
     if known is None:
-        raise StudyError(f"{folder.place}: was not written by chitransfer, so it cannot be resumed here")
+        raise StudyError(f"{folder.place}: was not created by chitransfer, so it cannot be resumed here")
     differences = find_differences(known, now)
     if allow_extended_space and differences:
         refusals = find_space_refusals(known["space"], now["space"])

@@ -118,8 +118,8 @@ class StudyFolder:
         if not self.path.is_dir():
             command = os.environ.get(LAUNCHER, "chitransfer search")
             raise StudyError(
-                f"{self.path}: the study's folder is gone; was it moved? Nothing that finished is lost: where it is "
-                f"now, it goes on with {command} --resume FOLDER"
+                f"{self.path}: the study's folder is missing; was it moved? All finished trials are kept: continue "
+                f"with {command} --resume FOLDER, giving its new place"
             )
 
     @property
@@ -141,8 +141,8 @@ def refuse_odd_bytes(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise StudyError(
-            f"{os.fsencode(path)!r}: a folder of studies needs a name in UTF-8; choose another with --results-dir "
-            "(paths.results_dir), or rename it"
+            f"{os.fsencode(path)!r}: the name of a results folder must be valid UTF-8; choose another with "
+            "--results-dir (paths.results_dir), or rename it"
         ) from error
 
 
@@ -191,8 +191,8 @@ def keep_storage(folder: StudyFolder, storage: str | None) -> StudyFolder:
     """
     if (folder.storage is None) != (storage is None):
         raise StudyError(
-            f"{folder.place}: the study stays where it was created; search.storage cannot be changed to "
-            f"{'null' if storage is None else mask_passwords(storage)} when it is resumed"
+            f"{folder.place}: the study stays where it was created; on resuming, search.storage cannot be changed to "
+            f"{'null' if storage is None else mask_passwords(storage)}"
         )
     return StudyFolder(folder.path, storage)
 
@@ -209,8 +209,8 @@ def load_study_config(folder: StudyFolder, overrides: Mapping[str, object]) -> C
     """
     if not folder.config.is_file():
         raise StudyError(
-            f"{folder.config}: missing; put a copy of it back, or have it made again by going on with the study "
-            f"under the configuration it began with: {folder.resume_command} --config FILE"
+            f"{folder.config}: missing; restore a copy, or recreate it by resuming the study with the configuration "
+            f"it began with: {folder.resume_command} --config FILE"
         )
     return load_config(folder.config, overrides)
 

@@ -104,11 +104,11 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
     temperatures = len(np.unique(dataset.stage1.temperature.round(2)))
     if temperatures == 1:
         lines.append(
-            "  Stage 1 has one temperature, so it teaches χ but not how χ changes with temperature "
-            "(A and B cannot be told apart)"
+            "  Stage 1 has only one temperature, so the model learns χ but not how χ changes with temperature (A and "
+            "B cannot be separated)"
         )
     if np.ptp(dataset.stage1.value) == 0:
-        lines.append(f"  Stage 1's χ is {dataset.stage1.value[0]:g} in every row, so it teaches nothing")
+        lines.append(f"  Stage 1's χ is {dataset.stage1.value[0]:g} in every row, so there is nothing to learn from it")
     if dataset.chi is not None:
         lines.append(_describe_rows("Stage 2, measured χ", dataset.chi, dataset))
     if dataset.solubility is not None:
@@ -123,8 +123,8 @@ def describe_data(dataset: Dataset, config: Config) -> list[str]:
             lines += _describe_limits(what, rows, dataset.stage1, config)
     if dataset.n_stereo_variants:
         lines.append(
-            f"  {say_count(dataset.n_stereo_variants, 'polymer')} with a stereo variant in the tables: features leave "
-            "stereochemistry out, so variants count as one polymer"
+            f"  {say_count(dataset.n_stereo_variants, 'polymer')} with a stereo variant in the tables: the features "
+            "ignore stereochemistry, so variants count as one polymer"
         )
     return lines
 
@@ -134,15 +134,14 @@ def _describe_limits(what: str, rows: Rows, stage1: Rows, config: Config) -> lis
     n_polymers = len(np.unique(rows.polymer))
     if n_polymers < config.cv.n_cv_folds:
         lines.append(
-            f"  {what} is scored in at most {n_polymers} of {config.cv.n_cv_folds} folds (cv.n_cv_folds), having "
-            "no more polymers"
+            f"  {what} is scored in at most {n_polymers} of {config.cv.n_cv_folds} folds (cv.n_cv_folds), because it "
+            "has no more polymers"
         )
     new = np.setdiff1d(rows.solvent, stage1.solvent)
     if len(new):
         n_rows = int(np.isin(rows.solvent, new).sum())
         lines.append(
-            f"  {say_count(n_rows, 'row')} of {what} in {say_count(len(new), 'solvent')} that Stage 1 has no computed "
-            "χ for"
+            f"  {say_count(n_rows, 'row')} of {what} in {say_count(len(new), 'solvent')} without computed χ in Stage 1"
         )
     return lines
 
@@ -170,13 +169,13 @@ def describe_budget(config: Config) -> list[str]:
     if len(deciding) < len(early):
         others = ", ".join(str(epoch) for epoch in early if epoch not in deciding)
         lines.append(
-            f"search.rungs: {config.search.pruner} waits for {REDUCTION_FACTOR} times the epochs, so scores at "
-            f"{others} only take time"
+            f"search.rungs: {config.search.pruner} waits for {REDUCTION_FACTOR} times the epochs, so scoring at "
+            f"{others} only costs time"
         )
     if config.search.sampler in LEARN_FROM_COMPLETE:
         lines.append(
-            f"search.sampler {config.search.sampler} learns from complete trials alone, of which a search with a "
-            "pruner has few: search.pruner none gives it all of them"
+            f"search.sampler {config.search.sampler} learns from complete trials only, and pruning leaves few of "
+            "them: with search.pruner none all trials are complete"
         )
     return lines
 
@@ -195,7 +194,7 @@ def describe_extension(study: optuna.Study, config: Config) -> list[str]:
         return []
     return [
         f"search.sampler {config.search.sampler} draws {', '.join(changed)} at random, since --allow-extended-space "
-        "changed the range or added it: --sampler tpe learns about it, too"
+        "changed its range or added it: --sampler tpe also learns from it"
     ]
 
 
@@ -205,20 +204,20 @@ def describe_objective(config: Config) -> list[str]:
     searched = {parameter.key for parameter in config.search.space.values()}
     lines = []
     for key, weight, table, prefix, what, told in (
-        ("lambda_exp", training.lambda_exp, paths.exp_chi_csv, "exp_", "measured χ", "the χ scored is that of Stage 1"),
-        ("lambda_sol", training.lambda_sol, paths.solubility_csv, "sol_", "solubility", "what is scored is chance"),
+        ("lambda_exp", training.lambda_exp, paths.exp_chi_csv, "exp_", "measured χ", "its score is Stage 1's"),
+        ("lambda_sol", training.lambda_sol, paths.solubility_csv, "sol_", "solubility", "its score is that of chance"),
     ):
         weighed = [f"objective.{n}" for n, own in config.objective.model_dump().items() if own and n.startswith(prefix)]
         if weighed and weight == 0 and table is not None and f"training.{key}" not in searched:
             lines.append(
-                f"WARNING: training.{key} is 0, so Stage 2 learns no {what} and {told}, yet the objective weighs it; "
-                f"raise training.{key}, or set {', '.join(weighed)} to 0"
+                f"WARNING: training.{key} is 0, so Stage 2 does not learn {what} and {told}, yet it counts in the "
+                f"objective; raise training.{key}, or set {', '.join(weighed)} to 0"
             )
     scored, unscored = split_weighed(config)
     if unscored and scored == ["stage1_mae"]:
         lines.append(
-            f"WARNING: the objective weighs {', '.join(unscored)}, whose table is set to null (paths), so Stage 1's "
-            "own MAE is all that trials are judged by; name the table, or give a score of another one a weight"
+            f"WARNING: the objective contains {', '.join(unscored)}, but the table is set to null (paths), so trials "
+            "are judged by Stage 1's own MAE alone; set the table, or give a score of another table a weight"
         )
     return lines
 
@@ -230,7 +229,7 @@ def describe_reference(config: Config, names: Names) -> list[str]:
     _, outside = default_params(config)
     if outside and config.search.enqueue_default:
         lines.append(
-            f"WARNING: the search space does not hold the {names.default} ({', '.join(outside)}), so the "
+            f"WARNING: the search space does not contain the {names.default} ({', '.join(outside)}), so the "
             f"{names.search} has no such trial to compare with"
         )
     return lines
@@ -276,7 +275,7 @@ def describe_nothing_to_do(study: optuna.Study, config: Config) -> str:
     if config.search.replicates > 1:
         ended = f"{say_count(standing.n_runs, 'run')} of {ended}"
     total = f"the total is {config.search.n_trials}"
-    return f"nothing was left to do: ended {ended}, {total}; a larger total (--n-trials) adds trials"
+    return f"nothing was left to do: {ended} ended, {total}; a larger total (--n-trials) adds trials"
 
 
 def _describe_end(standing: Standing, config: Config, reason: StopReason, names: Names) -> str:
@@ -391,7 +390,7 @@ def _describe_fresh_runs(
     line = f"{len(runs) - n_missing} of {say_count(len(runs), 'run')} on fresh seeds and folds done"
     # A comparison continues without failed runs.
     can_go_on = not is_running and folder.comparison is None
-    return [f"{line}; for the others resume with: {folder.resume_command}" if can_go_on else line]
+    return [f"{line}; to run the others, resume with: {folder.resume_command}" if can_go_on else line]
 
 
 def _short(value: object) -> str:

@@ -60,9 +60,9 @@ def refuse_rate_of_frozen_encoder(config: Config, section: str = "search") -> No
     names = [name for name, parameter in config.search.space.items() if parameter.key == "training.lr_encoder"]
     if names and keeps_encoder_frozen(config):
         raise ConfigError(
-            f"{section}.space.{names[0]}.key: no trial reads training.lr_encoder while training.freeze_encoder_stage2 "
-            "is true, so all its values would score alike; leave it out, or search training.freeze_encoder_stage2, "
-            "too, or set it to false"
+            f"{section}.space.{names[0]}.key: no trial uses training.lr_encoder while training.freeze_encoder_stage2 "
+            "is true, so all its values would score the same; leave it out, or also search "
+            "training.freeze_encoder_stage2, or set it to false"
         )
 
 
@@ -72,8 +72,8 @@ def describe_unread(config: Config, overrides: Iterable[str]) -> list[str]:
     lines = []
     if of_full_training := [key for key in given if key in FULL_TRAINING_KEYS]:
         lines.append(
-            f"warning: without effect in a search: {', '.join(of_full_training)}; that is of full training "
-            "(pretrain, finetune), quick Stage 2 runs training.stage2_epochs epochs"
+            f"warning: without effect in a search: {', '.join(of_full_training)}; only full training (pretrain, "
+            "finetune) uses that, quick Stage 2 runs for training.stage2_epochs epochs"
         )
     if "training.lr_encoder" in given and keeps_encoder_frozen(config):
         lines.append(describe_without_effect_while_frozen(["training.lr_encoder"]))
@@ -93,8 +93,8 @@ def describe_unread_parameters(config: Config, section: str = "search") -> list[
         for path, keys in KEYS_OF_TABLES.items():
             if parameter.key in keys and getattr(config.paths, path) is None:
                 lines.append(
-                    f"warning: {section}.space.{name}: no trial reads {parameter.key} while paths.{path} is null, so "
-                    "all its values score alike"
+                    f"warning: {section}.space.{name}: no trial uses {parameter.key} while paths.{path} is null, so "
+                    "all its values score the same"
                 )
     return lines
 
@@ -110,9 +110,9 @@ def describe_unread_in_stage1(config: Config, dataset: Dataset) -> list[str]:
     if is_judged_by_held_out(config, dataset) or "training.min_validation_polymers" in searched.values():
         return []
     return [
-        f"warning: search.space.{name}: no trial reads {key} while Stage 1 holds out fewer polymers "
+        f"warning: search.space.{name}: no trial uses {key} while Stage 1 holds out fewer polymers "
         f"({_count_held_out(config, dataset)}) than training.min_validation_polymers "
-        f"({config.training.min_validation_polymers}), so all its values score alike"
+        f"({config.training.min_validation_polymers}), so all its values score the same"
         for name, key in searched.items()
         if key in OF_THE_VALIDATION_MAE
     ]

@@ -137,13 +137,13 @@ class SearchDisplay:
 
     def runs_stopped(self, n_left: int) -> None:
         """Report what a resumed search still has to do."""
-        line = f"{n_left} of {self._n_runs} runs on fresh seeds and folds are left; the resumed search does them"
+        line = f"{n_left} of {self._n_runs} runs on fresh seeds and folds are left; resuming the search runs them"
         logger.info("%s", line)
         self._console.print(line)
 
     def search_stopped(self, command: str) -> None:
         """Report that a signal was caught and how to resume, before results are written."""
-        line = f"stopping; what is done is written out now. Resume with: {command}"
+        line = f"stopping; results so far are being written. Resume with: {command}"
         logger.info("%s", line)
         self._console.print(line)
 

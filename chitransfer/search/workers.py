@@ -79,7 +79,7 @@ def check_workers(config: Config) -> None:
             resolve_device(name)
     elif search.devices or search.workers > 1:
         raise ConfigError(
-            "search.workers and search.devices speak of this machine and cannot be combined with search.scheduler "
+            "search.workers and search.devices apply to this machine and cannot be combined with search.scheduler "
             f"{search.scheduler}; set cluster.maximum_jobs, cluster.workers_per_job and cluster.gpus_per_job instead"
         )
 
@@ -170,7 +170,7 @@ def wait_for_left_behind(minutes: float | None) -> None:
     for thread in _left_behind - {threading.current_thread()}:
         thread.join(None if minutes is None else minutes * 60)
         if thread.is_alive():
-            logger.warning("a trial given up does not end; its thread is left behind and keeps its memory")
+            logger.warning("an abandoned trial does not end; its thread remains and keeps its memory")
         _left_behind.discard(thread)
 
 
@@ -240,7 +240,9 @@ class InProcessWorkers:
         job.give_up.set()
         wait([future], timeout=PATIENCE_SECONDS)
         if not future.done():
-            logger.warning("trial %d does not react yet; the next one waits for the end of its epoch", job.task.number)
+            logger.warning(
+                ("trial %d does not respond yet; the next one waits for the end of its epoch"), job.task.number
+            )
             self._queue.put(None)
             _left_behind.add(self._thread)
             self._start_thread()

@@ -21,8 +21,8 @@ SEED = 0
 FEWEST_POLYMERS = 6
 FOREST = "  random forest (same features, folds of the first repeat): "
 INSTEAD = (
-    "take the forest for it, or try more computed χ and, where the encoder is frozen, "
-    "training.freeze_encoder_stage2: false"
+    "use the forest instead, or try more computed χ and, if the encoder is frozen, training.freeze_encoder_stage2: "
+    "false"
 )
 
 
@@ -96,7 +96,7 @@ def judge_forest(what: str, ahead: float, difference: Estimate | None, few: str)
         return []
     if difference is not None and difference.low * difference.high > 0:
         return [f"warning: {what} on polymers left out, significantly so; {INSTEAD}"]
-    return [f"note: {what} on polymers left out, but not significantly: {few} are too few; measure more"]
+    return [f"note: {what} on polymers left out, but not significantly: {few} are too few to tell; measure more"]
 
 
 def _widening(n_polymers: int) -> float:

@@ -131,11 +131,9 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     try:
         folder.write_start(config, dataset)
         say(
-            f"Stage 2: {say_count(len(learned), 'polymer')} to learn from, "
-            f"{n_measured - len(learned)} kept for the test; "
-            f"{say_count(len(stage1.networks), 'network')} × {say_count(len(folds), 'repeat')} × "
-            f"{n_folds} folds, encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; "
-            f"results in {folder.path}"
+            f"Stage 2: {say_count(len(learned), 'polymer')} for training, {n_measured - len(learned)} kept for the "
+            f"test; {say_count(len(stage1.networks), 'network')} × {say_count(len(folds), 'repeat')} × {n_folds} "
+            f"folds, encoder {'frozen' if settings.freeze_encoder else 'fine-tuned'}; results in {folder.path}"
         )
         forest = None
         if config.cv.random_forest:
@@ -156,7 +154,10 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     except BaseException as error:
         folder.discard()
         if isinstance(error, INTERRUPTS):
-            say(f"interrupted; fine-tuning cannot be resumed: start it again ({folder.path} held no model and is gone)")
+            say(
+                f"interrupted; fine-tuning cannot be resumed: start it again ({folder.path} contained no model and "
+                "was removed)"
+            )
         raise
     for line in write_model_report(folder, dataset, model, ensemble.chi, ensemble.A, ensemble.logits, forest):
         say(line)
@@ -164,7 +165,7 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     if model.domain.chi is not None and model.domain.chi.smallest_similarity >= 1.0:
         say(
             "warning: `chi_in_domain` is true only for polymers of similarity 1 to one with measured χ: "
-            "cross-validation tells nothing of less similar ones"
+            "cross-validation says nothing about less similar ones"
         )
     say(f"Stage 2 is done: {folder.best_model}")
     return folder
@@ -190,11 +191,11 @@ def _read_tables(config: Config, path: Path, stage1: Pretrained, say: Say, progr
     if config.training.lambda_sol == 0 and dataset.solubility is not None and dataset.chi is not None:
         dataset = replace(dataset, solubility=None)
         say(
-            "warning: training.lambda_sol is 0: the model learns no solubility and gives no P(soluble); the solubility "
-            "table is left out"
+            "warning: training.lambda_sol is 0: the model does not learn solubility and gives no P(soluble); the "
+            "solubility table is ignored"
         )
     if config.training.lambda_exp == 0 and dataset.chi is not None:
-        say("warning: training.lambda_exp is 0: the model does not learn measured χ, which only serves to test it")
+        say("warning: training.lambda_exp is 0: the model does not learn measured χ, which is only used to test it")
     return dataset
 
 
@@ -261,8 +262,8 @@ def place_rows(dataset: Dataset, stage1: Pretrained, positive_label: int, device
     seen = ~_are_kept(dataset, stage1.test_polymers)[dataset.stage1.polymer]
     if not seen.any():
         raise DataError(
-            f"{dataset.stage1.table.source}: every polymer is a test polymer of the Stage 1 checkpoint, so Stage 1 has "
-            "not learned from this table; set paths.dft_chi_csv to the one it has learned from, or pretrain again"
+            f"{dataset.stage1.table.source}: every polymer is a test polymer of the Stage 1 checkpoint, so Stage 1 "
+            "was not trained on this table; set paths.dft_chi_csv to the one it was trained on, or pretrain again"
         )
     return replace(data, computed=group_by_pair(dataset.stage1, seen, scales.chi, scales.T_ref, device))
 

@@ -69,10 +69,10 @@ def describe_other_table(stage1: Pretrained, computed: Table) -> list[str]:
     if learned is None or learned["sha256"] == computed.digest:
         return []
     return [
-        f"warning: Stage 1 learned from {learned['source']} ({say_count(learned['rows'], 'row')}), but "
-        f"paths.dft_chi_csv is now {computed.source} ({say_count(len(computed), 'row')}): the latter's solvents count "
-        "as met in training, and its computed χ is rehearsed while the encoder is fine-tuned; name the former unless "
-        "that is meant"
+        f"warning: Stage 1 was trained on {learned['source']} ({say_count(learned['rows'], 'row')}), but "
+        f"paths.dft_chi_csv is now {computed.source} ({say_count(len(computed), 'row')}): the solvents of the latter "
+        "count as seen in training, and its computed χ is rehearsed while the encoder is fine-tuned; set the former "
+        "unless this is intended"
     ]
 
 

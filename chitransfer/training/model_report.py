@@ -43,9 +43,9 @@ CROSS_VALIDATION, TEST = "cross-validation", "test"
 CHI_SHOWN = {"mae": "MAE", "r2": "R²"}
 SOLUBILITY_SHOWN = {"f1": "F1", "recall": "recall", "precision": "precision", "auc": "AUC", "brier": "Brier"}
 SEARCHED_ON_TEST = (
-    "test polymers: neither stage learned from them; a search on the same tables scored its trials on them, so where "
-    "it chose these settings their errors may be a little too good; `chitransfer compare` measures on polymers no "
-    "search saw"
+    "test polymers: neither stage was trained on them, but a search on the same tables scored its trials on them, so "
+    "if it chose these settings the errors may be slightly optimistic; `chitransfer compare` tests on polymers that "
+    "no search saw"
 )
 ALL_KEPT = "add measured polymers, or lower training.test_fraction and pretrain again"
 
@@ -89,7 +89,7 @@ def write_model_report(
         said += _describe_solubility(metrics["solubility"], model.probability is not None)
     if "chi" not in metrics:
         said.append(
-            "note: no measured χ: the model's χ is that of Stage 1, without an interval; in_domain speaks of solubility"
+            "note: no measured χ: the model's χ is that of Stage 1, without an interval; in_domain refers to solubility"
         )
     if any(metrics[kind][TEST]["n_rows"] for kind in ("chi", "solubility") if kind in metrics):
         metrics["note_on_test"] = SEARCHED_ON_TEST
@@ -313,7 +313,7 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
             lines.append(f"  trivial predictor (mean of the training folds): {_shown(trivial, CHI_SHOWN)}")
             if trivial["mae"] <= mean["mae"]:
                 lines.append(
-                    "warning: χ: the mean of the training folds has no larger MAE on polymers left out, "
+                    "warning: χ: the mean of the training folds does not have a larger MAE on polymers left out, "
                     f"{trivial['mae']:.3f} against {mean['mae']:.3f}; for new polymers it predicts χ as well as this "
                     "model"
                 )
@@ -325,7 +325,7 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
             lines += judge_forest("χ: the random forest has the lower MAE", ahead, difference, few)
     else:
         lines.append(
-            f"warning: χ: all {report['test']['n_rows']} rows are of test polymers; the model has learned from no "
+            f"warning: χ: all {report['test']['n_rows']} rows belong to test polymers; the model was trained on no "
             f"measured χ, and its χ has no interval; {ALL_KEPT}"
         )
     if "interval_validation" in report:
@@ -338,7 +338,8 @@ def describe_chi(report: dict[str, Any]) -> list[str]:
         stated = report["stated_coverage"]
         lines.append(
             f"warning: a χ interval from {say_count(report['n_polymers'][CROSS_VALIDATION], 'polymer')} can promise "
-            f"{stated:.0%} at most, not {COVERAGE:.0%}; chi_low … chi_high does so. Measure χ of 9 polymers or more"
+            f"{stated:.0%} at most, not {COVERAGE:.0%}; chi_low … chi_high promises {stated:.0%}. Measure χ of 9 "
+            "polymers or more"
         )
     if report["test"]["n_rows"]:
         rows = say_count(report["test"]["n_rows"], "row")
@@ -361,8 +362,8 @@ def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[st
     scores = report["validation"]
     if not scores["n_rows"]:
         return [
-            f"warning: solubility: all {report['test']['n_rows']} rows are of test polymers; the model has learned "
-            f"no solubility and gives no P(soluble); {ALL_KEPT}"
+            f"warning: solubility: all {report['test']['n_rows']} rows belong to test polymers; the model has not "
+            f"learned solubility and gives no P(soluble); {ALL_KEPT}"
         ]
     trivial = report["trivial_predictor"]
     lines = [
@@ -378,8 +379,8 @@ def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[st
         lines += judge_forest("solubility: the random forest ranks better", ahead, difference, few)
     if scores["f1"] <= trivial["validation"]["f1"]:
         lines.append(
-            "warning: solubility: F1 is no better than that of calling every row positive; look at ROC-AUC and Brier, "
-            "or set solubility.positive to the other class"
+            "warning: solubility: F1 is no better than when every row is called positive; see ROC-AUC and Brier, or "
+            "set solubility.positive to the other class"
         )
     if report[TEST]["n_rows"]:
         rows = say_count(report[TEST]["n_rows"], "row")
@@ -391,8 +392,8 @@ def _describe_solubility(report: dict[str, Any], is_calibrated: bool) -> list[st
             lines.append(f"  random forest: {_shown(report['random_forest'][TEST], SOLUBILITY_SHOWN)}")
     if not is_calibrated:
         lines.append(
-            f"warning: the {scores['n_rows']} solubility rows learned from are of one class, or of "
-            "polymers in one fold; a probability cannot be calibrated on polymers left out, so the model gives no "
-            "P(soluble). Add soluble and insoluble polymers"
+            f"warning: the {scores['n_rows']} solubility rows of the training belong to one class, or to polymers in "
+            "one fold; a probability cannot be calibrated on polymers left out, so the model gives no P(soluble). "
+            "Add soluble and insoluble polymers"
         )
     return lines

@@ -91,12 +91,12 @@ def load_run_config(folder: Path, overrides: Mapping[str, object]) -> Config:
         Some overrides would have no effect; the message names them as flags where there is one.
     """
     if not (folder / "config.yaml").is_file():
-        raise CheckpointError(f"{folder}: no config.yaml in it, so this is no folder of `chitransfer pretrain`")
+        raise CheckpointError(f"{folder}: no config.yaml in it, so this is not a folder of `chitransfer pretrain`")
     useless = sorted(FLAGS.get(key, key) for key in overrides if key not in HEEDED)
     if useless:
         raise ConfigError(
-            f"{folder}: an interrupted run goes on with its own configuration; leave out {', '.join(useless)}. "
-            "only --device and training.num_threads may be others"
+            f"{folder}: an interrupted run continues with its own configuration; leave out {', '.join(useless)}. Only "
+            "--device and training.num_threads may change"
         )
     return load_config(folder / "config.yaml", overrides)
 
@@ -160,7 +160,7 @@ def run_pretraining(config: Config, say: Say, progress: NamedProgress, resume: P
 
 
 def _say_how_to_go_on(folder: RunFolder, say: Say) -> None:
-    say(f"interrupted; go on with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
+    say(f"interrupted; continue with: chitransfer pretrain --resume {shlex.quote(str(folder.path))}")
 
 
 def _split_of_rows(dataset: Dataset, data: Stage1Data, test: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ def _train_networks(
         )
         if state is not None:
             run.load_state_dict(state)
-            say(f"network {number + 1}: going on after epoch {run.epoch}")
+            say(f"network {number + 1}: continuing after epoch {run.epoch}")
             state = None
         what = f"network {number + 1} of {config.training.n_networks}"
         saved = time.monotonic()
@@ -215,8 +215,8 @@ def _why_last(run: Stage1Run) -> str:
         return ""
     if n_polymers < settings.min_validation_polymers:
         return (
-            f" (the last one is kept: {say_count(n_polymers, 'validation polymer')} cannot tell the best; "
-            f"training.min_validation_polymers is {settings.min_validation_polymers})"
+            f" (the last one is kept: {say_count(n_polymers, 'validation polymer')} are too few to choose the best "
+            f"epoch; training.min_validation_polymers is {settings.min_validation_polymers})"
         )
     return f" (the last one is kept: training.min_epochs_pretrain is {settings.min_epochs})"
 
@@ -238,8 +238,8 @@ def _read_state(folder: RunFolder, dataset: Dataset) -> tuple[list[_Done], dict[
     content, _ = load_checkpoint(folder.state, STATE)
     if content["dataset"] != dataset.digest():
         raise TrainingError(
-            f"{folder.path}: the tables or the features changed since this run began, so it cannot go on; "
-            "put the tables back or start a new run without --resume"
+            f"{folder.path}: the tables or the features changed since this run began, so it cannot continue; restore "
+            "the tables or start a new run without --resume"
         )
     return [_Done(**one) for one in content["done"]], content["run"]
 

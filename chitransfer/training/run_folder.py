@@ -85,13 +85,14 @@ class RunFolder:
         try:
             lock.acquire()
         except Timeout as error:
-            raise CheckpointError(f"{self.path}: another process trains into this folder; stop it first") from error
+            raise CheckpointError(f"{self.path}: another process is training in this folder; stop it first") from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
             raise CheckpointError(
-                f"{self.path}: its file system has no locks ({error.strerror}), by which one process at a time trains "
-                "into a folder; name a results folder on another one (paths.results_dir)"
+                f"{self.path}: its file system has no file locks ({error.strerror}), which ensure that only one "
+                "process at a time trains in a folder; choose a results folder on another file system "
+                "(paths.results_dir)"
             ) from error
         try:
             yield

@@ -66,8 +66,8 @@ class Stage1Settings:
         fewer = f"lower training.min_batches_per_epoch ({self.min_batches_per_epoch})"
         remedy = "add computed χ (paths.dft_chi_csv)" if n_pairs < 2 else larger if self.batch_size < 2 else fewer
         raise TrainingError(
-            "batch normalisation needs at least 2 pairs a batch, but Stage 1's training pairs "
-            f"({n_pairs}) come one by one; {remedy}, or set model.use_batchnorm to false"
+            f"batch normalisation needs at least 2 pairs a batch, but Stage 1's training pairs ({n_pairs}) come one "
+            f"at a time; {remedy}, or set model.use_batchnorm to false"
         )
 
 

@@ -40,11 +40,12 @@ def describe_without_effect(config: Config, overrides: Iterable[str]) -> list[st
     searched = [key for key in given if key in OF_A_SEARCH or key.startswith("objective.")]
     if searched:
         lines.append(
-            f"warning: without effect in full training: {', '.join(searched)}; that is of a search, fine-tuning runs "
-            "training.num_epochs_finetune epochs and weighs its losses by training.lambda_exp and lambda_sol"
+            f"warning: without effect in full training: {', '.join(searched)}; only a search uses that, fine-tuning "
+            "runs for training.num_epochs_finetune epochs and weights its losses by training.lambda_exp and "
+            "lambda_sol"
         )
     if of_stage1 := [key for key in given if key in OF_STAGE1]:
-        lines.append(f"warning: without effect in Stage 2: {', '.join(of_stage1)}; chitransfer pretrain reads that")
+        lines.append(f"warning: without effect in Stage 2: {', '.join(of_stage1)}; only chitransfer pretrain uses that")
     of_the_encoder = [key for key in given if key in OF_THE_ENCODER]
     if of_the_encoder and config.training.freeze_encoder_stage2:
         lines.append(describe_without_effect_while_frozen(of_the_encoder))

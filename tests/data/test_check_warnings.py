@@ -66,7 +66,7 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
         ),
         (
             {"tables": (replace(FACTS, value_range=(0.5, 0.5, 0.5)), CHI, LABELS)},
-            "χ is 0.5 in every row, so pretraining has nothing to teach",
+            "χ is 0.5 in every row, so pretraining has nothing to learn from",
         ),
         (
             {"tables": (FACTS, replace(CHI, value_range=(0.5, 0.5, 0.5)), LABELS)},
@@ -88,8 +88,8 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
         ({"tables": (FACTS, replace(CHI, n_rejected=2), LABELS)}, "2 rows cannot be used (; …). A search leaves them"),
         ({"tables": (FACTS, replace(CHI, temperature_range=(259.0, 300.0, 360.0)), LABELS)}, "(259 to 360 K) reach"),
         ({"tables": (FACTS, replace(CHI, temperature_range=(280.0, 300.0, 381.0)), LABELS)}, "(280 to 381 K) reach"),
-        ({"n_labelled": 1}, "1 row of polymers written with isotopes, such as [2H]. Isotopes are left out"),
-        ({"stage1_temperatures": check_facts.TemperatureFacts(1000, 0, 0.0, None)}, "cannot be told apart"),
+        ({"n_labelled": 1}, "1 row of polymers written with isotopes, such as [2H]. Isotopes are ignored"),
+        ({"stage1_temperatures": check_facts.TemperatureFacts(1000, 0, 0.0, None)}, "cannot be separated"),
         (
             {"stage1_temperatures": check_facts.TemperatureFacts(1000, 499, 20.0, None)},
             "for 499 of 1000 polymer-solvent pairs only",
@@ -103,8 +103,11 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
             "its temperature dependence comes from Stage 1",
         ),
         ({"stereo_variants": ("*CC=CC*",)}, "1 polymer with a stereo variant in the tables (such as *CC=CC*)"),
-        ({"coverage": (replace(COVERAGE, similarity=(0.29,) * 11 + (0.3,) * 89),)}, "11 of 100 polymers have nothing"),
-        ({"coverage": (replace(COVERAGE, n_in_stage1=51),)}, "51 of 100 polymers are in Stage 1 too"),
+        (
+            {"coverage": (replace(COVERAGE, similarity=(0.29,) * 11 + (0.3,) * 89),)},
+            "11 of 100 polymers have no similar polymer",
+        ),
+        ({"coverage": (replace(COVERAGE, n_in_stage1=51),)}, "51 of 100 polymers are also in Stage 1"),
         (
             {"coverage": (replace(COVERAGE, n_solvents_unseen=1, share_rows_unseen=0.2),)},
             "1 solvent not in Stage 1 (20%",
@@ -116,7 +119,10 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
             {"noise": check_facts.NoiseFacts(0, 0, None, None)},
             "the noise floor is not known. The rows scatter by 0.10 around",
         ),
-        ({"agreement": check_facts.AgreementFacts(50, 20, 0.29, (), ())}, "ranks the 50 measured rows it shares badly"),
+        (
+            {"agreement": check_facts.AgreementFacts(50, 20, 0.29, (), ())},
+            "ranks the 50 measured rows it shares poorly",
+        ),
     ],
 )
 def test_each_is_told_beyond_its_threshold(changes: dict[str, Any], words: str) -> None:

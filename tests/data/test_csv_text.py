@@ -64,7 +64,7 @@ def test_other_columns_are_nobodys_business(cell: str) -> None:
 def test_the_temperature_of_predictions_is_temp_where_there_is_none() -> None:
     assert find_pair_columns(["SMILES", "Temperature_K"], "table.csv") == {"SMILES": 0, "temp": 1}
     assert find_pair_columns(["temperature_K", "SMILES", "temp", "temperature_K"], "t.csv") == {"SMILES": 1, "temp": 2}
-    with pytest.raises(DataError, match="line 1: the column temperature_K is there 2 times"):
+    with pytest.raises(DataError, match="line 1: the column temperature_K occurs 2 times"):
         find_pair_columns(["SMILES", "temperature_K", "temperature_K"], "table.csv")
 
 
@@ -123,9 +123,9 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, caplog: 
         (b"PK\x03\x04\x14\0\x06\0", r": is a workbook \(.xlsx, .ods\) or a ZIP archive"),
         (lzma.compress(b"SMILES\n*CC*\n"), ": is compressed with xz; decompress it, or compress it with gzip"),
         (bz2.compress(b"SMILES\n*CC*\n"), ": is compressed with bzip2; decompress it, "),
-        (b"SMILES\n*CC*\n*C\0C*\n", ", line 3: holds a NUL byte"),
+        (b"SMILES\n*CC*\n*C\0C*\n", ", line 3: contains a NUL byte"),
         (b"SMILES\n*CC*\n\xff\xfe*CCO*\n", ", line 3: not UTF-8 text"),
-        (b"SMI\0LES\n*CC*\n", ", line 1: holds a NUL byte"),
+        (b"SMI\0LES\n*CC*\n", ", line 1: contains a NUL byte"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])

@@ -271,7 +271,7 @@ def test_a_failed_fetch_keeps_what_was_there(tmp_path, mirror):
     [
         ("polymer;mono_name;solvent\na;b;c\n", "column(s) mono_smiles"),
         (POLYSOL_HEADER + "\n", "no rows"),
-        (POLYSOL_HEADER + "\na;b;C=C;water;O\n", "line 2 has another number of cells"),
+        (POLYSOL_HEADER + "\na;b;C=C;water;O\n", "line 2 does not have as many cells"),
         (POLYSOL_HEADER + "\na;b;C=C;water;O;yes\n", "line 2: solubility 'yes'"),
         (POLYSOL_HEADER + "\na;b;C=C;water;not a molecule;1\n", "line 2: solvent"),
     ],

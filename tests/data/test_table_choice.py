@@ -61,7 +61,7 @@ def test_measured_chi_beside_computed_is_not_taken_for_stage_1(
     compute_table(tables.chi, output)
     code, _, err = run_command("data", "check", "--set", f"paths.dft_chi_csv={output}")
     assert code == 2
-    assert f"{output}, line 1: holds both chi and chi_unifac" in err
+    assert f"{output}, line 1: contains both chi and chi_unifac" in err
     assert "rename chi_unifac to chi" in err
     # As the message says, and as a table of measurements the output stays good.
     frame = pd.read_csv(output)

@@ -199,7 +199,7 @@ class TestBrokenFiles:
             (b"SMILES|chi\n*CC*|300\n", "separated by vertical bars? save as CSV with commas"),
             (b"SMILES\tchi\n*CC*\t0.4\n", "separated by tabs? save as CSV with commas"),
             (b"SMILES;chi\n*CC*;0,4\n", "line 2: 2 cells where the header names 1 column (SMILES;chi)"),
-            (b"SMILES,chi,Chi\n*CC*,1,2\n", "the column chi is there 2 times"),
+            (b"SMILES,chi,Chi\n*CC*,1,2\n", "the column chi occurs 2 times"),
             (b"SMILES,chi\n*CC*,1\n*CC*,1,2\n", "line 3: 3 cells where the header names 2 columns"),
             (b"SMILES,chi\n*CC*\n", "line 2: 1 cell where"),
             ("SMILES,chi\n*CC*,1\n# Müller\n".encode("latin-1"), "line 3: not UTF-8"),

@@ -56,7 +56,7 @@ def test_a_rate_that_no_trial_reads_is_refused_as_in_a_search(
 ) -> None:
     rate = {"key": "training.lr_encoder", "type": "log", "low": 1e-5, "high": 1e-3}
     config = override_config(shared_tiny_config, {"search.space": {"rate": rate}})
-    with pytest.raises(ConfigError, match=r"no trial reads training\.lr_encoder"):
+    with pytest.raises(ConfigError, match=r"no trial uses training\.lr_encoder"):
         run_comparison(config, tiny_dataset, tmp_path / "new", Plan(2, 1, PROTOCOLS), said.append)
     assert not (tmp_path / "new").exists()
 
@@ -111,7 +111,7 @@ def test_folds_that_tested_other_polymers_are_refused(run: Any, tmp_path: Path) 
     run(KNOWN)
     done = tmp_path / "known_chemistry" / "outer_1" / "done.json"
     done.write_text(json.dumps({"test_polymers": json.loads(done.read_text())["test_polymers"][1:]}))
-    with pytest.raises(StudyError, match=r"outer_1.done\.json: the fold tested other polymers"):
+    with pytest.raises(StudyError, match=r"outer_1.done\.json: this fold would now test other polymers"):
         run(KNOWN)
 
 
@@ -121,7 +121,7 @@ def test_tables_have_every_protocol_that_is_complete(run: Any, said: list[str], 
     assert set(pd.read_csv(tmp_path / "differences.csv")["protocol"]) == {KNOWN, NEW}
     (tmp_path / "known_chemistry" / "outer_0" / "done.json").unlink()
     assert run(NEW) == [NEW]
-    assert said[-1] == f"{KNOWN}: 1 of 2 outer folds are done; the tables leave it out until all are"
+    assert said[-1] == f"{KNOWN}: 1 of 2 outer folds are done; the tables show it once all are done"
     assert run(KNOWN) == [KNOWN, NEW]
 
 
@@ -145,7 +145,7 @@ def test_a_second_comparison_in_the_folder_is_refused(run: Any, tmp_path: Path) 
         ),
         (
             ["training.n_networks=3"],
-            "training.n_networks; leave it out (whatever is fine-tuned in full is one network)",
+            "training.n_networks; leave it out (full fine-tuning trains one network here)",
         ),
         (["cv.random_forest=false"], "cv.random_forest; leave it out (the table always has a random forest)"),
     ],

@@ -23,14 +23,14 @@ from chitransfer.training.resampling import Estimate, draw_polymers
         (
             Estimate(0.52, 0.44, 0.60),
             Estimate(-0.1, -0.3, 0.02),
-            "no sign of a leak; one worth less than 0.20 of χ R² and 0.08 of ROC-AUC",
+            "no sign of a leak; one of less than 0.20 of χ R² and 0.08 of ROC-AUC",
         ),
         (Estimate(0.75, 0.66, 0.84), Estimate(-0.1, -0.3, 0.02), "ABOVE CHANCE"),
         (Estimate(0.5, 0.4, 0.6), Estimate(0.5, 0.2, 0.7), "ABOVE CHANCE"),
         (
             Estimate(0.42, 0.33, 0.53),
             Estimate(-1.0, -3.5, -0.5),
-            "one worth less than 0.09 of ROC-AUC would not show; too few polymers to see any leak by χ R²",
+            "one of less than 0.09 of ROC-AUC would go unnoticed; too few polymers to see any leak by χ R²",
         ),
         (Estimate(0.6, 0.05, 0.9), Estimate(0.4, -7.0, 0.9), "too few polymers to see any leak"),
     ],

@@ -41,7 +41,7 @@ def fresh_scores(best: list[float], default: list[float]) -> list[FreshScore]:
         (Estimate(0.05, 0.02, 0.08), [], "polymers alone); the search helped"),
         (Estimate(0.05, 0.02, 0.08), fresh_scores([0.8, 0.82], [0.9, 0.91]), "seeds and folds); the search helped"),
         (Estimate(0.05, 0.02, 0.08), fresh_scores([0.9, 0.92], [0.9, 0.91]), "the default is as good"),
-        (Estimate(-0.05, -0.08, -0.02), fresh_scores([0.9, 0.92], [0.9, 0.91]), "take the default configuration"),
+        (Estimate(-0.05, -0.08, -0.02), fresh_scores([0.9, 0.92], [0.9, 0.91]), "use the default configuration"),
         (Estimate(-0.05, -0.08, -0.02), fresh_scores([0.8, 0.82], [0.9, 0.91]), "the best trial is better"),
         (Estimate(0.05, -0.02, 0.08), [], "too close to tell on these data"),
     ],
@@ -67,7 +67,7 @@ def test_a_corrected_value_better_than_the_raw_one_is_explained() -> None:
     assert "draws weigh" not in describe_examination(found)[0]
     better = replace(found, corrected=Estimate(0.79, 0.7, 0.9))
     assert (
-        "polymers), lower only because bootstrap draws weigh polymers differently: no selection bias"
+        "polymers), lower only because bootstrap draws weight polymers differently: no selection bias"
         in describe_examination(better)[0]
     )
 
@@ -75,7 +75,7 @@ def test_a_corrected_value_better_than_the_raw_one_is_explained() -> None:
 def test_of_many_lost_trials_the_first_are_named() -> None:
     found = replace(make_examination(Estimate(0.05, 0.02, 0.08), []), left_out=dict.fromkeys(range(900), "missing"))
     told = [line for line in describe_examination(found) if "trial" in line][1:7]
-    assert told[4:] == ["trial 4 is left out of that: missing", "… and 895 more trials"]
+    assert told[4:] == ["trial 4 is left out of this: missing", "… and 895 more trials"]
 
 
 def test_a_mean_outside_its_interval_is_explained() -> None:
@@ -91,9 +91,9 @@ def test_a_mean_outside_its_interval_is_explained() -> None:
 @pytest.mark.parametrize("fresh", [[], fresh_scores([0.8, 0.82], [0.9, 0.91])])
 def test_a_choice_by_fresh_runs_that_are_not_there_is_told(select: str, fresh: list[FreshScore]) -> None:
     found = replace(make_examination(Estimate(0.05, 0.02, 0.08), fresh), select=select)
-    told = [line for line in describe_examination(found) if "so the best trial is taken" in line]
+    told = [line for line in describe_examination(found) if "so the best trial is chosen" in line]
     assert len(told) == (select == "reevaluated" and not fresh)
-    assert all(line.startswith("no trial has run on fresh seeds and folds, by which search.select") for line in told)
+    assert all(line.startswith("search.select: reevaluated chooses by runs on fresh seeds and folds") for line in told)
 
 
 def test_fresh_runs_of_the_default_alone_are_compared_with_nothing() -> None:
@@ -122,10 +122,10 @@ def test_fresh_runs_say_which_trial_comes_first() -> None:
 
 def test_an_interval_by_hardly_any_fresh_runs_says_so() -> None:
     few = make_examination(Estimate(0.05, -0.5, 0.6), fresh_scores([0.8, 0.82], [0.9, 0.91]))
-    assert "hardly anything ran on fresh seeds" in "\n".join(describe_examination(few))
+    assert "there are few runs on fresh seeds" in "\n".join(describe_examination(few))
     more = [score_fresh(n, [0.8, 0.82]) for n in (1, 2, 3)]
     enough = make_examination(Estimate(0.05, -0.5, 0.6), [*more, score_fresh(0, [0.9, 0.91], is_default=True)])
-    assert "hardly anything" not in "\n".join(describe_examination(enough))
+    assert "there are few runs" not in "\n".join(describe_examination(enough))
 
 
 def test_noise_of_a_difference_is_pooled_over_trials(rng: np.random.Generator) -> None:
@@ -166,7 +166,7 @@ def test_runs_on_fresh_seeds_are_counted_for_every_trial(
     assert ("not all of these trials have" in _describe_fresh(found)) == is_said_of_others
     assert "left out" not in _describe_fresh(found)
     assert _describe_fresh(replace(found, fresh_left_out=[7, 9])).endswith(
-        "left out, because run on other folds only: trial 7, 9"
+        "left out, because it ran on other folds only: trial 7, 9"
     )
 
 

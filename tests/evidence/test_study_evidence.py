@@ -111,7 +111,7 @@ def test_a_lost_trial_is_left_out_of_the_correction_and_named(finished: StudyFol
     assert found.left_out.keys() == {lost, half}
     assert found.n_trials == 6
     assert "(chi) are missing" in found.left_out[half]
-    assert any(line.startswith(f"trial {lost} is left out of that: {copy.trial(lost)}") for line in found.sentences)
+    assert any(line.startswith(f"trial {lost} is left out of this: {copy.trial(lost)}") for line in found.sentences)
     assert found.best_value == ranked[0].values[0]
     # Without the best trial nothing is corrected, and nothing of before may be taken for it.
     shutil.rmtree(copy.trial(best))

@@ -14,7 +14,7 @@ from chitransfer.evidence.verdict import describe_gaps, describe_scores, reach_v
     ("transfer", "scratch", "expected"),
     [
         ((-0.1, -0.2, -0.05), (0.2, 0.1, 0.3), ("search helped", "Stage 1 helps")),
-        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("did not help significantly", "makes no difference")),
+        ((0.01, -0.1, 0.1), (0.0, -0.1, 0.1), ("did not help significantly", "these data show no effect")),
         ((0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), ("made things worse", "Stage 1 hurts")),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_random_search_that_is_the_transfer_search_is_called_so() -> None:
         [line_of_differences(row, "default", -0.1, -0.2, -0.05) for row in ("transfer_best", "random_best")]
     )
     gaps = pd.DataFrame(columns=["protocol", "fold", "raw", "corrected", "truth"])
-    assert "drawn at random, so short ones are the same" in reach_verdict(table, differences, gaps)[1]
+    assert "drawn at random, so short searches are identical" in reach_verdict(table, differences, gaps)[1]
     other = table.assign(exp_mae=[0.3, 0.2, 0.21])
     assert "random search helped" in reach_verdict(other, differences, gaps)[1]
 

@@ -33,7 +33,7 @@ def test_the_example_runs(trained: Any, project_root: Path) -> None:
 
 def test_the_example_without_a_model_says_what_it_needs(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["predict_polymers.py", "none.pt"])
-    with pytest.raises(SystemExit, match=r"^ERROR: none.pt: there is no such model file; name the one that"):
+    with pytest.raises(SystemExit, match=r"^ERROR: none.pt: there is no such model file; give the one that"):
         runpy.run_path(str(project_root / "examples" / "predict_polymers.py"), run_name="__main__")
 
 

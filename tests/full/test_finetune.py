@@ -338,7 +338,7 @@ def test_a_table_of_test_polymers_alone_ends_in_a_report_that_says_so(
     assert metrics["validation"] == {"n_rows": 0}
     n_rows = metrics["test"]["n_rows"]
     assert n_rows > 0
-    assert f"warning: {name}: all {n_rows} rows are of test polymers" in said
+    assert f"warning: {name}: all {n_rows} rows belong to test polymers" in said
     assert len(list((run.path / "figures").iterdir())) == n_figures
     assert Predictor.load(run.best_model).predict("*CCO*")["problem"].tolist() == [""]
 

@@ -86,7 +86,7 @@ def test_a_solvent_is_one_and_not_empty(
 def test_an_extended_space_is_of_a_resumed_search(run_command: RunCommand) -> None:
     code, _, err = run_command("search", "--allow-extended-space")
     assert code == 2
-    assert "name it with --resume STUDY" in err
+    assert "give it with --resume STUDY" in err
 
 
 def test_fine_tuning_says_that_a_table_is_the_built_in_one(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_fine_tuning_says_that_stage_1_learned_from_another_table(trained: Any, 
     assert describe_other_table(stage1, read_stage1_table(str(same))) == []
     (line,) = describe_other_table(stage1, read_stage1_table(str(fewer)))
     assert line.startswith(
-        f"warning: Stage 1 learned from {own} (216 rows), but paths.dft_chi_csv is now {fewer} (213 rows): "
+        f"warning: Stage 1 was trained on {own} (216 rows), but paths.dft_chi_csv is now {fewer} (213 rows): "
     )
     assert describe_other_table(replace(stage1, provenance={}), read_stage1_table(str(fewer))) == []
 
@@ -153,7 +153,7 @@ def test_both_stages_say_what_they_find_beside_own_tables(
         stage(config, *words, lambda *anything: None)
     text = "\n".join(said)
     assert "paths.solubility_csv is builtin:water_solubility (153 rows), the built-in table, beside" in text
-    assert ("warning: Stage 1 learned from " in text) == (stage is finetune.run_finetuning)
+    assert ("warning: Stage 1 was trained on " in text) == (stage is finetune.run_finetuning)
 
 
 @pytest.mark.parametrize(

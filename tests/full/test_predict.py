@@ -329,7 +329,7 @@ def test_a_name_in_gz_is_compressed(predictor: Predictor, tmp_path: Path, name: 
     [
         (b"", "empty"),
         (b'SMILES,temp\n*CCO*,300\n"*CC*,310\n*CCN*,320\n', "line 3: a quote"),
-        (b"SMILES,temp,Temp\n*CCO*,300,310\n", "the column temp is there 2 times"),
+        (b"SMILES,temp,Temp\n*CCO*,300,310\n", "the column temp occurs 2 times"),
         (b"polymer,temp\n*CCO*,300\n", r"missing column\(s\) SMILES"),
         (b"SMILES\n", "no rows"),
         (b"SMILES\n*CC*\n\xff\xfe*CCO*\n", "line 3: not UTF-8 text"),

@@ -107,7 +107,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(
 @pytest.mark.parametrize(
     ("least", "n_polymers", "expected"),
     [
-        (50, 10**6, r" \(the last one is kept: \d+ validation polymers cannot tell the best; "),
+        (50, 10**6, r" \(the last one is kept: \d+ validation polymers are too few to choose the best epoch; "),
         (50, 1, r" \(the last one is kept: training\.min_epochs_pretrain is 50\)"),
         (1, 1, r"validation MAE [\d.]+ at epoch \d of 3$"),
     ],
@@ -133,7 +133,7 @@ def test_two_processes_do_not_train_into_one_folder(make_overrides: MakeOverride
     def resume_beside(what: str, done: int, total: int) -> None:
         if what.startswith("network") and not folders:
             folders.extend(results.glob("dft_pretrain_*"))
-            with pytest.raises(CheckpointError, match=f"{folders[0].name}: another process trains into this folder"):
+            with pytest.raises(CheckpointError, match=f"{folders[0].name}: another process is training in this folder"):
                 run_pretraining(load_run_config(folders[0], {}), silent, silent, resume=folders[0])
 
     folder = run_pretraining(load_config(None, overrides), silent, resume_beside)
@@ -151,7 +151,7 @@ def test_a_file_system_without_locks_is_named_and_nothing_is_left(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     overrides = make_overrides()
-    with pytest.raises(CheckpointError, match=r"its file system has no locks .*paths\.results_dir"):
+    with pytest.raises(CheckpointError, match=r"its file system has no file locks .*paths\.results_dir"):
         run_pretraining(load_config(None, overrides), silent, silent)
     assert not list(Path(str(overrides["paths.results_dir"])).glob("dft_pretrain_*"))
 
@@ -225,7 +225,7 @@ def test_what_a_resumed_run_would_not_heed_is_refused(
 ) -> None:
     code, _, error = run_command("pretrain", "--resume", trained.pretraining, *words)
     assert code == 2
-    assert f"an interrupted run goes on with its own configuration; {named}" in " ".join(error.split())
+    assert f"an interrupted run continues with its own configuration; {named}" in " ".join(error.split())
 
 
 @pytest.mark.parametrize("fraction", [0.15, 0.28, 0.35, 0.4, 0.45])

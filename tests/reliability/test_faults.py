@@ -227,7 +227,7 @@ def test_an_error_of_the_program_is_in_the_log_with_its_traceback(
     with pytest.raises(IndexError):
         make_search(small)
     (log,) = Path(str(small["paths.results_dir"])).rglob("search_*.log")
-    assert re.search(r" ERROR the program has an error\nTraceback(.|\n)*IndexError: a bug", log.read_text("utf-8"))
+    assert re.search(r" ERROR a bug in the program\nTraceback(.|\n)*IndexError: a bug", log.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])

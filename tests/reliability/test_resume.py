@@ -53,7 +53,7 @@ def test_a_wider_space_is_taken_when_asked_for(
 ) -> None:
     _, folder = make_search(small)
     before = comparable(read_trials(folder.database))
-    with pytest.raises(StudyError, match=r"encoder_dropout(.|\n)*--allow-extended-space takes it"):
+    with pytest.raises(StudyError, match=r"encoder_dropout(.|\n)*--allow-extended-space accepts it"):
         resume(widened(small), folder, extended=False)
     assert resume(widened(small), folder, extended=True) == 0
     trials = read_trials(folder.database)
@@ -80,7 +80,7 @@ CHOICE = {"key": "model.encoder_latent_dim", "type": "categorical", "choices": [
         ({"x": {**FLOAT, "key": "model.chi_head_dropout"}}, r"space\.x\.key"),
         ({"x": {**FLOAT, "step": 0.1}}, r"space\.x\.step"),
         ({"y": {**CHOICE, "choices": [4, 8, 16]}}, "Optuna cannot change the choices"),
-        ({"x": None}, "cannot be taken out"),
+        ({"x": None}, "cannot be removed"),
     ],
 )
 def test_what_is_no_extension(change: dict[str, Any], said: str) -> None:
@@ -101,7 +101,7 @@ def test_keys_an_earlier_release_did_not_have_count_as_their_default() -> None:
     known = {"seed": 42, "objective": {"exp_mae": 1.5}, "data": {}, "space": {}}
     assert find_differences(known, now) == []
     assert find_differences(known, {**now, "objective": {"exp_mae": 1.5, "sol_mcc": 1.0}}) == [
-        "objective.sol_mcc: the study has None, now 1.0"
+        "objective.sol_mcc: None in the study, now 1.0"
     ]
     assert find_differences({**known, "data": {"chi": 1}}, now) == ["data.chi: the study has 1, now None"]
 

@@ -182,15 +182,15 @@ def test_of_several_objectives_the_transfer_objective_decides(tmp_path: Path) ->
 def test_trials_that_cannot_be_applied_are_named(study: StudyFolder, config_file: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"trial 2 is FAIL, not COMPLETE; choose one that is, such as 1"):
         apply_trial(study, config_file, 2)
-    with pytest.raises(StudyError, match=r"no trial 9; the study has 0 to 2"):
+    with pytest.raises(StudyError, match=r"no trial 9; the study has trials 0 to 2"):
         apply_trial(study, config_file, 9)
-    with pytest.raises(ConfigError, match="no such configuration file; leave out --config to have configs/config"):
+    with pytest.raises(ConfigError, match="no such configuration file; without --config, configs/config"):
         apply_trial(study, tmp_path / "none.yaml", None)
 
 
 def test_a_permuted_control_is_not_applied(study: StudyFolder) -> None:
     study.config.write_text(dump_config(load_config(study.config, {"search.control": "permute"})), encoding="utf-8")
-    with pytest.raises(StudyError, match=r"shuffled among polymers .* its parameters mean nothing"):
+    with pytest.raises(StudyError, match=r"permuted-label control .* its parameters mean nothing"):
         apply_trial(study, None, None)
 
 
@@ -199,8 +199,8 @@ def test_other_differences_from_the_study_are_said(study: StudyFolder, config_fi
     config_file.write_text(text.replace("use_batchnorm: false", "use_batchnorm: true"), encoding="utf-8")
     notes = apply_trial(study, config_file, None).notes
     assert notes == [
-        "model.use_batchnorm: the study had False, this configuration has True",
-        "training.num_epochs_pretrain: full training's own 200, on purpose, where the study had 100",
+        "model.use_batchnorm: False in the study, True in this configuration",
+        "training.num_epochs_pretrain: full training keeps its own 200 on purpose; the study used 100",
     ]
 
 
@@ -227,13 +227,13 @@ def test_tables_that_are_not_the_studys_are_said(
 
     assert told("mine") == []
     assert told("other") == [
-        "note: paths.dft_chi_csv: computed.csv is not the table of computed χ the study searched on (1 rows then); "
-        "training would learn from the present one"
+        "note: paths.dft_chi_csv: computed.csv is not the table of computed χ that the study used (1 rows then); "
+        "training would use the present one"
     ]
     (tmp_path / "other" / "computed.csv").unlink()
     (missing,) = told("other")
     assert missing.startswith("note: paths.dft_chi_csv: computed.csv: there is no such file")
-    assert missing.endswith("training needs the table of computed χ the study searched on")
+    assert missing.endswith("training needs the table of computed χ that the study used")
 
 
 def test_the_document_says_which_differences_are_not_told(project_root: Path, study: StudyFolder) -> None:
@@ -251,10 +251,10 @@ def test_training_values_of_stage_1_that_differ_are_said(tmp_path: Path) -> None
     path = tmp_path / "config.yaml"
     path.write_text("training:\n  weight_decay: 1.0e-3\n  batch_size_dft: 64\n  num_epochs_pretrain: 300\n")
     assert apply_trial(folder, path, None).notes == [
-        "training.lr_pretrain: the study had 0.002, this configuration has 0.001",
-        "training.weight_decay: the study had 0.0001, this configuration has 0.001",
-        "training.batch_size_dft: the study had 256, this configuration has 64",
-        "training.num_epochs_pretrain: the study had 100, this configuration has 300",
+        "training.lr_pretrain: 0.002 in the study, 0.001 in this configuration",
+        "training.weight_decay: 0.0001 in the study, 0.001 in this configuration",
+        "training.batch_size_dft: 256 in the study, 64 in this configuration",
+        "training.num_epochs_pretrain: 100 in the study, 300 in this configuration",
     ]
 
 
@@ -284,7 +284,7 @@ def test_a_second_pass_is_applied_together_with_its_first(tmp_path: Path) -> Non
     assert written == override_config(load_config(None, None, FULL_TRAINING), expected)
     said = "\n".join(application.notes)
     assert "training.stage2_epochs: 45 is the length of quick Stage 2 and was not written" in said
-    assert "model.chi_head_dropout: Stage 1 reads it too, so the second pass's 0.31 is in the command" in said
+    assert "model.chi_head_dropout: Stage 1 uses it too, so the second pass's 0.31 is in the finetune command" in said
     pretrain, finetune = training_commands(path, "results", application.for_finetune)
     assert "--set" not in pretrain
     assert " --set model.chi_head_dropout=0.31 " in finetune

@@ -100,17 +100,17 @@ def test_a_batch_system_that_is_not_here_is_named(
     pytest.importorskip("dask_jobqueue")
     monkeypatch.setenv("PATH", "")
     config = load_config(None, {**tiny, "search.scheduler": "slurm"})
-    with pytest.raises(StudyError, match="slurm is not on this machine"):
+    with pytest.raises(StudyError, match="slurm is not available on this machine"):
         make_workers(config, tiny_dataset, "key")
 
 
 @pytest.mark.parametrize(
     ("fails_in", "error", "expected", "said"),
     [
-        ("__init__", OSError("no address"), StudyError, "slurm does not take the job"),
-        ("__init__", ValueError("bad key"), ConfigError, "jobs cannot be made of these settings"),
-        ("sync", RuntimeError("sbatch: error"), StudyError, "slurm does not take the job"),
-        ("adapt", ValueError("bad number"), ConfigError, "jobs cannot be made of these settings"),
+        ("__init__", OSError("no address"), StudyError, "slurm rejected the job"),
+        ("__init__", ValueError("bad key"), ConfigError, "jobs cannot be created from these settings"),
+        ("sync", RuntimeError("sbatch: error"), StudyError, "slurm rejected the job"),
+        ("adapt", ValueError("bad number"), ConfigError, "jobs cannot be created from these settings"),
         ("sync", KeyboardInterrupt("by the user"), KeyboardInterrupt, "by the user"),
     ],
 )

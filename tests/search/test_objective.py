@@ -121,7 +121,7 @@ def test_a_halved_batch_is_known_to_all_that_is_made_of_its_trial(
     monkeypatch.setattr("chitransfer.search.space.HALVED_BATCH_SIZE", "not kept")
     rescored = rescore_study(study, {})
     assert sorted(rescored.trials["number"]) == [0, 2]
-    assert "a batch that such a release halved" in rescored.skipped[1]
+    assert "a batch size that such a release halved" in rescored.skipped[1]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), cpu_shortage()])

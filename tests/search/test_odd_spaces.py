@@ -50,8 +50,8 @@ def test_a_trial_enqueued_outside_the_space_fails_alone(made_up_search: Callable
     assert [trial.state.name for trial in search.study.trials] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
     reasons = [trial.user_attrs.get("failure_reason") for trial in search.study.trials]
     assert reasons[1:3] == [
-        "search.space.encoder_hidden does not hold '32', with which it was enqueued",
-        "search.space.lr_pretrain does not hold -1.0, with which it was enqueued",
+        "search.space.encoder_hidden does not contain '32', the value the trial was enqueued with",
+        "search.space.lr_pretrain does not contain -1.0, the value the trial was enqueued with",
     ]
     assert search.study.trials[3].params["encoder_dropout"] == 0.3
 

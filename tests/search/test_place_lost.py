@@ -109,9 +109,9 @@ def test_a_reader_that_keeps_the_file_open_is_waited_for(
     assert made_up_run.search() == 0
     assert asked == [False, False, True]
     assert states(made_up_run.folder) == ["COMPLETE"] * 4
-    said = "(database is locked); another program has it open, reading or writing; wait for that one or close it. "
+    said = "(database is locked); another program is reading or writing it; wait until that ends, or close it. "
     assert said in made_up_run.out.getvalue()
-    assert f"{said}Nothing that finished is lost; waiting for it" in made_up_run.log()
+    assert f"{said}All finished trials are kept; waiting for it" in made_up_run.log()
 
 
 @pytest.mark.parametrize("stopped", [True, False])
@@ -133,7 +133,7 @@ def test_waiting_for_a_reader_has_an_end(
             assert made_up_run.search() == 143
             assert resume in made_up_run.out.getvalue()
         else:
-            with pytest.raises(StudyError, match=r"another program has it open.*Resume with: ") as error:
+            with pytest.raises(StudyError, match=r"another program is reading or writing it.*Resume with: ") as error:
                 made_up_run.search()
             assert resume in str(error.value)
     assert made_up_run.search(resume=locate_study(made_up_run.folder.path)) == 0
@@ -171,7 +171,7 @@ def test_a_folder_that_was_moved_is_not_made_again(made_up_run: MadeUpRun, tmp_p
         made_up_run.workers.answer = move_and_answer
     elif moment == "a rung is sent":
         made_up_run.before(2, move)
-    with pytest.raises(StudyError, match=r"the study's folder is gone; was it moved\?.*--resume FOLDER") as error:
+    with pytest.raises(StudyError, match=r"the study's folder is missing; was it moved\?.*--resume FOLDER") as error:
         made_up_run.search(draw=draw)
     assert not made_up_run.folder.path.exists()
     assert str(error.value) in made_up_run.log()
@@ -182,7 +182,7 @@ def test_a_folder_that_was_moved_is_not_made_again(made_up_run: MadeUpRun, tmp_p
 def test_tables_that_cannot_be_written_do_not_hide_why_the_search_ended(made_up_search: Callable[..., Any]) -> None:
     search = made_up_search()
     search.folder.path.rmdir()
-    with pytest.raises(StudyError, match="the study's folder is gone"):
+    with pytest.raises(StudyError, match="the study's folder is missing"):
         run.write_what_there_is(search.folder, search.study)
 
     def end_by_an_error() -> None:
@@ -220,7 +220,10 @@ def test_a_file_system_without_locks_is_named_and_nothing_is_left(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     folder = StudyFolder(tmp_path / "results" / "new")
-    with pytest.raises(StudyError, match=r"new: its file system has no locks .*--results-dir"), drive_alone(folder):
+    with (
+        pytest.raises(StudyError, match=r"new: its file system has no file locks .*--results-dir"),
+        drive_alone(folder),
+    ):
         pytest.fail("nothing keeps a second search out")
     assert not folder.path.exists()
 
@@ -259,10 +262,10 @@ def test_a_folder_whose_name_is_no_utf_8_is_refused_before_anything_is_made(
     made_up_run.config = made_up_run.config.model_copy(
         update={"paths": made_up_run.config.paths.model_copy(update={"results_dir": str(odd)})}
     )
-    with pytest.raises(StudyError, match=r"r\\xff/hparam_search': a folder of studies needs a name in UTF-8"):
+    with pytest.raises(StudyError, match=r"r\\xff/hparam_search': the name of a results folder must be valid UTF-8"):
         made_up_run.search()
     assert not odd.exists()
-    with pytest.raises(StudyError, match="a folder of studies needs a name in UTF-8"):
+    with pytest.raises(StudyError, match="the name of a results folder must be valid UTF-8"):
         locate_study(odd)
     refuse_odd_bytes(tmp_path / "χ and ☃")
 

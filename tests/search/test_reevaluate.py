@@ -64,7 +64,7 @@ def test_it_stops_and_goes_on(made_up_search: Callable[..., Any]) -> None:
     again = [(number, "objective") for number in numbers]
     assert listener.said == [(trials, 8, 0.0), *again, again[0], ("left", 3)]
     search.workers.close()
-    resume = f"for the others resume with: {search.folder.resume_command}"
+    resume = f"to run the others, resume with: {search.folder.resume_command}"
     assert status_of_runs(search) == [f"5 of 8 runs on fresh seeds and folds done; {resume}"]
     with drive_alone(search.folder):
         assert status_of_runs(search) == ["5 of 8 runs on fresh seeds and folds done"]
@@ -140,7 +140,7 @@ def test_the_time_limit_ends_it_and_a_resumed_search_completes_it(
     lines = out.getvalue().splitlines()
     assert "again on fresh seeds and folds: 4 runs, about" in lines[announced]
     assert lines[run].startswith("[1/4] trial ")
-    assert "3 of 4 runs on fresh seeds and folds are left; the resumed search does them" in lines[left]
+    assert "3 of 4 runs on fresh seeds and folds are left; resuming the search runs them" in lines[left]
     assert "search stopped after 7 h: 4 complete" in lines[left + 1]
     assert any(line.startswith("resume with: ") for line in lines)
     first = (folder / fresh_runs(folder)[0] / "scores.json").read_bytes()

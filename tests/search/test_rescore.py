@@ -71,8 +71,8 @@ def test_a_table_that_is_another_now_is_told(study: StudyFolder, tables: Tables)
     lines = tables.chi.read_text(encoding="utf-8").splitlines(keepends=True)
     tables.chi.write_text("".join(lines[:-1]), encoding="utf-8")
     assert rescore_study(study, elsewhere).warnings == [
-        f"WARNING: the table of measured χ, {tables.chi}, is not the one the study searched on (15 rows then, 14 now); "
-        "scores of then and now cannot be compared"
+        f"WARNING: the table of measured χ, {tables.chi}, is not the one that the study used (15 rows then, 14 now); "
+        "old and new scores cannot be compared"
     ]
 
 
@@ -146,7 +146,9 @@ def test_of_permuted_labels_nothing_better_than_the_trivial_predictor_is_asked(s
 
 def test_a_task_that_is_weighed_and_no_longer_learned_is_warned_of(study: StudyFolder) -> None:
     lines = rescore_study(study, {"training.lambda_sol": 0.0}).describe()
-    assert any(line.startswith("WARNING: training.lambda_sol is 0, so Stage 2 learns no solubility") for line in lines)
+    assert any(
+        line.startswith("WARNING: training.lambda_sol is 0, so Stage 2 does not learn solubility") for line in lines
+    )
 
 
 def test_a_trial_that_ran_twice_is_compared_with_the_run_whose_encoders_it_kept(
@@ -160,13 +162,13 @@ def test_a_trial_that_ran_twice_is_compared_with_the_run_whose_encoders_it_kept(
     assert trials["value_before"].tolist() == [runs[number][0] for number in sorted(runs)]
     assert trials["value"].tolist() == pytest.approx(trials["value_before"].tolist(), rel=1e-6)
     assert trials["rank_before"].tolist() == trials["value_before"].rank().tolist()
-    assert "before: of each trial's first run" in " ".join(run_command("rescore", study.path)[1].split())
+    assert "before: score of each trial's first run" in " ".join(run_command("rescore", study.path)[1].split())
 
 
 def test_polymers_of_other_names_are_refused(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """By their names the validation polymers of Stage 1 were drawn."""
     monkeypatch.setattr(Dataset, "names_digest", lambda self: "of another RDKit")
-    with pytest.raises(StudyError, match=r"names: the polymers have other names .*another version of RDKit"):
+    with pytest.raises(StudyError, match=r"names: the polymers have other names .*the version of RDKit differs"):
         rescore_study(study, {})
     # Of other tables there is nothing to compare.
     assert len(rescore_study(study, {"paths.solubility_csv": None, **FOR_CHI_ALONE}).trials) == 3
@@ -267,7 +269,7 @@ def test_weights_of_another_size_are_refused(study: StudyFolder) -> None:
 def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = run_command("rescore", study.path, "--stage2_epochs", 4, "--set", "training.class_weight_pos=2.0")
     assert code == 0
-    assert "3 trials scored again without pretraining" in out
+    assert "3 trials rescored without pretraining" in out
     assert "rank correlation" in out
     code, _, err = run_command("rescore", study.path, "--set", "training.lr_schedule_factor=0.1")
     assert code == 2
@@ -276,10 +278,10 @@ def test_the_command(study: StudyFolder, run_command: Callable[..., tuple[int, s
     words = [word for setting in useless for word in ("--set", setting)]
     code, _, err = run_command("rescore", study.path, *words, "--set", "training.class_weight_pos=2.0")
     assert code == 2
-    assert f"without effect when trials are scored again: {', '.join(one.split('=')[0] for one in useless)};" in err
+    assert f"without effect when trials are rescored: {', '.join(one.split('=')[0] for one in useless)};" in err
     assert len(list((study.path / "rescored").iterdir())) == 1
     code, _, err = run_command("rescore", study.path, "--set", "training.lr_encoder=0.5")
     assert code == 2
-    assert "without effect when trials are scored again: training.lr_encoder; leave it out" in err
+    assert "without effect when trials are rescored: training.lr_encoder; leave it out" in err
     unfrozen = ("--set", "training.lr_encoder=0.01", "--set", "training.freeze_encoder_stage2=false")
     assert run_command("rescore", study.path, *unfrozen)[0] == 0

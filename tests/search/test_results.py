@@ -233,7 +233,7 @@ def test_a_search_says_how_many_rows_are_in_solvents_that_stage_1_has_not(
     solvent = tiny_dataset.chi.solvent.copy()
     solvent[:3] = len(tiny_dataset.solvents)
     dataset = replace(tiny_dataset, chi=replace(tiny_dataset.chi, solvent=solvent))
-    assert "  3 rows of measured χ in 1 solvent that Stage 1 has no computed χ for" in describe_data(
+    assert "  3 rows of measured χ in 1 solvent without computed χ in Stage 1" in describe_data(
         dataset, shared_tiny_config
     )
 
@@ -242,13 +242,15 @@ def test_a_search_says_that_one_value_of_chi_teaches_nothing(tiny_dataset: Any, 
     assert not any("every row" in line for line in describe_data(tiny_dataset, shared_tiny_config))
     stage1 = replace(tiny_dataset.stage1, value=np.full(len(tiny_dataset.stage1), 0.5))
     lines = describe_data(replace(tiny_dataset, stage1=stage1), shared_tiny_config)
-    assert "  Stage 1's χ is 0.5 in every row, so it teaches nothing" in lines
+    assert "  Stage 1's χ is 0.5 in every row, so there is nothing to learn from it" in lines
 
 
 def test_what_the_trials_are_compared_with_is_told_before_the_search() -> None:
     outside = {"model.encoder_hidden_dims": [300]}
     (warning,) = describe_reference(load_config(None, outside), Names())
-    assert warning.startswith("WARNING: the search space does not hold the default configuration (model.encoder_hidden")
+    assert warning.startswith(
+        "WARNING: the search space does not contain the default configuration (model.encoder_hidden"
+    )
     assert describe_reference(load_config(None), Names()) == []
     assert describe_reference(load_config(None, {**outside, "search.enqueue_default": False}), Names()) == []
     assert describe_reference(load_config(None, {"search.control": "permute"}), Names()) == [PERMUTED]
@@ -257,7 +259,7 @@ def test_what_the_trials_are_compared_with_is_told_before_the_search() -> None:
 def test_a_task_that_is_weighed_and_not_learned_is_warned_of() -> None:
     unlearned = {"training.lambda_sol": 0.0}
     (warning,) = describe_reference(load_config(None, unlearned), Names())
-    assert warning.startswith("WARNING: training.lambda_sol is 0, so Stage 2 learns no solubility")
+    assert warning.startswith("WARNING: training.lambda_sol is 0, so Stage 2 does not learn solubility")
     assert warning.endswith("raise training.lambda_sol, or set objective.sol_f1, objective.sol_recall to 0")
     (warning,) = describe_objective(load_config(None, {"training.lambda_exp": 0.0}))
     assert warning.endswith("raise training.lambda_exp, or set objective.exp_mae to 0")
@@ -272,9 +274,11 @@ WITHOUT_CHI = {"paths.exp_chi_csv": None, "objective.sol_f1": 0.0, "objective.so
 
 def test_an_objective_of_tables_left_out_is_warned_of_or_refused() -> None:
     (warning,) = describe_objective(load_config(None, WITHOUT_CHI))
-    assert warning.startswith("WARNING: the objective weighs exp_mae, whose table is set to null (paths), so Stage 1's")
+    assert warning.startswith("WARNING: the objective contains exp_mae, but the table is set to null (paths), so")
     constant = load_config(None, {**WITHOUT_CHI, "objective.stage1_mae": 0.0})
-    with pytest.raises(ConfigError, match=r"weighs exp_mae alone, whose table is set to null \(paths\), so every"):
+    with pytest.raises(
+        ConfigError, match=r"only exp_mae has a weight, but its table is set to null \(paths\), so every"
+    ):
         refuse_constant_objective(constant)
     for overrides in (WITHOUT_CHI, {"paths.exp_chi_csv": None}, {}):
         refuse_constant_objective(load_config(None, overrides))
@@ -292,7 +296,7 @@ def test_every_verb_that_scores_refuses_it(
     settings = [f"--set={key}={'null' if value is None else value}" for key, value in constant.items()]
     code, _, err = run_command(verb, *place, *settings)
     assert code == 2
-    assert "every trial would read 0" in " ".join(err.split())
+    assert "every trial would score 0" in " ".join(err.split())
     assert not list(tmp_path.iterdir())
 
 
@@ -303,7 +307,7 @@ def test_several_objectives_without_the_table_of_one_are_refused_before_a_trial(
     objectives = f"--set=search.objectives=[stage1_mae, {objective}]"
     code, _, err = run_command("search", "--results-dir", tmp_path, objectives, f"--set=paths.{absent}=null")
     assert code == 2
-    assert f"no trial has {objective}, whose table is set to null" in " ".join(err.split())
+    assert f"no trial has {objective}, because the table is set to null" in " ".join(err.split())
     assert not list(tmp_path.iterdir())
 
 
@@ -351,10 +355,10 @@ def test_a_pruner_without_a_rung_is_told() -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp", "cmaes", "nsga2"])
 def test_a_sampler_that_heeds_no_pruned_trial_is_told(sampler: str) -> None:
     pruned = {"search.sampler": sampler, "search.pruner": "median"}
-    told = [line for line in describe_budget(load_config(None, pruned)) if "complete trials alone" in line]
+    told = [line for line in describe_budget(load_config(None, pruned)) if "complete trials only" in line]
     assert told == [
-        f"search.sampler {name} learns from complete trials alone, of which a search with a pruner has few: "
-        "search.pruner none gives it all of them"
+        f"search.sampler {name} learns from complete trials only, and pruning leaves few of them: with "
+        "search.pruner none all trials are complete"
         for name in ("gp", "cmaes", "nsga2")
         if name == sampler
     ]
@@ -370,7 +374,7 @@ def test_status_tells_that_labels_were_dealt_out(finished_search: Any) -> None:
 
 def test_to_choose_by_fresh_runs_needs_some() -> None:
     by_fresh_runs = {"search.select": "reevaluated"}
-    with pytest.raises(ConfigError, match=r"its fresh runs, of which search\.reevaluate_top: 0 makes none; set"):
+    with pytest.raises(ConfigError, match=r"its fresh runs, but search\.reevaluate_top: 0 gives none; set"):
         refuse_choice_without_runs(load_config(None, {**by_fresh_runs, "search.reevaluate_top": 0}))
     refuse_choice_without_runs(load_config(None, by_fresh_runs))
     refuse_choice_without_runs(load_config(None, {"search.reevaluate_top": 0}))

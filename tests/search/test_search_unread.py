@@ -1,4 +1,4 @@
-"""Settings and searched parameters that no trial reads are told, or refused."""
+"""Settings and searched parameters that no trial uses are told, or refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chitransfer.search.unread import (
 
 def test_the_rate_of_an_encoder_that_stays_frozen_is_not_searched() -> None:
     rate = {"search.space.rate": {"key": "training.lr_encoder", "type": "log", "low": 1e-5, "high": 1e-3}}
-    with pytest.raises(ConfigError, match=r"search\.space\.rate\.key: no trial reads training\.lr_encoder while"):
+    with pytest.raises(ConfigError, match=r"search\.space\.rate\.key: no trial uses training\.lr_encoder while"):
         refuse_rate_of_frozen_encoder(load_config(None, rate))
     freezing = {"key": "training.freeze_encoder_stage2", "type": "categorical", "choices": [True, False]}
     for further in ({"training.freeze_encoder_stage2": False}, {"search.space.freezing": freezing}):
@@ -36,7 +36,7 @@ def test_a_search_of_such_a_rate_leaves_no_folder(
     rate = "search.space.rate={key: training.lr_encoder, type: log, low: 1.0e-5, high: 1.0e-3}"
     code, _, err = run_command("search", "--results-dir", tmp_path, "--set", rate)
     assert code == 2
-    assert "search.space.rate.key: no trial reads training.lr_encoder" in " ".join(err.split())
+    assert "search.space.rate.key: no trial uses training.lr_encoder" in " ".join(err.split())
     assert not list(tmp_path.iterdir())
 
 
@@ -69,7 +69,7 @@ def test_parameters_of_a_table_that_is_not_given_are_told() -> None:
     searched = [parameter.key for parameter in second.search.space.values()]
     assert [line.split()[5] for line in told] == [key for key in searched if key in KEYS_OF_TABLES["solubility_csv"]]
     assert told[0].startswith("warning: second_pass.space.")
-    assert told[0].endswith("while paths.solubility_csv is null, so all its values score alike")
+    assert told[0].endswith("while paths.solubility_csv is null, so all its values score the same")
 
 
 @pytest.mark.parametrize("is_least_searched", [False, True])
@@ -94,7 +94,7 @@ def test_parameters_that_stage_1_does_not_read_where_few_polymers_are_held_out_a
         assert told == [], "some trials may hold out enough"
         return
     assert told == [
-        f"warning: search.space.{key.split('.')[1]}: no trial reads {key} while Stage 1 holds out fewer polymers (4) "
-        "than training.min_validation_polymers (5), so all its values score alike"
+        f"warning: search.space.{key.split('.')[1]}: no trial uses {key} while Stage 1 holds out fewer polymers (4) "
+        "than training.min_validation_polymers (5), so all its values score the same"
         for key in OF_THE_VALIDATION_MAE
     ]

@@ -75,7 +75,7 @@ def test_it_starts_from_the_first_pass_and_tunes_stage2_alone(study: StudyFolder
     fresh = json.loads((own / "fresh_folds.json").read_text())
     assert len(fresh["first"]) == len(fresh["second"]) == 5
     assert np.isfinite([*fresh["first"], *fresh["second"]]).all()
-    with pytest.raises(StudyError, match=f"a second pass keeps no Stage 1 .* score those of its study, {study.path}"):
+    with pytest.raises(StudyError, match=f"a second pass keeps no Stage 1 .* rescore those of its study, {study.path}"):
         rescore_study(StudyFolder(own), {})
 
 
@@ -97,7 +97,7 @@ def test_a_table_that_is_another_now_is_told(
         study, make_console(), trial=0, overrides={"paths.solubility_csv": str(tables.solubility)}, draw=nothing
     )
     said = " ".join(capsys.readouterr().out.split())
-    assert f"WARNING: the table of solubility, {tables.solubility}, is not the one the study searched on" in said
+    assert f"WARNING: the table of solubility, {tables.solubility}, is not the one that the study used" in said
 
 
 def test_a_comparison_of_fewer_trials_does_not_stay(study: StudyFolder) -> None:
@@ -135,7 +135,7 @@ def test_what_it_cannot_do_is_refused(study: StudyFolder) -> None:
 def test_polymers_of_other_names_are_refused(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """By their names the validation polymers of Stage 1 were drawn."""
     monkeypatch.setattr(Dataset, "names_digest", lambda self: "of another RDKit")
-    with pytest.raises(StudyError, match=r"the polymers have other names .*another version of RDKit"):
+    with pytest.raises(StudyError, match=r"the polymers have other names .*the version of RDKit differs"):
         run_second_pass(study, make_console(quiet=True), draw=nothing)
     assert not list(study.path.glob("second_pass_*"))
 
@@ -193,12 +193,12 @@ def test_the_command_stops_and_goes_on(
         patch.setattr("chitransfer.search.second_pass.compare_on_fresh_folds", _interrupt)
         code, out, _ = run_command("search", "--resume", own, "--timeout-hours", 1)
     assert code == 130
-    assert f"go on with: chitransfer search --resume {own / 'study.db'}" in out.replace("\n", "")
+    assert f"continue with: chitransfer search --resume {own / 'study.db'}" in out.replace("\n", "")
     code, out, _ = run_command("search", "--resume", own / "study.db")
     assert code == 0
     assert load_config(own / "config.yaml").objective.sol_f1 == 0.5
     refused = run_command("search", "--resume", own, "--config", own / "config.yaml")[2]
-    assert "a second pass goes on with its own configuration; leave out --config" in refused
+    assert "a second pass continues with its own configuration; leave out --config" in refused
     last_words = out[out.index("second pass on the Stage 1 of trial 0") :]
     assert last_words.startswith(f"second pass on the Stage 1 of trial 0 of {study.name}: here the default")
     assert "Key Insight" not in last_words, "all its trials share one Stage 1"
@@ -208,7 +208,7 @@ def test_the_command_stops_and_goes_on(
     assert again == last_words
     assert len(read(own)) == 3
     for said in (
-        "nothing was left to do: ended 3 trials, the total is 3; a larger total (--n-trials) adds trials",
+        "nothing was left to do: 3 trials ended, the total is 3; a larger total (--n-trials) adds trials",
         "  first pass (trial 0)",
         "best parameters: lr_finetune=",
         "that neither pass has seen",
@@ -251,7 +251,7 @@ def test_folds_that_cannot_be_scored_do_not_end_it(
         (["--stage2-epochs", 5], "training.stage2_epochs: a second pass tunes it (second_pass.space.stage2_epochs)"),
         (
             ["--set", f"second_pass.space={{rate: {ENCODER_RATE}}}"],
-            "second_pass.space.rate.key: no trial reads training",
+            "second_pass.space.rate.key: no trial uses training",
         ),
         (["--allow-extended-space"], "--allow-extended-space"),
     ],

@@ -170,7 +170,7 @@ def test_interrupted_before_the_first_trial_it_says_how_to_go_on(
         with pytest.raises(KeyboardInterrupt):
             run_search(config, Console(file=out, width=300), draw=lambda *_: None)
     folder = locate_study(Path(config.paths.results_dir) / "hparam_search" / "early")
-    assert f"interrupted; go on with: {folder.resume_command}" in out.getvalue()
+    assert f"interrupted; continue with: {folder.resume_command}" in out.getvalue()
     assert make_search(config.model_dump(), resume=folder)[0] == 0
     assert [trial.state.name for trial in read_study(folder).trials] == ["COMPLETE"]
 
@@ -187,7 +187,7 @@ def test_what_came_of_a_search_is_said_though_it_cannot_be_drawn(tiny: dict[str,
     assert "search finished: 1 complete" in out.getvalue()
     assert "best parameters: " in out.getvalue()
     folder = locate_study(Path(config.paths.results_dir) / "hparam_search" / "undrawn")
-    said_how = out.getvalue().endswith(f"interrupted; go on with: {folder.resume_command}\n")
+    said_how = out.getvalue().endswith(f"interrupted; continue with: {folder.resume_command}\n")
     assert said_how == isinstance(end, KeyboardInterrupt)
 
 

@@ -46,7 +46,7 @@ def test_rungs_at_which_a_pruner_decides_nothing_are_told(pruner: str, rungs: li
     first, *others = describe_budget(config)
     assert f"at Stage 1 epoch {' or '.join(map(str, sorted(pruned_at)))} (" in first
     untouched = [epoch for epoch in rungs if epoch not in pruned_at]
-    told = f"search.rungs: {pruner} waits for 3 times the epochs, so scores at {', '.join(map(str, untouched))} only"
+    told = f"search.rungs: {pruner} waits for 3 times the epochs, so scoring at {', '.join(map(str, untouched))} only"
     assert [line.startswith(told) for line in others] == [True] * bool(untouched)
 
 

@@ -65,7 +65,9 @@ class TestLocating:
         monkeypatch.setattr("chitransfer.search.study.SQLITE_SECONDS", 0.01)
         with closing(sqlite3.connect(copied.database, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(StudyError, match=r"\(database is locked\); another program has it open") as error:
+            with pytest.raises(
+                StudyError, match=r"\(database is locked\); another program is reading or writing it"
+            ) as error:
                 read_study(copied)
         assert "damaged" not in str(error.value)
 
@@ -103,7 +105,7 @@ class TestDamage:
         copied.config.unlink()
         code, _, err = run_command(command, copied.path)
         assert code == 2
-        assert "config.yaml: missing; put a copy of it back" in err
+        assert "config.yaml: missing; restore a copy" in err
         assert f"chitransfer search --resume {copied.database} --config FILE" in err
 
     def test_status_needs_no_configuration(self, copied: StudyFolder, run_command: Any) -> None:
@@ -177,8 +179,8 @@ class TestResuming:
         with pytest.raises(StudyError) as error:
             make_search(config.model_dump(), resume=copied)
         assert "cannot be resumed under other conditions" in str(error.value)
-        assert f"  {dotted}: the study has " in str(error.value)
-        assert ", now " in str(error.value)
+        assert f"  {dotted}: " in str(error.value)
+        assert " in the study, now " in str(error.value)
         assert (copied.path / "all_trials.csv").read_bytes() == before
         assert copied.config.read_bytes() == kept
         assert len(read_study(copied).trials) == 6
@@ -203,8 +205,8 @@ class TestResuming:
             make_search(config.model_dump(), resume=copied)
         n_rows = len(text.splitlines()) - 1
         assert str(error.value).splitlines()[1:-1] == [
-            f"  data.chi.sha256: the table of measured χ, {other}, is not the one the study began with (rows then "
-            f"{n_rows}, now {n_rows + 1}); put the old file back, or start a new study"
+            f"  data.chi.sha256: the table of measured χ, {other}, is not the one the study began with ({n_rows} "
+            f"rows then, {n_rows + 1} now); put the old file back, or start a new study"
         ]
 
     def test_of_a_relative_path_the_folder_is_told(self, finished_search: Any, tiny_dataset: Dataset) -> None:
@@ -212,7 +214,7 @@ class TestResuming:
         now = {**known, "data": {**known["data"], "chi": {"sha256": "0", "rows": 1}}}
         for source, is_told in (("my/measured.csv", True), ("/my/measured.csv", False), ("builtin:x", False)):
             (line,) = find_differences(known, {**now, "sources": {"chi": source}})
-            assert ("go to the folder the study began in" in line) is is_told, source
+            assert ("go to the folder where the study began" in line) is is_told, source
 
     def test_a_table_more_or_less_is_told_without_its_checksum(
         self, finished_search: Any, tiny_dataset: Dataset
@@ -222,8 +224,8 @@ class TestResuming:
         assert tiny_dataset.solubility is not None
         n_rows = len(tiny_dataset.solubility)
         assert find_differences(both, alone) == [
-            f"data.solubility: the study began with the table of solubility ({n_rows} rows), now there is none; name "
-            "it in paths.solubility_csv again"
+            f"data.solubility: the study began with the table of solubility ({n_rows} rows), now there is none; set "
+            "paths.solubility_csv to its file again"
         ]
         assert find_differences(alone, both) == [
             "data.solubility: the study began without the table of solubility, now there is "
@@ -254,7 +256,7 @@ class TestResuming:
     def test_a_study_of_someone_else_is_refused(self, finished_search: Any, tmp_path: Path, make_search: Any) -> None:
         folder = StudyFolder(tmp_path)
         optuna.create_study(study_name="theirs", storage=open_storage(sqlite_address(folder.database, "rwc")))
-        with pytest.raises(StudyError, match="was not written by chitransfer"):
+        with pytest.raises(StudyError, match="was not created by chitransfer"):
             make_search(finished_search.config.model_dump(), resume=folder)
 
     def test_a_maximising_study_is_refused(self, finished_search: Any, tmp_path: Path, make_search: Any) -> None:
@@ -267,7 +269,7 @@ class TestResuming:
 
     def test_a_name_that_is_taken(self, finished_search: Any, make_search: Any) -> None:
         folder = finished_search.folder
-        how = re.escape(f"there is a study of that name; go on with it by {folder.resume_command}, or choose another")
+        how = re.escape(f"a study of that name exists; continue it with {folder.resume_command}, or choose another")
         with pytest.raises(StudyError, match=how):
             make_search(finished_search.config.model_dump())
 
@@ -279,7 +281,7 @@ class TestResuming:
         elsewhere = StudyFolder(tmp_path / "elsewhere" / "taken", folder.storage)
         other = override_config(shared_tiny_config, {"seed": 7})
         for again in (folder, elsewhere):
-            with pytest.raises(StudyError, match="there is a study named 'taken' already; choose another --study-name"):
+            with pytest.raises(StudyError, match="a study named 'taken' exists already; choose another --study-name"):
                 run.open_study(again, other, contract, is_new=True)
         assert folder.config.read_bytes() == before
         assert not elsewhere.path.exists()
@@ -289,7 +291,7 @@ class TestResuming:
     ) -> None:
         copied.database.unlink()
         before = copied.config.read_bytes()
-        with pytest.raises(StudyError, match="holds the trials of a study whose database is gone"):
+        with pytest.raises(StudyError, match="contains the trials of a study whose database is missing"):
             run.open_study(copied, override_config(finished_search.config, {"seed": 7}), {}, is_new=True)
         assert copied.config.read_bytes() == before
         assert not copied.database.exists()

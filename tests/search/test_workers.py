@@ -79,7 +79,7 @@ def test_one_that_hangs_is_not_waited_for_longer_than_a_trial_may_take(
     assert follower.result(60) == "a result"
     working.close()
     assert runner.order[:2] == ["0 begins", "1 begins"]
-    assert "its thread is left behind and keeps its memory" in caplog.text
+    assert "its thread remains and keeps its memory" in caplog.text
     assert not workers._left_behind - {working._thread}
 
 
@@ -87,7 +87,7 @@ def test_batches_that_no_trial_could_normalise_are_refused_before_the_search(
     tiny: dict[str, object], tiny_dataset: Any
 ) -> None:
     alone = {**tiny, "model.use_batchnorm": True, "training.min_batches_per_epoch": 5000}
-    with pytest.raises(TrainingError, match=r"come one by one; lower training\.min_batches_per_epoch \(5000\)"):
+    with pytest.raises(TrainingError, match=r"come one at a time; lower training\.min_batches_per_epoch \(5000\)"):
         make_workers(load_config(None, alone), tiny_dataset, "key")
     searched = {"key": "model.use_batchnorm", "type": "categorical", "choices": [True, False]}
     make_workers(load_config(None, {**alone, "search.space.norm": searched}), tiny_dataset, "key").close()
@@ -101,5 +101,5 @@ def test_what_workers_refuse_leaves_no_study(
     lone = ("--set", "model.use_batchnorm=true", "--set", "training.batch_size_dft=1")
     code, _, err = run_command("search", "--config", tiny_yaml, "--study-name", "first", *how, *lone)
     assert code == 2
-    assert "come one by one; raise training.batch_size_dft (1)" in err
+    assert "come one at a time; raise training.batch_size_dft (1)" in err
     assert not (tiny_yaml.parent / "results" / "hparam_search" / "first").exists()

@@ -111,7 +111,7 @@ def test_what_is_said_of_the_forest() -> None:
     ]
     for difference in (unsure, None):
         assert judge_forest(LESS, 0.1, difference, "30 polymers") == [
-            f"note: {LESS} on polymers left out, but not significantly: 30 polymers are too few; measure more"
+            f"note: {LESS} on polymers left out, but not significantly: 30 polymers are too few to tell; measure more"
         ]
     for ahead in (0.0, -0.1, float("nan")):
         assert judge_forest(LESS, ahead, sure, "30 polymers") == []

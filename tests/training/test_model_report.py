@@ -89,7 +89,9 @@ def test_chi_that_errs_no_less_than_a_mean_is_told(off: float, is_told: bool) ->
     columns |= {"chi": chi, "chi_trivial": chi + off, "fold_1": np.array([0, 0, 1, 1])}
     frame = pd.DataFrame({**columns, "split": "cross-validation", "half_width_cv": np.nan})
     said = "\n".join(describe_chi(chi_report(frame, np.arange(4))))
-    warning = f"the mean of the training folds has no larger MAE on polymers left out, {off:.3f} against 0.100;"
+    warning = (
+        f"the mean of the training folds does not have a larger MAE on polymers left out, {off:.3f} against 0.100;"
+    )
     assert (warning in said) == is_told
     # R² is 0.87 and every rank is right.
     assert (f"{warning} for new polymers it predicts χ as well as this model" in said) == is_told

@@ -220,7 +220,7 @@ class TestStopping:
         self, n_pairs: int, size: int, remedy: str
     ) -> None:
         settings = replace(STAGE1, batch_size=size, min_batches_per_epoch=16)
-        said = f"Stage 1's training pairs ({n_pairs}) come one by one; {remedy}, or set model.use_batchnorm to false"
+        said = f"Stage 1's training pairs ({n_pairs}) come one at a time; {remedy}, or set model.use_batchnorm to false"
         with pytest.raises(TrainingError, match=re.escape(said)):
             settings.refuse_lone_pairs(n_pairs)
         replace(settings, batch_size=2, min_batches_per_epoch=1).refuse_lone_pairs(2)
@@ -228,7 +228,7 @@ class TestStopping:
     def test_batch_normalisation_refuses_pairs_that_come_one_by_one(self, data: Stage1Data) -> None:
         settings = replace(STAGE1, min_batches_per_epoch=len(data.train))
         Stage1Run(data, shape_for(data), settings, 1)
-        with pytest.raises(TrainingError, match="come one by one"):
+        with pytest.raises(TrainingError, match="come one at a time"):
             Stage1Run(data, shape_for(data, use_batchnorm=True), settings, 1)
 
     def test_a_loss_that_is_no_number_names_stage_and_epoch(self, data: Stage1Data) -> None:
