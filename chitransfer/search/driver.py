@@ -362,12 +362,12 @@ class SearchDriver:
         said = f"{said} {count} of them: {common}\n"
         if self.folder.comparison is not None:
             return StudyError(
-                f"{said}Where memory, a device or a disk was short, mend that and repeat the comparison's command; "
-                "other settings, such as a lower search.space.lr_pretrain, need another --name"
+                f"{said}Where memory, time, a device or a disk was short, mend that and repeat the comparison's "
+                "command; other settings, such as a lower search.space.lr_pretrain, need another --name"
             )
         return StudyError(
             f"{said}The whole story is in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. Where "
-            "memory, a device or a disk was short, mend that (search.halve_batch_when_out_of_memory=true takes smaller "
-            f"batches) and resume with: {self.folder.resume_command}\n"
+            "memory, time, a device or a disk was short, mend that (search.halve_batch_when_out_of_memory=true takes "
+            f"smaller batches) and resume with: {self.folder.resume_command}\n"
             "Other settings, such as a lower search.space.lr_pretrain or training.precision=fp32, need a new study"
         )
