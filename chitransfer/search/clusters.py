@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import dask
-from distributed import LocalCluster, system
+from distributed import LocalCluster, Security, system
 from distributed.utils import get_mp_context
 
 from chitransfer.errors import ConfigError, StudyError, say_install
@@ -122,16 +122,44 @@ def _start_local(n_workers: int) -> LocalCluster:
 
 
 class JoinedWorkers:
-    """The workers of a Dask cluster started by others; `search.devices` cannot be resolved there."""
+    """The workers of a Dask cluster started by others; `search.devices` cannot be resolved there.
+
+    Raises
+    ------
+    ConfigError
+        The address asks for certificates, and those of Dask's configuration are missing or cannot be read.
+    """
 
     capacity: int | None = None
     devices: tuple[str, ...] = ()
 
     def __init__(self, address: str, num_threads: int) -> None:
         self.address, self.n_threads = address, num_threads
+        if address.startswith("tls://"):
+            refuse_missing_certificates(address)
 
     def close(self) -> None:
         """Leave the cluster running: it is not ours."""
+
+
+def refuse_missing_certificates(address: str) -> None:
+    """Refuse an address of TLS without what it takes, at which Dask's client breaks off with an error of its own.
+
+    Raises
+    ------
+    ConfigError
+        A file of ``distributed.comm.tls`` is not named, or cannot be read.
+    """
+    try:
+        if Security().get_connection_args("client")["ssl_context"] is not None:
+            return
+        problem = "not all are named"
+    except OSError as error:
+        problem = str(error)
+    raise ConfigError(
+        f"search.scheduler: {address} needs certificates ({problem}); set distributed.comm.tls.ca-file, client.cert "
+        "and client.key in Dask's configuration"
+    )
 
 
 class BatchWorkers:

@@ -363,12 +363,12 @@ class SearchDriver:
         said = f"{said} {count} of them: {common}\n"
         if self.folder.comparison is not None:
             return StudyError(
-                f"{said}If memory, a device or a disk was short, free some and repeat the comparison's command; other "
-                "settings, such as a lower search.space.lr_pretrain, need another --name"
+                f"{said}If memory, time, a device or a disk was short, correct that and repeat the comparison's command; "
+                "other settings, such as a lower search.space.lr_pretrain, need another --name"
             )
         return StudyError(
-            f"{said}Details are in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. If memory, a "
-            "device or a disk was short, free some (search.halve_batch_when_out_of_memory=true uses smaller batches) "
-            f"and resume with: {self.folder.resume_command}\nOther settings, such as a lower search.space.lr_pretrain "
-            "or training.precision=fp32, need a new study"
+            f"{said}Details are in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. If memory, "
+            "time, a device or a disk was short, correct that (search.halve_batch_when_out_of_memory=true uses smaller "
+            f"batches) and resume with: {self.folder.resume_command}\nOther settings, such as a lower "
+            "search.space.lr_pretrain or training.precision=fp32, need a new study"
         )

@@ -79,7 +79,10 @@ def read_study(folder: StudyFolder) -> optuna.Study:
         try:
             study = optuna.load_study(study_name=name, storage=open_storage(folder.address))
         except KeyError as error:
-            raise StudyError(f"{folder.place}: there is no study named {name!r}") from error
+            raise StudyError(
+                f"{folder.place}: there is no study named {name!r}; on a server a study is found by its folder's name, "
+                "which must stay as it was"
+            ) from error
         try:
             # Damage shows up here, where it can be reported; Optuna reads no finished trial twice.
             study.get_trials(deepcopy=False)

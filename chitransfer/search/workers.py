@@ -78,9 +78,10 @@ def check_workers(config: Config) -> None:
         for name in search.devices or [config.training.device]:
             resolve_device(name)
     elif search.devices or search.workers > 1:
+        jobs = "set cluster.maximum_jobs, cluster.workers_per_job and cluster.gpus_per_job instead"
         raise ConfigError(
             "search.workers and search.devices apply to this machine and cannot be combined with search.scheduler "
-            f"{search.scheduler}; set cluster.maximum_jobs, cluster.workers_per_job and cluster.gpus_per_job instead"
+            f"{search.scheduler}; {'leave them out' if '://' in search.scheduler else jobs}"
         )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask
 import pandas as pd
 import psutil
 import pytest
@@ -223,11 +224,14 @@ def test_one_worker_stays_in_this_process(shared_tiny_config: Any, tiny_dataset:
 
 
 @pytest.mark.parametrize("extra", [{"search.workers": 2}, {"search.devices": ["cuda:0"]}])
+@pytest.mark.parametrize(
+    ("scheduler", "remedy"), [("slurm", r"cluster\.maximum_jobs"), ("tcp://h:1", "leave them out")]
+)
 def test_a_scheduler_and_local_workers_contradict_each_other(
-    extra: dict[str, object], tiny: dict[str, object], tiny_dataset: Any
+    scheduler: str, remedy: str, extra: dict[str, object], tiny: dict[str, object], tiny_dataset: Any
 ) -> None:
-    config = load_config(None, {**tiny, "search.scheduler": "slurm", **extra})
-    with pytest.raises(ConfigError, match=r"cluster\.maximum_jobs"):
+    config = load_config(None, {**tiny, "search.scheduler": scheduler, **extra})
+    with pytest.raises(ConfigError, match=remedy):
         make_workers(config, tiny_dataset, "key")
 
 
@@ -244,6 +248,16 @@ def test_a_scheduler_that_does_not_answer_is_named(
     monkeypatch.setattr(DaskWorkers, "_connect", lambda self, timeout: connect(self, 0.5))
     config = load_config(None, {**tiny, "search.scheduler": "tcp://127.0.0.1:9"})
     with pytest.raises(StudyError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        make_workers(config, tiny_dataset, "key")
+
+
+@pytest.mark.parametrize(("ca_file", "problem"), [(None, "not all are named"), ("gone.pem", "No such file")])
+def test_tls_without_certificates_says_where_they_are_set(
+    ca_file: str | None, problem: str, tiny: dict[str, object], tiny_dataset: Any
+) -> None:
+    config = load_config(None, {**tiny, "search.scheduler": "tls://127.0.0.1:9"})
+    named = {"distributed.comm.tls.ca-file": ca_file, "distributed.comm.tls.client.cert": ca_file}
+    with dask.config.set(named), pytest.raises(ConfigError, match=rf"certificates \(.*{problem}.*client\.key"):
         make_workers(config, tiny_dataset, "key")
 
 

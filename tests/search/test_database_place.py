@@ -1,15 +1,17 @@
-"""Where a study's database lies: behind a link, or in the folder of a group."""
+"""Where a study's database lies: behind a link, in the folder of a group, or on a server."""
 
 from __future__ import annotations
 
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 
-from chitransfer.search.study import create_study
+from chitransfer.errors import StudyError
+from chitransfer.search.study import create_study, read_study
 from chitransfer.search.study_folder import StudyFolder, locate_study
 
 
@@ -46,3 +48,10 @@ def test_a_database_is_for_whom_other_files_are(tmp_path: Path, umask: int) -> N
         os.umask(before)
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (study.database, study.config)]
     assert modes == [0o666 & ~umask] * 2
+
+
+def test_a_renamed_folder_whose_study_is_on_a_server_is_told_so(finished_search: Any, tmp_path: Path) -> None:
+    folder = finished_search.folder
+    assert read_study(StudyFolder(tmp_path / folder.name, folder.address)).study_name == folder.name
+    with pytest.raises(StudyError, match=r"no study named 'renamed'; .* found by its folder's name"):
+        read_study(StudyFolder(tmp_path / "renamed", folder.address))
