@@ -363,8 +363,8 @@ class SearchDriver:
         said = f"{said} {count} of them: {common}\n"
         if self.folder.comparison is not None:
             return StudyError(
-                f"{said}If memory, time, a device or a disk was short, correct that and repeat the comparison's command; "
-                "other settings, such as a lower search.space.lr_pretrain, need another --name"
+                f"{said}If memory, time, a device or a disk was short, correct that and repeat the comparison's "
+                "command; other settings, such as a lower search.space.lr_pretrain, need another --name"
             )
         return StudyError(
             f"{said}Details are in {self.folder.path.parent / 'logs'}; --n-trials 1 runs a single trial. If memory, "
