@@ -308,7 +308,8 @@ class DaskWorkers:
         if self._lost_since is not None and time.monotonic() - self._lost_since > self._wait_seconds:
             raise StudyError(
                 f"the Dask scheduler at {self._cluster.address} was lost and did not come back within "
-                f"{self._wait_seconds / 60:g} minutes (cluster.scheduler_wait_minutes); nothing that finished is lost"
+                f"{self._wait_seconds / 60:g} minutes (cluster.scheduler_wait_minutes); start one there and "
+                "resume. Nothing that finished is lost"
             )
 
     def _count_workers(self) -> None:
