@@ -251,6 +251,14 @@ def test_a_scheduler_that_does_not_answer_is_named(
         make_workers(config, tiny_dataset, "key")
 
 
+def test_a_scheduler_that_stays_away_ends_the_search_with_how_to_go_on() -> None:
+    workers = object.__new__(DaskWorkers)
+    workers._cluster, workers._client = SimpleNamespace(address="tcp://h:1"), SimpleNamespace(status="connecting")
+    workers._lost_since, workers._wait_seconds = float("-inf"), 600.0
+    with pytest.raises(StudyError, match=r"tcp://h:1 was lost .* within 10 minutes .* start one there and resume"):
+        workers._recover(SimpleNamespace())
+
+
 @pytest.mark.parametrize(("ca_file", "problem"), [(None, "not all are named"), ("gone.pem", "No such file")])
 def test_tls_without_certificates_says_where_they_are_set(
     ca_file: str | None, problem: str, tiny: dict[str, object], tiny_dataset: Any
