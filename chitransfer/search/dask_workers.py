@@ -311,8 +311,8 @@ class DaskWorkers:
         if self._lost_since is not None and time.monotonic() - self._lost_since > self._wait_seconds:
             raise StudyError(
                 f"the Dask scheduler at {self._cluster.address} was lost and did not come back within "
-                f"{self._wait_seconds / 60:g} minutes (cluster.scheduler_wait_minutes); start one there and resume. All "
-                "finished trials are kept"
+                f"{self._wait_seconds / 60:g} minutes (cluster.scheduler_wait_minutes); start one there and resume. "
+                "All finished trials are kept"
             )
 
     def _count_workers(self) -> None:

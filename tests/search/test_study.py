@@ -65,9 +65,7 @@ class TestLocating:
         monkeypatch.setattr("chitransfer.search.study.SQLITE_SECONDS", 0.01)
         with closing(sqlite3.connect(copied.database, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(
-                StudyError, match=r"\(database is locked\); another program is reading or writing it"
-            ) as error:
+            with pytest.raises(StudyError, match=r"\(database is locked\); another program is reading") as error:
                 read_study(copied)
         assert "damaged" not in str(error.value)
 
