@@ -90,7 +90,7 @@ def test_a_damaged_name_of_a_polymer_is_said_to_be_damaged(rng: np.random.Genera
 def test_rows_of_other_polymers_are_refused(rng: np.random.Generator) -> None:
     chi, solubility = make_frames(rng)
     for frames in ([[chi], []], [[], [solubility]]):
-        with pytest.raises(StudyError, match="of different polymers"):
+        with pytest.raises(StudyError, match="belong to different polymers"):
             sum_by_polymer([str(i) for i in range(11)], *frames, 1)
 
 

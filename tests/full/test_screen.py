@@ -376,7 +376,7 @@ def test_one_long_candidate_leaves_the_others_their_size(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("own", ["--input", "--model"])
 def test_predict_overwrites_neither_the_table_nor_the_model(run_command: RunCommand, tmp_path: Path, own: str) -> None:
-    words = {"--model": tmp_path / "model.pt", "--input": tmp_path / "in.csv"}
+    words = {"--model": tmp_path / "model.csv", "--input": tmp_path / "in.csv"}
     words[own].write_text("SMILES\n*CCO*\n")
     code, _, err = run_command("predict", *(word for pair in words.items() for word in pair), "--output", words[own])
     assert code == 2

@@ -153,7 +153,7 @@ def test_the_same_failure_again_and_again_stops_the_search_with_it(
         raise MemoryError("always")
 
     monkeypatch.setattr(Stage1Run, "train_to", run_out)
-    said = r"2 trials in a row failed(.|\n)*out of memory(.|\n)*Where memory, time, a(.|\n)*--resume"
+    said = r"2 trials in a row failed(.|\n)*out of memory(.|\n)*If memory, time, a(.|\n)*--resume"
     with pytest.raises(StudyError, match=said):
         make_search({**small, "search.max_consecutive_failures": 2})
 

@@ -74,8 +74,8 @@ CHOICE = {"key": "model.encoder_latent_dim", "type": "categorical", "choices": [
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"x": {**FLOAT, "low": 0.2}}, r"space\.x\.low: may only fall"),
-        ({"x": {**FLOAT, "high": 0.2}}, r"space\.x\.high: may only rise"),
+        ({"x": {**FLOAT, "low": 0.2}}, r"space\.x\.low: can only be lowered"),
+        ({"x": {**FLOAT, "high": 0.2}}, r"space\.x\.high: can only be raised"),
         ({"x": {**FLOAT, "type": "log"}}, r"space\.x\.type"),
         ({"x": {**FLOAT, "key": "model.chi_head_dropout"}}, r"space\.x\.key"),
         ({"x": {**FLOAT, "step": 0.1}}, r"space\.x\.step"),
@@ -103,7 +103,7 @@ def test_keys_an_earlier_release_did_not_have_count_as_their_default() -> None:
     assert find_differences(known, {**now, "objective": {"exp_mae": 1.5, "sol_mcc": 1.0}}) == [
         "objective.sol_mcc: None in the study, now 1.0"
     ]
-    assert find_differences({**known, "data": {"chi": 1}}, now) == ["data.chi: the study has 1, now None"]
+    assert find_differences({**known, "data": {"chi": 1}}, now) == ["data.chi: 1 in the study, now None"]
 
 
 def test_a_copied_folder_goes_on_elsewhere(small: dict[str, object], make_search: Search, tmp_path: Path) -> None:
