@@ -74,7 +74,7 @@ def test_what_is_wrong_with_a_number(number: str, hint: str) -> None:
             "My table\n\nSMILES,chi\n*CC*,1\n",
             "line 1: the header must be the first line; it seems to be line 3 (SMILES, chi)",
         ),
-        ("My table,,\nof,2024,\nName,smiles,chi\nx,*CC*,1\n", "it seems to be line 3 (Name, smiles, chi): delete everything"),
+        ("My table,,\nof,2024,\nName,smiles,chi\nx,*CC*,1\n", "it seems to be line 3 (Name, smiles, chi): delete"),
         ("My table\nSMILES;chi\n*CC*;1\n", "it seems to be line 2 (SMILES;chi)"),
     ],
 )
