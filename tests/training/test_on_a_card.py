@@ -76,7 +76,9 @@ def test_nothing_passes_between_card_and_host_while_a_step_is_recorded(card: tor
 def settings_of(tiny: dict[str, Any], device: str, *more: str) -> list[object]:
     kept = {key: value for key, value in tiny.items() if key not in ("search.space", "training.device")}
     pairs = [f"{key}={json.dumps(value)}" for key, value in kept.items()]
-    return [word for pair in [*pairs, *WITHOUT_DROPOUT, f"training.device={device}", *more] for word in ("--set", pair)]
+    # A processor with bfloat16 instructions would use them by default, a card does not.
+    where = [f"training.device={device}", f"training.precision={'fp32' if device == 'cpu' else 'auto'}"]
+    return [word for pair in [*pairs, *WITHOUT_DROPOUT, *where, *more] for word in ("--set", pair)]
 
 
 @pytest.mark.slow
