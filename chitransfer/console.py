@@ -36,7 +36,7 @@ class _LastingConsole(Console):
         """Stop printing."""
         self.quiet = True
         discard_output(sys.stdout)
-        logger.warning("whatever read the output has gone; going on without it")
+        logger.warning("the reader of the output is gone; continuing without it")
 
 
 def discard_output(stream: TextIO) -> None:

@@ -3,8 +3,8 @@
 import errno
 
 _REMEDIES = {
-    errno.ENOSPC: "make room on the disk",
-    errno.EDQUOT: "make room on the disk",
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space",
     errno.EROFS: "choose a folder that can be written",
     errno.EACCES: "check permissions",
     errno.EPERM: "check permissions",

@@ -218,7 +218,7 @@ class Predictor:
                 except ValueError as error:
                     reason = f"solvent {written}: {error}"
             if not reason and canonical != WATER and not recipe.with_solvent:
-                reason = f"solvent {written}: this model was trained in water (O) alone and knows no other solvent"
+                reason = f"solvent {written}: this model was trained on water (O) only, not on other solvents"
             key = found.key or ""
             structure = key if recipe.representation == "periodic" else text
             rows.append(_Row(text, written, reason, structure, canonical, "" if reason else without_stereo(key)))

@@ -73,7 +73,7 @@ class Conditions:
         if self.min_chi is not None and self.max_chi is not None and self.min_chi > self.max_chi:
             raise ConfigError(
                 f"--min-chi {self.min_chi:g} lies above --max-chi {self.max_chi:g}, so no candidate can fulfil both; "
-                "exchange them or leave one out"
+                "swap them or leave one out"
             )
 
     def hold(self, frame: pd.DataFrame, rank_by: RankBy) -> dict[str, pd.Series]:
@@ -226,12 +226,12 @@ def _describe_reasons(reasons: dict[str, list[int]]) -> list[str]:
 def _check_columns(frame: pd.DataFrame, conditions: Conditions, rank_by: RankBy) -> None:
     asks_solubility = rank_by == "p_soluble" or conditions.min_p_soluble is not None
     if asks_solubility and "p_soluble" not in frame:
-        raise DataError("this model has learned no solubility; rank by chi and leave --min-p-soluble out")
+        raise DataError("this model has not learned solubility; rank by chi and leave --min-p-soluble out")
     if conditions.certain and "chi_low" not in frame:
         raise DataError("this model has no χ interval (no measured χ in its training); leave --certain out")
     if conditions.in_domain and conditions.ask_chi(rank_by) and "chi_low" not in frame:
         raise DataError(
-            "this model learned from no measured χ, so nothing is known of the errors of its χ; leave --in-domain out, "
+            "this model was trained on no measured χ, so the errors of its χ are unknown; leave --in-domain out, "
             "or rank by p_soluble without conditions on χ"
         )
 

@@ -184,7 +184,7 @@ def check_space_key(key: str) -> str:
     """Refuse to search a key that no trial reads."""
     if key in UNREAD_KEYS:
         raise ValueError(
-            f"no trial reads {key}, so all its values would score alike; any model.* or training.* key will do but "
+            f"no trial uses {key}, so all its values would score the same; any model.* or training.* key will do but "
             f"{', '.join(sorted(UNREAD_KEYS))}"
         )
     return key

@@ -196,7 +196,7 @@ class TestFlags:
         assert ended.returncode == 2
         assert ended.stderr == (
             "ERROR: the output, a temporary folder (TMPDIR) or /dev/shm: cannot be written (No space left on device); "
-            "make room on the disk\n"
+            "free some disk space\n"
         )
 
     def test_a_reader_that_has_gone_is_no_news(self) -> None:

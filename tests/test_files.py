@@ -66,7 +66,7 @@ def test_a_full_disk_is_told_with_the_file_that_was_meant(tmp_path: Path) -> Non
 
     with pytest.raises(OSError, match="No space left") as raised:
         replace_atomically(tmp_path / "model.pt", fail)
-    told = "model.pt: cannot be written (No space left on device); make room on the disk"
+    told = "model.pt: cannot be written (No space left on device); free some disk space"
     assert describe_os_error(raised.value) == f"{tmp_path}/{told}"
     assert list(tmp_path.iterdir()) == []
 

@@ -48,7 +48,7 @@ def test_a_search_whose_reader_goes_comes_to_its_end(study_words: tuple[Path, li
     assert (folder / "report.html").is_file()
     (log,) = (folder.parent / "logs").glob("search_short_*.log")
     text = log.read_text(encoding="utf-8")
-    assert "WARNING whatever read the output has gone; going on without it" in text
+    assert "WARNING the reader of the output is gone; continuing without it" in text
     assert "search finished: 1 complete" in text
 
 

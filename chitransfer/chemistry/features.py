@@ -213,7 +213,7 @@ class FeatureCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, IndexError, EOFError) as error:
-            logger.warning("%s cannot be used (%s) and is made again", path, error)
+            logger.warning("%s cannot be used (%s) and is computed again", path, error)
             return None
 
     def _save(self, smiles: list[str], recipe: FeatureRecipe, packed: bytes) -> None:

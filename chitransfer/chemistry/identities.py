@@ -68,7 +68,7 @@ def identify_polymers(
             try:
                 write_atomically(path, zlib.compress(packed))
             except OSError as error:
-                logger.warning("%s: cannot be written (%s); identities will be worked out again next time", path, error)
+                logger.warning("%s: cannot be written (%s); identities will be computed again next time", path, error)
     by_smiles = dict(zip(distinct, known, strict=True))
     return [by_smiles[text] for text in smiles]
 
@@ -91,9 +91,9 @@ def _load(path: Path, n: int) -> list[Identified] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        logger.warning("%s cannot be read (%s) and is made again", path, error)
+        logger.warning("%s cannot be read (%s) and is computed again", path, error)
         return None
     except (ValueError, TypeError, zlib.error):
         pass
-    logger.warning("%s is damaged and is made again", path)
+    logger.warning("%s is damaged and is computed again", path)
     return None

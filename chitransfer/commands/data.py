@@ -56,7 +56,7 @@ def build(
     temperature: Annotated[
         list[float] | None, typer.Option(help="Kelvin; repeatable. Default: 273.15 to 373.15 in steps of 25.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Which of the possible polymers, and their order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for the choice and order of polymers.")] = 0,
     monomers: Annotated[
         Path | None,
         typer.Option(help="A CSV with columns family and SMILES. Default: the project's about 2,600 monomers."),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def pretrain(
     config: ConfigOption = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run: its folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume an interrupted run: its folder.")] = None,
     device: DeviceOption = None,
     seed: SeedOption = None,
     results_dir: ResultsOption = None,
@@ -61,7 +61,8 @@ def pretrain(
 def finetune(
     pretrained: Annotated[str, typer.Option(help="Stage 1's best_model.pt, or a glob: the newest is taken.")],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="CHECKPOINT", help="More of them, where the shell expanded a glob.")
+        list[str] | None,
+        typer.Argument(metavar="CHECKPOINT", help="Further checkpoints, if the shell expanded a glob."),
     ] = None,
     config: ConfigOption = None,
     device: DeviceOption = None,
@@ -104,7 +105,7 @@ def apply(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write here and leave --config as it is.")] = None,
-    trial: Annotated[int | None, typer.Option(help="Another trial than the best.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Apply this trial instead of the recommended one.")] = None,
 ) -> None:
     """Write a study's best parameters into a configuration, keeping its comments."""
     from chitransfer.config import load_config
@@ -127,7 +128,7 @@ def apply(
 ModelOption = Annotated[Path, typer.Option(help="best_model.pt of `chitransfer finetune`.")]
 # A list, because for a plain option typer would silently take the last of several values.
 SolventOption = Annotated[
-    list[str] | None, typer.Option(help="SMILES of the solvent; one. Default: the table's, else water, O.")
+    list[str] | None, typer.Option(help="SMILES of one solvent. Default: the table's, else water, O.")
 ]
 
 
@@ -204,17 +205,20 @@ def screen(
     rank_by: Annotated[str, typer.Option(help="p_soluble (highest first) or chi (lowest first).")] = "p_soluble",
     top: Annotated[int, typer.Option(min=1, help="Candidates to keep.")] = 100,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="Kelvin; one. Default: the table's temp, else the model's T_ref_K.")
+        list[float] | None,
+        typer.Option(help="One temperature in kelvin. Default: the table's temp, else the model's T_ref_K."),
     ] = None,
     solvent: SolventOption = None,
     max_chi: Annotated[float | None, typer.Option(help="Highest χ.")] = None,
     min_chi: Annotated[float | None, typer.Option(help="Lowest χ.")] = None,
-    certain: Annotated[bool, typer.Option("--certain", help="The whole 90 % interval meets the χ conditions.")] = False,
+    certain: Annotated[
+        bool, typer.Option("--certain", help="The whole 90 % interval must meet the χ conditions.")
+    ] = False,
     min_p_soluble: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Lowest P(soluble).")] = None,
     in_domain: Annotated[
         bool,
         typer.Option(
-            "--in-domain", help="Only polymers like the measured ones, solvents and temperatures that training met."
+            "--in-domain", help="Only polymers like the measured ones, solvents and temperatures seen in training."
         ),
     ] = False,
     n_jobs: JobsOption = 0,

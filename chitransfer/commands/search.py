@@ -27,19 +27,21 @@ if TYPE_CHECKING:
 
 def search(
     config: ConfigOption = None,
-    n_trials: Annotated[int | None, typer.Option(help="Trials in all, those of a resumed study included.")] = None,
+    n_trials: Annotated[
+        int | None, typer.Option(help="Total number of trials, including those of a resumed study.")
+    ] = None,
     timeout_hours: Annotated[float | None, typer.Option(help="Stop after this many hours.")] = None,
     n_cv_folds: FoldsOption = None,
     n_cv_repeats: RepeatsOption = None,
     stage2_epochs: EpochsOption = None,
     study_name: Annotated[str | None, typer.Option(help="Default: transfer_aware_YYYYMMDD_HHMMSS.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with a study: its folder or its study.db.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Resume a study: its folder or its study.db.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random, cmaes, gp, qmc or nsga2.")] = None,
     pruner: Annotated[str | None, typer.Option(help="auto, none, median, hyperband or asha.")] = None,
     device: DeviceOption = None,
     seed: SeedOption = None,
     results_dir: ResultsOption = None,
-    workers: Annotated[int | None, typer.Option(help="Rungs at a time, a process each, on this machine.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes on this machine.")] = None,
     devices: Annotated[str | None, typer.Option(help="One worker each: cuda:0,cuda:1,…")] = None,
     scheduler: Annotated[
         str | None, typer.Option(help="tcp://host:port of a Dask cluster, or slurm, pbs, lsf, sge (see cluster:).")
@@ -47,10 +49,10 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="postgresql://user@host/database; the password is best left to PGPASSWORD.")
     ] = None,
-    trial_timeout_minutes: Annotated[float | None, typer.Option(help="A longer trial is FAILED.")] = None,
+    trial_timeout_minutes: Annotated[float | None, typer.Option(help="Trials that take longer fail.")] = None,
     allow_extended_space: Annotated[
         bool,
-        typer.Option("--allow-extended-space", help="Let a resumed study take wider ranges and further parameters."),
+        typer.Option("--allow-extended-space", help="Let a resumed study use wider ranges and more parameters."),
     ] = False,
     second_pass: Annotated[
         Path | None, typer.Option(help="Tune Stage 2 on the best Stage 1 encoder of this finished study.")

@@ -287,7 +287,7 @@ def _read_part(path: Path, n: int) -> list[list | None] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, zlib.error):
-        logger.warning("%s is damaged and is made again", path)
+        logger.warning("%s is damaged and is computed again", path)
         return None
     return lines if isinstance(lines, list) and len(lines) == n else None
 

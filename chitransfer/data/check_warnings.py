@@ -262,7 +262,7 @@ def _about_noise(report: CheckReport) -> Iterator[str]:
     scatter = (
         ""
         if residual is None
-        else f" The rows scatter by {residual:.2f} around their own A/T + B: an upper bound under this model."
+        else f" Rows scatter by {residual:.2f} around their own A/T + B, an upper bound of it under this model."
     )
     yield (
         "Experimental χ: no two rows measure the same thing with different results, so the noise floor is not known."

@@ -263,7 +263,7 @@ def _readable_repeats(path: Path, kind: str) -> list[pd.DataFrame]:
     try:
         return read_repeats(path, kind)
     except StudyError as error:
-        logger.warning("%s; the report does without", error)
+        logger.warning("%s; the report leaves it out", error)
         return []
 
 

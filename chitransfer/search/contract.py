@@ -180,9 +180,9 @@ def remark_on_scored_tables(known: Mapping[str, Any], dataset: Dataset) -> list[
         The study's contract; as in `remark_on_tables`.
     """
     remarks = []
-    for rows in (dataset.chi, dataset.solubility):
-        then = known.get("data", {}).get(rows.table.kind) if rows is not None else None
-        if rows is not None and then is not None and then["sha256"] != rows.table.digest:
+    for rows in (rows for rows in (dataset.chi, dataset.solubility) if rows is not None):
+        then = known.get("data", {}).get(rows.table.kind)
+        if then is not None and then["sha256"] != rows.table.digest:
             remarks.append(
                 f"WARNING: {_TABLES[rows.table.kind][0]}, {rows.table.source}, is not the one that the study used "
                 f"({then['rows']} rows then, {len(rows)} now); old and new scores cannot be compared"

@@ -190,7 +190,7 @@ def explain_write_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in {*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}:
             raise
-        remedy = "make room" if error.errno in NO_SPACE else "make it writable"
+        remedy = "free some disk space" if error.errno in NO_SPACE else "make it writable"
         raise StudyError(
             f"{name_place(error, folder)}: cannot be written ({error.strerror}); {remedy} and resume. All finished "
             "trials are kept"

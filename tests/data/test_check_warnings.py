@@ -117,7 +117,7 @@ def test_good_tables_are_warned_of_their_noise_alone() -> None:
         ({"soluble_share": 0.4, "tables": (FACTS, CHI, replace(LABELS, n_rows=47))}, "19 rows of the rarer class"),
         (
             {"noise": check_facts.NoiseFacts(0, 0, None, None)},
-            "the noise floor is not known. The rows scatter by 0.10 around",
+            "the noise floor is not known. Rows scatter by 0.10 around",
         ),
         (
             {"agreement": check_facts.AgreementFacts(50, 20, 0.29, (), ())},

@@ -176,7 +176,7 @@ def test_rows_are_read_by_the_models_recipe(predictor: Predictor, monkeypatch: p
     monkeypatch.setitem(vars(predictor.model.scales), "recipe", recipe)
     rows = predictor._read_rows(["*OCC*", "*CCO*"], ["O", "CCO"], 1)
     assert (rows[0].problem, rows[0].structure) == ("", "*OCC*")
-    assert "trained in water" in rows[1].problem
+    assert "trained on water" in rows[1].problem
 
 
 def write_table(path: Path, n: int) -> list[str]:

@@ -119,7 +119,7 @@ def test_a_polymer_is_kept_once_in_a_solvent_at_its_best_row(predictor: Predicto
 def test_a_model_without_solubility_ranks_by_chi_alone(predictor: Predictor, candidates: Path) -> None:
     values = {name: getattr(predictor.model, name) for name in predictor.model.__dataclass_fields__}
     without = Predictor(type(predictor.model)(**{**values, "probability": None}))
-    with pytest.raises(DataError, match="no solubility"):
+    with pytest.raises(DataError, match="not learned solubility"):
         screen(without, candidates, Conditions())
     assert len(screen(without, candidates, Conditions(), rank_by="chi").best) == 10
 

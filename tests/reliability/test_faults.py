@@ -244,7 +244,7 @@ def test_a_disk_that_fails_in_the_middle_stops_the_search_and_loses_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(chitransfer.files, "replace_atomically", fail_for_trial_1)
-        with pytest.raises(StudyError, match=r"0001.*(make room|writable) and resume"):
+        with pytest.raises(StudyError, match=r"0001.*(free some disk space|writable) and resume"):
             make_search(small)
     (log,) = Path(str(small["paths.results_dir"])).rglob("search_*.log")
     assert re.search(r" ERROR .*0001.*injected", log.read_text(encoding="utf-8"))
@@ -283,7 +283,7 @@ def test_a_disk_that_is_really_full(small: dict[str, object], make_search: Searc
     assert code == 0
     ballast = small_disk / "ballast"
     fill(ballast)
-    with pytest.raises(StudyError, match=r"make room"):
+    with pytest.raises(StudyError, match=r"free some"):
         make_search(overrides, resume=folder)
     ballast.unlink()
     code, _ = make_search(overrides, resume=locate_study(folder.path))
