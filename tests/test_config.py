@@ -311,7 +311,7 @@ class TestSpaceValues:
             ({"key": "training.lr_pretrain", "type": "uniform", "low": 0.1, "high": 0.2}, "search.space.p.type"),
             (
                 {"key": "training.validation_fraction", "type": "float", "low": 0.1, "high": 0.3},
-                "from the command line: search.space.p.key: no trial reads training.validation_fraction",
+                "from the command line: search.space.p.key: no trial uses training.validation_fraction",
             ),
         ],
     )
