@@ -80,6 +80,7 @@ def main_verb(verb: str) -> None:
 
 def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     words = [_hyphenate(word) for word in arguments]
+    before = sys.unraisablehook
     # Figures are only files here; the backend that a notebook sets for child processes may not be installed.
     os.environ["MPLBACKEND"] = "agg"
     _open_closed_streams()
@@ -123,6 +124,8 @@ def _run(program: typer.Typer, arguments: Sequence[str]) -> NoReturn:
     _give_up_last_words()
     end_despite_threads(code)
     forget_caught_interrupt()
+    # What an interrupted command held was freed with its exception.
+    sys.unraisablehook = before
     raise SystemExit(code)
 
 

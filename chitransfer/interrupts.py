@@ -83,7 +83,9 @@ def exit_on_termination() -> Iterator[None]:
 def repeat_swallowed() -> Iterator[None]:
     """Resend an interrupt that arrived while Python ran a `__del__` or a weak reference's callback.
 
-    Python prints exceptions raised there and continues as if nothing had happened.
+    Python prints exceptions raised there and continues as if nothing had happened. Once an interrupt ends the work,
+    they are no longer printed (`sys.unraisablehook` stays replaced): what it left half made fails there, such as
+    SQLAlchemy's callback of a reference that was not stored yet.
     """
     previous = sys.unraisablehook
 
@@ -97,11 +99,14 @@ def repeat_swallowed() -> Iterator[None]:
         again.daemon = True
         again.start()
 
-    sys.unraisablehook = hear
+    sys.unraisablehook, after = hear, previous
     try:
         yield
+    except INTERRUPTS:
+        after = _ignore_unraisable
+        raise
     finally:
-        sys.unraisablehook = previous
+        sys.unraisablehook = after
 
 
 @contextmanager
@@ -122,6 +127,10 @@ def unlogged_interrupts() -> Iterator[None]:
         yield
     finally:
         printer.removeFilter(is_mishap)
+
+
+def _ignore_unraisable(unraisable: UnraisableHookArgs) -> None:
+    """Replaces `sys.unraisablehook` while an interrupted process ends."""
 
 
 def _send_again(number: int) -> None:

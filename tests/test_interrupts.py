@@ -153,6 +153,24 @@ def test_an_interrupt_that_a_library_logs_on_its_way_is_not_printed(tmp_path: Pa
     assert ended.stderr.endswith("\nterminated\n")
 
 
+@pytest.mark.parametrize(("number", "code", "word"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+def test_what_an_interrupt_left_half_made_is_not_reported(tmp_path: Path, number: int, code: int, word: str) -> None:
+    # As in SQLAlchemy: a weak reference not yet stored when the interrupt came has no hash when its callback runs.
+    source = (
+        "import os, weakref\n"
+        "kept = []\n"
+        "class Collection:\n"
+        "    pass\n"
+        "def search(*_, **__):\n"
+        "    collection = Collection()\n"
+        "    kept.append(weakref.ref(collection, lambda ref: ref in {}))\n"
+        f"    os.kill(os.getpid(), {number})\n"
+        "    collection.gone = True\n"
+    )
+    ended = run_search(source, tmp_path)
+    assert (ended.returncode, ended.stderr) == (code, f"{word}\n")
+
+
 def test_a_thread_that_hangs_does_not_decide_how_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     at_exit: list[Callable[[], None]] = []
     ended: list[int] = []

@@ -154,7 +154,7 @@ def predict(
     from chitransfer.files import CSV_ENDINGS, check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import BlankCells, predict_table, write_predictions
-    from chitransfer.processors import count_processors
+    from chitransfer.processors import count_processors, use_threads
 
     medium = _read_solvent(solvent)
     if bool(smiles) == (input is not None):
@@ -164,6 +164,7 @@ def predict(
     if input is not None and output is not None:
         check_writable(output, "--output", CSV_ENDINGS)
         refuse_overwriting(output, "--output", {"--input": input, "--model": model})
+    use_threads(0)
     predictor = Predictor.load(model)
     console = make_console(quiet)
     if input is None or output is None:
@@ -232,7 +233,7 @@ def screen(
     from chitransfer.files import CSV_ENDINGS, beside_csv, check_writable, refuse_overwriting
     from chitransfer.predict import Predictor
     from chitransfer.predict_table import BlankCells, predict_table
-    from chitransfer.processors import count_processors
+    from chitransfer.processors import count_processors, use_threads
     from chitransfer.screen import N_PICTURES, Conditions, screen_candidates, write_screening
 
     if rank_by != "p_soluble" and rank_by != "chi":
@@ -245,6 +246,7 @@ def screen(
     check_writable(picture, "--picture", (".png",))
     for option, path in (("--output", output), ("--picture", picture)):
         refuse_overwriting(path, option, {"--input": input, "--model": model})
+    use_threads(0)
     predictor = Predictor.load(model)
     reader, blanks = TableReader.open(input), BlankCells()
     console = make_console(quiet)

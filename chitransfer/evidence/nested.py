@@ -25,6 +25,7 @@ from chitransfer.evidence.overtuning import examine_study
 from chitransfer.evidence.verdict import ROWS
 from chitransfer.files import write_csv, write_json
 from chitransfer.model.network import TransferNetwork, chi_at, inverse_temperature
+from chitransfer.processors import use_threads
 from chitransfer.progress import Say
 from chitransfer.search.contract import make_contract
 from chitransfer.search.driver import SearchDriver, stop_in_time
@@ -214,8 +215,7 @@ class _Tester:
         self.train_chi = self._training(dataset.chi)
         self.train_solubility = self._training(dataset.solubility)
         self._pretrained: dict[str, tuple[TransferNetwork, float]] = {}
-        if config.training.num_threads:
-            torch.set_num_threads(config.training.num_threads)
+        use_threads(config.training.num_threads)
 
     def _training(self, rows: Rows | None) -> np.ndarray:
         return np.zeros(0, dtype=bool) if rows is None else ~np.isin(rows.polymer, self.fold.test)

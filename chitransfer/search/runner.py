@@ -19,6 +19,7 @@ from chitransfer.data.assemble import Dataset
 from chitransfer.errors import CheckpointError, TrainingError
 from chitransfer.model.network import TransferNetwork
 from chitransfer.model.tensor_file import MALFORMED, first_line
+from chitransfer.processors import use_threads
 from chitransfer.search.encoders import SavedEncoder, pack_encoders, pack_state, stage1_key, unpack_state
 from chitransfer.search.memory import peak_memory_mb, reset_peak_memory
 from chitransfer.search.objective import FIRST_FRESH, ReplicateResult, RungResult, RungTask, transfer_objective
@@ -92,8 +93,7 @@ class TrialRunner:
         n_threads: int = 0,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        if n_threads > 0:
-            torch.set_num_threads(n_threads)
+        use_threads(n_threads)
         self.config, self.dataset = config, dataset
         self.device = resolve_device(device or config.training.device)
         self.positive_label = resolve_positive_label(dataset.solubility, config.solubility.positive)

@@ -26,6 +26,7 @@ from chitransfer.model.checkpoint import Pretrained, TrainedModel, check_recipe
 from chitransfer.model.domain import ApplicabilityDomain, Neighbours
 from chitransfer.model.members import FittedMembers
 from chitransfer.model.network import TransferNetwork
+from chitransfer.processors import use_threads
 from chitransfer.progress import NamedProgress, Say
 from chitransfer.seeds import derive_seed
 from chitransfer.training.conformal import fit_chi_interval, fit_probability
@@ -115,8 +116,7 @@ def run_finetuning(config: Config, pretrained: Sequence[str], say: Say, progress
     stage1, config, notes = hand_over(Pretrained.load(path), config)
     for note in notes:
         say(note)
-    if config.training.num_threads > 0:
-        torch.set_num_threads(config.training.num_threads)
+    use_threads(config.training.num_threads)
     device = resolve_device(config.training.device)
     dataset = _read_tables(config, path, stage1, say, progress)
     learned = learnable_polymers(dataset, stage1.test_polymers)

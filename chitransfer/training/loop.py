@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from chitransfer.errors import TrainingError
+from chitransfer.processors import processor_watch
 
 Batch = TypeVar("Batch")
 
@@ -60,6 +61,7 @@ def train_epochs(
             n_batches += 1
         mean_loss = 0.0 if total is None else float(total) / n_batches
         check_mean_loss(what, epoch, mean_loss)
+        processor_watch.look()
         if end_epoch(epoch, mean_loss):
             return epoch
     return last_epoch

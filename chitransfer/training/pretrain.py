@@ -25,6 +25,7 @@ from chitransfer.files import write_csv, write_json
 from chitransfer.interrupts import INTERRUPTS
 from chitransfer.model.checkpoint import STATE, Pretrained, Scales, load_checkpoint, save_checkpoint
 from chitransfer.model.network import TransferNetwork, inverse_temperature_line
+from chitransfer.processors import use_threads
 from chitransfer.progress import NamedProgress, Say
 from chitransfer.seeds import derive_seed
 from chitransfer.shortage import is_out_of_memory
@@ -116,8 +117,7 @@ def run_pretraining(config: Config, say: Say, progress: NamedProgress, resume: P
     ChitransferError
         Tables or the state file cannot be used, or a loss became NaN.
     """
-    if config.training.num_threads > 0:
-        torch.set_num_threads(config.training.num_threads)
+    use_threads(config.training.num_threads)
     device = resolve_device(config.training.device)
     dataset = read_dataset(config, progress)
     tables = dataset.tables
