@@ -1,6 +1,6 @@
 """The processors available to this process: how many, how many threads use them, and whether they are free.
 
-Used by the commands, `training` and `search` wherever the user gives no number, and after every epoch on a CPU.
+Used by the commands, `training` and `search` wherever the user gives no number, and after every epoch.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 THREADS_OF_THIS_PROCESS = Path("/proc/self/task")
-# A window of training is judged; looking more often than that costs a millisecond each time.
+# How much of training is judged at a time; counting takes about a millisecond.
 WINDOW_SECONDS = 30.0
-LOOK_SECONDS = 2.0
 # Threads waiting for a processor on average: about 0.7 beside one other busy process, 0.01 on an idle machine.
 WAITING_THREADS = 0.3
 logger = logging.getLogger("chitransfer")
@@ -66,25 +65,23 @@ class ProcessorWatch:
     """Warns once if training waits for processors: threads that wait for each other then cost more than they bring."""
 
     def __init__(self) -> None:
+        # When the current window began, and what had been waited until then; both in seconds.
         self._began: tuple[float, float] | None = None
-        self._looked = 0.0
         self.has_warned = False
 
     def look(self) -> None:
-        """Call after every epoch on a CPU."""
+        """Call after every epoch."""
         now = time.monotonic()
-        if self.has_warned or now - self._looked < LOOK_SECONDS:
+        if self.has_warned or (self._began is not None and now - self._began[0] < WINDOW_SECONDS):
             return
-        self._looked, waited = now, seconds_waited()
-        if self._began is None:
-            self._began = now, waited
-            return
-        seconds = now - self._began[0]
-        if seconds >= WINDOW_SECONDS:
-            self._judge((waited - self._began[1]) / seconds)
-            self._began = now, waited
+        waited = seconds_waited()
+        if self._began is not None:
+            began, before = self._began
+            self._judge((waited - before) / (now - began))
+        self._began = now, waited
 
     def _judge(self, n_waiting: float) -> None:
+        """Warn if on average at least `WAITING_THREADS` of several threads waited."""
         import torch
 
         n_threads = torch.get_num_threads()
