@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import thermo.unifac
-import ugropy
 from rdkit import Chem
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
@@ -23,6 +22,7 @@ from chitransfer.chemistry import groups as groups_module
 from chitransfer.chemistry.cover import Candidate, cheapest_covers
 from chitransfer.chemistry.groups import FragmentationError, molecule_groups, repeat_unit_groups
 from chitransfer.chemistry.polymers import polymer_identity
+from chitransfer.chemistry.rdkit_drawing import import_ugropy
 from chitransfer.chemistry.unifac import chi_of_groups, default_parameters
 
 FRACTIONS = (0.2, 0.5, 0.8, 0.95)
@@ -177,6 +177,7 @@ def foreign_models() -> dict[str, ForeignModel]:
     """The other published group models for which `thermo` has parameters."""
     t = thermo.unifac
     t.load_unifac_ip()
+    ugropy = import_ugropy()
     return {
         "PSRK": ForeignModel(t.PSRKSG, t.PSRKIP, smarts=ugropy.psrk.subgroups),
         "Dortmund 2006": ForeignModel(t.DOUFSG, t.DOUFIP2006, smarts=ugropy.dortmund.subgroups),

@@ -5,13 +5,18 @@
 say() { printf '[chitransfer] %s\n' "$*"; }
 
 find_python() {
-    local candidate
-    for candidate in python3 python3.13 python3.12 python3.11 python; do
-        if command -v "$candidate" >/dev/null 2>&1 &&
-            "$candidate" -c 'import sys; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null; then
-            printf '%s' "$candidate"
-            return
-        fi
+    local candidate newest
+    # The pinned packages are built up to this version; for a later one, pip must build some of them itself.
+    for newest in 14 99; do
+        for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
+            if command -v "$candidate" >/dev/null 2>&1 &&
+                "$candidate" -c "import sys; raise SystemExit(not (3, 11) <= sys.version_info[:2] <= (3, $newest))" 2>/dev/null; then
+                [ "$newest" = 14 ] ||
+                    say "$("$candidate" --version) is newer than 3.14; if the installation fails, install Python 3.14 and run this again" >&2
+                printf '%s' "$candidate"
+                return
+            fi
+        done
     done
     say "Python 3.11 or newer is needed and was not found; install it and run this again." >&2
     exit 2

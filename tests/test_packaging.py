@@ -335,13 +335,29 @@ def test_pip_installs_in_the_environment_where_a_setting_says_for_the_user(
 def test_without_a_python_that_is_new_enough_only_that_is_said(
     launch: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    for name in ("python3", "python3.13", "python3.12", "python3.11", "python"):
+    for name in ("python3", "python3.14", "python3.13", "python3.12", "python3.11", "python"):
         stub = tmp_path / "stub" / "bin" / name
         stub.write_text("#!/bin/sh\nexit 1\n")
         stub.chmod(0o755)
     code, said = launch("bash", SEARCH)
     assert code == 2
     assert said == "[chitransfer] Python 3.11 or newer is needed and was not found; install it and run this again.\n"
+
+
+@pytest.mark.parametrize("has_other", [True, False])
+def test_a_python_newer_than_the_pinned_packages_is_the_last_choice(
+    launch: Callable[..., tuple[int, str]], tmp_path: Path, has_other: bool
+) -> None:
+    folder = tmp_path / "stub" / "bin"
+    python = folder / "python3"
+    python.write_text(f'{STUB}case "$*" in *"(3, 14)"*) exit 1 ;; --version) echo Python 3.15.0 ;; esac\n')
+    for name in ("python3.14", "python3.13", "python3.12", "python3.11", "python"):
+        (folder / name).write_text(STUB if has_other and name == "python3.13" else "#!/bin/sh\nexit 1\n")
+        (folder / name).chmod(0o755)
+    code, said = launch("bash", SEARCH)
+    assert code == 0
+    newer = "[chitransfer] Python 3.15.0 is newer than 3.14; if the installation fails, install Python 3.14 and run"
+    assert (newer in said) is not has_other
 
 
 @pytest.mark.parametrize("folder", ["checkout", "checkout/.venv"])

@@ -17,6 +17,7 @@ from rdkit import Chem, rdBase
 from chitransfer.chemistry.charges import read_molecule
 from chitransfer.chemistry.cover import Candidate, CoverError, cheapest_covers
 from chitransfer.chemistry.polymers import oligomer, polymer_identity
+from chitransfer.chemistry.rdkit_drawing import import_ugropy
 from chitransfer.chemistry.repeat_units import PolymerError
 from chitransfer.chemistry.vetoes import veto_patterns
 
@@ -144,7 +145,8 @@ THERMO_NAMES = {"HCO": ("CHO", 10), "CHO": ("CHO", 13)}
 def subgroups() -> tuple[Subgroup, ...]:
     """All subgroups: those of original UNIFAC (R, Q and main group from `thermo`), then the derived ones."""
     from thermo.unifac import UFSG
-    from ugropy import unifac as published
+
+    published = import_ugropy().unifac
 
     by_name: dict[str, list[Any]] = {}
     for entry in UFSG.values():
@@ -363,8 +365,7 @@ def _sum_of(formula: str, known: dict[str, Subgroup]) -> tuple[float, float]:
 @lru_cache(maxsize=1)
 def _patterns() -> tuple[tuple[int, Chem.Mol, frozenset[int]], ...]:
     """For each subgroup: its index, its SMARTS, and the elements (or `AROMATIC`) it needs in order to match."""
-    from ugropy import unifac as published
-
+    published = import_ugropy().unifac
     smarts = dict(published.subgroups["smarts"]) | {name: text for name, _, _, text in DERIVED_SUBGROUPS}
     patterns = []
     for index, subgroup in enumerate(subgroups()):

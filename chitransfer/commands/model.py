@@ -226,6 +226,7 @@ def screen(
     quiet: QuietOption = False,
 ) -> None:
     """Rank candidate repeat units by P(soluble) or χ under conditions; each once per solvent, at its best row."""
+    from chitransfer.chemistry.rdkit_drawing import why_no_drawing
     from chitransfer.console import make_console, show_progress
     from chitransfer.data.pair_table import TableReader
     from chitransfer.data.temperatures import name_temperature
@@ -242,10 +243,14 @@ def screen(
     _refuse_repetition("--temperature", [name_temperature(value) for value in temperature or []])
     conditions = Conditions(max_chi, min_chi, certain, min_p_soluble, in_domain)
     check_writable(output, "--output", CSV_ENDINGS)
+    wants_picture = picture is not None
     picture = picture or beside_csv(output, ".png")
     check_writable(picture, "--picture", (".png",))
     for option, path in (("--output", output), ("--picture", picture)):
         refuse_overwriting(path, option, {"--input": input, "--model": model})
+    no_drawing = why_no_drawing()
+    if wants_picture and no_drawing is not None:
+        raise ConfigError(f"--picture {picture}: {no_drawing}, or leave --picture out and get the ranking alone")
     use_threads(0)
     predictor = Predictor.load(model)
     reader, blanks = TableReader.open(input), BlankCells()
@@ -262,12 +267,19 @@ def screen(
         )
         found = screen_candidates(predictions, reader.header, conditions, rank_by=rank_by, top=top)  # type: ignore[arg-type]
     interval = predictor.model.chi_interval
-    write_screening(found, output, picture, None if interval is None else interval.coverage, reader.mark)
+    coverage = None if interval is None else interval.coverage
+    write_screening(found, output, picture if no_drawing is None else None, coverage, reader.mark)
+    if no_drawing is not None:
+        # An earlier picture would show other candidates.
+        picture.unlink(missing_ok=True)
     n_best = len(found.best)
     drawn = f"{f'the first {N_PICTURES} ' if n_best > N_PICTURES else ''}drawn in {picture}"
+    drawn = drawn if no_drawing is None else "without a picture"
     where = f"the best {n_best} are in {output}, {drawn}" if n_best else f"{output} has no row, and there is no picture"
     for line in _tell_screening(found, is_full=n_best == top, where=f"{where}{_tell_label(predictor.label_rule)}"):
         console.print(line)
+    if n_best and no_drawing is not None:
+        console.print(f"no picture: {no_drawing}")
     _warn_of_interval(console, predictor)
     for line in blanks.describe(predictor, str(input)):
         console.print(line)

@@ -8,7 +8,6 @@ from itertools import combinations
 
 import pytest
 import thermo.unifac
-import ugropy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
@@ -23,7 +22,9 @@ from chitransfer.chemistry.groups import (
     repeat_unit_groups,
     subgroups,
 )
+from chitransfer.chemistry.rdkit_drawing import import_ugropy
 
+ugropy = import_ugropy()
 # ugropy's solver announces its next version; the product has its own (chemistry.cover).
 SOLVER_WARNING = pytest.mark.filterwarnings("ignore:PULP_CBC_CMD is deprecated:DeprecationWarning")
 

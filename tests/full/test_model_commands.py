@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,28 @@ def test_command_line(trained: Any, run_command: RunCommand, tmp_path: Path) -> 
     code, _, err = run_command("predict", "--model", trained.model)
     assert code == 2
     assert "--input" in err
+
+
+def test_where_rdkit_cannot_draw_the_ranking_comes_without_a_picture(
+    trained: Any, run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rdkit.Chem.Draw", None)
+    path, output, picture = tmp_path / "in.csv", tmp_path / "best.csv", tmp_path / "best.png"
+    path.write_text("SMILES\n*CCO*\n*CC(*)O\n", encoding="utf-8")
+    picture.write_bytes(b"of an earlier ranking")
+    words = ["screen", "--model", trained.model, "--input", path, "--output", output, "--n-jobs", 1]
+    code, out, err = run_command(*words, "--picture", picture)
+    assert code == 2
+    assert f"ERROR: --picture {picture}: RDKit cannot draw on this machine (" in err
+    assert not output.exists()
+    code, out, err = run_command(*words)
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    assert f"the best 2 are in {output}, without a picture" in said
+    assert "no picture: RDKit cannot draw on this machine (" in said
+    assert "apt install libxrender1 libxext6" in said
+    assert len(output.read_text(encoding="utf-8").splitlines()) == 3
+    assert not picture.exists()
 
 
 def test_quiet_leaves_the_predictions_as_its_help_says(

@@ -23,6 +23,7 @@ from chitransfer.screen import (
     screen_candidates,
     write_screening,
 )
+from tests.drawing import needs_drawing
 
 RunCommand = Callable[..., tuple[int, str, str]]
 
@@ -124,6 +125,7 @@ def test_a_model_without_solubility_ranks_by_chi_alone(predictor: Predictor, can
     assert len(screen(without, candidates, Conditions(), rank_by="chi").best) == 10
 
 
+@needs_drawing
 def test_command_writes_table_and_picture(
     trained: Any, candidates: Path, run_command: RunCommand, tmp_path: Path
 ) -> None:
@@ -191,6 +193,7 @@ def test_reasons_are_not_kept_for_every_row() -> None:
         screen_candidates(iter([(rows, problems)]), ["SMILES"], Conditions(), rank_by="chi", top=3)
 
 
+@needs_drawing
 def test_an_empty_ranking_stands_beside_no_earlier_picture(
     trained: Any, candidates: Path, run_command: RunCommand, tmp_path: Path
 ) -> None:
@@ -267,6 +270,7 @@ def test_of_a_table_that_was_predicted_the_predictions_are_replaced_and_no_colum
     assert best["chi"].tolist() == predictor.predict(["*CCO*", "*CC(*)O"])["chi"].tolist()
 
 
+@needs_drawing
 def test_columns_of_one_name_or_none_keep_their_own_values(predictor: Predictor, tmp_path: Path) -> None:
     """As spreadsheets export them; the quick tests take warnings of pandas for errors."""
     path, output = tmp_path / "in.csv", tmp_path / "best.csv"
@@ -365,6 +369,7 @@ def test_a_legend_tells_prediction_conditions_and_domain(columns: dict[str, obje
     assert legend.isascii(), "RDKit draws no other letters"
 
 
+@needs_drawing
 def test_one_long_candidate_leaves_the_others_their_size(tmp_path: Path) -> None:
     ink = []
     for other in ("*CC*", "*" + "C" * 80 + "*"):
