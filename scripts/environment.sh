@@ -53,6 +53,17 @@ print(Path(find_spec("chitransfer").origin).parents[1])
 # has_pip PYTHON: whether pip is there. Where making the environment was interrupted, ensurepip adds it.
 has_pip() { "$1" -m pip --version || "$1" -m ensurepip; } >/dev/null 2>&1
 
+# make_environment PYTHON FOLDER: a virtual environment with pip. Debian and Ubuntu have ensurepip, which venv needs, in a
+# package of its own (python3-venv); without it, the pip of PYTHON installs one.
+make_environment() {
+    local said
+    said=$("$1" -m venv --clear "$2" 2>&1) && return
+    { "$1" -m venv --clear "$2" --without-pip && PIP_USER=0 "$1" -m pip --python "$2/bin/python" install --quiet pip; } >/dev/null 2>&1 || {
+        say "no virtual environment could be made: $said" >&2
+        exit 2
+    }
+}
+
 # prepare_environment EXTRA: EXTRA like "" or "dev", of pyproject.toml. "dev" has all there is.
 prepare_environment() {
     local extra=$1 own="$ROOT/.venv" sum stamp code folder python lazily=()
@@ -105,7 +116,7 @@ prepare_environment() {
         # By itself, for its failure to end the script.
         python=$(find_python)
         say "making a virtual environment in $own"
-        "$python" -m venv --clear "$own"
+        make_environment "$python" "$own"
     fi
     say "installing the pinned packages (a few minutes the first time)"
     # Compiling all that is installed takes as long as installing it; Python keeps what it compiles when it is used, unless

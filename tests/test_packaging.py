@@ -344,6 +344,23 @@ def test_without_a_python_that_is_new_enough_only_that_is_said(
     assert said == "[chitransfer] Python 3.11 or newer is needed and was not found; install it and run this again.\n"
 
 
+@pytest.mark.parametrize("has_pip", [True, False])
+def test_where_ensurepip_is_a_package_of_its_own_pip_does_without(
+    launch: Callable[..., tuple[int, str]], tmp_path: Path, has_pip: bool
+) -> None:
+    """As on Debian and Ubuntu without python3-venv."""
+    refused = '*--without-pip) ;; *"-m venv"*) echo Install python3-venv.; exit 1 ;; ' + (
+        "" if has_pip else "*pip*) exit 1 ;;"
+    )
+    (tmp_path / "stub" / "bin" / "python3").write_text(f'{STUB}case "$*" in {refused} esac\n')
+    code, said = launch("bash", SEARCH)
+    assert (code == 0) is has_pip
+    assert ("no virtual environment could be made: Install python3-venv." in said) is not has_pip
+    environment = tmp_path / "checkout" / ".venv"
+    assert f"stub -m pip --python {environment}/bin/python install --quiet pip" in said
+    assert (".venv -m pip install" in said) is has_pip
+
+
 @pytest.mark.parametrize("has_other", [True, False])
 def test_a_python_newer_than_the_pinned_packages_is_the_last_choice(
     launch: Callable[..., tuple[int, str]], tmp_path: Path, has_other: bool
