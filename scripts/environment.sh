@@ -122,8 +122,9 @@ prepare_environment() {
     # Compiling all that is installed takes as long as installing it; Python keeps what it compiles when it is used, unless
     # it is told not to.
     [ -n "${PYTHONDONTWRITEBYTECODE:-}" ] || lazily=(--no-compile)
-    # pip refuses to install for the user, as pip.conf may want it, in a virtual environment.
-    PIP_USER=0 "$PYTHON" -m pip install --quiet --disable-pip-version-check ${lazily[@]+"${lazily[@]}"} \
+    # pip refuses to install for the user, as pip.conf may want it, in a virtual environment. setuptools warns of every
+    # editable installation, and a recent pip passes that on.
+    PIP_USER=0 PYTHONWARNINGS=ignore::UserWarning "$PYTHON" -m pip install --quiet --disable-pip-version-check ${lazily[@]+"${lazily[@]}"} \
         --constraint "$ROOT/constraints.txt" --editable "$ROOT${extra:+[$extra]}"
     rm -f "$own"/.installed-"$extra"-*
     touch "$stamp"
