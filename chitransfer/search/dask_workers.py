@@ -31,6 +31,9 @@ POLL_SECONDS = 0.02
 CONNECT_SECONDS = 2.0
 RESULT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0
+# A worker that dies before it begins a rung died of something else, as all workers of a machine that goes down. The
+# limit, in multiples of `max_deaths`, ends rungs that kill every worker while they are read.
+IDLE_DEATHS_PER_DEATH = 10
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +58,7 @@ class _Flight:
     key: str = ""
     dask: Any = None
     deaths: int = 0
+    idle_deaths: int = 0
     started: float | None = None
     worker: str = ""
 
@@ -69,7 +73,7 @@ class DaskWorkers:
     study_key
         Unique to the study, and the same when it is resumed.
     max_deaths
-        Number of workers that may die on a rung before its trial is given up.
+        Number of workers that may die computing a rung before its trial is given up.
     wait_minutes
         How long to wait for a lost scheduler.
     """
@@ -271,12 +275,15 @@ class DaskWorkers:
         if not isinstance(error, KilledWorker):
             flight.outcome.set_exception(error)
             return
-        flight.deaths += 1
-        if flight.deaths < self._max_deaths:
-            logger.warning(
-                "trial %d: its worker died before Stage 1 epoch %d; the rung is resubmitted (%d of %d)",
-                flight.task.number, flight.task.epoch, flight.deaths, self._max_deaths,
-            )  # fmt: skip
+        has_begun = flight.started is not None
+        flight.deaths += has_begun
+        flight.idle_deaths += not has_begun
+        if flight.deaths < self._max_deaths and flight.idle_deaths < IDLE_DEATHS_PER_DEATH * self._max_deaths:
+            if has_begun:
+                logger.warning(
+                    "trial %d: its worker died before Stage 1 epoch %d; the rung is resubmitted (%d of %d)",
+                    flight.task.number, flight.task.epoch, flight.deaths, self._max_deaths,
+                )  # fmt: skip
             self._send(flight)
             return
         flight.outcome.set_result(
@@ -285,10 +292,10 @@ class DaskWorkers:
                 epoch=0,
                 finished=True,
                 failure=(
-                    f"its worker died {flight.deaths} times before Stage 1 epoch {flight.task.epoch}, most likely "
-                    "because it ran out of memory; give workers more (cluster.memory, fewer search.workers), or "
-                    "lower training.batch_size_dft; on preempted machines raise search.max_worker_deaths or add "
-                    "search.rungs"
+                    f"its worker died {flight.deaths + flight.idle_deaths} times before Stage 1 epoch "
+                    f"{flight.task.epoch}, most likely because it ran out of memory; give workers more "
+                    "(cluster.memory, fewer search.workers), or lower training.batch_size_dft; on preempted "
+                    "machines raise search.max_worker_deaths or add search.rungs"
                 ),
             )
         )
