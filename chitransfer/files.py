@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +141,8 @@ def make_lock(path: Path) -> FileLock:
 
     On a file system without locks, taking it raises OSError with a number in `errors.NO_LOCKS`.
     """
-    options: dict[str, Any] = {"timeout": 0}
-    if "fallback_to_soft" in signature(FileLock.__init__).parameters:
-        # The mere existence of the file would then be the lock, and after a killed process it would stay for ever.
-        options["fallback_to_soft"] = False
-    return FileLock(path, **options)
+    # The mere existence of the file would else be the lock there, and after a killed process it would stay for ever.
+    return FileLock(path, timeout=0, fallback_to_soft=False)
 
 
 def make_new_folder(parent: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ from scipy import sparse
 
 
 def tanimoto(left: np.ndarray | sparse.csr_array, right: np.ndarray | sparse.csr_array) -> np.ndarray:
-    """Similarities |a∧b| / |a∨b| of bit vectors; as in RDKit, two empty vectors have similarity 0.
+    """Similarities |a∧b| / |a∨b| of bit vectors; two empty vectors have similarity 0.
 
     Parameters
     ----------

@@ -109,15 +109,17 @@ def draw_check(report: CheckReport, path: Path) -> None:
 def _draw_rows(axes: Axes, report: CheckReport) -> None:
     names = [TITLES[facts.kind] for facts in report.tables]
     position = np.arange(len(names))
+    left = 0.8
     # The y axis is inverted, so the most negative offset is on top.
     bars = (("rows", -0.27), ("polymers", 0.0), ("solvents", 0.27))
     for what, shift in bars:
         counts = [getattr(facts, f"n_{what}") for facts in report.tables]
         axes.barh(position + shift, counts, height=0.25, label=what)
         for place, count in zip(position + shift, counts, strict=True):
-            axes.text(count, place, f" {count:,}", va="center", fontsize=8)
+            # A logarithmic axis has no place for 0.
+            axes.text(max(count, left), place, f" {count:,}", va="center", fontsize=8)
     axes.set_xscale("log")
-    axes.set_xlim(left=0.8, right=20 * max(facts.n_rows for facts in report.tables))
+    axes.set_xlim(left=left, right=20 * max(facts.n_rows for facts in report.tables))
     axes.set_yticks(position, names)
     axes.invert_yaxis()
     axes.set_xlabel("count")

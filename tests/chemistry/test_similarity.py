@@ -22,6 +22,6 @@ def test_every_pair_agrees_with_rdkit_dense_or_sparse() -> None:
     left[0] = right[0] = False
     vectors = [to_vector(row) for row in right]
     expected = np.array([DataStructs.BulkTanimotoSimilarity(to_vector(row), vectors) for row in left])
-    assert expected[0, 0] == 0.0
+    expected[0, 0] = 0.0  # Of two empty vectors; 1 in RDKit 2025.9.
     for kind in (np.asarray, sparse.csr_array):
         np.testing.assert_allclose(tanimoto(kind(left), kind(right)), expected, rtol=1e-6)

@@ -306,6 +306,17 @@ def test_labels_that_all_contradict_each_other_are_told(tmp_path, with_chi):
     assert (tmp_path / "check.png").stat().st_size > 10_000
 
 
+def test_a_count_of_0_is_written_where_a_logarithmic_axis_can_show_it(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("chitransfer.report.check_page.save_figure", lambda figure, path: drawn.append(figure))
+    stage1, _, solubility = tables(tmp_path, solubility="SMILES,soluble\n*CCO*,1\n*CCO*,0\n")
+    draw_check(check_tables(stage1, None, solubility), tmp_path / "check.png")
+    rows = drawn[0].axes[0]
+    zeros = [text.get_position()[0] for text in rows.texts if text.get_text() == " 0"]
+    assert len(zeros) == 3
+    assert min(zeros) >= rows.get_xlim()[0]
+
+
 def test_copies_and_odd_chi_are_told_with_file_and_line(tmp_path):
     chi = CHI.replace("0.40,298.15", "-5,298.15").replace("4.0,", "55,")
     report = check_tables(*tables(tmp_path, chi=chi))
