@@ -90,7 +90,10 @@ def ring_of_units(smiles: str, n_units: int) -> Chem.Mol:
     chain.RemoveAtom(left)
     chain.RemoveAtom(right)
     chain.CommitBatchEdit()
-    Chem.SanitizeMol(chain, _HYDROGENS_AND_RINGS)
+    Chem.SanitizeMol(chain, Chem.SanitizeFlags.SANITIZE_PROPERTIES)
+    # A smallest set of rings, not all of their symmetric counterparts: through n para-phenylenes there are 2ⁿ of these,
+    # and RDKit 2026.9 finds them all.
+    Chem.GetSSSR(chain)
     return chain
 
 

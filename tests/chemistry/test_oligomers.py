@@ -51,6 +51,12 @@ def test_a_conjugated_ring_keeps_the_aromatic_atoms_of_the_open_chain() -> None:
     assert sum(atom.GetIsAromatic() for atom in ring_of_units("*c1ccc(*)cc1", 3).GetAtoms()) == 18
 
 
+def test_rings_through_both_sides_of_a_phenylene_count_once() -> None:
+    """All 2²⁵ of them, which RDKit finds from 2026.9 on if it is asked to, would fill the memory."""
+    ring = ring_of_units("*OCCOC(=O)c1ccc(cc1)C(*)=O", 25)
+    assert ring.GetRingInfo().NumRings() == 26
+
+
 @pytest.mark.parametrize(("n_backbone", "expected"), [(1, 12), (2, 6), (3, 4), (5, 3), (14, 1)])
 def test_rings_have_twelve_backbone_atoms(n_backbone: int, expected: int) -> None:
     assert units_for_ring(n_backbone, 2) == expected
