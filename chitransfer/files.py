@@ -141,7 +141,7 @@ def make_lock(path: Path) -> FileLock:
 
     On a file system without locks, taking it raises OSError with a number in `errors.NO_LOCKS`.
     """
-    # The mere existence of the file would else be the lock there, and after a killed process it would stay for ever.
+    # With its fallback, the mere existence of the file is the lock there, and a killed process would leave it for ever.
     return FileLock(path, timeout=0, fallback_to_soft=False)
 
 
